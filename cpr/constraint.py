@@ -1,0 +1,176 @@
+"""The augmented Lagrangian step on one matrix (paper, Algorithm 1), shared by `AdamCPR` and the wrapper `CPR`.
+
+    λ_{t+1} = max(0, λ_t + μ (R(θ_t) - κ))          θ ← θ - λ_{t+1} ∇R          R, κ per element; see measures.py
+
+The safeguard. Between two updates of λ, think of time as continuous and take L2 with ρ = ln R: then dρ/dt = -4 λ and
+dλ/dt = μ (R - κ). The quantity 2 λ² + μ κ (x - ln x), x = R/κ, is conserved: CPR is a pendulum whose deflection is V(x) =
+x - ln x - 1. A matrix released at x comes down to the x' < 1 with V(x') = V(x), since λ, wound up while x > 1, falls by at
+most μ κ a step. Near the bound that is harmless (x = 1.01 comes down to 0.99); but x = 10⁴ comes down to e^-9991: crushed.
+And in discrete steps a λ above 1/2 turns the matrix's signs. So
+  1. a matrix more than twice too large (θ/2 would still violate the bound) is put onto its bound in one pull and λ stands
+     still: the pull is saturated, so the integrator must not wind up;
+  2. one pull takes away half of a matrix at most: λ is kept at or below `Measure.most`.
+What is left is released at x <= 4 with λ <= 1/4 and comes down to x' = 0.08 at worst, without any gradient. In the
+paper's runs x stays below 2.5 (the first convolution under Kappa-K 0.005) and λ near 1e-4: there neither rule acts, and
+the arithmetic is the same to the last bit.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from cpr import bounds
+from cpr.measures import MEASURES
+
+# Per-parameter state that torch.optim.Optimizer.load_state_dict would cast to the parameter's dtype (bfloat16, say).
+STATE = ("lagmul", "kappa", "kappa_set", "sample", "growth", "smoothed", "was_active")
+EVALUATE_AT = ("before", "after")
+ADAPTIVE = (False, "transition", "latched")
+
+
+def checked_defaults(
+    *,
+    kappa_init_method: str,
+    kappa_init_param: float | None,
+    reg_function: str,
+    kappa_update: float,
+    reg_step_size: int,
+    reg_ema_decay: float,
+    reg_by_lr: bool,
+    evaluate_at: str,
+    adaptive: str | bool,
+    safeguard: bool,
+) -> dict[str, Any]:
+    """CPR's entries of a parameter group, checked.
+
+    Raises ValueError that names the argument, its value and its range.
+    """
+    group = dict(locals())
+    if kappa_init_method == "warm_start" and kappa_init_param is None:
+        group["kappa_init_param"] = 1000
+    check_group(group)
+    return group
+
+
+def check_group(group: dict[str, Any]) -> None:
+    """Raises ValueError for a CPR setting out of its range."""
+    for name, choices in (
+        ("kappa_init_method", bounds.METHODS),
+        ("reg_function", tuple(MEASURES)),
+        ("evaluate_at", EVALUATE_AT),
+        ("adaptive", ADAPTIVE),
+    ):
+        if group[name] not in choices:
+            raise ValueError(f"{name}={group[name]!r} is unknown; choose one of {', '.join(map(str, choices))}")
+    method, parameter = group["kappa_init_method"], group["kappa_init_param"]
+    if method in ("uniform", "dependent") and not (parameter is not None and 0 < parameter < float("inf")):
+        raise ValueError(f"kappa_init_param={parameter} must be a number > 0 with kappa_init_method={method!r}")
+    if method == "warm_start" and not (parameter >= 0 and parameter == int(parameter)):
+        raise ValueError(f"kappa_init_param={parameter} must be a whole number of steps >= 0 with kappa_init_method='warm_start'")
+    if not 0 < group["kappa_update"] < float("inf"):
+        raise ValueError(f"kappa_update={group['kappa_update']} must be a number > 0")
+    if not (group["reg_step_size"] >= 1 and group["reg_step_size"] == int(group["reg_step_size"])):
+        raise ValueError(f"reg_step_size={group['reg_step_size']} must be a whole number of steps >= 1")
+    if not 0 <= group["reg_ema_decay"] < 1:
+        raise ValueError(f"reg_ema_decay={group['reg_ema_decay']} must lie in [0, 1)")
+
+
+def prepare_group(group: dict[str, Any]) -> None:
+    """Settles `regularize` and refuses what CPR cannot do.
+
+    A group without `regularize` but with a weight decay, as torch users build them, is regularized where the decay is not
+    zero; the decay itself becomes zero, since CPR replaces it.
+    Raises ValueError for weight decay beside CPR, for complex parameters, and for std of a single number.
+    """
+    decay = group.get("weight_decay", 0)
+    group.setdefault("regularize", decay != 0)
+    if decay != 0 and not group["regularize"]:
+        raise ValueError(f"weight_decay={decay} on a group with regularize=False; CPR replaces weight decay: set it to 0")
+    if "weight_decay" in group:
+        group["weight_decay"] = 0.0
+    check_group(group)
+    if not group["regularize"]:
+        return
+    for parameter in group["params"]:
+        if parameter.is_complex():
+            raise ValueError("CPR regularizes real parameters only; put complex ones in a group with regularize=False")
+        if group["reg_function"] == "std" and parameter.numel() < 2:
+            raise ValueError("reg_function='std' needs matrices of at least two elements")
+
+
+def require_regularized(groups: Iterable[dict[str, Any]]) -> None:
+    """Raises ValueError if no group is regularized: an optimizer that silently does nothing of what its name says."""
+    if not any(group["regularize"] and group["params"] for group in groups):
+        raise ValueError(
+            "no parameter is regularized; pass the model itself, or groups with regularize=True (cpr.regularized_groups(model) makes them)"
+        )
+
+
+@torch.no_grad()
+def start(parameter: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
+    """Adds the constraint's state for θ_0 to `state`: kI0 takes its bound here, before the first update."""
+    value = MEASURES[group["reg_function"]].value(parameter)
+    state["lagmul"] = torch.zeros_like(value)
+    state.update(bounds.initial_state(group, parameter, value))
+
+
+@torch.no_grad()
+def constrain(parameter: Tensor, group: dict[str, Any], state: dict[str, Any], t: int) -> None:
+    """One multiplier update and pull on θ, in place; `t` is the number of updates that θ has received."""
+    if not bounds.needs_value(group, t):
+        return
+    measure = MEASURES[group["reg_function"]]
+    value = measure.value(parameter)
+    bounds.observe(group, state, t, value)
+    kappa, active, old = state["kappa"], state["kappa_set"], state["lagmul"]
+    scale = group["lr"] if group["reg_by_lr"] else 1.0
+
+    new = (old + group["kappa_update"] * (value - kappa)).clamp(min=0)
+    saturated = torch.zeros_like(active)
+    if group["safeguard"]:
+        saturated = active & (value > 2**measure.degree * kappa)
+        limit = measure.most(parameter, value) / scale if scale else torch.full_like(value, torch.inf)
+        new = torch.where(saturated, old, torch.minimum(new, limit))
+    new = torch.where(active, new, 0)
+
+    shrink = torch.where(saturated, (kappa / value).pow(1 / measure.degree), 1)
+    measure.pull_(parameter, torch.where(saturated, 0, scale * new), shrink, value)
+    bounds.adapt(group, state, before=old, after=new, value=value)
+    state["lagmul"].copy_(new)
+
+
+def regularized(optimizer: Optimizer) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    """Every regularized parameter with its group, in order."""
+    for group in optimizer.param_groups:
+        if group["regularize"]:
+            for parameter in group["params"]:
+                yield parameter, group
+
+
+def snapshot(optimizer: Optimizer) -> list[dict[str, float | None]]:
+    """R, κ (None while unset) and λ of every regularized matrix, in order; waits for the device, so call it to log only."""
+    rows: list[dict[str, float | None]] = []
+    for parameter, group in regularized(optimizer):
+        state = optimizer.state.get(parameter, {})
+        is_set = bool(state["kappa_set"]) if "kappa_set" in state else False
+        rows.append(
+            {
+                "R": MEASURES[group["reg_function"]].value(parameter.detach()).item(),
+                "kappa": state["kappa"].item() if is_set else None,
+                "lambda": state["lagmul"].item() if "lagmul" in state else 0.0,
+            }
+        )
+    return rows
+
+
+def restore_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Puts CPR's scalars back in their own dtype after torch's load_state_dict has cast them to the parameter's."""
+    identifiers = [i for group in saved["param_groups"] for i in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for identifier, parameter in zip(identifiers, parameters, strict=True):
+        for name, value in saved["state"].get(identifier, {}).items():
+            if name in STATE:
+                optimizer.state[parameter][name] = value.detach().clone().to(parameter.device)

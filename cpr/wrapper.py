@@ -1,0 +1,118 @@
+"""CPR around any torch optimizer: SGD, Lion, Muon, ... (paper, section 4.1: Opt is any optimizer's update)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from cpr import constraint
+
+
+class CPR(Optimizer):
+    """Bounds the matrices that `optimizer` trains; `optimizer` must not decay weights itself.
+
+        groups = cpr.regularized_groups(model)
+        optimizer = cpr.CPR(torch.optim.SGD(groups, lr=0.1, momentum=0.9), kappa_init_method="warm_start", kappa_init_param=1000)
+
+    Arguments other than `optimizer` are those of `AdamCPR`. Groups are shared with the wrapped optimizer: schedulers and
+    gradient scalers take the wrapper. With evaluate_at="before" the pull precedes the wrapped step: exact for every optimizer
+    whose update depends on gradients alone (trust-ratio methods such as LARS see the pulled matrix).
+
+    Raises:
+        ValueError: an argument out of its range, or nothing to regularize.
+
+    `state_dict()` is the wrapped optimizer's, with CPR's state under the key "cpr".
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        kappa_init_method: str = "inflection_point",
+        kappa_init_param: float | None = None,
+        reg_function: str = "l2",
+        kappa_update: float = 1.0,
+        reg_step_size: int = 200,
+        reg_ema_decay: float = 0.0,
+        reg_by_lr: bool = False,
+        *,
+        evaluate_at: str = "before",
+        adaptive: str | bool = False,
+        safeguard: bool = True,
+    ) -> None:
+        self.optimizer = optimizer
+        defaults = constraint.checked_defaults(
+            kappa_init_method=kappa_init_method,
+            kappa_init_param=kappa_init_param,
+            reg_function=reg_function,
+            kappa_update=kappa_update,
+            reg_step_size=reg_step_size,
+            reg_ema_decay=reg_ema_decay,
+            reg_by_lr=reg_by_lr,
+            evaluate_at=evaluate_at,
+            adaptive=adaptive,
+            safeguard=safeguard,
+        )
+        # The group dictionaries stay the same objects, so that a scheduler's lr reaches the wrapped optimizer.
+        super().__init__(optimizer.param_groups, optimizer.defaults | defaults)
+        constraint.require_regularized(self.param_groups)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group here and, unless it is there already, to the wrapped optimizer."""
+        if not any(param_group is group for group in self.optimizer.param_groups):
+            self.optimizer.add_param_group(param_group)
+            param_group = self.optimizer.param_groups[-1]
+        super().add_param_group(param_group)
+        constraint.prepare_group(self.param_groups[-1])
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step of the wrapped optimizer with the pull before or after it; returns the closure's loss, if one is given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        moving = [(p, group) for p, group in constraint.regularized(self) if p.grad is not None]
+        for parameter, group in moving:
+            self._start(parameter, group)
+        self._constrain(moving, "before")
+        self.optimizer.step()
+        for parameter, _ in moving:
+            self.state[parameter]["step"] += 1
+        self._constrain(moving, "after")
+        return loss
+
+    def _start(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            constraint.start(parameter, group, state)
+
+    def _constrain(self, moving: list[tuple[Tensor, dict[str, Any]]], when: str) -> None:
+        for parameter, group in moving:
+            if group["evaluate_at"] == when:
+                state = self.state[parameter]
+                constraint.constrain(parameter, group, state, t=int(state["step"]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The wrapped optimizer's state, plus "cpr": {parameter index: λ, κ, ...}."""
+        own = super().state_dict()["state"]
+        return self.optimizer.state_dict() | {"cpr": own}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Inverse of `state_dict`.
+
+        Raises ValueError if the dictionary has no part "cpr": it is another optimizer's.
+        """
+        if "cpr" not in state_dict:
+            raise ValueError("this state has no part 'cpr': it was not saved by cpr.CPR")
+        self.optimizer.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+        self.param_groups = self.optimizer.param_groups
+        own = {"state": state_dict["cpr"], "param_groups": state_dict["param_groups"]}
+        self.state.clear()
+        for group, saved in zip(self.param_groups, own["param_groups"], strict=True):
+            for parameter, identifier in zip(group["params"], saved["params"], strict=True):
+                if identifier in own["state"]:
+                    self.state[parameter]["step"] = own["state"][identifier]["step"].clone()
+        constraint.restore_state(self, own)

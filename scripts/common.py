@@ -1,0 +1,39 @@
+"""What the command-line entries share: composing configurations and saying errors in one line."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from tasks.engine.errors import Interrupted, TrainingFailed, UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG_DIR = ROOT / "configs"
+
+
+def compose_config(overrides: list[str]) -> DictConfig:
+    """configs/config.yaml with Hydra overrides, as train.py sees it."""
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return compose("config", overrides)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns every expected error into one line on the standard error stream and its exit code."""
+    try:
+        yield
+    except (UserError, TrainingFailed, Interrupted) as error:
+        fail(str(error), error.exit_code)
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(str(error), UserError.exit_code)
+
+
+def fail(message: str, exit_code: int) -> None:
+    """Ends the program with one line."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(exit_code)

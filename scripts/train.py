@@ -1,0 +1,32 @@
+"""One run, or with -m a sweep:  python scripts/train.py task=cifar100 regularizer=adamcpr_ip scale=mini seed=1
+
+Every key of configs/ can be overridden; `--help` lists them. Exit codes: 0 done, 1 the run failed (NaN), 2 bad input.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.common import CONFIG_DIR, one_line_errors
+from tasks.engine.records import run_folder
+from tasks.engine.run import run
+
+
+@hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base="1.3")
+def train(cfg: DictConfig) -> None:
+    """Runs one configuration and prints its result."""
+    record = run(cfg)
+    metrics = ", ".join(f"{name} {value:.2f}" for name, value in record["metrics"].items())
+    print(f"{record['run_id']}: {metrics} after {record['steps']} steps in {record['seconds']:.0f} s; {run_folder(cfg) / 'record.json'}")
+
+
+if __name__ == "__main__":
+    # Hydra then raises its errors instead of printing several lines and exiting itself.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    with one_line_errors():
+        train()

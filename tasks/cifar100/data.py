@@ -1,0 +1,99 @@
+"""Images in memory, and the training batch of a step as a pure function of (seed, step)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tasks.engine.batching import epoch_order
+from tasks.engine.errors import UserError
+from tasks.engine.seeding import generator_for
+
+DATASETS = ("CIFAR100", "FashionMNIST")
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Normalization is left to the batch: images uint8 [n, channels, height, width], labels int64 [n]."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def load(cfg: Any, root: Path, train: bool) -> Images:
+    """The train or test split of `cfg.name` as torchvision reads it from `root`, at the configured size.
+
+    Grey images are repeated to the number of channels that `cfg.mean` has; `cfg.downsample` averages blocks of pixels.
+    Raises UserError if the files are not there (`prepare_data.py` brings them) or the name is unknown.
+    """
+    data = _read(cfg.name, root, train)
+    images = data.images
+    if cfg.downsample > 1:
+        images = F.avg_pool2d(images.float(), cfg.downsample).round().to(torch.uint8)
+    return Images(images.expand(-1, len(cfg.mean), -1, -1).contiguous(), data.labels)
+
+
+@lru_cache(maxsize=4)  # a sweep's worker process reads the files once
+def _read(name: str, root: Path, train: bool) -> Images:
+    import torchvision.datasets as datasets
+
+    if name not in DATASETS:
+        raise UserError(f"task.data.name={name!r} is unknown; choose one of {', '.join(DATASETS)}")
+    try:
+        data = getattr(datasets, name)(root=root, train=train, download=False)
+    except RuntimeError as error:
+        raise UserError(f"{name} is not in {root}; fetch it with: python scripts/prepare_data.py cifar100 {name}") from error
+    images = torch.as_tensor(data.data)
+    images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
+    return Images(images.contiguous(), torch.as_tensor(data.targets, dtype=torch.int64))
+
+
+def subset(data: Images, size: int | None, seed: int) -> Images:
+    """`size` images drawn without replacement with a generator of `seed`; all of them for None."""
+    if size is None:
+        return data
+    if not 1 <= size <= len(data.labels):
+        raise UserError(f"task.data.train_size={size} must lie in 1..{len(data.labels)}")
+    chosen = torch.randperm(len(data.labels), generator=generator_for(seed, "subset"))[:size]
+    return Images(data.images[chosen], data.labels[chosen])
+
+
+def crop_and_flip(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
+    """Random crop after reflect padding, then a horizontal flip with probability 1/2, per image; shape and dtype stay."""
+    n, _, height, width = images.shape
+    padded = F.pad(images.float(), (padding,) * 4, mode="reflect").to(images.dtype)
+    top, left = torch.randint(0, 2 * padding + 1, (2, n, 1), generator=generator)
+    rows = top + torch.arange(height)
+    columns = left + torch.arange(width)
+    flip = torch.rand(n, 1, generator=generator) < 0.5
+    columns = torch.where(flip, columns.flip(1), columns)
+    index = torch.arange(n)[:, None, None]
+    # Advanced indexing around the channel slice puts the channels last.
+    cropped = padded[index.to(images.device), :, rows[:, :, None].to(images.device), columns[:, None, :].to(images.device)]
+    return cropped.permute(0, 3, 1, 2).contiguous()
+
+
+def normalizer(cfg: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """uint8 [0, 255] to float32 with the data set's per-channel mean and std."""
+    mean = torch.tensor(cfg.mean, device=device).view(1, -1, 1, 1)
+    std = torch.tensor(cfg.std, device=device).view(1, -1, 1, 1)
+    return lambda images: (images.float() / 255 - mean) / std
+
+
+def batches(data: Images, cfg: Any, batch_size: int, seed: int, device: torch.device) -> Callable[[int], Batch]:
+    """`batch_at(step)`: augmented, normalized images float32 and their labels, on `device`."""
+    images, labels = data.images.to(device), data.labels.to(device)
+    indices, normalize = epoch_order(len(data.labels), batch_size, seed), normalizer(cfg, device)
+
+    def batch_at(step: int) -> Batch:
+        chosen = indices(step).to(device)
+        augmented = crop_and_flip(images[chosen], cfg.crop_padding, generator_for(seed, "augment", step))
+        return normalize(augmented), labels[chosen]
+
+    return batch_at

@@ -1,0 +1,97 @@
+"""checkpoint.pt: everything that decides the rest of a run, in one file that is whole or not there.
+
+The one before is kept as checkpoint.previous.pt until the run ends, in case the disk damages the newest.
+"""
+
+import hashlib
+import os
+import pickle
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tasks.engine.errors import UserError
+from tasks.engine.files import write_atomically
+from tasks.engine.records import set_aside
+
+FORMAT = 1
+NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+
+
+def save(folder: Path, run_id: str, content: dict[str, Any]) -> None:
+    """Writes the newest checkpoint; at every moment at least one whole checkpoint is in the folder."""
+    content = content | {"format": FORMAT, "run_id": run_id}
+    fresh = folder / "checkpoint.new.pt"
+    write_atomically(fresh, lambda file: torch.save(content, file))
+    if (folder / NAME).exists():
+        os.replace(folder / NAME, folder / PREVIOUS)
+    os.replace(fresh, folder / NAME)
+
+
+def load(folder: Path, run_id: str, warn: Any) -> dict[str, Any] | None:
+    """The newest whole checkpoint on the CPU, or None. Damaged files are set aside, and `warn` is told in one line.
+
+    Raises UserError for a checkpoint of another run or of an unknown format.
+    """
+    for name in ("checkpoint.new.pt", NAME, PREVIOUS):
+        path = folder / name
+        if not path.exists():
+            continue
+        content = _read(path)
+        if content is None:
+            kept = set_aside(path)
+            warn(f"{path} is damaged (kept as {kept.name}); going back to the checkpoint before it, or to the start")
+            continue
+        if content.get("run_id") != run_id or content.get("format") != FORMAT:
+            raise UserError(
+                f"{path} belongs to run {content.get('run_id')!r} in format {content.get('format')!r}, not to {run_id!r} in format "
+                f"{FORMAT}; move it away and start again"
+            )
+        return content
+    return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """None if the file is truncated or a bit has flipped (torch's archives carry a CRC-32 of every member)."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return None
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, RuntimeError, EOFError, pickle.UnpicklingError, OSError, KeyError, ValueError):
+        return None
+    return content if isinstance(content, dict) else {}
+
+
+def finish(folder: Path) -> None:
+    """Drops the second-newest checkpoint of a run that has ended."""
+    (folder / PREVIOUS).unlink(missing_ok=True)
+
+
+def digest(*states: Any) -> str:
+    """SHA-256 over every tensor and value of nested states: equal if and only if they are equal to the last bit."""
+    total = hashlib.sha256()
+    for path, value in _leaves(states, ""):
+        total.update(path.encode())
+        if isinstance(value, Tensor):
+            plain = value.detach().cpu().contiguous()
+            total.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
+            total.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+        else:
+            total.update(repr(value).encode())
+    return total.hexdigest()
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key in value:
+            yield from _leaves(value[key], f"{path}/{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{path}/{index}")
+    else:
+        yield path, value

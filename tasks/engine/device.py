@@ -1,0 +1,46 @@
+"""Device, threads, precision and determinism."""
+
+import contextlib
+from typing import Any
+
+import torch
+
+from tasks.engine.errors import UserError
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device of `device=`: cpu, cuda, cuda:N or mps.
+
+    Raises UserError if this machine has none such.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device={name!r} is unknown; use cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={name} but no GPU is visible here; run on a machine with one, or say device=cpu (slow) or scale=mini")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={name} but only {torch.cuda.device_count()} GPUs are visible")
+    return device
+
+
+def set_up(cfg: Any) -> None:
+    """Threads, float32 matrix products and determinism for the whole process."""
+    if cfg.task.precision not in PRECISIONS:
+        raise UserError(f"task.precision={cfg.task.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    torch.set_float32_matmul_precision("highest" if cfg.task.precision == "fp32" else "high")
+    torch.backends.cudnn.allow_tf32 = cfg.task.precision != "fp32"
+    torch.backends.cudnn.benchmark = not cfg.deterministic
+    # warn_only: an operation without a deterministic form should be known, not forbidden.
+    torch.use_deterministic_algorithms(cfg.deterministic, warn_only=True)
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
+    """The context of forward and loss: bfloat16 where the task asks for it."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()

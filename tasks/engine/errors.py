@@ -1,0 +1,21 @@
+"""What can go wrong, by who can mend it. Each message is one line: what is wrong and what to do."""
+
+
+class UserError(Exception):
+    """The request cannot be carried out as asked (exit code 2)."""
+
+    exit_code = 2
+
+
+class TrainingFailed(Exception):
+    """The run itself failed, for example with a NaN loss (exit code 1); the failure is on record."""
+
+    exit_code = 1
+
+
+class Interrupted(Exception):
+    """A signal ended the run after its checkpoint was written (exit code 128 + signal)."""
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,106 @@
+"""Files that are whole or not there: atomic writes, append-only logs that can be cut back, and one process per folder."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tasks.engine.errors import UserError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Lets `write` fill a temporary file beside `path`, syncs it and renames it onto `path`; on failure nothing stays behind."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in `folder` survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Log:
+    """A file of JSON lines. A checkpoint remembers `offset()`; resuming calls `cut(offset)`, so that no line stands twice.
+
+    Lines hold no clock times: an interrupted run's file is byte-identical to an undisturbed one's.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open(path, "ab")  # noqa: SIM115 - closed by close()
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Writes one line through to the operating system."""
+        self._file.write(json.dumps(row, separators=(",", ":")).encode() + b"\n")
+        self._file.flush()
+
+    def offset(self) -> int:
+        """The file's length, after syncing it to the disk."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def cut(self, offset: int) -> None:
+        """Drops everything behind `offset`.
+
+        Raises UserError if the file is shorter than that: lines that the checkpoint counts on are gone.
+        """
+        if self.path.stat().st_size < offset:
+            raise UserError(f"{self.path} is shorter than its checkpoint says; restore it, or delete the folder {self.path.parent}")
+        self._file.truncate(offset)
+        self._file.seek(offset)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@contextlib.contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+    """Holds the folder for this process; the operating system lets go of it whenever the process ends, however it ends.
+
+    Raises UserError if another process is at work in it.
+    """
+    with open(folder / ".lock", "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            raise UserError(f"run {folder.name} is being trained by {holder}; wait for it, or stop it first") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield
+
+
+@contextlib.contextmanager
+def disk_full_is_said(folder: Path) -> Iterator[None]:
+    """Turns "no space left" into one line."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch.save wraps the error of a full disk into a RuntimeError whose context is the OSError.
+        causes = (error, error.__cause__, error.__context__)
+        if any(isinstance(cause, OSError) and cause.errno in DISK_FULL for cause in causes):
+            message = f"no space left for {folder}; free some and start the same command again, it goes on from the last checkpoint"
+            raise UserError(message) from error
+        raise

@@ -1,0 +1,101 @@
+"""From `configs/regularizer/*.yaml` to an optimizer. A new one is a function here, a line in BUILDERS and a YAML file."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from cpr import CPR, AdamCPR, regularized_groups
+from cpr.baselines import RescaledAdam
+from tasks.engine.errors import UserError
+
+CPR_ARGUMENTS = ("kappa_init_method", "reg_function", "kappa_update", "reg_ema_decay", "reg_by_lr", "evaluate_at", "adaptive")
+
+
+def warm_start_steps(value: str | int | float, warmup_steps: int) -> int:
+    """Steps of `warm_start`: a number, or a multiple of the lr warm-up like "2x".
+
+    Raises UserError for anything else, and for a negative number.
+    """
+    try:
+        steps = float(value[:-1]) * warmup_steps if isinstance(value, str) and value.endswith("x") else float(value)
+    except ValueError:
+        raise UserError(f"regularizer.warm_start={value!r} must be a number of steps or a multiple of the lr warm-up such as 2x") from None
+    if steps < 0 or (steps != round(steps) and not isinstance(value, str)):
+        raise UserError(f"regularizer.warm_start={value!r} must be a whole number of steps >= 0, or a multiple such as 2x")
+    return round(steps)
+
+
+def cpr_arguments(cfg: Any) -> dict[str, Any]:
+    """The arguments of AdamCPR and CPR, with WS's steps and IP's interval derived from the lr warm-up."""
+    regularizer, warmup = cfg.regularizer, cfg.task.schedule.warmup_steps
+    arguments = {name: regularizer[name] for name in CPR_ARGUMENTS}
+    method = regularizer.kappa_init_method
+    if method == "warm_start":
+        arguments["kappa_init_param"] = warm_start_steps(regularizer.warm_start, warmup)
+    elif method in ("uniform", "dependent"):
+        arguments["kappa_init_param"] = regularizer.kappa_init_param
+    # Paper, section 4.3: IP samples every 10 % of the lr warm-up.
+    interval = regularizer.reg_step_size
+    arguments["reg_step_size"] = max(1, round(0.1 * warmup)) if interval is None else interval
+    return arguments
+
+
+def never_acts(cfg: Any) -> str | None:
+    """A warning if the bound is set too late to act in this run; None if all is well."""
+    regularizer = cfg.regularizer
+    if "kappa_init_method" not in regularizer:
+        return None
+    arguments = cpr_arguments(cfg)
+    first = {"warm_start": arguments.get("kappa_init_param"), "inflection_point": 4 * arguments["reg_step_size"]}.get(
+        regularizer.kappa_init_method
+    )
+    if first is None or first < cfg.num_steps - 1:
+        return None
+    return f"CPR will never act: the earliest step at which a bound can be set is {first}, and training ends at {cfg.num_steps}"
+
+
+def _decay(cfg: Any) -> float:
+    decay = cfg.regularizer.weight_decay
+    if not decay >= 0:
+        raise UserError(f"regularizer.weight_decay={decay} must be >= 0")
+    return decay * cfg.task.weight_decay_multiplier
+
+
+def _groups(cfg: Any, model: nn.Module, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+    groups = regularized_groups(model, reg_embedding=cfg.task.reg_embedding)
+    return [group | {"weight_decay": weight_decay if group["regularize"] else 0.0} for group in groups]
+
+
+def _adam(cfg: Any) -> dict[str, Any]:
+    return {"lr": cfg.lr, "betas": tuple(cfg.task.betas), "eps": cfg.task.eps}
+
+
+def _sgd(cfg: Any, groups: list[dict[str, Any]]) -> Optimizer:
+    return torch.optim.SGD(groups, lr=cfg.lr, momentum=cfg.regularizer.momentum, nesterov=cfg.regularizer.nesterov)
+
+
+BUILDERS: dict[str, Callable[[Any, nn.Module], Optimizer]] = {
+    "adamw": lambda cfg, model: torch.optim.AdamW(_groups(cfg, model, _decay(cfg)), **_adam(cfg)),
+    "adamcpr": lambda cfg, model: AdamCPR(_groups(cfg, model), **_adam(cfg), **cpr_arguments(cfg)),
+    "sgd": lambda cfg, model: _sgd(cfg, _groups(cfg, model, _decay(cfg))),
+    "sgd_cpr": lambda cfg, model: CPR(_sgd(cfg, _groups(cfg, model)), **cpr_arguments(cfg)),
+    "rescaling": lambda cfg, model: RescaledAdam(
+        model, **_adam(cfg), factor=cfg.regularizer.factor, reg_embedding=cfg.task.reg_embedding
+    ),
+}
+
+
+def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
+    """The optimizer of `cfg.regularizer` for the model's trainable parameters.
+
+    Raises UserError for an unknown optimizer and for values out of their ranges.
+    """
+    if cfg.regularizer.optimizer not in BUILDERS:
+        raise UserError(f"regularizer.optimizer={cfg.regularizer.optimizer!r} is unknown; choose one of {', '.join(BUILDERS)}")
+    try:
+        return BUILDERS[cfg.regularizer.optimizer](cfg, model)
+    except ValueError as error:
+        raise UserError(str(error)) from error

@@ -1,0 +1,118 @@
+"""Run ids, run folders and records. Free of torch: reading a thousand records should cost nothing but reading.
+
+    <runs_dir>/<task>/<run_id>/  config.yaml  metrics.jsonl  dynamics.jsonl  checkpoint.pt  record.json
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from tasks.engine.files import write_atomically
+
+# What a run does not depend on: where things lie, how it is watched, what it runs on. The optimizer's and the task's default lr
+# and num_steps have been taken up by the top-level keys.
+NOT_IDENTITY = (
+    "runs_dir",
+    "data_dir",
+    "logging",
+    "launcher",
+    "device",
+    "threads",
+    "deterministic",
+    "quiet",
+    "checkpoint_every_steps",
+    "checkpoint_every_minutes",
+)
+DEFAULTS_TAKEN_UP = (("task", "lr"), ("task", "num_steps"), ("regularizer", "lr"))
+
+
+def identity(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration without what cannot change a run's result."""
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    for section, key in DEFAULTS_TAKEN_UP:
+        kept[section] = {k: v for k, v in kept[section].items() if k != key}
+    return kept
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def config_hash(cfg: DictConfig) -> str:
+    """SHA-256 of the identity; equal configurations have equal hashes whatever the order of their keys."""
+    return _digest(identity(cfg))
+
+
+def run_id(cfg: DictConfig) -> str:
+    """The regularizer's name, the seed and 12 digits of the hash: readable in a listing, unique in a folder."""
+    return f"{cfg.regularizer.name}-s{cfg.seed}-{config_hash(cfg)[:12]}"
+
+
+def run_folder(cfg: DictConfig) -> Path:
+    """<runs_dir>/<task>/<run_id>, which need not exist."""
+    return Path(cfg.runs_dir) / cfg.task.name / run_id(cfg)
+
+
+class DamagedRecord(Exception):
+    """record.json is not what was written: one line that says which file and in what way."""
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Writes record.json with its own checksum and those of the logs it stands for; returns it."""
+    files = {name: file_digest(folder / name) for name in ("metrics.jsonl", "dynamics.jsonl") if (folder / name).exists()}
+    record = record | {"files": files}
+    record["checksum"] = _digest(record)
+    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+    write_atomically(folder / "record.json", lambda file: file.write(text.encode()))
+    return record
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a run that ended (finished or failed), or None.
+
+    Raises DamagedRecord if it does not match its checksum.
+    """
+    path = folder / "record.json"
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        record = json.loads(content)
+        checksum = record.pop("checksum")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise DamagedRecord(f"{path} is damaged: it is not a record ({error})") from None
+    if _digest(record) != checksum:
+        raise DamagedRecord(f"{path} is damaged: its content does not match its checksum")
+    return record
+
+
+def read_metrics(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl.
+
+    Raises DamagedRecord if the file is not the one that the record was written for.
+    """
+    path = folder / "metrics.jsonl"
+    if not path.exists() or file_digest(path) != record["files"].get(path.name):
+        raise DamagedRecord(f"{path} is damaged: it does not match the run's record")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a damaged file to <name>.damaged (or .damaged.2, ...), so that nothing is lost and nothing stands in the way."""
+    target, number = path.with_name(path.name + ".damaged"), 2
+    while target.exists():
+        target, number = path.with_name(f"{path.name}.damaged.{number}"), number + 1
+    os.replace(path, target)
+    return target

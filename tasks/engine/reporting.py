@@ -1,0 +1,58 @@
+"""What a person sees of a run: the regularized set at its start, a progress bar with ETA, and wandb if asked for."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from torch import nn
+from tqdm import tqdm
+
+from cpr import regularized_names
+from tasks.engine.errors import UserError
+
+
+def say(message: str) -> None:
+    """One line to the standard error stream, without tearing a progress bar."""
+    tqdm.write(message, file=sys.stderr)
+
+
+def regularized_set(model: nn.Module, reg_embedding: bool) -> str:
+    """Which parameters the regularizer acts on: counts, then names."""
+    names = regularized_names(model, reg_embedding)
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    total, chosen = sum(sizes.values()), sum(sizes[name] for name in names)
+    return f"regularized: {len(names)} of {len(sizes)} tensors, {chosen:,} of {total:,} parameters: {', '.join(names)}"
+
+
+def progress_bar(cfg: Any, start: int, run_id: str) -> tqdm:
+    """Steps done, steps/s and time left; nothing if the run is quiet."""
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    return tqdm(
+        total=cfg.num_steps, initial=start, unit="step", desc=run_id, disable=cfg.quiet, mininterval=interval, dynamic_ncols=True
+    )
+
+
+class WandbLog:
+    """Sends rows to wandb, offline or online; does nothing with `logging=none`."""
+
+    def __init__(self, cfg: Any, run_id: str, folder: Path) -> None:
+        self._run = None
+        if cfg.logging.name == "none":
+            return
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError("logging=wandb needs the package wandb: pip install '.[suite]'") from error
+        config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+        self._run = wandb.init(
+            project=cfg.logging.project, mode=cfg.logging.mode, id=run_id, name=run_id, resume="allow", dir=folder, config=config
+        )
+
+    def append(self, row: dict[str, Any]) -> None:
+        if self._run is not None:
+            self._run.log({key: value for key, value in row.items() if key != "step"}, step=row["step"])
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.finish()

@@ -1,0 +1,118 @@
+"""run(cfg): the only way a run happens, from the command line, a sweep, a cluster or a test."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from tasks.engine import checkpoint, records
+from tasks.engine.device import pick_device, set_up
+from tasks.engine.environment import git_commit, hardware, versions
+from tasks.engine.errors import TrainingFailed, UserError
+from tasks.engine.files import disk_full_is_said, only_process, write_atomically
+from tasks.engine.optimizers import build_optimizer, never_acts
+from tasks.engine.reporting import regularized_set, say
+from tasks.engine.schedule import check_schedule
+from tasks.engine.seeding import seed_everything
+from tasks.engine.signals import listening
+from tasks.engine.training import Training, check_steps, without_bound
+from tasks.engine.workload import Workload
+
+
+def run(cfg: DictConfig) -> dict[str, Any]:
+    """Trains the configured run, or goes on with it, or returns its record if it has ended.
+
+    Raises UserError if it cannot be started as asked, TrainingFailed if its loss is not finite (now or on record), and
+    Interrupted after a signal, with a checkpoint written.
+    """
+    check_steps(cfg)
+    check_schedule(cfg.task.schedule)
+    device = pick_device(cfg.device)
+    folder = records.run_folder(cfg)
+    with disk_full_is_said(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with only_process(folder):
+            record = ended(folder)
+            if record is None:
+                record = _train(cfg, folder, device)
+    if record["status"] == "failed":
+        raise TrainingFailed(f"run {record['run_id']} failed: {record['reason']}; to try it again, delete {folder}")
+    return record
+
+
+def ended(folder: Path) -> dict[str, Any] | None:
+    """The record of a run that has ended; a damaged one is set aside, so that the run is done again."""
+    try:
+        return records.read_record(folder)
+    except records.DamagedRecord as damage:
+        kept = records.set_aside(folder / "record.json")
+        say(f"{damage}; kept as {kept.name}, the run is done again from its last checkpoint")
+        return None
+
+
+def build_workload(cfg: DictConfig, device: torch.device) -> Workload:
+    """The task's workload, its model on `device`.
+
+    Raises UserError for an unknown task.
+    """
+    name = f"tasks.{cfg.task.name}.task"
+    try:
+        task = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name not in (name, name.rpartition(".")[0]):
+            raise UserError(f"task={cfg.task.name} needs the package {error.name}: pip install '.[suite]'") from error
+        raise UserError(f"task={cfg.task.name} is unknown: there is no {name.replace('.', '/')}.py") from error
+    workload = task.build(cfg, device)
+    workload.model.to(device)
+    return workload
+
+
+def _train(cfg: DictConfig, folder: Path, device: torch.device) -> dict[str, Any]:
+    set_up(cfg)
+    seed_everything(cfg.seed)
+    workload = build_workload(cfg, device)
+    optimizer = build_optimizer(cfg, workload.model)
+    if not cfg.quiet:
+        say(regularized_set(workload.model, cfg.task.reg_embedding))
+    if warning := never_acts(cfg):
+        say(f"warning: {warning}")
+    write_atomically(folder / "config.yaml", lambda file: file.write(OmegaConf.to_yaml(cfg, resolve=True).encode()))
+
+    training = Training(cfg, folder, workload, optimizer, device)
+    try:
+        training.resume()
+        with listening() as requests:
+            try:
+                metrics, reason = training.train(requests), None
+                training.record_metrics(metrics)
+            except TrainingFailed as failure:
+                metrics, reason = {}, str(failure)
+    finally:
+        training.close()
+    record = records.write_record(folder, _summary(cfg, training, metrics, reason))
+    checkpoint.finish(folder)
+    return record
+
+
+def _summary(cfg: DictConfig, training: Training, metrics: dict[str, float], reason: str | None) -> dict[str, Any]:
+    metric = training.workload.metric
+    return {
+        "run_id": training.run_id,
+        "status": "finished" if reason is None else "failed",
+        "reason": reason,
+        "metrics": metrics,
+        "metric": {"name": metric.name, "unit": metric.unit, "better": metric.better},
+        "steps": training.step,
+        "seed": cfg.seed,
+        "seconds": training.seconds,
+        "steps_per_second": training.step / training.stepping_seconds if training.stepping_seconds else None,
+        "without_bound": without_bound(training.matrix_names, training.optimizer),
+        "state_sha256": checkpoint.digest(training.workload.model.state_dict(), training.optimizer.state_dict()),
+        "config": records.identity(cfg),
+        "config_hash": records.config_hash(cfg),
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "hardware": hardware(training.device),
+    }

@@ -1,0 +1,197 @@
+"""The one training loop: forward, backward, clip, step; with logs, dynamics, checkpoints and exact resuming."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from cpr import AdamCPR, regularized_names
+from cpr.constraint import snapshot
+from cpr.measures import MEASURES
+from cpr.wrapper import CPR
+from tasks.engine import checkpoint, records
+from tasks.engine.device import autocast
+from tasks.engine.errors import Interrupted, TrainingFailed, UserError
+from tasks.engine.files import Log
+from tasks.engine.reporting import WandbLog, progress_bar, say
+from tasks.engine.schedule import lr_factor
+from tasks.engine.seeding import random_state, restore_random_state
+from tasks.engine.signals import Requests
+from tasks.engine.workload import Workload
+
+
+class Training:
+    """One run's state while it trains. `step` counts finished updates."""
+
+    def __init__(self, cfg: Any, folder: Path, workload: Workload, optimizer: Optimizer, device: torch.device) -> None:
+        self.cfg, self.folder, self.workload, self.optimizer, self.device = cfg, folder, workload, optimizer, device
+        self.run_id = records.run_id(cfg)
+        self.step = 0
+        self.seconds = 0.0  # whole run, over all its processes
+        self.stepping_seconds = 0.0  # the part spent in updates, for steps per second
+        self.loss_sum = torch.zeros((), device=device)
+        self.loss_count = 0
+        self.metrics = Log(folder / "metrics.jsonl")
+        self.dynamics = Log(folder / "dynamics.jsonl")
+        self.wandb = WandbLog(cfg, self.run_id, folder)
+        self.matrix_names = regularized_names(workload.model, cfg.task.reg_embedding)
+        self.last_checkpoint = time.monotonic()
+
+    def resume(self) -> None:
+        """Goes back to the newest whole checkpoint, or to the start."""
+        saved = checkpoint.load(self.folder, self.run_id, say)
+        if saved is None:
+            self.metrics.cut(0)
+            self.dynamics.cut(0)
+            self.dynamics.append({"matrices": self.matrix_names})
+            return
+        self.workload.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        restore_random_state(saved["random"])
+        self.step, self.seconds, self.stepping_seconds = saved["step"], saved["seconds"], saved["stepping_seconds"]
+        self.loss_sum.copy_(saved["loss_sum"])
+        self.loss_count = saved["loss_count"]
+        self.metrics.cut(saved["metrics_offset"])
+        self.dynamics.cut(saved["dynamics_offset"])
+        if not self.cfg.quiet:
+            say(f"resuming {self.run_id} at step {self.step} of {self.cfg.num_steps}")
+
+    def save(self) -> None:
+        """Writes a checkpoint of this moment."""
+        content = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "stepping_seconds": self.stepping_seconds,
+            "model": self.workload.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": random_state(),
+            "loss_sum": self.loss_sum,
+            "loss_count": self.loss_count,
+            "metrics_offset": self.metrics.offset(),
+            "dynamics_offset": self.dynamics.offset(),
+        }
+        checkpoint.save(self.folder, self.run_id, content)
+        self.last_checkpoint = time.monotonic()
+
+    def train(self, requests: Requests) -> dict[str, float]:
+        """Trains to the end and evaluates; returns the final metrics.
+
+        Raises TrainingFailed for a loss that is not finite, Interrupted after a signal (with a checkpoint written).
+        """
+        bar = progress_bar(self.cfg, self.step, self.run_id)
+        try:
+            while self.step < self.cfg.num_steps:
+                begin = time.monotonic()
+                self._update()
+                self.stepping_seconds += time.monotonic() - begin
+                bar.update()
+                self._log()
+                self._evaluate_if_due()
+                self.seconds += time.monotonic() - begin
+                self._checkpoint_if_due(requests)
+            begin = time.monotonic()
+            metrics = self.workload.evaluate(self.workload.model)
+            self.seconds += time.monotonic() - begin
+            return metrics
+        finally:
+            bar.close()
+
+    def close(self) -> None:
+        self.metrics.close()
+        self.dynamics.close()
+        self.wandb.close()
+
+    def _update(self) -> None:
+        cfg, model = self.cfg, self.workload.model
+        factor = lr_factor(cfg.task.schedule, self.step, cfg.num_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = cfg.lr * factor
+        model.train()
+        with autocast(cfg.task.precision, self.device):
+            loss = self.workload.loss(model, self.workload.batch_at(self.step))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if cfg.task.grad_clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), cfg.task.grad_clip)
+        self.optimizer.step()
+        self.step += 1
+        self.loss_sum += loss.detach()
+        self.loss_count += 1
+
+    def _log(self) -> None:
+        if self.step % self.cfg.task.log_every_steps and self.step != self.cfg.num_steps:
+            return
+        loss = (self.loss_sum / self.loss_count).item()
+        if not math.isfinite(loss):
+            raise TrainingFailed(f"loss is {loss} between steps {self.step - self.loss_count + 1} and {self.step}")
+        row = {"step": self.step, "loss": loss, "lr": self.optimizer.param_groups[0]["lr"]}
+        self.metrics.append(row)
+        self.wandb.append(row)
+        self.dynamics.append({"step": self.step} | matrix_sizes(self.workload.model, self.matrix_names, self.optimizer))
+        self.loss_sum.zero_()
+        self.loss_count = 0
+
+    def _evaluate_if_due(self) -> None:
+        every = self.cfg.task.eval_every_steps
+        if every is None or self.step % every or self.step == self.cfg.num_steps:
+            return
+        self.record_metrics(self.workload.evaluate(self.workload.model))
+
+    def record_metrics(self, metrics: dict[str, float]) -> None:
+        """Appends an evaluation to metrics.jsonl."""
+        row = {"step": self.step} | metrics
+        self.metrics.append(row)
+        self.wandb.append(row)
+
+    def _checkpoint_if_due(self, requests: Requests) -> None:
+        every_steps, minutes = self.cfg.checkpoint_every_steps, self.cfg.checkpoint_every_minutes
+        due = self.step == self.cfg.num_steps or (every_steps is not None and self.step % every_steps == 0)
+        due = due or (minutes is not None and time.monotonic() - self.last_checkpoint > 60 * minutes)
+        if due or requests.checkpoint or requests.stop:
+            self.save()
+            requests.checkpoint = False
+        if requests.stop:
+            where = f"step {self.step} of {self.cfg.num_steps}"
+            raise Interrupted(requests.stop, f"{self.run_id} stopped at {where}; the same command goes on from there")
+
+
+def is_constrained(optimizer: Optimizer) -> bool:
+    """Whether the optimizer bounds its regularized set."""
+    return isinstance(optimizer, AdamCPR | CPR)
+
+
+def matrix_sizes(model: nn.Module, names: list[str], optimizer: Optimizer) -> dict[str, list[float | None]]:
+    """R of every regularized matrix, in the order of `names`; with CPR also κ (None while unset) and λ."""
+    if is_constrained(optimizer):
+        rows = snapshot(optimizer)
+        return {key: [row[key] for row in rows] for key in ("R", "kappa", "lambda")}
+    parameters = dict(model.named_parameters())
+    return {"R": [MEASURES["l2"].value(parameters[name].detach()).item() for name in names]}
+
+
+def without_bound(names: list[str], optimizer: Optimizer) -> list[str]:
+    """The matrices whose κ was never set."""
+    if not is_constrained(optimizer):
+        return []
+    return [name for name, row in zip(names, snapshot(optimizer), strict=True) if row["kappa"] is None]
+
+
+def check_steps(cfg: Any) -> None:
+    """Raises UserError for a number of steps, a rate or an interval that means nothing."""
+    for name, value in (
+        ("num_steps", cfg.num_steps),
+        ("task.batch_size", cfg.task.batch_size),
+        ("task.log_every_steps", cfg.task.log_every_steps),
+        ("task.eval_every_steps", cfg.task.eval_every_steps),
+        ("checkpoint_every_steps", cfg.checkpoint_every_steps),
+    ):
+        if value is not None and not (value >= 1 and value == int(value)):
+            raise UserError(f"{name}={value} must be a whole number >= 1")
+    if not cfg.lr >= 0:
+        raise UserError(f"lr={cfg.lr} must be >= 0")
+    if cfg.task.grad_clip is not None and not cfg.task.grad_clip > 0:
+        raise UserError(f"task.grad_clip={cfg.task.grad_clip} must be > 0, or null for none")

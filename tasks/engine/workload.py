@@ -1,0 +1,31 @@
+"""What a task gives the engine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The number a task is judged by: its key in the record, its unit, and which direction is better."""
+
+    name: str
+    unit: str
+    better: str  # "higher" or "lower"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One training problem.
+
+    batch_at(step) is a pure function of (seed, step), so that resuming needs no replay; loss(model, batch) is a 0-dim
+    tensor; evaluate(model) returns the metrics of the model, which it may leave in evaluation mode.
+    """
+
+    model: nn.Module
+    batch_at: Callable[[int], Any]
+    loss: Callable[[nn.Module, Any], Tensor]
+    evaluate: Callable[[nn.Module], dict[str, float]]
+    metric: Metric

@@ -1,0 +1,1 @@
+"""Grokking on modular addition: the experiment of the paper's first version."""

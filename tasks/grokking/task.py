@@ -1,0 +1,44 @@
+"""Modular addition with a one-layer decoder: builds the workload."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tasks.engine.batching import epoch_order
+from tasks.engine.workload import Metric, Workload
+from tasks.grokking.data import Pairs, split
+from tasks.grokking.model import Decoder
+
+
+def build(cfg: Any, device: torch.device) -> Workload:
+    """The workload of `cfg.task`; its data is computed, not read."""
+    task = cfg.task
+    train, validation = (
+        (tokens.to(device), sums.to(device)) for tokens, sums in split(task.data.modulus, task.data.train_fraction, task.data.split_seed)
+    )
+    indices = epoch_order(len(train[1]), task.batch_size, cfg.seed)
+
+    def batch_at(step: int) -> Pairs:
+        chosen = indices(step).to(device)
+        return train[0][chosen], train[1][chosen]
+
+    def loss(model: nn.Module, batch: Pairs) -> Tensor:
+        tokens, sums = batch
+        return F.cross_entropy(model(tokens), sums)
+
+    return Workload(
+        model=Decoder(task.data.modulus, task.model.width, task.model.heads, task.model.mlp_factor),
+        batch_at=batch_at,
+        loss=loss,
+        evaluate=lambda model: {"validation_accuracy": _accuracy(model, validation), "train_accuracy": _accuracy(model, train)},
+        metric=Metric("validation_accuracy", "%", "higher"),
+    )
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, pairs: Pairs) -> float:
+    model.eval()
+    tokens, sums = pairs
+    return 100 * (model(tokens).argmax(1) == sums).float().mean().item()
