@@ -1,0 +1,6 @@
+"""From run records to the paper's tables and figures."""
+
+from results.artefact import Summary, write_artefact
+from results.runs import Run
+
+__all__ = ["Run", "Summary", "write_artefact"]

@@ -1,0 +1,127 @@
+"""write_artefact: from runs to the files of results/<scale>/<artefact>/."""
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from results.claims import Verdict, judge
+from results.curves import curve_figure, curve_table
+from results.heatmap import heatmap_figure
+from results.runs import Run, frame
+from results.table import best_table, cell_table, claims_table, latex, markdown, readable
+
+LEGEND = (
+    "Verdicts: *holds* and *does not hold* are significant (p < 0.05) where a test applies; *undecided* is neither; *too few seeds "
+    "to say* means that no outcome of the test could have been significant; see `results/claims.py`."
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was written, and what a person should see of it in a terminal."""
+
+    text: str
+    files: tuple[Path, ...]
+
+
+def write_artefact(
+    artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], out_dir: Path, *, expected: int, seeds: int, command: str
+) -> Summary:
+    """Writes table.md, table.csv, table.tex, claims.csv, figure.png and figure.svg; the same runs give the same bytes.
+
+    `expected` and `seeds` are the numbers of runs and of seeds that the artefact's grids have at this scale.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    runs = sorted(runs, key=lambda run: run.record["run_id"])
+    data = frame(runs, artefact["metric"]["name"])
+    verdicts = judge(artefact, data, runs, complete=len(runs) == expected)
+    facts = describe(artefact, scale, runs, expected, command)
+    footer = f"{facts['scale']}; seeds {facts['seeds']}; {facts['runs']} runs; {facts['hardware']}"
+    if artefact["layout"] == "heatmap":
+        plain = cell_table(artefact, data, seeds)
+        main, extra = best_table(artefact, data), readable(artefact, plain)
+        figure = heatmap_figure(artefact, data, facts["data"], footer)
+    else:
+        plain = main = curve_table(artefact, runs)
+        extra = None
+        figure = curve_figure(artefact, runs, footer)
+
+    claims = claims_table(verdicts)
+    files = [
+        _write(out_dir / "table.md", _page(artefact, facts, main, extra, claims)),
+        _write(out_dir / "table.csv", plain.to_csv(index=False)),
+        _write(out_dir / "table.tex", latex(main if extra is None else extra, artefact["title"])),
+        _write(out_dir / "claims.csv", pd.DataFrame([v.__dict__ for v in verdicts]).to_csv(index=False)),
+        *_draw(figure, out_dir),
+    ]
+    return Summary("\n".join([_head(artefact, facts), markdown(main), "", _claims_in_lines(verdicts), str(out_dir / "table.md")]), tuple(files))
+
+
+def describe(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], expected: int, command: str) -> dict[str, str]:
+    """The facts that stand over every table: scale, seeds, runs, data, hardware, versions, commit, cost."""
+
+    def distinct(values: list[Any]) -> str:
+        return ", ".join(str(v) for v in sorted({v for v in values if v is not None})) or "-"
+
+    hardware = [run.record["hardware"] for run in runs]
+    versions = [run.record["versions"] for run in runs]
+    diverged = sum(run.record["status"] != "finished" for run in runs)
+    description = distinct([run.config["task"]["data"]["description"] for run in runs])
+    return {
+        "scale": scale,
+        "seeds": distinct([run.config["seed"] for run in runs]),
+        "runs": f"{len(runs)} of {expected}" + (f" ({diverged} diverged)" if diverged else ""),
+        "data": f"{description}; {distinct([run.config['num_steps'] for run in runs])} steps",
+        "hardware": distinct([f"{h['gpu'] or h['cpu']}, {h['threads']} thread(s) a run" for h in hardware]),
+        "versions": distinct([f"Python {v['python']}, torch {v['torch']}" for v in versions]),
+        "code": distinct([run.record["git_commit"] for run in runs]),
+        "cost": f"{sum(run.record['seconds'] for run in runs) / 3600:.2f} hours of one core or GPU",
+        "command": f"`{command}`",
+    }
+
+
+def _head(artefact: Mapping[str, Any], facts: Mapping[str, str]) -> str:
+    return f"{artefact['title']}\nscale {facts['scale']}, seeds {facts['seeds']}, {facts['runs']} runs; {facts['data']}\n"
+
+
+def _page(artefact: Mapping[str, Any], facts: Mapping[str, str], main: pd.DataFrame, extra: Any, claims: pd.DataFrame) -> str:
+    lines = [f"# {artefact['title']}", "", *(f"- {name}: {fact}" for name, fact in facts.items()), "", "![figure](figure.png)", ""]
+    if note := artefact.get("notes", {}).get(facts["scale"]):
+        lines += [note, ""]
+    lines += [markdown(main), "", "## Claims of the paper", "", markdown(claims), "", LEGEND, ""]
+    if extra is not None:
+        lines += ["## Every cell", "", f"{artefact['metric']['label']} in {artefact['metric']['unit']}, mean ± std over seeds.", ""]
+        lines += [markdown(extra), ""]
+    return "\n".join(lines)
+
+
+def _claims_in_lines(verdicts: list[Verdict]) -> str:
+    return "".join(f"claim: {v.text}\n    {v.verdict}: {v.ours or 'no value'} (paper: {v.published})\n" for v in verdicts)
+
+
+def _write(path: Path, content: str | bytes) -> Path:
+    """Atomically, and only if it changes, so that a second look at the same runs touches nothing."""
+    content = content.encode() if isinstance(content, str) else content
+    if not path.exists() or path.read_bytes() != content:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    return path
+
+
+def _draw(figure: Figure, out_dir: Path) -> list[Path]:
+    files = []
+    # Neither the date nor a random salt, which would make every file differ from the last.
+    with matplotlib.rc_context({"svg.hashsalt": "cpr", "svg.fonttype": "path"}):
+        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
+            files.append(_write(out_dir / f"figure.{kind}", buffer.getvalue()))
+    return files

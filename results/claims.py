@@ -1,0 +1,153 @@
+"""The paper's claims, tested on our runs.
+
+The verdicts, and nothing else, are:
+  holds                 seen in the claimed direction, and significant where a test applies (p < 0.05)
+  does not hold         seen in the opposite direction, and significant where a test applies
+  undecided             neither
+  too few seeds to say  the test could not come out significant with this number of pairs
+  runs missing          runs that the claim needs are missing or diverged
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from scipy import stats
+
+from results.curves import first_step_at
+from results.runs import Run, best_cell, cells, label
+
+HOLDS, FAILS, UNDECIDED, TOO_FEW, MISSING = "holds", "does not hold", "undecided", "too few seeds to say", "runs missing"
+# With fewer pairs a two-sided signed-rank or sign test cannot reach p < 0.05 whatever the differences are.
+FEWEST_PAIRS = 6
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One claim with what we saw."""
+
+    claim: str
+    text: str
+    published: str
+    ours: str
+    verdict: str
+
+
+def judge(artefact: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run], complete: bool) -> list[Verdict]:
+    """A verdict for each claim of the artefact; `complete` says whether all its runs are there."""
+    verdicts = []
+    for claim in artefact["claims"]:
+        kinds = {"best": _best, "share_near_best": _share, "best_value": _best_value}
+        if not complete:
+            ours, verdict = "", MISSING
+        elif claim["kind"] == "sooner":
+            ours, verdict = _sooner(artefact, claim, runs)
+        else:
+            ours, verdict = kinds[claim["kind"]](artefact, claim, data)
+        verdicts.append(Verdict(claim["id"], claim["text"], str(claim["published"]), ours, verdict))
+    return verdicts
+
+
+def _panel_cells(artefact: Mapping[str, Any], data: pd.DataFrame, regularizer: str) -> pd.DataFrame:
+    panel = next(p for p in artefact["panels"] if p["regularizer"] == regularizer)
+    return cells(data, regularizer, artefact["row"], panel.get("column"))
+
+
+def _sign(artefact: Mapping[str, Any]) -> int:
+    return 1 if artefact["metric"]["better"] == "higher" else -1
+
+
+def _best(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame) -> tuple[str, str]:
+    """Best cell against best cell, and Wilcoxon's signed-rank test over learning rates x seeds.
+
+    At every learning rate each method plays its best column (by mean over seeds); the pairs are the seeds. Learning rates are not
+    exchangeable, so no normal distribution of the differences is assumed. The method with more columns has more draws.
+    """
+    better = artefact["metric"]["better"]
+    left, right = (_panel_cells(artefact, data, claim[side]) for side in ("left", "right"))
+    best_left, best_right = best_cell(left, better), best_cell(right, better)
+    if best_left is None or best_right is None:
+        return "", MISSING
+    differences = _sign(artefact) * _paired_differences(artefact, claim, data, left, right)
+    ours = f"{best_left['mean']:.2f} against {best_right['mean']:.2f}"
+    if len(differences) < FEWEST_PAIRS:
+        return f"{ours}; {len(differences)} pairs", TOO_FEW
+    p = float(stats.wilcoxon(differences).pvalue) if (differences != 0).any() else 1.0
+    ours += f"; median difference {differences.median():+.2f} over {len(differences)} pairs, p = {p:.3f}"
+    direction = _sign(artefact) * (best_left["mean"] - best_right["mean"])
+    if p < 0.05 and direction > 0 and differences.median() > 0:
+        return ours, HOLDS
+    if p < 0.05 and direction < 0 and differences.median() < 0:
+        return ours, FAILS
+    return ours, UNDECIDED
+
+
+def _paired_differences(
+    artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame, left: pd.DataFrame, right: pd.DataFrame
+) -> pd.Series:
+    """left - right for every (row, seed) that both finished, each side at its best column of that row."""
+    values = {}
+    for side, table in (("left", left), ("right", right)):
+        panel = next(p for p in artefact["panels"] if p["regularizer"] == claim[side])
+        parts = []
+        for row, cells_of_row in table.groupby("row"):
+            best = best_cell(cells_of_row, artefact["metric"]["better"])
+            if best is None:
+                continue
+            chosen = data[(data["regularizer.name"] == claim[side]) & (data[artefact["row"]] == row)]
+            if panel.get("column"):
+                chosen = chosen[chosen[panel["column"]].map(label) == best["column"]]
+            parts.append(chosen.set_index([artefact["row"], "seed"])["value"])
+        values[side] = pd.concat(parts)
+    return (values["left"] - values["right"]).dropna()
+
+
+def _share(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame) -> tuple[str, str]:
+    """Share of a method's cells within `within` of the reference method's best cell; a description, so no test applies."""
+    reference = best_cell(_panel_cells(artefact, data, claim["reference"]), artefact["metric"]["better"])
+    if reference is None:
+        return "", MISSING
+    near = {}
+    for side in ("left", "right"):
+        table = _panel_cells(artefact, data, claim[side])
+        near[side] = (_sign(artefact) * (table["mean"] - reference["mean"]) >= -claim["within"]).mean()
+    ours = f"{near['left']:.0%} against {near['right']:.0%} of the cells"
+    if near["left"] == near["right"]:
+        return ours, UNDECIDED
+    return ours, HOLDS if near["left"] > near["right"] else FAILS
+
+
+def _best_value(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame) -> tuple[str, str]:
+    """Whether the best cell has the claimed value; undecided if another value lies within one standard deviation of the best."""
+    table = _panel_cells(artefact, data, claim["left"])
+    best = best_cell(table, artefact["metric"]["better"])
+    if best is None:
+        return "", MISSING
+    same_row = table[table["row"] == best["row"]]
+    close = same_row[(same_row["mean"] - best["mean"]).abs() <= (best["std"] if pd.notna(best["std"]) else 0)]["column"]
+    others = [column for column in close if column != best["column"]]
+    ours = f"best {best['column']} with {best['mean']:.2f}" + (f"; within one std: {', '.join(others)}" if others else "")
+    if best["seeds"] < 2:
+        return ours, TOO_FEW
+    if others and claim["value"] in close.to_list():
+        return ours, UNDECIDED
+    return ours, HOLDS if best["column"] == claim["value"] else FAILS
+
+
+def _sooner(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequence[Run]) -> tuple[str, str]:
+    """Steps to the target, left against the soonest of the right, per seed; a sign test over the seeds."""
+    steps = {method["title"]: first_step_at(artefact, method, runs) for method in artefact["methods"]}
+    never = float("inf")
+    wins, losses, seeds = 0, 0, sorted(steps[claim["left"]])
+    for seed in seeds:
+        left = steps[claim["left"]][seed] or never
+        right = min(steps[title].get(seed) or never for title in claim["right"])
+        wins, losses = wins + (left < right), losses + (left > right)
+    ours = f"sooner in {wins} of {len(seeds)} seeds"
+    if len(seeds) < FEWEST_PAIRS:
+        return ours, TOO_FEW
+    p = stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+    if p >= 0.05:
+        return f"{ours}, p = {p:.3f}", UNDECIDED
+    return f"{ours}, p = {p:.3f}", HOLDS if wins > losses else FAILS

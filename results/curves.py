@@ -1,0 +1,82 @@
+"""Curves over training: the figure, and when each method reached a target."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from results.runs import Run, flatten
+
+COLOURS = ("#0072B2", "#56B4E9", "#999999", "#D55E00", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito: told apart by everyone
+
+
+def runs_of(method: Mapping[str, Any], runs: Sequence[Run]) -> list[Run]:
+    """The runs of one method, by seed."""
+    chosen = []
+    for run in runs:
+        config = flatten(run.config)
+        if config["regularizer.name"] == method["regularizer"] and all(config.get(k) == v for k, v in method["select"].items()):
+            chosen.append(run)
+    return sorted(chosen, key=lambda run: run.config["seed"])
+
+
+def series(run: Run, name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one metric over a run."""
+    rows = [row for row in run.metrics if name in row]
+    return [row["step"] for row in rows], [row[name] for row in rows]
+
+
+def first_step_at(artefact: Mapping[str, Any], method: Mapping[str, Any], runs: Sequence[Run], name: str | None = None) -> dict[int, Any]:
+    """seed -> first evaluated step with the metric at the target or better; None if the run never got there."""
+    name, target = name or artefact["metric"]["name"], artefact["curves"]["target"]
+    higher = artefact["metric"]["better"] == "higher"
+    reached: dict[int, Any] = {}
+    for run in runs_of(method, runs):
+        steps, values = series(run, name)
+        hits = [step for step, value in zip(steps, values, strict=True) if (value >= target if higher else value <= target)]
+        reached[run.config["seed"]] = hits[0] if hits else None
+    return reached
+
+
+def curve_table(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
+    """A row a method: when it reached the target in each metric, and where it ended."""
+    target, unit = artefact["curves"]["target"], artefact["curves"]["x_unit_steps"]
+    rows = []
+    for method in artefact["methods"]:
+        chosen = runs_of(method, runs)
+        row: dict[str, Any] = {"method": method["title"], "seeds": len(chosen)}
+        for name in artefact["curves"]["y"]:
+            words = name.replace("_", " ")
+            reached = first_step_at(artefact, method, runs, name)
+            last = {run.config["seed"]: run.config["num_steps"] for run in chosen}
+            row[f"{artefact['curves']['x_label']} of {target:g} % {words}"] = ", ".join(
+                f"{step / unit:g}" if step is not None else f"not within {last[seed] / unit:g}" for seed, step in reached.items()
+            )
+            final = pd.Series([run.record["metrics"][name] for run in chosen if name in run.record["metrics"]], dtype=float)
+            spread = f" ± {final.std():.2f}" if len(final) > 1 else ""
+            row[f"final {words}"] = f"{final.mean():.2f}{spread}" if len(final) else "diverged" if chosen else "missing"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def curve_figure(artefact: Mapping[str, Any], runs: Sequence[Run], footer: str) -> Figure:
+    """One colour a method, one line a seed; the first metric solid, the second dotted."""
+    settings = artefact["curves"]
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axes = figure.subplots()
+    for colour, method in zip(COLOURS, artefact["methods"], strict=False):
+        for number, run in enumerate(runs_of(method, runs)):
+            for name, style in zip(settings["y"], ({"lw": 1.8}, {"lw": 1.0, "ls": ":", "alpha": 0.6}), strict=False):
+                steps, values = series(run, name)
+                title = method["title"] if number == 0 and name == settings["y"][0] else None
+                axes.plot([step / settings["x_unit_steps"] for step in steps], values, color=colour, label=title, **style)
+    axes.axhline(settings["target"], color="black", lw=0.8, ls="--")
+    axes.annotate(f"{settings['target']:g} %", (0.995, settings["target"]), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+    axes.set_xlabel(settings["x_label"])
+    axes.set_ylabel(f"{artefact['metric']['label']} (solid), training (dotted), {artefact['metric']['unit']}")
+    axes.set_title(artefact["title"], fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    figure.supxlabel(footer, fontsize=7.5, color="#444444")
+    return figure

@@ -1,0 +1,34 @@
+"""The paper's numbers (results/published/*.yaml), keyed as our cells are."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from results.runs import label
+
+FOLDER = Path(__file__).parent / "published"
+
+
+def published_cells(artefact: Mapping[str, Any], panel: Mapping[str, Any]) -> pd.DataFrame:
+    """row, column, mean, std and seeds of one panel, with diverged = 0; empty where the paper prints no values."""
+    path = FOLDER / f"{artefact['name']}.yaml"
+    columns = ["row", "column", "mean", "std", "seeds", "diverged"]
+    if not path.exists() or "published" not in panel:
+        return pd.DataFrame(columns=columns)
+    rows = []
+    for published in yaml.safe_load(path.read_text())["rows"]:
+        if all(published.get(key) == value for key, value in panel["published"].items()):
+            mean, std, seeds = published["mean"], published.get("std"), published.get("seeds")
+            rows.append([published[artefact["row"]], _column(published, panel), mean, std, seeds, 0])
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _column(published: Mapping[str, Any], panel: Mapping[str, Any]) -> str:
+    key = panel.get("published_column")
+    if key is None:
+        return ""
+    unit = panel.get("published_column_unit")
+    return label(published[key] / unit) + "x" if unit else label(published[key])

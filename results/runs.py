@@ -1,0 +1,73 @@
+"""Runs as a data frame: one row a run, the configuration's keys flattened with dots."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that ended: its resolved configuration, its record.json and the lines of its metrics.jsonl."""
+
+    config: Mapping[str, Any]
+    record: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} becomes {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def frame(runs: Sequence[Run], metric: str) -> pd.DataFrame:
+    """One row a run in a fixed order; `value` is the metric, missing for a run that diverged."""
+    rows = []
+    for run in runs:
+        result = {"run_id": run.record["run_id"], "status": run.record["status"], "value": run.record["metrics"].get(metric)}
+        rows.append(flatten(run.config) | result)
+    data = pd.DataFrame(rows)
+    if data.empty:
+        return pd.DataFrame(columns=["run_id", "status", "value", "seed", "lr", "regularizer.name"])
+    data["value"] = pd.to_numeric(data["value"])
+    return data.sort_values("run_id", ignore_index=True)
+
+
+def label(value: Any) -> str:
+    """How a hyperparameter's value is printed; numbers that are equal print equally."""
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def cells(data: pd.DataFrame, regularizer: str, row: str, column: str | None) -> pd.DataFrame:
+    """mean, std (over seeds, n - 1), seeds and diverged runs of every (row, column) of one method.
+
+    The mean is over finished runs; a cell with a diverged run says so in `diverged`, and cannot be a best cell.
+    """
+    chosen = data[data["regularizer.name"] == regularizer]
+    keyed = pd.DataFrame(
+        {
+            "row": chosen[row],
+            "column": chosen[column].map(label) if column else "",
+            "value": chosen["value"],
+            "diverged": chosen["status"] != "finished",
+            "seed": chosen["seed"],
+        }
+    )
+    grouped = keyed.groupby(["row", "column"], sort=True)
+    table = grouped.agg(mean=("value", "mean"), std=("value", "std"), seeds=("value", "count"), diverged=("diverged", "sum"))
+    return table.reset_index()
+
+
+def best_cell(table: pd.DataFrame, better: str) -> pd.Series | None:
+    """The cell with the best mean among those without a diverged run; None if there is none."""
+    whole = table[(table["diverged"] == 0) & table["mean"].notna()]
+    if whole.empty:
+        return None
+    return whole.loc[whole["mean"].idxmax() if better == "higher" else whole["mean"].idxmin()]

@@ -1,0 +1,94 @@
+"""Tables: ours beside the paper's, as Markdown, CSV and LaTeX."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from results.claims import Verdict
+from results.heatmap import power_of_ten
+from results.published import published_cells
+from results.runs import best_cell, cells
+
+
+def cell_table(artefact: Mapping[str, Any], data: pd.DataFrame, seeds: int) -> pd.DataFrame:
+    """A row a cell of our grid: mean, std and seeds of ours and of the paper's, and the difference of the means."""
+    parts = []
+    for panel in artefact["panels"]:
+        ours = cells(data, panel["regularizer"], artefact["row"], panel.get("column"))
+        theirs = published_cells(artefact, panel).drop(columns="diverged")
+        # The paper's 0.0003162 and a configured 3.162e-4 are the same row; floats are joined by their printed power of ten.
+        for table in (ours, theirs):
+            table["key"] = table["row"].map(power_of_ten)
+        joined = ours.merge(theirs.drop(columns="row"), on=["key", "column"], how="left", suffixes=("", "_paper")).drop(columns="key")
+        joined.insert(0, "method", panel["title"])
+        parts.append(joined)
+    table = pd.concat(parts, ignore_index=True)
+    table["difference"] = table["mean"] - pd.to_numeric(table["mean_paper"])
+    table["missing"] = (seeds - table["seeds"] - table["diverged"]).clip(lower=0)
+    return table.rename(columns={"row": artefact["row"], "column": "setting"})
+
+
+def readable(artefact: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
+    """`cell_table` for people: mean ± std (seeds), with what is missing or diverged said in the cell."""
+    rows = []
+    for _, cell in table.iterrows():
+        paper = f"{cell['mean_paper']:.1f}{_spread(cell['std_paper'])}" if pd.notna(cell["mean_paper"]) else "-"
+        rows.append(
+            {
+                "method": cell["method"],
+                artefact["row"]: power_of_ten(cell[artefact["row"]]),
+                "setting": cell["setting"] or "-",
+                "ours": _ours(cell),
+                "paper": paper,
+                "ours - paper": f"{cell['difference']:+.2f}" if pd.notna(cell["difference"]) else "-",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def best_table(artefact: Mapping[str, Any], data: pd.DataFrame) -> pd.DataFrame:
+    """The best cell of every method, ours and the paper's."""
+    rows = []
+    for panel in artefact["panels"]:
+        row: dict[str, str] = {"method": panel["title"]}
+        ours = cells(data, panel["regularizer"], artefact["row"], panel.get("column"))
+        for title, table in (("ours", ours), ("paper", published_cells(artefact, panel))):
+            best = best_cell(table, artefact["metric"]["better"])
+            setting = f", {best['column']}" if best is not None and best["column"] else ""
+            where = f" (lr {power_of_ten(best['row'])}{setting})" if best is not None else ""
+            row[f"best of {title}"] = f"{best['mean']:.2f}{_spread(best['std'])}{where}" if best is not None else "-"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def claims_table(verdicts: list[Verdict]) -> pd.DataFrame:
+    """A row a claim."""
+    rows = [{"claim": v.text, "published": v.published, "ours": v.ours, "verdict": v.verdict} for v in verdicts]
+    return pd.DataFrame(rows, columns=["claim", "published", "ours", "verdict"])
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A pipe table with aligned columns."""
+    rows = [list(table.columns), *(["" if pd.isna(v) else str(v).replace("|", "\\|") for v in row] for row in table.itertuples(index=False))]
+    widths = [max(len(str(row[i])) for row in rows) for i in range(len(table.columns))]
+    lines = ["| " + " | ".join(str(v).ljust(w) for v, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def latex(table: pd.DataFrame, caption: str) -> str:
+    """A booktabs table; every special character is escaped."""
+    text = table.to_latex(index=False, escape=True, caption=caption.replace("%", r"\%").replace("_", r"\_"), na_rep="-")
+    return text.replace("±", r"$\pm$")
+
+
+def _spread(std: Any) -> str:
+    return f" ± {std:.2f}" if pd.notna(std) else ""
+
+
+def _ours(cell: pd.Series) -> str:
+    notes = [f"{cell['seeds']} seeds" if cell["seeds"] != 1 else "1 seed"]
+    notes += [f"{cell['diverged']} diverged"] if cell["diverged"] else []
+    notes += [f"{cell['missing']} missing"] if cell["missing"] else []
+    value = f"{cell['mean']:.2f}{_spread(cell['std'])}" if pd.notna(cell["mean"]) else "-"
+    return f"{value} ({', '.join(notes)})"
