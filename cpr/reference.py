@@ -140,4 +140,3 @@ class Reference:
         """The multiplier whose pull takes away half of the matrix."""
         n = self.theta.numel()
         return {"l2": 0.25, "huber": 0.5, "l1": R / 2, "std": (n - 1) * R / 2}[self.measure]
-

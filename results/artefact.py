@@ -61,7 +61,9 @@ def write_artefact(
         _write(out_dir / "claims.csv", pd.DataFrame([v.__dict__ for v in verdicts]).to_csv(index=False)),
         *_draw(figure, out_dir),
     ]
-    return Summary("\n".join([_head(artefact, facts), markdown(main), "", _claims_in_lines(verdicts), str(out_dir / "table.md")]), tuple(files))
+    return Summary(
+        "\n".join([_head(artefact, facts), markdown(main), "", _claims_in_lines(verdicts), str(out_dir / "table.md")]), tuple(files)
+    )
 
 
 def describe(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], expected: int, command: str) -> dict[str, str]:

@@ -29,7 +29,9 @@ def heatmap_figure(artefact: Mapping[str, Any], data: pd.DataFrame, subtitle: st
         rows.append((f"published: {artefact['published_as']}", published))
     widths = [max(1.4, max(table[i]["column"].nunique() for _, table in rows)) for i in range(len(panels))]
     heights = [max(table["row"].nunique() for table in tables) + 2 for _, tables in rows]
-    figure = Figure(figsize=(1.9 + 0.62 * sum(widths) + 0.5 * len(panels), 1.3 + 0.33 * sum(heights) + 0.5 * len(rows)), layout="constrained")
+    figure = Figure(
+        figsize=(1.9 + 0.62 * sum(widths) + 0.5 * len(panels), 1.3 + 0.33 * sum(heights) + 0.5 * len(rows)), layout="constrained"
+    )
     parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
     for part, (title, tables) in zip(parts, rows, strict=True):
         axes = part.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0]

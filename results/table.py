@@ -70,7 +70,10 @@ def claims_table(verdicts: list[Verdict]) -> pd.DataFrame:
 
 def markdown(table: pd.DataFrame) -> str:
     """A pipe table with aligned columns."""
-    rows = [list(table.columns), *(["" if pd.isna(v) else str(v).replace("|", "\\|") for v in row] for row in table.itertuples(index=False))]
+    rows = [
+        list(table.columns),
+        *(["" if pd.isna(v) else str(v).replace("|", "\\|") for v in row] for row in table.itertuples(index=False)),
+    ]
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(table.columns))]
     lines = ["| " + " | ".join(str(v).ljust(w) for v, w in zip(row, widths, strict=True)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])

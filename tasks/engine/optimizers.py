@@ -82,9 +82,7 @@ BUILDERS: dict[str, Callable[[Any, nn.Module], Optimizer]] = {
     "adamcpr": lambda cfg, model: AdamCPR(_groups(cfg, model), **_adam(cfg), **cpr_arguments(cfg)),
     "sgd": lambda cfg, model: _sgd(cfg, _groups(cfg, model, _decay(cfg))),
     "sgd_cpr": lambda cfg, model: CPR(_sgd(cfg, _groups(cfg, model)), **cpr_arguments(cfg)),
-    "rescaling": lambda cfg, model: RescaledAdam(
-        model, **_adam(cfg), factor=cfg.regularizer.factor, reg_embedding=cfg.task.reg_embedding
-    ),
+    "rescaling": lambda cfg, model: RescaledAdam(model, **_adam(cfg), factor=cfg.regularizer.factor, reg_embedding=cfg.task.reg_embedding),
 }
 
 

@@ -1,6 +1,6 @@
 """Run ids, run folders and records. Free of torch: reading a thousand records should cost nothing but reading.
 
-    <runs_dir>/<task>/<run_id>/  config.yaml  metrics.jsonl  dynamics.jsonl  checkpoint.pt  record.json
+<runs_dir>/<task>/<run_id>/  config.yaml  metrics.jsonl  dynamics.jsonl  checkpoint.pt  record.json
 """
 
 import hashlib

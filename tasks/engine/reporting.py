@@ -28,9 +28,7 @@ def regularized_set(model: nn.Module, reg_embedding: bool) -> str:
 def progress_bar(cfg: Any, start: int, run_id: str) -> tqdm:
     """Steps done, steps/s and time left; nothing if the run is quiet."""
     interval = 0.5 if sys.stderr.isatty() else 30.0
-    return tqdm(
-        total=cfg.num_steps, initial=start, unit="step", desc=run_id, disable=cfg.quiet, mininterval=interval, dynamic_ncols=True
-    )
+    return tqdm(total=cfg.num_steps, initial=start, unit="step", desc=run_id, disable=cfg.quiet, mininterval=interval, dynamic_ncols=True)
 
 
 class WandbLog:

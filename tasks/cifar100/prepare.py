@@ -1,0 +1,83 @@
+"""Brings the image data sets: from their owners with torchvision, or Fashion-MNIST from Debian's package archive."""
+
+import gzip
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks.engine.errors import UserError
+from tasks.engine.files import write_atomically
+
+# SHA-256 of the unpacked files; both sources hold the same ones.
+FASHION_MNIST = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+
+
+def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
+    """Puts the data set `name` into `root`, verified; does nothing if it is there.
+
+    Raises UserError if no source can be reached.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    if name == "CIFAR100":
+        _from_torchvision(name, root, say, "169 MB")
+    elif name == "FashionMNIST":
+        if _whole(root / name / "raw"):
+            return
+        try:
+            _from_torchvision(name, root, say, "30 MB")
+        except UserError as error:
+            say(f"{error}; trying Debian's package archive instead (31 MB)")
+            _from_debian(root / name / "raw")
+            say(f"{name}: from Debian's package dataset-fashion-mnist, checksums match")
+    else:
+        raise UserError(f"no source is known for the data set {name!r}")
+
+
+def _whole(raw: Path) -> bool:
+    return all((raw / name).exists() and _digest((raw / name).read_bytes()) == digest for name, digest in FASHION_MNIST.items())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _from_torchvision(name: str, root: Path, say: Callable[[str], None], size: str) -> None:
+    import torchvision.datasets as datasets
+
+    if name == "CIFAR100" and (root / "cifar-100-python").exists():
+        return
+    say(f"{name}: downloading {size} into {root}")
+    try:
+        getattr(datasets, name)(root=root, download=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{name} cannot be downloaded ({error})") from error
+
+
+def _from_debian(raw: Path) -> None:
+    """Needs apt's tools but no root: apt's package lists go to a temporary folder."""
+    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+        raise UserError("Fashion-MNIST: neither its download site nor apt-get is at hand; put its four files into " + str(raw))
+    with tempfile.TemporaryDirectory() as folder:
+        options = [f"-oDir::State::Lists={folder}/lists", f"-oDir::Cache={folder}/cache", "-oAPT::Sandbox::User="]
+        Path(folder, "lists/partial").mkdir(parents=True)
+        Path(folder, "cache/archives/partial").mkdir(parents=True)
+        for command in (["update"], ["download", "dataset-fashion-mnist"]):
+            done = subprocess.run(["apt-get", "-qq", *options, *command], cwd=folder, capture_output=True, text=True)
+            if done.returncode:
+                raise UserError(f"Fashion-MNIST: apt-get {command[0]} failed: {done.stderr.strip()[-300:]}")
+        package = next(Path(folder).glob("*.deb"))
+        subprocess.run(["dpkg-deb", "-x", str(package), folder], check=True)
+        for name, digest in FASHION_MNIST.items():
+            content = gzip.decompress(Path(folder, "usr/share/datasets/fashion-mnist", f"{name}.gz").read_bytes())
+            if _digest(content) != digest:
+                raise UserError(f"Fashion-MNIST: {name} does not match its checksum; the archive holds another file than expected")
+            raw.mkdir(parents=True, exist_ok=True)
+            write_atomically(raw / name, lambda file, content=content: file.write(content))
