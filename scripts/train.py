@@ -20,7 +20,8 @@ from tasks.engine.run import run
 @hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base="1.3")
 def train(cfg: DictConfig) -> None:
     """Runs one configuration and prints its result."""
-    record = run(cfg)
+    with one_line_errors():  # here already: Hydra would print a line of its own first
+        record = run(cfg)
     metrics = ", ".join(f"{name} {value:.2f}" for name, value in record["metrics"].items())
     print(f"{record['run_id']}: {metrics} after {record['steps']} steps in {record['seconds']:.0f} s; {run_folder(cfg) / 'record.json'}")
 
