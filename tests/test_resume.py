@@ -94,3 +94,31 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, words):
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert words in done.stderr
+
+
+def test_a_truncated_checkpoint_is_said_and_the_run_ends_with_the_same_bits(tmp_path):
+    arguments = ("regularizer=adamcpr_ip", "regularizer.reg_step_size=5", "num_steps=30", "checkpoint_every_steps=10")
+    assert train(tmp_path / "a", *arguments).returncode == 0
+    assert train(tmp_path / "b", *arguments).returncode == 0
+    folder = only_folder(tmp_path / "b")
+    (folder / "record.json").unlink()
+    path = folder / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:-1000])
+    again = train(tmp_path / "b", *arguments)
+    assert again.returncode == 0
+    assert "checkpoint.pt is damaged" in again.stderr
+    digests = [json.loads((only_folder(tmp_path / x) / "record.json").read_text())["state_sha256"] for x in "ab"]
+    assert digests[0] == digests[1]
+
+
+def test_a_second_process_on_the_same_run_is_refused(tmp_path):
+    arguments = ("regularizer=adamw", "num_steps=2000")
+    first = subprocess.Popen(command(tmp_path, *arguments), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while first.poll() is None and not list(tmp_path.glob("grokking/*/metrics.jsonl")):
+        time.sleep(0.05)
+    second = train(tmp_path, *arguments)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait() == 128 + signal.SIGTERM
+    assert second.returncode == 2
+    assert "is being trained by process" in second.stderr
+    assert list(tmp_path.glob("grokking/*/checkpoint.pt"))
