@@ -1,32 +1,63 @@
-# Every target makes .venv first if it is missing or the lock file has changed.
+# `make help` lists the targets. Every one that runs Python makes .venv first, if it is missing or a lock file has changed.
 PYTHON ?= python3.11
 BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+# --no-compile: Python compiles what is imported, when it is imported; compiling all of it here would take another minute.
+INSTALL := $(PIP) install -qq --no-compile
+TORCH := torch==2.14.1 torchvision==0.29.1
+
+# make setup EXTRAS="language segmentation" adds the libraries of those tasks.
+EXTRAS ?=
+# make reproduce SCALE=mini SEEDS=1,2 JOBS=2 DEVICE=cpu; without them the artefact's own seeds, one job per core, the scale's device.
 SCALE ?= mini
-OPTIONS := scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(JOBS),jobs=$(JOBS)) $(if $(DEVICE),device=$(DEVICE))
-.PHONY: setup test lint reproduce clean help
+OPTIONS = scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(JOBS),jobs=$(JOBS)) $(if $(DEVICE),device=$(DEVICE))
+# make test TESTS="tests/test_groups.py -k timm" WORKERS=0 runs some of the tests, in one process.
+TESTS ?=
+WORKERS ?= 2
+
 .DEFAULT_GOAL := help
+.PHONY: setup test lint reproduce bench clean help
+.DELETE_ON_ERROR:
 
-.venv/.stamp: requirements.lock
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet torch==2.14.1 torchvision==0.29.1
-	$(BIN)/pip install --quiet -r requirements.lock
-	$(BIN)/pip install --quiet --no-deps -e .
-	touch $@
+setup: .venv/.stamp $(EXTRAS:%=.venv/.stamp-%)  ## make .venv with the exact versions of the lock files (about 3 minutes)
 
-setup: .venv/.stamp  ## make the virtual environment
 test: .venv/.stamp  ## run the tests
-	$(BIN)/python -m pytest
-lint: .venv/.stamp  ## check style and types
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+
+lint: .venv/.stamp  ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-reproduce: .venv/.stamp  ## grokking, then Figure 2
+
+reproduce: .venv/.stamp  ## grokking, then Figure 2, into results/mini (SCALE= SEEDS= JOBS= DEVICE=)
 	$(BIN)/python scripts/reproduce.py grokking figure2 $(OPTIONS)
-reproduce-%: .venv/.stamp  ## one artefact, e.g. reproduce-figure2 SCALE=paper
+
+reproduce-%: .venv/.stamp  ## one artefact, for example reproduce-figure2
 	$(BIN)/python scripts/reproduce.py $* $(OPTIONS)
-clean:  ## remove caches and build output; keeps runs/ and data/
+
+bench: .venv/.stamp  ## time of an AdamCPR step as a multiple of torch's AdamW
+	$(BIN)/python scripts/bench/optimizer_step.py
+
+clean:  ## remove caches and build output; keeps .venv, runs/ and data/
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
 help:  ## this list
-	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z%-]*\):[^#]*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+.venv/.stamp: requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; install it, or name another: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "making .venv: 1 of 3, torch and its CUDA libraries (3 GB to download, 5 GB on disk)"
+	$(PYTHON) -m venv .venv
+	$(INSTALL) pip==26.3
+	$(INSTALL) $(TORCH)
+	@echo "making .venv: 2 of 3, requirements.lock"
+	$(INSTALL) -r requirements.lock
+	@echo "making .venv: 3 of 3, this repository"
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+# What a task needs beyond requirements.lock.
+.venv/.stamp-%: .venv/.stamp requirements-%.lock
+	$(INSTALL) -r requirements-$*.lock
+	@touch $@

@@ -68,11 +68,11 @@ def check_group(group: dict[str, Any]) -> None:
     method, parameter = group["kappa_init_method"], group["kappa_init_param"]
     if method in ("uniform", "dependent") and not (parameter is not None and 0 < parameter < float("inf")):
         raise ValueError(f"kappa_init_param={parameter} must be a number > 0 with kappa_init_method={method!r}")
-    if method == "warm_start" and not (parameter >= 0 and parameter == int(parameter)):
+    if method == "warm_start" and not (parameter is not None and parameter >= 0 and float(parameter).is_integer()):
         raise ValueError(f"kappa_init_param={parameter} must be a whole number of steps >= 0 with kappa_init_method='warm_start'")
     if not 0 < group["kappa_update"] < float("inf"):
         raise ValueError(f"kappa_update={group['kappa_update']} must be a number > 0")
-    if not (group["reg_step_size"] >= 1 and group["reg_step_size"] == int(group["reg_step_size"])):
+    if not (group["reg_step_size"] >= 1 and float(group["reg_step_size"]).is_integer()):
         raise ValueError(f"reg_step_size={group['reg_step_size']} must be a whole number of steps >= 1")
     if not 0 <= group["reg_ema_decay"] < 1:
         raise ValueError(f"reg_ema_decay={group['reg_ema_decay']} must lie in [0, 1)")

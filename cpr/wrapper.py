@@ -95,6 +95,10 @@ class CPR(Optimizer):
                 state = self.state[parameter]
                 constraint.constrain(parameter, group, state, t=int(state["step"]))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copy and pickle take: torch's part and the wrapped optimizer."""
+        return super().__getstate__() | {"optimizer": self.optimizer}
+
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's state, plus "cpr": {parameter index: λ, κ, ...}."""
         own = super().state_dict()["state"]
@@ -108,7 +112,7 @@ class CPR(Optimizer):
         if "cpr" not in state_dict:
             raise ValueError("this state has no part 'cpr': it was not saved by cpr.CPR")
         self.optimizer.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
-        self.param_groups = self.optimizer.param_groups
+        self.param_groups = list(self.optimizer.param_groups)  # the same dictionaries in a list of its own
         own = {"state": state_dict["cpr"], "param_groups": state_dict["param_groups"]}
         self.state.clear()
         for group, saved in zip(self.param_groups, own["param_groups"], strict=True):

@@ -1,0 +1,316 @@
+"""State that decides the future, and the arguments that are refused."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from cpr import CPR, AdamCPR
+
+torch.set_num_threads(1)
+
+STEPS = 60
+BOUNDS = {
+    "uniform": {"kappa_init_method": "uniform", "kappa_init_param": 0.01},
+    "dependent": {"kappa_init_method": "dependent", "kappa_init_param": 1.1},
+    "warm_start": {"kappa_init_method": "warm_start", "kappa_init_param": 20},
+    "inflection_point": {"kappa_init_method": "inflection_point", "reg_step_size": 5},
+    "smoothed": {"kappa_init_method": "inflection_point", "reg_step_size": 5, "reg_ema_decay": 0.8},
+}
+WS = BOUNDS["warm_start"]
+every_bound = pytest.mark.parametrize("bound", BOUNDS)
+
+
+def start(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return (0.05 * torch.randn(6, 5, generator=torch.Generator().manual_seed(3))).to(dtype)
+
+
+def gradients(steps: int = STEPS) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    return [torch.randn(6, 5, generator=generator) - 2 * 0.96**t * start().sign() for t in range(steps)]
+
+
+def optimizer_of(parameter: nn.Parameter, **options) -> AdamCPR:
+    return AdamCPR([{"params": [parameter], "regularize": True}], **({"lr": 1e-2} | options))
+
+
+def feed(optimizer: AdamCPR, parameter: nn.Parameter, grads: list[torch.Tensor]) -> None:
+    for gradient in grads:
+        parameter.grad = gradient.to(parameter.dtype)
+        optimizer.step()
+
+
+def assert_same(a: nn.Parameter, b: nn.Parameter, first: AdamCPR, second: AdamCPR) -> None:
+    assert torch.equal(a, b)
+    assert first.state[a].keys() == second.state[b].keys()
+    for name, value in first.state[a].items():
+        assert value.dtype == second.state[b][name].dtype
+        assert torch.equal(value, second.state[b][name])
+
+
+def interrupted(step: int, path, dtype: torch.dtype = torch.float32, **options) -> tuple[nn.Parameter, nn.Parameter, AdamCPR, AdamCPR]:
+    """A run of STEPS, and one saved at `step` and continued from the file by a new optimizer."""
+    a = nn.Parameter(start(dtype))
+    whole = optimizer_of(a, **options)
+    feed(whole, a, gradients()[:step])
+    torch.save({"theta": a.detach(), "optimizer": whole.state_dict()}, path)
+    feed(whole, a, gradients()[step:])
+    saved = torch.load(path, weights_only=True)
+    b = nn.Parameter(saved["theta"])
+    continued = optimizer_of(b, lr=0.5, kappa_init_method="uniform", kappa_init_param=7.0)  # all of it is overwritten
+    continued.load_state_dict(saved["optimizer"])
+    feed(continued, b, gradients()[step:])
+    return a, b, whole, continued
+
+
+@every_bound
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    step=st.integers(0, STEPS),
+    evaluate_at=st.sampled_from(["before", "after"]),
+    adaptive=st.sampled_from([False, "transition", "latched"]),
+    measure=st.sampled_from(["l2", "l1", "huber", "std"]),
+    amsgrad=st.booleans(),
+)
+@example(step=19, evaluate_at="before", adaptive="latched", measure="l2", amsgrad=False)
+@example(step=20, evaluate_at="before", adaptive="latched", measure="l2", amsgrad=False)
+@example(step=21, evaluate_at="before", adaptive="latched", measure="l2", amsgrad=False)
+def test_a_loaded_state_continues_to_the_bit(bound, step, evaluate_at, adaptive, measure, amsgrad, tmp_path_factory):
+    path = tmp_path_factory.mktemp("state") / "saved.pt"
+    assert_same(
+        *interrupted(step, path, evaluate_at=evaluate_at, adaptive=adaptive, reg_function=measure, amsgrad=amsgrad, **BOUNDS[bound])
+    )
+
+
+@every_bound
+def test_in_the_interrupted_runs_kappa_is_set_and_the_constraint_acts(bound):
+    parameter = nn.Parameter(start())
+    optimizer = optimizer_of(parameter, **BOUNDS[bound])
+    multipliers, first_set = [], None
+    for t, gradient in enumerate(gradients()):
+        feed(optimizer, parameter, [gradient])
+        multipliers.append(optimizer.state[parameter]["lagmul"].item())
+        if first_set is None and optimizer.state[parameter]["kappa_set"]:
+            first_set = t
+    assert max(multipliers) > 0
+    assert first_set is not None
+    assert (first_set == 0) == (bound in ("uniform", "dependent"))
+
+
+@pytest.mark.parametrize("before", [-1, 0, 1])
+@pytest.mark.parametrize("bound", ["warm_start", "inflection_point", "smoothed"])
+def test_continuing_across_the_moment_kappa_is_set_gives_the_same_kappa(bound, before, tmp_path):
+    parameter = nn.Parameter(start())
+    optimizer = optimizer_of(parameter, **BOUNDS[bound])
+    moment = 0
+    while moment == 0 or not optimizer.state[parameter]["kappa_set"]:
+        feed(optimizer, parameter, [gradients()[moment]])
+        moment += 1
+    a, b, whole, continued = interrupted(moment + before, tmp_path / "saved.pt", **BOUNDS[bound])
+    assert_same(a, b, whole, continued)
+    assert torch.equal(continued.state[b]["kappa"], optimizer.state[parameter]["kappa"])
+
+
+@every_bound
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_parameters_of_other_dtypes_continue_to_the_bit(bound, dtype, tmp_path):
+    assert_same(*interrupted(21, tmp_path / "saved.pt", dtype=dtype, adaptive="latched", eps=1e-4, **BOUNDS[bound]))
+
+
+@every_bound
+def test_beside_bfloat16_lambda_and_kappa_are_float32_before_and_after_loading(bound):
+    parameter = nn.Parameter(start(torch.bfloat16))
+    optimizer = optimizer_of(parameter, **BOUNDS[bound])
+    feed(optimizer, parameter, gradients()[:30])
+    before = optimizer.state_dict()["state"][0]
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for state in (before, optimizer.state[parameter]):
+        assert state["lagmul"].dtype == state["kappa"].dtype == torch.float32
+        assert state["kappa_set"].dtype == torch.bool
+        assert state["exp_avg"].dtype == torch.bfloat16
+
+
+def test_loading_does_not_share_memory_with_the_saved_state():
+    parameter = nn.Parameter(start())
+    optimizer = optimizer_of(parameter, **BOUNDS["uniform"])
+    feed(optimizer, parameter, gradients()[:30])
+    saved = copy.deepcopy(optimizer.state_dict())
+    optimizer.load_state_dict(saved)
+    kept = saved["state"][0]["lagmul"].clone()
+    feed(optimizer, parameter, gradients()[30:])
+    assert torch.equal(saved["state"][0]["lagmul"], kept)
+    assert not torch.equal(optimizer.state[parameter]["lagmul"], kept)
+
+
+@every_bound
+def test_a_deep_copy_continues_to_the_bit_without_touching_the_original(bound):
+    a = nn.Parameter(start())
+    original = optimizer_of(a, adaptive="latched", **BOUNDS[bound])
+    feed(original, a, gradients()[:25])
+    b, twin = copy.deepcopy((a, original))
+    kept, multiplier = a.detach().clone(), original.state[a]["lagmul"].clone()
+    feed(twin, b, gradients()[25:])
+    assert torch.equal(a, kept)
+    assert torch.equal(original.state[a]["lagmul"], multiplier)
+    feed(original, a, gradients()[25:])
+    assert_same(a, b, original, twin)
+
+
+def test_a_parameter_without_gradient_and_its_state_are_left_alone():
+    a, b = nn.Parameter(start()), nn.Parameter(start())
+    optimizer = AdamCPR([{"params": [a, b], "regularize": True}], lr=1e-2, **BOUNDS["uniform"])
+    for gradient in gradients()[:30]:
+        a.grad, b.grad = gradient.clone(), gradient.clone()
+        optimizer.step()
+    kept, state = b.detach().clone(), copy.deepcopy(dict(optimizer.state[b]))
+    b.grad = None
+    moved = a.detach().clone()
+    feed(optimizer, a, gradients()[30:40])
+    assert torch.equal(b, kept)
+    assert all(torch.equal(value, optimizer.state[b][name]) for name, value in state.items())
+    assert not torch.equal(a, moved)
+
+
+@every_bound
+def test_a_parameter_unfrozen_late_counts_its_own_steps(bound):
+    early, late, alone = nn.Parameter(start()), nn.Parameter(start()), nn.Parameter(start())
+    together = AdamCPR([{"params": [early, late], "regularize": True}], lr=1e-2, **BOUNDS[bound])
+    separate = optimizer_of(alone, **BOUNDS[bound])
+    feed(together, early, gradients()[:13])
+    for gradient in gradients()[:40]:
+        early.grad, late.grad = gradient.clone(), gradient.clone()
+        together.step()
+    feed(separate, alone, gradients()[:40])
+    assert together.state[early]["step"] == 53
+    assert_same(late, alone, together, separate)
+
+
+def test_a_group_added_later_counts_its_own_steps():
+    early, late, alone = nn.Parameter(start()), nn.Parameter(start()), nn.Parameter(start())
+    together, separate = optimizer_of(early, **WS), optimizer_of(alone, **WS)
+    feed(together, early, gradients()[:13])
+    together.add_param_group({"params": [late], "regularize": True})
+    early.grad = None
+    feed(together, late, gradients()[:40])
+    feed(separate, alone, gradients()[:40])
+    assert_same(late, alone, together, separate)
+
+
+def test_groups_may_have_bounds_of_their_own():
+    a, b = nn.Parameter(start()), nn.Parameter(start())
+    groups = [{"params": [a], "regularize": True}, {"params": [b], "regularize": True, "kappa_init_param": 0.5}]
+    optimizer = AdamCPR(groups, kappa_init_method="uniform", kappa_init_param=0.25)
+    a.grad, b.grad = torch.zeros_like(a), torch.zeros_like(b)
+    optimizer.step()
+    assert [optimizer.state[p]["kappa"].item() for p in (a, b)] == [0.25, 0.5]
+
+
+@pytest.mark.parametrize("bound", [WS, BOUNDS["inflection_point"]], ids=["WS", "IP"])
+def test_a_matrix_that_starts_at_zero_is_bounded_once_it_is_not_zero(bound):
+    parameter = nn.Parameter(torch.zeros(4, 3))
+    optimizer = optimizer_of(parameter, **bound)
+    feed(optimizer, parameter, [torch.zeros(4, 3)] * 40)
+    assert not optimizer.state[parameter]["kappa_set"]
+    feed(optimizer, parameter, [torch.full((4, 3), 0.9**t) for t in range(40)])
+    assert optimizer.state[parameter]["kappa_set"]
+    assert optimizer.state[parameter]["kappa"] > 0
+
+
+def test_a_dependent_bound_of_a_zero_matrix_is_refused_with_its_shape():
+    parameter = nn.Parameter(torch.zeros(4, 3))
+    optimizer = optimizer_of(parameter, **BOUNDS["dependent"])
+    with pytest.raises(ValueError, match=r"\(4, 3\) starts at zero"):
+        feed(optimizer, parameter, [torch.ones(4, 3)])
+
+
+IP = {"kappa_init_method": "inflection_point"}
+BAD_CPR = [
+    ({"kappa_init_method": "uniform", "kappa_init_param": 0}, "kappa_init_param=0 "),
+    ({"kappa_init_method": "uniform", "kappa_init_param": -0.25}, "kappa_init_param=-0.25 "),
+    ({"kappa_init_method": "uniform"}, "kappa_init_param=None "),
+    ({"kappa_init_method": "uniform", "kappa_init_param": float("nan")}, "kappa_init_param=nan "),
+    ({"kappa_init_method": "dependent", "kappa_init_param": -3}, "kappa_init_param=-3 "),
+    ({"kappa_init_method": "dependent", "kappa_init_param": float("inf")}, "kappa_init_param=inf "),
+    ({"kappa_init_method": "warm_start", "kappa_init_param": -5}, "kappa_init_param=-5 "),
+    ({"kappa_init_method": "warm_start", "kappa_init_param": 2.5}, "kappa_init_param=2.5 "),
+    ({"kappa_init_method": "warm_start", "kappa_init_param": float("inf")}, "kappa_init_param=inf "),
+    ({"kappa_init_method": "kappa_x"}, "kappa_init_method='kappa_x'"),
+    ({"reg_function": "l3"}, "reg_function='l3'"),
+    ({"evaluate_at": "during"}, "evaluate_at='during'"),
+    ({"adaptive": "always"}, "adaptive='always'"),
+    ({"adaptive": True}, "adaptive=True"),
+    ({"kappa_update": 0}, "kappa_update=0 "),
+    ({"kappa_update": -1.5}, "kappa_update=-1.5 "),
+    ({"kappa_update": float("nan")}, "kappa_update=nan "),
+    (IP | {"reg_step_size": 0}, "reg_step_size=0 "),
+    (IP | {"reg_step_size": 2.5}, "reg_step_size=2.5 "),
+    (IP | {"reg_step_size": float("inf")}, "reg_step_size=inf "),
+    (IP | {"reg_ema_decay": 1.0}, "reg_ema_decay=1.0 "),
+    (IP | {"reg_ema_decay": -0.1}, "reg_ema_decay=-0.1 "),
+]
+BAD_ADAM = [
+    ({"lr": -0.125}, "lr=-0.125 "),
+    ({"lr": float("nan")}, "lr=nan "),
+    ({"eps": -1e-3}, "eps=-0.001 "),
+    ({"betas": (0.9, 1.0)}, "betas=(0.9, 1.0) "),
+    ({"betas": (-0.5, 0.9)}, "betas=(-0.5, 0.9) "),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), BAD_CPR + BAD_ADAM, ids=lambda x: x if isinstance(x, str) else "")
+def test_a_bad_argument_is_refused_with_its_value(options, text):
+    with pytest.raises(ValueError) as error:
+        optimizer_of(nn.Parameter(start()), **options)
+    assert text.strip() in str(error.value)
+
+
+@pytest.mark.parametrize(("options", "text"), BAD_CPR, ids=lambda x: x if isinstance(x, str) else "")
+def test_the_wrapper_refuses_the_same_arguments(options, text):
+    base = torch.optim.SGD([{"params": [nn.Parameter(start())], "regularize": True}], lr=0.1)
+    with pytest.raises(ValueError) as error:
+        CPR(base, **options)
+    assert text.strip() in str(error.value)
+
+
+@pytest.mark.parametrize(("options", "text"), BAD_CPR, ids=lambda x: x if isinstance(x, str) else "")
+def test_a_group_s_own_bad_argument_is_refused_with_its_value(options, text):
+    with pytest.raises(ValueError) as error:
+        AdamCPR([{"params": [nn.Parameter(start())], "regularize": True, **options}])
+    assert text.strip() in str(error.value)
+
+
+def test_a_group_s_warm_start_without_a_number_of_steps_is_refused():
+    with pytest.raises(ValueError, match="kappa_init_param=None"):
+        AdamCPR([{"params": [nn.Parameter(start())], "regularize": True, "kappa_init_method": "warm_start"}])
+
+
+def test_weight_decay_beside_regularize_false_is_refused_with_its_value():
+    a, b = nn.Parameter(start()), nn.Parameter(start())
+    with pytest.raises(ValueError, match=r"weight_decay=0\.375"):
+        AdamCPR([{"params": [a], "regularize": True}, {"params": [b], "regularize": False, "weight_decay": 0.375}])
+
+
+@pytest.mark.parametrize("groups", [[], [{"regularize": False}], [{"weight_decay": 0.0}]], ids=["list", "regularize=False", "no decay"])
+def test_nothing_regularized_is_refused(groups):
+    parameter = nn.Parameter(start())
+    with pytest.raises(ValueError, match="no parameter is regularized"):
+        AdamCPR([group | {"params": [parameter]} for group in groups] or [parameter])
+
+
+def test_a_complex_matrix_is_refused_where_it_is_regularized_and_trained_where_it_is_not():
+    real, imaginary = nn.Parameter(start()), nn.Parameter(start().to(torch.complex64))
+    with pytest.raises(ValueError, match="complex"):
+        AdamCPR([{"params": [imaginary], "regularize": True}])
+    optimizer = AdamCPR([{"params": [real], "regularize": True}, {"params": [imaginary], "regularize": False}])
+    before = imaginary.detach().clone()
+    imaginary.grad = torch.ones_like(imaginary)
+    optimizer.step()
+    assert not torch.equal(imaginary, before)
+
+
+def test_std_of_a_single_number_is_refused():
+    with pytest.raises(ValueError, match="at least two elements"):
+        optimizer_of(nn.Parameter(torch.ones(1, 1)), reg_function="std")
