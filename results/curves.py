@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from results.runs import Run, flatten
 
 COLOURS = ("#0072B2", "#56B4E9", "#999999", "#D55E00", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito: told apart by everyone
+STYLES: tuple[dict[str, Any], ...] = ({"lw": 1.8}, {"lw": 1.0, "ls": ":", "alpha": 0.6})
 
 
 def runs_of(method: Mapping[str, Any], runs: Sequence[Run]) -> list[Run]:
@@ -67,7 +68,7 @@ def curve_figure(artefact: Mapping[str, Any], runs: Sequence[Run], footer: str) 
     axes = figure.subplots()
     for colour, method in zip(COLOURS, artefact["methods"], strict=False):
         for number, run in enumerate(runs_of(method, runs)):
-            for name, style in zip(settings["y"], ({"lw": 1.8}, {"lw": 1.0, "ls": ":", "alpha": 0.6}), strict=False):
+            for name, style in zip(settings["y"], STYLES, strict=False):
                 steps, values = series(run, name)
                 title = method["title"] if number == 0 and name == settings["y"][0] else None
                 axes.plot([step / settings["x_unit_steps"] for step in steps], values, color=colour, label=title, **style)

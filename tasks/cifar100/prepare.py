@@ -1,5 +1,6 @@
 """Brings the image data sets: from their owners with torchvision, or Fashion-MNIST from Debian's package archive."""
 
+import functools
 import gzip
 import hashlib
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from tasks.engine.errors import UserError
 from tasks.engine.files import write_atomically
@@ -80,4 +82,8 @@ def _from_debian(raw: Path) -> None:
             if _digest(content) != digest:
                 raise UserError(f"Fashion-MNIST: {name} does not match its checksum; the archive holds another file than expected")
             raw.mkdir(parents=True, exist_ok=True)
-            write_atomically(raw / name, lambda file, content=content: file.write(content))
+            write_atomically(raw / name, functools.partial(_write, content))
+
+
+def _write(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
