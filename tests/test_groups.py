@@ -183,6 +183,7 @@ def test_a_parameter_tied_to_an_embedding_follows_the_embedding_s_switch():
 def test_frozen_parameters_are_in_no_group():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[0].requires_grad_(False)
+    assert regularized_names(model) == ["1.weight"]
     assert [id(p) for group in regularized_groups(model) for p in group["params"]] == [id(model[1].weight), id(model[1].bias)]
 
 

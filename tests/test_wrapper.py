@@ -126,6 +126,18 @@ def test_a_loaded_state_continues_to_the_bit(steps, bound, tmp_path):
     assert all(torch.equal(wrapped.state[theta][name], loaded.state[again][name]) for name in wrapped.state[theta])
 
 
+def test_loading_the_state_of_a_run_that_has_not_started_starts_again():
+    theta = torch.nn.Parameter(start())
+    wrapped = CPR(torch.optim.SGD(regularize(theta), lr=0.01), **WS)
+    fresh = copy.deepcopy(wrapped.state_dict())
+    feed(wrapped, theta, outward(20))
+    assert wrapped.state[theta]["kappa_set"]
+    wrapped.load_state_dict(fresh)
+    feed(wrapped, theta, outward(1))
+    assert wrapped.state[theta]["step"] == 1
+    assert not wrapped.state[theta]["kappa_set"]
+
+
 def test_bfloat16_parameters_keep_float32_scalars_through_loading():
     theta = torch.nn.Parameter(start(dtype=torch.bfloat16))
     wrapped = CPR(torch.optim.SGD(regularize(theta), lr=0.01), **TIGHT)
