@@ -49,9 +49,12 @@ def judge(artefact: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run], 
     return verdicts
 
 
+def _column(artefact: Mapping[str, Any], regularizer: str) -> str | None:
+    return next(p.get("column") for p in artefact["panels"] if p["regularizer"] == regularizer)
+
+
 def _panel_cells(artefact: Mapping[str, Any], data: pd.DataFrame, regularizer: str) -> pd.DataFrame:
-    panel = next(p for p in artefact["panels"] if p["regularizer"] == regularizer)
-    return cells(data, regularizer, artefact["row"], panel.get("column"))
+    return cells(data, regularizer, artefact["row"], _column(artefact, regularizer))
 
 
 def _sign(artefact: Mapping[str, Any]) -> int:
@@ -89,15 +92,15 @@ def _paired_differences(
     """left - right for every (row, seed) that both finished, each side at its best column of that row."""
     values = {}
     for side, table in (("left", left), ("right", right)):
-        panel = next(p for p in artefact["panels"] if p["regularizer"] == claim[side])
+        column = _column(artefact, claim[side])
         parts = []
         for row, cells_of_row in table.groupby("row"):
             best = best_cell(cells_of_row, artefact["metric"]["better"])
             if best is None:
                 continue
             chosen = data[(data["regularizer.name"] == claim[side]) & (data[artefact["row"]] == row)]
-            if panel.get("column"):
-                chosen = chosen[chosen[panel["column"]].map(label) == best["column"]]
+            if column:
+                chosen = chosen[chosen[column].map(label) == best["column"]]
             parts.append(chosen.set_index([artefact["row"], "seed"])["value"])
         values[side] = pd.concat(parts)
     return (values["left"] - values["right"]).dropna()

@@ -59,14 +59,19 @@ def expand(artefact: dict[str, Any], options: dict[str, str]) -> list[DictConfig
 def ended(cfg: DictConfig) -> Run | None:
     """The run if it has ended and its files are whole; a damaged one is said, and is not in any table."""
     folder = records.run_folder(cfg)
-    try:
-        record = records.read_record(folder)
-        return Run(record["config"], record, records.read_metrics(folder, record)) if record else None
-    except records.DamagedRecord as damage:
-        tqdm.write(f"{damage}; the run is done again", file=sys.stderr)
-        if (folder / "record.json").exists():
-            records.set_aside(folder / "record.json")
+    record = records.ended(folder, say)
+    if record is None:
         return None
+    try:
+        return Run(record["config"], record, records.read_metrics(folder, record))
+    except records.DamagedRecord as damage:
+        records.give_up(folder, damage, say)
+        return None
+
+
+def say(message: str) -> None:
+    """One line to the standard error stream, without tearing the bar; the engine's own needs torch."""
+    tqdm.write(message, file=sys.stderr)
 
 
 def work(cfg: DictConfig) -> str | None:
@@ -89,7 +94,7 @@ def run_all(configs: list[DictConfig], jobs: int, title: str) -> None:
         try:
             for future in as_completed(futures):
                 if message := future.result():
-                    tqdm.write(message, file=sys.stderr)
+                    say(message)
                 bar.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -100,15 +105,17 @@ def reproduce(name: str, options: dict[str, str]) -> None:
     """One artefact, from runs to results."""
     artefact = load_artefact(name)
     configs = expand(artefact, options)
-    todo = [cfg for cfg in configs if ended(cfg) is None]
-    print(f"{name}: {len(configs)} runs, {len(configs) - len(todo)} done, {len(todo)} to do", flush=True)
+    runs = [run for cfg in configs if (run := ended(cfg)) is not None]
+    done = {run.record["run_id"] for run in runs}
+    todo = [cfg for cfg in configs if records.run_id(cfg) not in done]
+    print(f"{name}: {len(configs)} runs, {len(runs)} done, {len(todo)} to do", flush=True)
     if todo:
         if artefact["task"] == "cifar100":
             from tasks.cifar100.prepare import prepare
 
             prepare(todo[0].task.data.name, Path(todo[0].data_dir), print)
         run_all(todo, int(options.get("jobs", os.cpu_count() or 1)), name)
-    runs = [run for cfg in configs if (run := ended(cfg)) is not None]
+        runs += [run for cfg in todo if (run := ended(cfg)) is not None]
     command = f"make reproduce-{name}" + ("" if options["scale"] == "mini" else f" SCALE={options['scale']}")
     seeds = len({cfg.seed for cfg in configs})
     out = ROOT / "results" / options["scale"] / name

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from tasks.engine.errors import Interrupted
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -122,3 +125,9 @@ def test_a_second_process_on_the_same_run_is_refused(tmp_path):
     assert second.returncode == 2
     assert "is being trained by process" in second.stderr
     assert list(tmp_path.glob("grokking/*/checkpoint.pt"))
+
+
+def test_an_interruption_crosses_from_a_worker_process_whole():
+    error = pickle.loads(pickle.dumps(Interrupted(signal.SIGTERM, "stopped at step 3")))
+    assert str(error) == "stopped at step 3"
+    assert error.exit_code == 128 + signal.SIGTERM

@@ -1,6 +1,5 @@
 """Brings the image data sets: from their owners with torchvision, or Fashion-MNIST from Debian's package archive."""
 
-import functools
 import gzip
 import hashlib
 import shutil
@@ -8,10 +7,9 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 from tasks.engine.errors import UserError
-from tasks.engine.files import write_atomically
+from tasks.engine.files import write_bytes_atomically
 
 # SHA-256 of the unpacked files; both sources hold the same ones.
 FASHION_MNIST = {
@@ -82,8 +80,4 @@ def _from_debian(raw: Path) -> None:
             if _digest(content) != digest:
                 raise UserError(f"Fashion-MNIST: {name} does not match its checksum; the archive holds another file than expected")
             raw.mkdir(parents=True, exist_ok=True)
-            write_atomically(raw / name, functools.partial(_write, content))
-
-
-def _write(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
+            write_bytes_atomically(raw / name, content)

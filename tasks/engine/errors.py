@@ -17,5 +17,9 @@ class Interrupted(Exception):
     """A signal ended the run after its checkpoint was written (exit code 128 + signal)."""
 
     def __init__(self, signal_number: int, message: str) -> None:
-        super().__init__(message)
+        # Both go to args, from which an exception is made anew on its way out of a worker process.
+        super().__init__(signal_number, message)
         self.exit_code = 128 + signal_number
+
+    def __str__(self) -> str:
+        return str(self.args[1])

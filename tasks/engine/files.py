@@ -30,6 +30,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     sync_folder(path.parent)
 
 
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """`write_atomically` for content that is at hand."""
+    write_atomically(path, lambda file: file.write(content))
+
+
 def sync_folder(folder: Path) -> None:
     """Makes renames in `folder` survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)

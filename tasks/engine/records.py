@@ -6,12 +6,13 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tasks.engine.files import write_atomically
+from tasks.engine.files import write_bytes_atomically
 
 # What a run does not depend on: where things lie, how it is watched, what it runs on. The optimizer's and the task's default lr
 # and num_steps have been taken up by the top-level keys.
@@ -68,7 +69,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     record = record | {"files": files}
     record["checksum"] = _digest(record)
     text = json.dumps(record, indent=1, sort_keys=True) + "\n"
-    write_atomically(folder / "record.json", lambda file: file.write(text.encode()))
+    write_bytes_atomically(folder / "record.json", text.encode())
     return record
 
 
@@ -90,6 +91,21 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if _digest(record) != checksum:
         raise DamagedRecord(f"{path} is damaged: its content does not match its checksum")
     return record
+
+
+def ended(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The record of a run that has ended; a damaged one is set aside and said, so that the run is done again."""
+    try:
+        return read_record(folder)
+    except DamagedRecord as damage:
+        give_up(folder, damage, say)
+        return None
+
+
+def give_up(folder: Path, damage: DamagedRecord, say: Callable[[str], None]) -> None:
+    """Sets the record aside whose run is damaged, and says so."""
+    kept = set_aside(folder / "record.json")
+    say(f"{damage}; kept the record as {kept.name}, the run is done again from its last checkpoint")
 
 
 def read_metrics(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from tasks.engine import checkpoint, records
 from tasks.engine.device import pick_device, set_up
 from tasks.engine.environment import git_commit, hardware, versions
 from tasks.engine.errors import TrainingFailed, UserError
-from tasks.engine.files import disk_full_is_said, only_process, write_atomically
+from tasks.engine.files import disk_full_is_said, only_process, write_bytes_atomically
 from tasks.engine.optimizers import build_optimizer, never_acts
 from tasks.engine.reporting import regularized_set, say
 from tasks.engine.schedule import check_schedule
@@ -34,22 +34,12 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     with disk_full_is_said(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with only_process(folder):
-            record = ended(folder)
+            record = records.ended(folder, say)
             if record is None:
                 record = _train(cfg, folder, device)
     if record["status"] == "failed":
         raise TrainingFailed(f"run {record['run_id']} failed: {record['reason']}; to try it again, delete {folder}")
     return record
-
-
-def ended(folder: Path) -> dict[str, Any] | None:
-    """The record of a run that has ended; a damaged one is set aside, so that the run is done again."""
-    try:
-        return records.read_record(folder)
-    except records.DamagedRecord as damage:
-        kept = records.set_aside(folder / "record.json")
-        say(f"{damage}; kept as {kept.name}, the run is done again from its last checkpoint")
-        return None
 
 
 def build_workload(cfg: DictConfig, device: torch.device) -> Workload:
@@ -78,7 +68,7 @@ def _train(cfg: DictConfig, folder: Path, device: torch.device) -> dict[str, Any
         say(regularized_set(workload.model, cfg.task.reg_embedding))
     if warning := never_acts(cfg):
         say(f"warning: {warning}")
-    write_atomically(folder / "config.yaml", lambda file: file.write(OmegaConf.to_yaml(cfg, resolve=True).encode()))
+    write_bytes_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
 
     training = Training(cfg, folder, workload, optimizer, device)
     try:
