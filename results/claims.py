@@ -107,18 +107,21 @@ def _paired_differences(
 
 
 def _share(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame) -> tuple[str, str]:
-    """Share of a method's cells within `within` of the reference method's best cell; a description, so no test applies."""
+    """Share of a method's cells within `within` of the reference method's best cell; Fisher's exact test on the counts of cells."""
     reference = best_cell(_panel_cells(artefact, data, claim["reference"]), artefact["metric"]["better"])
     if reference is None:
         return "", MISSING
-    near = {}
+    counts = []
     for side in ("left", "right"):
         table = _panel_cells(artefact, data, claim[side])
-        near[side] = (_sign(artefact) * (table["mean"] - reference["mean"]) >= -claim["within"]).mean()
-    ours = f"{near['left']:.0%} against {near['right']:.0%} of the cells"
-    if near["left"] == near["right"]:
+        near = int((_sign(artefact) * (table["mean"] - reference["mean"]) >= -claim["within"]).sum())
+        counts.append((near, len(table) - near))
+    p = float(stats.fisher_exact(counts).pvalue)
+    left, right = (near / (near + far) for near, far in counts)
+    ours = f"{left:.0%} of {sum(counts[0])} cells against {right:.0%} of {sum(counts[1])}, p = {p:.3f}"
+    if p >= 0.05:
         return ours, UNDECIDED
-    return ours, HOLDS if near["left"] > near["right"] else FAILS
+    return ours, HOLDS if left > right else FAILS
 
 
 def _best_value(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame) -> tuple[str, str]:

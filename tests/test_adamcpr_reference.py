@@ -30,7 +30,8 @@ def compare(
 ) -> Reference:
     """Both optimizers on one matrix, with the same noisy gradients that push it outward ever less; fails where θ, λ or κ differ.
 
-    θ is compared relative to max |θ|, λ relative to the largest λ or increment of λ that has occurred.
+    θ is compared relative to max |θ| (in float32 to 1, if that is larger: 300 steps are 600 roundings of numbers below 1), λ relative to
+    the largest λ or increment of λ that has occurred.
     """
     generator = torch.Generator().manual_seed(seed)
     start = scale * torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
@@ -54,7 +55,8 @@ def compare(
         optimizer.step()
         plain.step(g)
     state = optimizer.state[fast]
-    assert (fast.detach() - plain.theta).abs().max() <= tolerance * plain.theta.abs().max()
+    largest = max(plain.theta.abs().max().item(), 1.0 if dtype == torch.float32 else 0.0)
+    assert (fast.detach() - plain.theta).abs().max() <= tolerance * largest
     size = max(max(lam, mu * R) for R, _, lam in plain.history)
     assert abs(state["lagmul"].item() - plain.lam) <= tolerance * size
     assert state["kappa_set"].item() == (plain.kappa is not None)
@@ -111,7 +113,7 @@ def test_float64_equals_the_reference(measure, problem):
 @pytest.mark.parametrize("method", BOUNDS)
 @pytest.mark.parametrize("measure", MEASURES)
 def test_float32_equals_the_reference(measure, method):
-    compare(measure, usual(method, measure), seed=7, dtype=torch.float32, tolerance=2e-6)  # 17 roundings
+    compare(measure, usual(method, measure), seed=7, dtype=torch.float32, tolerance=1e-6)
 
 
 @pytest.mark.parametrize("measure", MEASURES)

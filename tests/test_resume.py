@@ -1,34 +1,47 @@
 """Real processes, real kills: the end of a run does not depend on how often it was interrupted."""
 
+import contextlib
 import json
-import os
 import pickle
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+from commands import call, records, start, wait_until, write_fashion_mnist
 
 from tasks.engine.errors import Interrupted
 
-ROOT = Path(__file__).resolve().parents[1]
+GROKKING = ("task=grokking", "quiet=true")
 
 
-def command(runs_dir: Path, *overrides: str) -> list[str]:
-    return [sys.executable, str(ROOT / "scripts/train.py"), "task=grokking", f"runs_dir={runs_dir}", "quiet=true", *overrides]
-
-
-def train(runs_dir: Path, *overrides: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(runs_dir, *overrides), capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+def train(runs_dir: Path, *overrides: str) -> None:
+    done = call("train.py", *GROKKING, f"runs_dir={runs_dir}", *overrides)
+    assert done.returncode == 0, done.stderr
 
 
 def only_folder(runs_dir: Path) -> Path:
-    (folder,) = (runs_dir / "grokking").iterdir()
+    (folder,) = runs_dir.glob("*/*-s*")
     return folder
+
+
+def same_end(runs_dir: Path, other: Path) -> None:
+    """Fails unless the two runs ended with the same bits: parameters, optimizer state, metrics and dynamics."""
+    a, b = only_folder(runs_dir), only_folder(other)
+    first, second = (json.loads((folder / "record.json").read_text()) for folder in (a, b))
+    assert first["state_sha256"] == second["state_sha256"]
+    assert first["metrics"] == second["metrics"]
+    for name in ("metrics.jsonl", "dynamics.jsonl"):
+        assert (a / name).read_bytes() == (b / name).read_bytes()
+
+
+def last_logged(runs_dir: Path) -> int:
+    """The last step in dynamics.jsonl; 0 if there is none yet."""
+    steps = [0]
+    for log in runs_dir.glob("*/*/dynamics.jsonl"):
+        for line in log.read_text().splitlines()[1:]:
+            with contextlib.suppress(ValueError):
+                steps.append(json.loads(line)["step"])
+    return max(steps)
 
 
 WS = ("regularizer=adamcpr_ws", "regularizer.warm_start=30")
@@ -36,92 +49,89 @@ IP = ("regularizer=adamcpr_ip", "regularizer.reg_step_size=5")
 SHORT = ("num_steps=60", "task.eval_every_steps=20", "task.log_every_steps=10", "checkpoint_every_steps=7")
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_fashion_mnist(tmp_path_factory.mktemp("data"))
+
+
 @pytest.mark.parametrize("regularizer", [WS, IP], ids=["WS", "IP"])
 def test_killed_runs_end_with_the_same_bits(tmp_path, regularizer):
-    undisturbed = tmp_path / "undisturbed"
-    assert train(undisturbed, *regularizer, *SHORT).returncode == 0
-    killed = tmp_path / "killed"
+    killed_runs_end_the_same(tmp_path, *GROKKING, *regularizer, *SHORT)
+
+
+def test_killed_runs_with_batch_norm_and_augmentation_end_with_the_same_bits(tmp_path, data):
+    killed_runs_end_the_same(tmp_path, "task=cifar100", "quiet=true", f"data_dir={data}", "task.data.train_size=300", *IP, *SHORT)
+
+
+def killed_runs_end_the_same(tmp_path: Path, *arguments: str) -> None:
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    assert call("train.py", *arguments, f"runs_dir={undisturbed}").returncode == 0
     for stop_at in (7, 28, 42):  # before, about and after the step at which κ is set
-        process = subprocess.Popen(command(killed, *regularizer, *SHORT), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while process.poll() is None and not _has_logged(killed, stop_at):
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert train(killed, *regularizer, *SHORT).returncode == 0
-    a, b = only_folder(undisturbed), only_folder(killed)
-    records = [json.loads((folder / "record.json").read_text()) for folder in (a, b)]
-    assert records[0]["state_sha256"] == records[1]["state_sha256"]
-    assert records[0]["metrics"] == records[1]["metrics"]
-    for name in ("metrics.jsonl", "dynamics.jsonl"):
-        assert (a / name).read_bytes() == (b / name).read_bytes()
+        process = start("train.py", *arguments, f"runs_dir={killed}")
+        wait_until(lambda process=process, stop_at=stop_at: process.poll() is not None or last_logged(killed) >= stop_at)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert call("train.py", *arguments, f"runs_dir={killed}").returncode == 0
+    same_end(undisturbed, killed)
 
 
-def _has_logged(runs_dir: Path, step: int) -> bool:
-    logs = list(runs_dir.glob("grokking/*/dynamics.jsonl"))
-    if not logs or not (lines := logs[0].read_text().splitlines()[1:]):
-        return False
-    try:
-        return json.loads(lines[-1])["step"] >= step
-    except ValueError:
-        return False
+def test_sigusr1_writes_a_checkpoint_and_sigterm_writes_one_and_stops(tmp_path):
+    arguments = (*GROKKING, *WS, "num_steps=400", "task.log_every_steps=10", "task.eval_every_steps=null")
+    assert call("train.py", *arguments, f"runs_dir={tmp_path / 'undisturbed'}").returncode == 0
+    disturbed = tmp_path / "disturbed"
+    process = start("train.py", *arguments, f"runs_dir={disturbed}")
+    wait_until(lambda: last_logged(disturbed) >= 10)
+    process.send_signal(signal.SIGUSR1)
+    wait_until(lambda: list(disturbed.glob("*/*/checkpoint.pt")))
+    went_on_from = last_logged(disturbed)
+    wait_until(lambda: last_logged(disturbed) > went_on_from)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert len(said.splitlines()) == 1 and "the same command goes on from there" in said
+    assert not records(disturbed)
+    assert call("train.py", *arguments, f"runs_dir={disturbed}").returncode == 0
+    same_end(tmp_path / "undisturbed", disturbed)
 
 
 def test_a_finished_run_is_not_trained_again_and_a_damaged_record_is(tmp_path):
     arguments = ("regularizer=adamw", "num_steps=10")
-    assert train(tmp_path, *arguments).returncode == 0
+    train(tmp_path, *arguments)
     path = only_folder(tmp_path) / "record.json"
     first = path.read_bytes()
-    assert train(tmp_path, *arguments).returncode == 0
+    train(tmp_path, *arguments)
     assert path.read_bytes() == first
     flipped = bytearray(first)
     flipped[first.index(b"validation_accuracy") + 23] ^= 1
     path.write_bytes(flipped)
-    again = train(tmp_path, *arguments)
+    again = call("train.py", *GROKKING, f"runs_dir={tmp_path}", *arguments)
     assert again.returncode == 0
     assert "damaged" in again.stderr
     assert json.loads(path.read_text())["metrics"] == json.loads(first)["metrics"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("regularizer=nonsense",), "nonsense"),
-        (("task=nonsense",), "nonsense"),
-        (("regularizer=adamcpr_k", "regularizer.kappa_init_param=-1"), "-1"),
-        (("scale=paper",), "GPU"),
-        (("num_steps=0",), "num_steps=0"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, words):
-    done = train(tmp_path, *arguments)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert words in done.stderr
-
-
 def test_a_truncated_checkpoint_is_said_and_the_run_ends_with_the_same_bits(tmp_path):
     arguments = ("regularizer=adamcpr_ip", "regularizer.reg_step_size=5", "num_steps=30", "checkpoint_every_steps=10")
-    assert train(tmp_path / "a", *arguments).returncode == 0
-    assert train(tmp_path / "b", *arguments).returncode == 0
+    train(tmp_path / "a", *arguments)
+    train(tmp_path / "b", *arguments)
     folder = only_folder(tmp_path / "b")
     (folder / "record.json").unlink()
     path = folder / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:-1000])
-    again = train(tmp_path / "b", *arguments)
+    again = call("train.py", *GROKKING, f"runs_dir={tmp_path / 'b'}", *arguments)
     assert again.returncode == 0
     assert "checkpoint.pt is damaged" in again.stderr
-    digests = [json.loads((only_folder(tmp_path / x) / "record.json").read_text())["state_sha256"] for x in "ab"]
-    assert digests[0] == digests[1]
+    same_end(tmp_path / "a", tmp_path / "b")
 
 
 def test_a_second_process_on_the_same_run_is_refused(tmp_path):
     arguments = ("regularizer=adamw", "num_steps=2000")
-    first = subprocess.Popen(command(tmp_path, *arguments), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while first.poll() is None and not list(tmp_path.glob("grokking/*/metrics.jsonl")):
-        time.sleep(0.05)
-    second = train(tmp_path, *arguments)
+    first = start("train.py", *GROKKING, f"runs_dir={tmp_path}", *arguments)
+    wait_until(lambda: list(tmp_path.glob("grokking/*/metrics.jsonl")))
+    second = call("train.py", *GROKKING, f"runs_dir={tmp_path}", *arguments)
     first.send_signal(signal.SIGTERM)
-    assert first.wait() == 128 + signal.SIGTERM
+    first.communicate()
+    assert first.returncode == 128 + signal.SIGTERM
     assert second.returncode == 2
     assert "is being trained by process" in second.stderr
     assert list(tmp_path.glob("grokking/*/checkpoint.pt"))

@@ -20,25 +20,24 @@ FASHION_MNIST = {
 }
 
 
+DATA_SETS = ("CIFAR100", "FashionMNIST")
+
+
 def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
-    """Puts the data set `name` into `root`, verified; does nothing if it is there.
+    """Puts the data set `name` of DATA_SETS into `root`, verified; does nothing if it is there.
 
     Raises UserError if no source can be reached.
     """
     root.mkdir(parents=True, exist_ok=True)
     if name == "CIFAR100":
         _from_torchvision(name, root, say, "169 MB")
-    elif name == "FashionMNIST":
-        if _whole(root / name / "raw"):
-            return
+    elif not _whole(root / name / "raw"):
         try:
             _from_torchvision(name, root, say, "30 MB")
         except UserError as error:
             say(f"{error}; trying Debian's package archive instead (31 MB)")
             _from_debian(root / name / "raw")
             say(f"{name}: from Debian's package dataset-fashion-mnist, checksums match")
-    else:
-        raise UserError(f"no source is known for the data set {name!r}")
 
 
 def _whole(raw: Path) -> bool:

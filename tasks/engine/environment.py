@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+# What the suite itself writes into its repository.
+NOT_CODE = (".", ":(exclude)results/mini", ":(exclude)results/paper")
 PACKAGES = ("torch", "torchvision", "numpy", "timm", "transformers", "open_clip_torch", "nnunetv2")
 
 
@@ -45,11 +47,11 @@ def _cpu_name() -> str:
 
 @functools.cache
 def git_commit() -> str | None:
-    """The commit of the code, with "-dirty" if tracked files differ from it; None outside a repository."""
+    """The commit of the code, with "-dirty" if tracked files other than results differ from it; None outside a repository."""
     root = Path(__file__).resolve().parents[2]
     try:
         commit = _git(root, "rev-parse", "--short=12", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *NOT_CODE)
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("-dirty" if changed else "")

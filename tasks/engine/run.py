@@ -1,6 +1,7 @@
 """run(cfg): the only way a run happens, from the command line, a sweep, a cluster or a test."""
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from tasks.engine.training import Training, check_steps, without_bound
 from tasks.engine.workload import Workload
 
 
-def run(cfg: DictConfig) -> dict[str, Any]:
+def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
     """Trains the configured run, or goes on with it, or returns its record if it has ended.
+
+    `progress` is told the number of steps that have been done since it was last told; at first, those before a resumption.
 
     Raises UserError if it cannot be started as asked, TrainingFailed if its loss is not finite (now or on record), and
     Interrupted after a signal, with a checkpoint written.
@@ -36,7 +39,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         with only_process(folder):
             record = records.ended(folder, say)
             if record is None:
-                record = _train(cfg, folder, device)
+                record = _train(cfg, folder, device, progress)
     if record["status"] == "failed":
         raise TrainingFailed(f"run {record['run_id']} failed: {record['reason']}; to try it again, delete {folder}")
     return record
@@ -59,7 +62,7 @@ def build_workload(cfg: DictConfig, device: torch.device) -> Workload:
     return workload
 
 
-def _train(cfg: DictConfig, folder: Path, device: torch.device) -> dict[str, Any]:
+def _train(cfg: DictConfig, folder: Path, device: torch.device, progress: Callable[[int], None] | None) -> dict[str, Any]:
     set_up(cfg)
     seed_everything(cfg.seed)
     workload = build_workload(cfg, device)
@@ -75,7 +78,7 @@ def _train(cfg: DictConfig, folder: Path, device: torch.device) -> dict[str, Any
         training.resume()
         with listening() as requests:
             try:
-                metrics, reason = training.train(requests), None
+                metrics, reason = training.train(requests, progress), None
                 training.record_metrics(metrics)
             except TrainingFailed as failure:
                 metrics, reason = {}, str(failure)

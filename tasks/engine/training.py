@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,18 +78,22 @@ class Training:
         checkpoint.save(self.folder, self.run_id, content)
         self.last_checkpoint = time.monotonic()
 
-    def train(self, requests: Requests) -> dict[str, float]:
+    def train(self, requests: Requests, progress: Callable[[int], None] | None = None) -> dict[str, float]:
         """Trains to the end and evaluates; returns the final metrics.
 
         Raises TrainingFailed for a loss that is not finite, Interrupted after a signal (with a checkpoint written).
         """
         bar = progress_bar(self.cfg, self.step, self.run_id)
+        if progress:
+            progress(self.step)
         try:
             while self.step < self.cfg.num_steps:
                 begin = time.monotonic()
                 self._update()
                 self.stepping_seconds += time.monotonic() - begin
                 bar.update()
+                if progress:
+                    progress(1)
                 self._log()
                 self._evaluate_if_due()
                 self.seconds += time.monotonic() - begin

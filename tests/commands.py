@@ -1,0 +1,63 @@
+"""The command lines as a user types them, in real processes, and a small data set for them."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def command(script: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "scripts" / script), *arguments]
+
+
+def call(script: str, *arguments: str, timeout: float = 120, **options: Any) -> subprocess.CompletedProcess:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command(script, *arguments), capture_output=True, text=True, timeout=timeout, env=environment, **options)
+
+
+def start(script: str, *arguments: str) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(command(script, *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_until(condition: Any, seconds: float = 90) -> None:
+    """Returns when the condition is true; fails if it never is."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the condition never became true"
+        time.sleep(0.01)
+
+
+def records(runs_dir: Path) -> dict[str, dict[str, Any]]:
+    """run id -> record of every run that has ended."""
+    return {path.parent.name: json.loads(path.read_text()) for path in runs_dir.glob("*/*/record.json")}
+
+
+def is_one_line(done: subprocess.CompletedProcess, *words: str) -> None:
+    """Fails unless the standard error stream is one line that holds all the words."""
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+def write_fashion_mnist(root: Path, train: int = 400, test: int = 100) -> Path:
+    """Files in Fashion-MNIST's format with bright squares whose place tells the class: small, and learnable."""
+    raw = root / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(0)
+    for prefix, n in (("train", train), ("t10k", test)):
+        labels = torch.arange(n) % 10
+        images = torch.randint(0, 60, (n, 28, 28), generator=generator)
+        for image, label in zip(images, labels.tolist(), strict=True):
+            row, column = divmod(label, 5)
+            image[4 + 12 * row : 12 + 12 * row, 1 + 5 * column : 6 + 5 * column] += 180
+        for kind, data, header in (("images-idx3", images, (2051, n, 28, 28)), ("labels-idx1", labels, (2049, n))):
+            content = b"".join(number.to_bytes(4, "big") for number in header) + data.to(torch.uint8).numpy().tobytes()
+            (raw / f"{prefix}-{kind}-ubyte").write_bytes(content)
+    return root

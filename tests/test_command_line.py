@@ -1,0 +1,175 @@
+"""What a user sees who asks for something that cannot be done: one line that says what and how to mend it, and the exit code."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+from commands import ROOT, call, is_one_line, records, write_fashion_mnist
+
+GROKKING = ("task=grokking", "quiet=true")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_fashion_mnist(tmp_path_factory.mktemp("data"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("regularizer=nonsense",), ("nonsense", "adamcpr_ip")),
+        (("task=nonsense",), ("nonsense",)),
+        (("scale=nonsense",), ("nonsense",)),
+        (("nonsense=1",), ("nonsense",)),
+        (("regularizer=adamcpr_k", "regularizer.kappa_init_param=-1"), ("kappa_init_param=-1",)),
+        (("regularizer=adamcpr_ki0", "regularizer.kappa_init_param=0"), ("kappa_init_param=0",)),
+        (("regularizer=adamcpr_ws", "regularizer.warm_start=soon"), ("soon", "2x")),
+        (("regularizer=adamcpr_ip", "regularizer.reg_function=l3"), ("l3", "huber")),
+        (("regularizer=adamw", "regularizer.weight_decay=-0.1"), ("weight_decay=-0.1",)),
+        (("scale=paper",), ("GPU", "device=cpu")),
+        (("num_steps=0",), ("num_steps=0",)),
+        (("lr=-1",), ("lr=-1",)),
+        (("task.batch_size=0",), ("batch_size=0",)),
+    ],
+    ids=lambda value: value[-1] if value[0].count("=") else "",
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, words):
+    done = call("train.py", *GROKKING, f"runs_dir={tmp_path}", *arguments)
+    assert done.returncode == 2
+    is_one_line(done, *words)
+    assert not list(tmp_path.glob("**/record.json"))
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "words"),
+    [
+        ("reproduce.py", ("figure99",), ("figure99", "figure2")),
+        ("reproduce.py", (), ("figure2",)),
+        ("reproduce.py", ("grokking", "jobs=0"), ("jobs=0",)),
+        ("reproduce.py", ("grokking", "seeds=one"), ("seeds='one'", "1,2,3")),
+        ("reproduce.py", ("grokking", "scale=huge"), ("huge", "mini")),
+        ("reproduce.py", ("grokking", "nonsense=1"), ("nonsense",)),
+        ("reproduce.py", ("grokking", "regularizer=adamw"), ("regularizer",)),
+        ("prepare_data.py", ("nonsense",), ("nonsense", "cifar100")),
+        ("prepare_data.py", ("cifar100", "MNIST"), ("MNIST", "CIFAR100")),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_the_other_scripts_refuse_in_the_same_manner(script, arguments, words):
+    done = call(script, *arguments)
+    assert done.returncode == 2
+    is_one_line(done, *words)
+
+
+def test_a_missing_data_set_is_said_with_the_command_that_brings_it(tmp_path):
+    done = call("train.py", "task=cifar100", "scale=paper", "device=cpu", f"runs_dir={tmp_path}", f"data_dir={tmp_path / 'none'}")
+    assert done.returncode == 2
+    is_one_line(done, "CIFAR100 is not in", "python scripts/prepare_data.py cifar100 CIFAR100")
+
+
+def test_paper_scale_without_a_gpu_is_refused_before_anything_is_written(tmp_path):
+    done = call("train.py", "task=cifar100", "regularizer=adamcpr_ip", "scale=paper", f"runs_dir={tmp_path / 'runs'}")
+    assert done.returncode == 2
+    is_one_line(done, "GPU", "device=cpu")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_paper_s_own_model_trains_on_a_cpu(tmp_path, data):
+    """The paper's ResNet18 and protocol; the images are not CIFAR-100's, which is the only difference."""
+    arguments = ("task=cifar100", "scale=paper", "device=cpu", "num_steps=2", "task.data.name=FashionMNIST", "regularizer=adamcpr_ip")
+    done = call("train.py", *arguments, f"runs_dir={tmp_path}", f"data_dir={data}")
+    assert done.returncode == 0, done.stderr
+    assert "of 11,220,132 parameters" in done.stderr
+    (record,) = records(tmp_path).values()
+    assert record["steps"] == 2
+    assert record["config"]["task"]["batch_size"] == 128
+
+
+def test_a_warm_start_after_the_end_is_a_warning_and_the_record_says_that_no_bound_was_set(tmp_path):
+    done = call("train.py", *GROKKING, f"runs_dir={tmp_path}", "num_steps=10", "regularizer=adamcpr_ws", "regularizer.warm_start=500")
+    assert done.returncode == 0
+    assert "warning: CPR will never act: the earliest step at which a bound can be set is 500, and training ends at 10" in done.stderr
+    (record,) = records(tmp_path).values()
+    assert "mlp_in.weight" in record["without_bound"]
+
+
+def test_a_loss_that_is_not_finite_is_on_record_and_the_run_is_not_tried_again(tmp_path):
+    arguments = ("task=cifar100", "quiet=true", f"runs_dir={tmp_path}", "num_steps=60", "lr=1e30", "regularizer=adamw")
+    data_dir = write_fashion_mnist(tmp_path / "data")
+    for _ in range(2):
+        done = call("train.py", *arguments, f"data_dir={data_dir}", "task.data.train_size=400")
+        assert done.returncode == 1
+        is_one_line(done, "loss is nan between steps", "to try it again, delete")
+    (record,) = records(tmp_path).values()
+    assert record["status"] == "failed"
+    assert record["metrics"] == {}
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    arguments = (*GROKKING, f"runs_dir={tmp_path}", "regularizer=adamw", "num_steps=10")
+    for seed in ("seed=1", "seed=2"):
+        assert call("train.py", *arguments, seed).returncode == 0
+    one, two = sorted((tmp_path / "grokking").iterdir())
+    (two / "record.json").unlink()
+    shutil.copy(one / "checkpoint.pt", two / "checkpoint.pt")
+    done = call("train.py", *arguments, "seed=2")
+    assert done.returncode == 2
+    is_one_line(done, f"belongs to run '{one.name}'", "move it away")
+    assert not (two / "record.json").exists()
+
+
+@pytest.fixture
+def small_disk():
+    """A file system of 3 MB; skips where mounting one is not allowed."""
+    with tempfile.TemporaryDirectory() as folder:
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", folder], capture_output=True).returncode:
+            pytest.skip("mounting a file system needs root")
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(small_disk, tmp_path):
+    """A checkpoint of this model takes about 3 MB: the second does not fit beside the first."""
+    arguments = (*GROKKING, "regularizer=adamcpr_ip", "num_steps=30", "checkpoint_every_steps=10")
+    done = call("train.py", *arguments, f"runs_dir={small_disk}")
+    assert done.returncode == 2
+    is_one_line(done, "no space left", "start the same command again")
+    (folder,) = (small_disk / "grokking").iterdir()
+    assert not (folder / "record.json").exists()
+    assert not list(folder.glob(".*.tmp"))
+    moved = tmp_path / "runs"
+    shutil.copytree(small_disk, moved)
+    assert call("train.py", *arguments, f"runs_dir={moved}").returncode == 0
+
+
+def test_without_space_for_a_file_its_old_content_stays(small_disk):
+    """The same for every atomic write, also where no file system can be mounted in another process."""
+    from tasks.engine.files import write_bytes_atomically
+
+    path = small_disk / "file"
+    write_bytes_atomically(path, b"old")
+    with pytest.raises(OSError):
+        write_bytes_atomically(path, bytes(4_000_000))
+    assert path.read_bytes() == b"old"
+    assert os.listdir(small_disk) == ["file"]
+
+
+def test_every_regularizer_of_the_configuration_trains(tmp_path):
+    names = sorted(path.stem for path in (ROOT / "configs" / "regularizer").glob("*.yaml"))
+    done = call("train.py", "-m", *GROKKING, f"runs_dir={tmp_path}", "num_steps=4", f"regularizer={','.join(names)}", timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert sorted(record["config"]["regularizer"]["name"] for record in records(tmp_path).values()) == names
+
+
+def test_wandb_offline_keeps_its_files_in_the_run_s_folder(tmp_path):
+    done = call("train.py", *GROKKING, f"runs_dir={tmp_path}", "num_steps=10", "logging=wandb")
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "grokking").iterdir()
+    assert list(folder.glob("wandb/offline-run-*/*.wandb"))
+    assert json.loads((folder / "record.json").read_text())["status"] == "finished"

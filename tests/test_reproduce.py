@@ -1,0 +1,112 @@
+"""make reproduce from end to end: real worker processes, signals and kills, and the files that come out."""
+
+import csv
+import signal
+import subprocess
+
+from commands import ROOT, call, records, start, wait_until, write_fashion_mnist
+
+METHODS = 6
+FILES = ["claims.csv", "figure.png", "figure.svg", "table.csv", "table.md", "table.tex"]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_grokking_twice_gives_the_same_files_and_the_second_time_starts_no_run(tmp_path):
+    arguments = ("grokking", f"runs_dir={tmp_path}", "num_steps=24", "task.eval_every_steps=8")
+    before = contents(ROOT / "results" / "mini" / "grokking")
+    first = call("reproduce.py", *arguments)
+    assert first.returncode == 0, first.stderr
+    assert "6 runs, 0 done, 6 to do" in first.stdout
+    folder = tmp_path / "results" / "mini" / "grokking"
+    written, runs = contents(folder), records(tmp_path)
+    assert sorted(written) == FILES
+    assert len(runs) == METHODS
+    second = call("reproduce.py", *arguments)
+    assert second.returncode == 0
+    assert "6 runs, 6 done, 0 to do" in second.stdout
+    assert contents(folder) == written
+    assert records(tmp_path) == runs
+    assert contents(ROOT / "results" / "mini" / "grokking") == before  # 24 steps are not the artefact that the committed table shows
+
+
+def test_figure2_shows_every_cell_beside_the_paper_s(tmp_path):
+    data = write_fashion_mnist(tmp_path / "data")
+    arguments = ("figure2", f"runs_dir={tmp_path}", f"data_dir={data}", "num_steps=3", "task.data.train_size=100", "seeds=1,2", "lr=1e-2")
+    done = call("reproduce.py", *arguments, f"results_dir={tmp_path / 'out'}", timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "16 runs, 0 done, 16 to do" in done.stdout  # (4 + 1 + 3) settings x 2 seeds
+    folder = tmp_path / "out" / "mini" / "figure2"
+    rows = list(csv.DictReader((folder / "table.csv").open()))
+    assert [(row["method"], row["setting"], row["seeds"], row["missing"]) for row in rows] == [
+        *(("AdamW", decay, "2", "0") for decay in ("0", "0.001", "0.01", "0.1")),
+        ("AdamCPR Kappa-IP", "", "2", "0"),
+        *(("AdamCPR Kappa-WS", multiple, "2", "0") for multiple in ("1x", "2x", "4x")),
+    ]
+    assert all(float(row["mean_paper"]) > 30 for row in rows)
+    assert "seeds: 1, 2" in (folder / "table.md").read_text()
+
+
+def test_a_diverged_run_is_in_the_table_and_stops_nothing(tmp_path):
+    data = write_fashion_mnist(tmp_path / "data")
+    common = (f"runs_dir={tmp_path}", f"data_dir={data}", "task.data.train_size=100", "num_steps=40", "seeds=1", "lr=1e30")
+    done = call("reproduce.py", "figure2", *common, "regularizer.warm_start=1x", "regularizer.weight_decay=0", timeout=240)
+    assert done.returncode == 2  # adamw knows no warm_start: an override must fit every grid
+    done = call("reproduce.py", "figure2", *common, timeout=240)
+    assert done.returncode == 0, done.stderr
+    statuses = [record["status"] for record in records(tmp_path).values()]
+    assert statuses.count("failed") >= 1
+    table = (tmp_path / "results" / "mini" / "figure2" / "table.md").read_text()
+    assert f"({statuses.count('failed')} diverged)" in table
+    assert "1 diverged" in table
+
+
+def test_sigterm_stops_every_run_with_a_checkpoint_and_the_same_command_goes_on(tmp_path):
+    arguments = ("grokking", f"runs_dir={tmp_path}", "num_steps=160", "task.log_every_steps=8", "task.eval_every_steps=null", "jobs=2")
+    process = start("reproduce.py", *arguments)
+    wait_until(lambda: len([log for log in tmp_path.glob("*/*/metrics.jsonl") if log.stat().st_size]) >= 2)
+    process.send_signal(signal.SIGUSR1)
+    wait_until(lambda: len(list(tmp_path.glob("*/*/checkpoint.pt"))) >= 2)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said.splitlines()[-1].startswith("error: grokking stopped with ")
+    assert len(records(tmp_path)) < METHODS
+    assert not (tmp_path / "results").exists()
+    again = call("reproduce.py", *arguments)
+    assert again.returncode == 0, again.stderr
+    assert len(records(tmp_path)) == METHODS
+
+
+def test_workers_end_with_a_checkpoint_when_their_parent_is_killed(tmp_path):
+    arguments = ("grokking", f"runs_dir={tmp_path}", "num_steps=4000", "task.log_every_steps=8", "task.eval_every_steps=null", "jobs=2")
+    process = start("reproduce.py", *arguments)
+    wait_until(lambda: len([log for log in tmp_path.glob("*/*/metrics.jsonl") if log.stat().st_size]) >= 2)
+    process.kill()
+    process.communicate()
+    wait_until(lambda: len(list(tmp_path.glob("*/*/checkpoint.pt"))) >= 2)
+    wait_until(lambda: not _held(tmp_path))
+
+
+def _held(runs_dir) -> bool:
+    """Whether any process still holds a run's folder."""
+    locks = list(runs_dir.glob("*/*/.lock"))
+    return any(subprocess.run(["flock", "--nonblock", lock, "true"]).returncode for lock in locks)
+
+
+def test_a_killed_worker_is_said_in_one_line(tmp_path):
+    process = start("reproduce.py", "grokking", f"runs_dir={tmp_path}", "num_steps=4000", "task.log_every_steps=8", "jobs=1")
+    wait_until(lambda: any(log.stat().st_size for log in tmp_path.glob("*/*/metrics.jsonl")))
+    (lock,) = tmp_path.glob("*/*/.lock")
+    subprocess.run(["kill", "-9", lock.read_text().split()[1]], check=True)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.splitlines()[-1].startswith("error: grokking: a worker process was killed")
+
+
+def test_prepare_data_says_what_is_ready():
+    done = call("prepare_data.py", "grokking")
+    assert done.returncode == 0
+    assert done.stdout == "grokking: nothing to fetch, its data is computed\n"
