@@ -31,7 +31,7 @@ def compare(
     """Both optimizers on one matrix, with the same noisy gradients that push it outward ever less; fails where θ, λ or κ differ.
 
     θ is compared relative to max |θ| (in float32 to 1, if that is larger: 300 steps are 600 roundings of numbers below 1), λ relative to
-    the largest λ or increment of λ that has occurred.
+    the largest λ or increment of λ that has occurred (in float32 to four times that: λ adds up 300 rounded values of R).
     """
     generator = torch.Generator().manual_seed(seed)
     start = scale * torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
@@ -57,7 +57,7 @@ def compare(
     state = optimizer.state[fast]
     largest = max(plain.theta.abs().max().item(), 1.0 if dtype == torch.float32 else 0.0)
     assert (fast.detach() - plain.theta).abs().max() <= tolerance * largest
-    size = max(max(lam, mu * R) for R, _, lam in plain.history)
+    size = max(max(lam, mu * R) for R, _, lam in plain.history) * (4 if dtype == torch.float32 else 1)
     assert abs(state["lagmul"].item() - plain.lam) <= tolerance * size
     assert state["kappa_set"].item() == (plain.kappa is not None)
     if plain.kappa is not None:
@@ -110,10 +110,13 @@ def test_float64_equals_the_reference(measure, problem):
     compare(measure, **problem)
 
 
+@pytest.mark.parametrize("evaluate_at", ["before", "after"])
 @pytest.mark.parametrize("method", BOUNDS)
 @pytest.mark.parametrize("measure", MEASURES)
-def test_float32_equals_the_reference(measure, method):
-    compare(measure, usual(method, measure), seed=7, dtype=torch.float32, tolerance=1e-6)
+@settings(max_examples=3, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000))
+def test_float32_equals_the_reference(measure, method, evaluate_at, seed):
+    compare(measure, usual(method, measure), seed, dtype=torch.float32, tolerance=1e-6, evaluate_at=evaluate_at)
 
 
 @pytest.mark.parametrize("measure", MEASURES)
