@@ -5,7 +5,7 @@ The verdicts, and nothing else, are:
   does not hold         seen in the opposite direction, and significant where a test applies
   undecided             neither
   too few seeds to say  the test could not come out significant with this number of pairs
-  runs missing          runs that the claim needs are missing or diverged
+  runs missing          runs are missing, or a method that the claim compares has no cell without a diverged run
 """
 
 from collections.abc import Mapping, Sequence
@@ -107,14 +107,18 @@ def _paired_differences(
 
 
 def _share(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame) -> tuple[str, str]:
-    """Share of a method's cells within `within` of the reference method's best cell; Fisher's exact test on the counts of cells."""
+    """Share of a method's cells within `within` of the reference method's best cell; Fisher's exact test on the counts of cells.
+
+    A cell with a diverged run is not near.
+    """
     reference = best_cell(_panel_cells(artefact, data, claim["reference"]), artefact["metric"]["better"])
     if reference is None:
         return "", MISSING
     counts = []
     for side in ("left", "right"):
         table = _panel_cells(artefact, data, claim[side])
-        near = int((_sign(artefact) * (table["mean"] - reference["mean"]) >= -claim["within"]).sum())
+        behind = _sign(artefact) * (reference["mean"] - table["mean"])
+        near = int(((behind <= claim["within"] + 1e-9) & (table["diverged"] == 0)).sum())
         counts.append((near, len(table) - near))
     p = float(stats.fisher_exact(counts).pvalue)
     left, right = (near / (near + far) for near, far in counts)
@@ -130,7 +134,7 @@ def _best_value(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.
     best = best_cell(table, artefact["metric"]["better"])
     if best is None:
         return "", MISSING
-    same_row = table[table["row"] == best["row"]]
+    same_row = table[(table["row"] == best["row"]) & (table["diverged"] == 0)]
     close = same_row[(same_row["mean"] - best["mean"]).abs() <= (best["std"] if pd.notna(best["std"]) else 0)]["column"]
     others = [column for column in close if column != best["column"]]
     ours = f"best {best['column']} with {best['mean']:.2f}" + (f"; within one std: {', '.join(others)}" if others else "")
@@ -147,9 +151,8 @@ def _sooner(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequenc
     never = float("inf")
     wins, losses, seeds = 0, 0, sorted(steps[claim["left"]])
     for seed in seeds:
-        left = steps[claim["left"]][seed] or never
-        right = min(steps[title].get(seed) or never for title in claim["right"])
-        wins, losses = wins + (left < right), losses + (left > right)
+        left, *right = (never if (step := steps[title].get(seed)) is None else step for title in (claim["left"], *claim["right"]))
+        wins, losses = wins + (left < min(right)), losses + (left > min(right))
     ours = f"sooner in {wins} of {len(seeds)} seeds"
     if len(seeds) < FEWEST_PAIRS:
         return ours, TOO_FEW

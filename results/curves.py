@@ -56,6 +56,7 @@ def curve_table(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFram
             )
             final = pd.Series([run.record["metrics"][name] for run in chosen if name in run.record["metrics"]], dtype=float)
             spread = f" ± {final.std():.2f}" if len(final) > 1 else ""
+            spread += f" ({len(chosen) - len(final)} diverged)" if len(final) < len(chosen) else ""
             row[f"final {words}"] = f"{final.mean():.2f}{spread}" if len(final) else "diverged" if chosen else "missing"
         rows.append(row)
     return pd.DataFrame(rows)

@@ -15,8 +15,9 @@ from results.runs import best_cell, cells
 
 
 def power_of_ten(value: float) -> str:
-    """0.0003162 prints as 1e-3.5, as in the paper."""
-    return f"1e{math.log10(value):.1f}" if value > 0 else "0"
+    """0.0003162 prints as 1e-3.5, as in the paper; what is not a half decade prints as it is."""
+    halves = 2 * math.log10(value) if value > 0 else math.inf
+    return f"1e{halves / 2:.1f}" if value > 0 and abs(halves - round(halves)) < 0.01 else f"{value:g}"
 
 
 def heatmap_figure(artefact: Mapping[str, Any], data: pd.DataFrame, subtitle: str, footer: str) -> Figure:
@@ -64,7 +65,7 @@ def _row_of_panels(part: Any, axes: list[Axes], panels: list[Any], tables: list[
 
 def _panel(ax: Axes, table: pd.DataFrame, lrs: list[float], low: float, high: float, better: str) -> Any:
     columns = sorted(table["column"].unique(), key=_column_order)
-    grid = np.full((len(lrs), max(1, len(columns))), np.nan)
+    grid = np.full((max(1, len(lrs)), max(1, len(columns))), np.nan)
     best = best_cell(table, better)
     for cell in table.itertuples():
         grid[lrs.index(cell.row), columns.index(cell.column)] = cell.mean

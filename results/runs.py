@@ -51,6 +51,8 @@ def cells(data: pd.DataFrame, regularizer: str, row: str, column: str | None) ->
     The mean is over finished runs; a cell with a diverged run says so in `diverged`, and cannot be a best cell.
     """
     chosen = data[data["regularizer.name"] == regularizer]
+    if chosen.empty:
+        return pd.DataFrame(columns=["row", "column", "mean", "std", "seeds", "diverged"])
     keyed = pd.DataFrame(
         {
             "row": chosen[row],

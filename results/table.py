@@ -1,5 +1,6 @@
 """Tables: ours beside the paper's, as Markdown, CSV and LaTeX."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,10 +71,7 @@ def claims_table(verdicts: list[Verdict]) -> pd.DataFrame:
 
 def markdown(table: pd.DataFrame) -> str:
     """A pipe table with aligned columns."""
-    rows = [
-        list(table.columns),
-        *(["" if pd.isna(v) else str(v).replace("|", "\\|") for v in row] for row in table.itertuples(index=False)),
-    ]
+    rows = [["" if pd.isna(v) else str(v).replace("|", "\\|") for v in row] for row in (table.columns, *table.itertuples(index=False))]
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(table.columns))]
     lines = ["| " + " | ".join(str(v).ljust(w) for v, w in zip(row, widths, strict=True)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
@@ -81,7 +79,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 def latex(table: pd.DataFrame, caption: str) -> str:
     """A booktabs table; every special character is escaped."""
-    text = table.to_latex(index=False, escape=True, caption=caption.replace("%", r"\%").replace("_", r"\_"), na_rep="-")
+    text = table.to_latex(index=False, escape=True, caption=re.sub(r"([&%$#_{}])", r"\\\1", caption), na_rep="-")
     return text.replace("±", r"$\pm$")
 
 

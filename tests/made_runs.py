@@ -1,0 +1,69 @@
+"""Runs with chosen values for the tests of results: no training, no torch."""
+
+import itertools
+import random
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+
+from results import Run
+from results.runs import frame
+
+ROOT = Path(__file__).resolve().parents[1]
+LRS, SEEDS = (1e-3, 3.162e-3, 1e-2), (1, 2, 3)
+SETTINGS = {"adamw": (0, 1e-3, 1e-2, 1e-1), "adamcpr_ip": (None,), "adamcpr_ws": ("1x", "2x", "4x")}
+either_metric = pytest.mark.parametrize("better", ["higher", "lower"])
+
+
+def artefact(name: str) -> dict:
+    return OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "artefact" / f"{name}.yaml"), resolve=True) | {"name": name}
+
+
+FIGURE2, GROKKING = artefact("figure2"), artefact("grokking")
+CPR, *ADAMW = (method for name in ("AdamCPR kI0 0.8, L2", "AdamW") for method in GROKKING["methods"] if method["title"].startswith(name))
+
+
+def measured_by(better: str, definition: dict = FIGURE2) -> dict:
+    return definition | {"metric": definition["metric"] | {"better": better}}
+
+
+def run(name: str, seed: int, final: dict | None, *, lr: float = 1e-3, metrics: tuple = (), **settings) -> Run:
+    """A run that finished with the metrics `final`, or diverged (None)."""
+    task = {"name": "a_task", "data": {"description": "40 images"}}
+    config = {"seed": seed, "lr": lr, "num_steps": 80, "regularizer": {"name": name} | settings, "task": task}
+    record = {"run_id": f"{name}-{seed}-{lr}-{settings}", "status": "finished" if final else "failed", "metrics": final or {}}
+    hardware = {"cpu": "a processor", "cores": 2, "threads": 1, "gpu": None}
+    made = {"seconds": 0.1 * seed, "git_commit": "abc", "versions": {"python": "3.11", "torch": "2"}, "hardware": hardware}
+    return Run(config, record | made, metrics)
+
+
+def grid(value, scale: str = "mini", seeds=SEEDS) -> list[Run]:
+    """Figure 2's runs with the accuracy value(name, lr, setting, seed), which is None for a diverged run."""
+    runs = []
+    for axes in FIGURE2["scales"][scale]["grids"]:
+        keys = [key.removeprefix("regularizer.") for key in axes if key not in ("regularizer", "lr")]
+        for seed, lr, *point in itertools.product(seeds, axes["lr"], *(axes[f"regularizer.{key}"] for key in keys)):
+            accuracy = value(axes["regularizer"], lr, point[0] if point else None, seed)
+            final = None if accuracy is None else {"top1_accuracy": accuracy}
+            runs.append(run(axes["regularizer"], seed, final, lr=lr, **dict(zip(keys, point, strict=True))))
+    return runs
+
+
+def noisy(*cell) -> float:
+    return random.Random(str(cell)).gauss(80, 2)
+
+
+def figure2_data(value, **options) -> pd.DataFrame:
+    return frame(grid(value, **options), "top1_accuracy")
+
+
+def curve(method: dict, seed: int, reached: int | None, diverged: bool = False, target: float = 95.0) -> Run:
+    """A run of 10 epochs of 8 steps, evaluated at each, that first is exactly at the target at step `reached`."""
+    settings = {key.removeprefix("regularizer."): value for key, value in method["select"].items()}
+    logged = [{"step": step, "loss": 1.0, "lr": 1e-3} for step in range(4, 81, 4)]
+    accuracy = {step: target if reached and step >= reached else target - 80 for step in range(8, 81, 8)}
+    evaluated = [{"step": step, "validation_accuracy": value, "train_accuracy": 99.0} for step, value in accuracy.items()]
+    final = None if diverged else {"validation_accuracy": accuracy[80] + seed / 10, "train_accuracy": 99.0}
+    return run(method["regularizer"], seed, final, metrics=(*logged, *evaluated), **settings)

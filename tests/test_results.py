@@ -1,0 +1,296 @@
+"""From records to tables and figures, on runs with chosen values."""
+
+import csv
+import itertools
+import math
+import random
+import re
+import statistics
+import subprocess
+import sys
+import xml.etree.ElementTree
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from made_runs import (
+    ADAMW,
+    CPR,
+    FIGURE2,
+    GROKKING,
+    LRS,
+    ROOT,
+    SEEDS,
+    SETTINGS,
+    curve,
+    either_metric,
+    figure2_data,
+    grid,
+    measured_by,
+    noisy,
+)
+from matplotlib import colormaps
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from results import Run, write_artefact
+from results.curves import curve_figure, curve_table
+from results.heatmap import heatmap_figure, power_of_ten
+from results.runs import cells, frame
+from results.table import best_table, cell_table, latex, markdown, readable
+
+FILES = ["claims.csv", "figure.png", "figure.svg", "table.csv", "table.md", "table.tex"]
+PUBLISHED = sorted((ROOT / "results" / "published").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("written_as", [float, lambda lr: 10 ** (round(2 * math.log10(lr)) / 2)], ids=["3.162e-4", "10 ** -3.5"])
+def test_every_cell_of_the_paper_s_grid_stands_beside_its_published_number(written_as):
+    data = figure2_data(noisy, scale="paper", seeds=(1,))
+    table = cell_table(FIGURE2, data.assign(lr=data["lr"].map(written_as)), seeds=1)
+    rows = yaml.safe_load((ROOT / "results" / "published" / "figure2.yaml").read_text())["rows"]
+
+    def place(lr, decay, steps):
+        return round(2 * math.log10(lr)), None if decay is None else float(decay), None if steps is None else float(steps)
+
+    theirs = {place(r["lr"], r.get("weight_decay"), r.get("warm_start_steps")): (r["mean"], r["std"]) for r in rows}
+    ours = {}
+    for cell in table.itertuples():
+        decay = cell.setting if cell.method == "AdamW" else None
+        steps = 500 * float(cell.setting[:-1]) if cell.method == "AdamCPR Kappa-WS" else None  # multiples of the paper's lr warm-up
+        ours[place(cell.lr, decay, steps)] = (cell.mean_paper, cell.std_paper)
+    assert len(table) == 91
+    assert ours == theirs  # NaN, for a cell that found none, is equal to nothing
+    assert table["difference"].to_list() == pytest.approx((table["mean"] - table["mean_paper"]).to_list())
+    best = best_table(FIGURE2, figure2_data(noisy)).set_index("method")["best of paper"]
+    assert [text[:5] for text in best] == ["75.40", "76.30", "76.60"]
+    assert best["AdamCPR Kappa-WS"].endswith("(lr 1e-3.0, 2x)")
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_a_file_of_published_numbers_is_whole(path):
+    published = yaml.safe_load(path.read_text())
+    assert published["artefact"] == path.stem
+    assert published["source"].startswith("arXiv:2311.09058")
+    assert published["task"]
+    assert published["metric"].keys() == {"name", "unit", "better"}
+    assert published["metric"]["better"] in ("higher", "lower")
+    means = [row["mean"] for row in published["rows"]]
+    assert any(isinstance(mean, float) for mean in means)
+    assert all(mean is None or isinstance(mean, float) for mean in means)
+    keys = [tuple((k, v) for k, v in row.items() if k not in ("mean", "std", "seeds")) for row in published["rows"]]
+    assert len(set(keys)) == len(keys)  # no cell twice
+
+
+def test_a_cell_has_the_mean_and_the_sample_std_of_its_seeds():
+    table = cells(figure2_data(noisy), "adamw", "lr", "regularizer.weight_decay").set_index(["row", "column"])
+    assert len(table) == len(LRS) * len(SETTINGS["adamw"])
+    for lr, decay in itertools.product(LRS, SETTINGS["adamw"]):
+        values, cell = [noisy("adamw", lr, decay, seed) for seed in SEEDS], table.loc[(lr, f"{decay:g}")]
+        assert (cell["mean"], cell["std"]) == pytest.approx((statistics.mean(values), statistics.stdev(values)))
+
+
+def test_a_cell_says_which_of_its_seeds_are_missing_or_diverged():
+    gone = {(LRS[0], 1), (LRS[2], 2), (LRS[2], 3)}
+    runs = grid(lambda name, lr, setting, seed: None if setting == "4x" or (setting == "2x" and seed == 3) else 80.0 + seed)
+    runs = [r for r in runs if (r.config["lr"], r.config["seed"]) not in gone]
+    text = readable(FIGURE2, cell_table(FIGURE2, frame(runs, "top1_accuracy"), seeds=3)).set_index(["method", "lr", "setting"])["ours"]
+    ws = text["AdamCPR Kappa-WS"].to_dict()
+    assert ws["1e-2.5", "1x"] == "82.00 ± 1.00 (3 seeds)"
+    assert ws["1e-2.5", "2x"] == "81.50 ± 0.71 (2 seeds, 1 diverged)"
+    assert ws["1e-2.5", "4x"] == "- (0 seeds, 3 diverged)"
+    assert ws["1e-3.0", "1x"] == "82.50 ± 0.71 (2 seeds, 1 missing)"
+    assert ws["1e-3.0", "2x"] == "82.00 (1 seed, 1 diverged, 1 missing)"
+    assert ws["1e-2.0", "1x"] == "81.00 (1 seed, 2 missing)"
+
+
+def test_the_table_of_curves_says_when_each_seed_reached_the_target():
+    last = GROKKING["methods"][-1]
+    runs = [curve(CPR, 2, None), curve(CPR, 1, 40), *(curve(ADAMW[0], seed, None, diverged=True) for seed in SEEDS)]
+    runs += [curve(ADAMW[1], 1, 40), curve(ADAMW[1], 2, None, diverged=True)]
+    table = curve_table(GROKKING, runs).set_index("method").T
+    assert table.loc["final validation accuracy", ADAMW[1]["title"]] == "95.10 (1 diverged)"
+    assert table[CPR["title"]].to_list() == [2, "5, not within 10", "55.15 ± 56.50", "1, 1", "99.00 ± 0.00"]
+    assert table.loc["final validation accuracy", [ADAMW[0]["title"], last["title"]]].to_list() == ["diverged", "missing"]
+    lowest = curve_table(measured_by("lower", GROKKING), [curve(CPR, 1, 40)]).set_index("method").T
+    assert lowest[CPR["title"]].to_list()[:2] == [1, "1"]  # from the first evaluation on it is at or below the target
+
+
+def test_markdown_has_aligned_columns_and_escapes_pipes():
+    text = markdown(pd.DataFrame({"method": ["a|b", None], "n": [1, 23]}))
+    assert text.splitlines() == ["| method | n  |", "|--------|----|", r"| a\|b   | 1  |", "|        | 23 |"]
+
+
+def test_half_decades_print_as_powers_of_ten_and_other_values_as_they_are():
+    assert [power_of_ten(value) for value in (3.162e-4, 10**-3.5, 1e-2, 3e-3, 0)] == ["1e-3.5", "1e-3.5", "1e-2.0", "0.003", "0"]
+
+
+def test_without_any_run_there_is_an_empty_table_and_no_verdict(tmp_path):
+    write_artefact(FIGURE2, "mini", [], tmp_path, expected=96, seeds=4, command="make reproduce-figure2")
+    page = (tmp_path / "table.md").read_text()
+    assert "- runs: 0 of 96" in page
+    assert page.count("runs missing") == len(FIGURE2["claims"])
+
+
+def test_latex_escapes_what_is_special_in_cells_headers_and_caption():
+    text = latex(pd.DataFrame({"wd_of 1 %": ["R&D #1 $x$ {y}", "1 ± 2"], "b": [None, "3"]}), "95 % of top_1, ± 1")
+    assert r"wd\_of 1 \% & b \\" in text
+    assert r"R\&D \#1 \$x\$ \{y\} & - \\" in text
+    assert r"1 $\pm$ 2 & 3 \\" in text
+    assert r"\caption{95 \% of top\_1, $\pm$ 1}" in text
+
+
+def grokking_runs() -> list[Run]:
+    return [curve(method, seed, 8 * seed) for method in GROKKING["methods"] for seed in SEEDS]
+
+
+def damaged_figure2() -> list[Run]:
+    """One run is missing, and one diverged."""
+    return grid(lambda name, lr, setting, seed: None if (lr, setting, seed) == (1e-2, 0.1, 2) else noisy(name, lr, setting, seed))[1:]
+
+
+MADE = {"figure2": (FIGURE2, damaged_figure2(), 72), "grokking": (GROKKING, grokking_runs(), 18)}
+every_artefact = pytest.mark.parametrize("name", MADE)
+
+
+def written(name: str, folder: Path, order=lambda runs: runs) -> dict[str, bytes]:
+    definition, runs, expected = MADE[name]
+    summary = write_artefact(definition, "mini", order(runs), folder, expected=expected, seeds=3, command=f"make reproduce-{name}")
+    assert sorted(path.name for path in summary.files) == FILES
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    made = {name: tmp_path_factory.mktemp(name) for name in MADE}
+    for name, folder in made.items():
+        written(name, folder)
+    return made
+
+
+@every_artefact
+def test_the_same_runs_in_another_order_give_the_same_bytes(name, folders, tmp_path):
+    def shuffled(runs):
+        return random.Random(0).sample(runs, len(runs))
+
+    other = written(name, tmp_path / "not" / "there" / "yet", shuffled)
+    assert sorted(other) == FILES  # and no temporary file
+    assert other == {path.name: path.read_bytes() for path in folders[name].iterdir()}
+
+
+@every_artefact
+def test_writing_the_same_again_touches_no_file(name, folders):
+    def state():
+        return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folders[name].iterdir()}
+
+    before = state()
+    written(name, folders[name])
+    assert state() == before
+
+
+def test_a_new_run_replaces_what_it_changes(folders, tmp_path):
+    definition, runs, _ = MADE["grokking"]
+    written("grokking", tmp_path)
+    more = [*runs, curve(CPR, 4, 8)]
+    write_artefact(definition, "mini", more, tmp_path, expected=18, seeds=3, command="make reproduce-grokking")
+    changed = {path.name for path in tmp_path.iterdir() if path.read_bytes() != (folders["grokking"] / path.name).read_bytes()}
+    assert changed == set(FILES)  # claims.csv too: with a run too many there is no verdict
+
+
+def test_the_files_say_what_is_missing_and_give_no_verdict_then(folders):
+    page = (folders["figure2"] / "table.md").read_text()
+    assert "- runs: 71 of 72 (1 diverged)\n" in page
+    assert "- seeds: 1, 2, 3\n" in page
+    assert "- command: `make reproduce-figure2`\n" in page
+    assert " 1 missing)" in page
+    assert " 1 diverged)" in page
+    rows = list(csv.DictReader((folders["figure2"] / "claims.csv").open()))
+    assert [(row["claim"], row["verdict"]) for row in rows] == [(claim["id"], "runs missing") for claim in FIGURE2["claims"]]
+
+
+@every_artefact
+def test_the_latex_table_has_no_unescaped_special_character(name, folders):
+    text = (folders[name] / "table.tex").read_text()
+    assert not re.search(r"(?<!\\)[%_#]", text)
+    assert "$" not in text.replace(r"$\pm$", "")
+    assert r"$\pm$" in text
+    assert text.isascii()
+    body = text.partition(r"\toprule")[2].partition(r"\bottomrule")[0]
+    assert len({len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if "&" in line}) == 1
+
+
+@every_artefact
+def test_the_figures_are_images(name, folders):
+    png = folders[name] / "figure.png"
+    assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    with Image.open(png) as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 500
+        assert image.convert("L").getextrema() == (0, 255)  # black on white
+    root = xml.etree.ElementTree.parse(folders[name] / "figure.svg").getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) > 20
+
+
+def panels(better: str, value) -> list[list]:
+    """The axes of the heat map's two rows of panels, ours and the published, without the colour bars."""
+    figure = heatmap_figure(measured_by(better), figure2_data(value), "40 images", "a footer")
+    return [[axes for axes in part.axes if axes.images] for part in figure.subfigs]
+
+
+@either_metric
+def test_the_heat_map_has_a_panel_a_method_and_one_colour_scale_a_row(better):
+    rows = panels(better, noisy)
+    titles = ["AdamW", "AdamCPR Kappa-IP", "AdamCPR Kappa-WS"]
+    assert [[axes.get_title() for axes in row] for row in rows] == [titles, titles]
+    for row in rows:
+        ((low, high),) = {axes.images[0].get_clim() for axes in row}
+        means = [mean for axes in row for mean in axes.images[0].get_array().ravel()]
+        best, end = (max(means), high) if better == "higher" else (min(means), low)
+        assert low < high
+        assert end == best
+        assert {axes.images[0].cmap(axes.images[0].norm(best)) for axes in row} == {colormaps["viridis"](1.0)}
+    assert [t.get_text() for t in rows[0][0].get_yticklabels()] == ["1e-3.0", "1e-2.5", "1e-2.0"]
+    assert [t.get_text() for t in rows[0][0].get_xticklabels()] == ["0", "0.001", "0.01", "0.1"]
+    assert [t.get_text() for t in rows[1][2].get_xticklabels()] == ["0.5x", "1x", "2x", "4x", "8x", "16x", "32x"]
+    for axes, (name, settings) in zip(rows[0], SETTINGS.items(), strict=True):
+        means = [[statistics.mean(noisy(name, lr, setting, seed) for seed in SEEDS) for setting in settings] for lr in LRS]
+        assert axes.images[0].get_array().tolist() == [pytest.approx(row) for row in means]
+        assert [t.get_text() for t in axes.texts] == [f"{mean:.1f}" for row in means for mean in row]
+
+
+@either_metric
+def test_one_rectangle_marks_the_best_whole_cell_of_every_panel(better):
+    def value(name, lr, setting, seed):
+        if (lr, setting) == (LRS[0], "4x"):
+            return None
+        if (lr, setting) == (LRS[0], "1x"):  # the best, but for one run
+            return None if seed == 1 else {"higher": 99.0, "lower": 1.0}[better]
+        return noisy(name, lr, setting, seed)
+
+    rows = panels(better, value)
+    for axes in itertools.chain(*rows):
+        (mark,) = (patch for patch in axes.patches if isinstance(patch, Rectangle))
+        x, y = (round(corner + 0.5) for corner in mark.get_xy())
+        shown = {(round(t.get_position()[0]), round(t.get_position()[1])): t.get_text() for t in axes.texts}
+        whole = {place: float(text) for place, text in shown.items() if text != "div." and not text.endswith("*")}
+        assert whole[x, y] == {"higher": max, "lower": min}[better](whole.values())
+    ours = [t.get_text() for t in rows[0][2].texts]
+    assert ours[0] == {"higher": "99.0*", "lower": "1.0*"}[better]
+    assert ours[2] == "div."
+
+
+def test_the_curves_are_named_once_a_method_over_epochs():
+    figure = curve_figure(GROKKING, grokking_runs(), "a footer")
+    (axes,) = figure.axes
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [method["title"] for method in GROKKING["methods"]]
+    curves = [line for line in axes.lines if len(line.get_xdata()) == 10]
+    assert len(curves) == 6 * 3 * 2  # methods, seeds, metrics
+    assert all(list(line.get_xdata()) == list(range(1, 11)) for line in curves)
+    assert len({line.get_color() for line in curves}) == 6
+
+
+def test_results_are_made_without_what_trains():
+    check = "import sys, results; sys.exit(any(name in sys.modules for name in ('torch', 'tasks', 'cpr')))"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
