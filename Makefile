@@ -4,6 +4,8 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 # --no-compile: Python compiles what is imported, when it is imported; compiling all of it here would take another minute.
 INSTALL := $(PIP) install -qq --no-compile
+# ... which must be allowed to it: without, every process would compile torch anew, for 5 seconds.
+unexport PYTHONDONTWRITEBYTECODE
 TORCH := torch==2.14.1 torchvision==0.29.1
 
 # make setup EXTRAS="language segmentation" adds the libraries of those tasks.

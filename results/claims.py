@@ -64,19 +64,20 @@ def _sign(artefact: Mapping[str, Any]) -> int:
 def _best(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame) -> tuple[str, str]:
     """Best cell against best cell, and Wilcoxon's signed-rank test over learning rates x seeds.
 
-    At every learning rate each method plays its best column (by mean over seeds); the pairs are the seeds. Learning rates are not
-    exchangeable, so no normal distribution of the differences is assumed. The method with more columns has more draws.
+    At every learning rate and seed each method plays the column that is best by the mean over the OTHER seeds: the column and its
+    value come from different runs, so a method with more columns has no better chance. Learning rates are not exchangeable, so no
+    normal distribution of the differences is assumed.
     """
     better = artefact["metric"]["better"]
-    left, right = (_panel_cells(artefact, data, claim[side]) for side in ("left", "right"))
-    best_left, best_right = best_cell(left, better), best_cell(right, better)
+    best_left, best_right = (best_cell(_panel_cells(artefact, data, claim[side]), better) for side in ("left", "right"))
     if best_left is None or best_right is None:
         return "", MISSING
-    differences = _sign(artefact) * _paired_differences(artefact, claim, data, left, right)
+    left, right = (_held_out(_values(artefact, data, claim[side]), better) for side in ("left", "right"))
+    differences = _sign(artefact) * (left - right).dropna()
     ours = f"{best_left['mean']:.2f} against {best_right['mean']:.2f}"
     if len(differences) < FEWEST_PAIRS:
         return f"{ours}; {len(differences)} pairs", TOO_FEW
-    p = float(stats.wilcoxon(differences).pvalue) if (differences != 0).any() else 1.0
+    p = _signed_rank(differences)
     ours += f"; median difference {differences.median():+.2f} over {len(differences)} pairs, p = {p:.3f}"
     direction = _sign(artefact) * (best_left["mean"] - best_right["mean"])
     if p < 0.05 and direction > 0 and differences.median() > 0:
@@ -86,24 +87,28 @@ def _best(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFr
     return ours, UNDECIDED
 
 
-def _paired_differences(
-    artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame, left: pd.DataFrame, right: pd.DataFrame
-) -> pd.Series:
-    """left - right for every (row, seed) that both finished, each side at its best column of that row."""
-    values = {}
-    for side, table in (("left", left), ("right", right)):
-        column = _column(artefact, claim[side])
-        parts = []
-        for row, cells_of_row in table.groupby("row"):
-            best = best_cell(cells_of_row, artefact["metric"]["better"])
-            if best is None:
-                continue
-            chosen = data[(data["regularizer.name"] == claim[side]) & (data[artefact["row"]] == row)]
-            if column:
-                chosen = chosen[chosen[column].map(label) == best["column"]]
-            parts.append(chosen.set_index([artefact["row"], "seed"])["value"])
-        values[side] = pd.concat(parts)
-    return (values["left"] - values["right"]).dropna()
+def _signed_rank(differences: pd.Series) -> float:
+    return float(stats.wilcoxon(differences).pvalue) if (differences != 0).any() else 1.0
+
+
+def _values(artefact: Mapping[str, Any], data: pd.DataFrame, regularizer: str) -> pd.DataFrame:
+    """One method's values: a row per (row, seed), a column per column of its panel; missing where a run diverged."""
+    column = _column(artefact, regularizer)
+    chosen = data[data["regularizer.name"] == regularizer]
+    labels = chosen[column].map(label) if column else pd.Series("", index=chosen.index)
+    return chosen.assign(column=labels).pivot_table("value", [artefact["row"], "seed"], "column", dropna=False)
+
+
+def _held_out(values: pd.DataFrame, better: str) -> pd.Series:
+    """(row, seed) -> the value, at that seed, of the column that is best by the mean over the row's other seeds."""
+    played = {}
+    for row, of_row in values.groupby(level=0):
+        whole = of_row.droplevel(0).dropna(axis=1)  # a column with a diverged run is not the best
+        for seed, own in whole.iterrows():
+            others = whole.drop(index=seed).mean()
+            if others.notna().any():
+                played[row, seed] = own[others.idxmax() if better == "higher" else others.idxmin()]
+    return pd.Series(played, dtype=float)
 
 
 def _share(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame) -> tuple[str, str]:
@@ -129,20 +134,27 @@ def _share(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataF
 
 
 def _best_value(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame) -> tuple[str, str]:
-    """Whether the best cell has the claimed value; undecided if another value lies within one standard deviation of the best."""
-    table = _panel_cells(artefact, data, claim["left"])
-    best = best_cell(table, artefact["metric"]["better"])
-    if best is None:
+    """Whether the claimed value of the columns is the best one: it against every other, paired over learning rates x seeds.
+
+    Holds if it has the best cell and is significantly better than every other value; does not hold if another value is significantly
+    better than it (p below 0.05 divided by the number of others).
+    """
+    best = best_cell(_panel_cells(artefact, data, claim["left"]), artefact["metric"]["better"])
+    values = _values(artefact, data, claim["left"])
+    if best is None or claim["value"] not in values:
         return "", MISSING
-    same_row = table[(table["row"] == best["row"]) & (table["diverged"] == 0)]
-    close = same_row[(same_row["mean"] - best["mean"]).abs() <= (best["std"] if pd.notna(best["std"]) else 0)]["column"]
-    others = [column for column in close if column != best["column"]]
-    ours = f"best {best['column']} with {best['mean']:.2f}" + (f"; within one std: {', '.join(others)}" if others else "")
-    if best["seeds"] < 2:
+    compared = {other: _sign(artefact) * (values[claim["value"]] - values[other]).dropna() for other in values if other != claim["value"]}
+    ours = f"best {best['column']} with {best['mean']:.2f}"
+    if min(map(len, compared.values())) < FEWEST_PAIRS:
         return ours, TOO_FEW
-    if others and claim["value"] in close.to_list():
-        return ours, UNDECIDED
-    return ours, HOLDS if best["column"] == claim["value"] else FAILS
+    p = {other: _signed_rank(differences) for other, differences in compared.items()}
+    said = (f"{claim['value']} - {other} {d.median():+.2f}, p = {p[other]:.3f}" for other, d in compared.items())
+    ours = "; ".join([ours, *said])
+    if best["column"] == claim["value"] and all(p[other] < 0.05 and d.median() > 0 for other, d in compared.items()):
+        return ours, HOLDS
+    if any(p[other] < 0.05 / len(compared) and d.median() < 0 for other, d in compared.items()):
+        return ours, FAILS
+    return ours, UNDECIDED
 
 
 def _sooner(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequence[Run]) -> tuple[str, str]:

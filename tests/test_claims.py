@@ -39,16 +39,28 @@ def test_best_against_best_follows_the_sign_of_the_metric(better, lead, verdict)
 
 
 @either_metric
-def test_the_pairs_are_the_seeds_of_each_learning_rate_at_its_best_columns(better):
+def test_the_pairs_are_seeds_of_each_learning_rate_at_the_column_that_is_best_for_the_other_seeds(better):
     sign, differences, columns = 1 if better == "higher" else -1, [], set()
-    for lr in LRS:
-        names = ("adamcpr_ws", "adamw")
-        best = {n: max(SETTINGS[n], key=lambda s, n=n: sign * statistics.mean(noisy(n, lr, s, seed) for seed in SEEDS)) for n in names}
-        differences += [sign * (noisy("adamcpr_ws", lr, best["adamcpr_ws"], s) - noisy("adamw", lr, best["adamw"], s)) for s in SEEDS]
-        columns |= {*best.values()}
-    assert len(columns) > 3  # the best column is not the same at every learning rate
+    for lr, seed in itertools.product(LRS, SEEDS):
+        played = {}
+        for name in ("adamcpr_ws", "adamw"):
+            others = [other for other in SEEDS if other != seed]
+            column = max(SETTINGS[name], key=lambda s, n=name: sign * statistics.mean(noisy(n, lr, s, other) for other in others))
+            played[name] = noisy(name, lr, column, seed)
+            columns.add(column)
+        differences.append(sign * (played["adamcpr_ws"] - played["adamw"]))
+    assert len(columns) > 3  # the best column is not the same everywhere
     said = f"median difference {statistics.median(differences):+.2f} over 9 pairs, p = {stats.wilcoxon(differences).pvalue:.3f}"
     assert judged("cifar-ws", grid(noisy), measured_by(better))[1].endswith(said)
+
+
+def test_a_method_with_more_columns_has_no_better_chance():
+    """Pure noise, 100 times: AdamW's best of four columns against IP's only one."""
+    verdicts = []
+    for trial in range(100):
+        runs = grid(lambda *cell, trial=trial: noisy(*cell, trial), seeds=(1, 2, 3, 4))
+        verdicts.append(judged("cifar-ip", runs)[0])
+    assert verdicts.count("does not hold") + verdicts.count("holds") <= 12  # 5 expected of a test at 5 %
 
 
 def test_a_significant_lead_is_undecided_when_the_other_method_has_the_best_cell():
@@ -69,7 +81,7 @@ def test_six_pairs_are_the_fewest_that_can_be_significant():
     ahead = {"adamw": 70, "adamcpr_ip": 75, "adamcpr_ws": 80}
     runs = grid(lambda name, lr, setting, seed: ahead[name] + seed)
     assert judged("cifar-ws", [r for r in runs if r.config["seed"] < 3])[0] == "holds"  # 3 learning rates x 2 seeds
-    assert judged("cifar-ws", [r for r in runs if r.config["seed"] < 2]) == ("too few seeds to say", "81.00 against 71.00; 3 pairs")
+    assert judged("cifar-ws", [r for r in runs if r.config["seed"] < 2]) == ("too few seeds to say", "81.00 against 71.00; 0 pairs")
 
 
 def test_a_pair_needs_both_runs():
@@ -131,22 +143,22 @@ def test_cells_are_near_the_best_within_a_point_of_the_reference_s_best(ws, adam
 
 @either_metric
 @pytest.mark.parametrize(
-    ("scores", "verdict", "said"),
+    ("leads", "verdict"),
     [
-        ({"1x": 78.0, "2x": 80.0, "4x": 77.0}, "holds", "best 2x with 80.00"),
-        ({"1x": 80.0, "2x": 78.0, "4x": 79.5}, "does not hold", "best 1x with 80.00; within one std: 4x"),
-        ({"1x": 80.0, "2x": 79.5, "4x": 77.0}, "undecided", "best 1x with 80.00; within one std: 2x"),
-        ({"1x": 79.5, "2x": 80.0, "4x": 77.0}, "undecided", "best 2x with 80.00; within one std: 1x"),
+        ({"1x": -0.9, "2x": 0.0, "4x": -1.2}, "holds"),
+        ({"1x": 0.9, "2x": 0.0, "4x": -1.2}, "does not hold"),
+        ({"1x": -0.9, "2x": 0.0, "4x": 0.9}, "does not hold"),
+        ({"1x": 0.0, "2x": 0.0, "4x": -1.2}, "undecided"),
     ],
 )
-def test_the_best_value_holds_if_no_other_lies_within_its_std_at_its_learning_rate(scores, verdict, said, better):
-    def value(name, lr, setting, seed):
-        accuracy = seed - 2 + (scores.get(setting, 99.0) if lr == LRS[1] else 79.9)  # elsewhere every value is near the best
-        return accuracy if better == "higher" else 160 - accuracy
-
-    assert judged("cifar-2x", grid(value), measured_by(better)) == (verdict, said)
-    alone = [run for run in grid(value) if run.config["seed"] == 2]
-    assert judged("cifar-2x", alone, measured_by(better))[0] == "too few seeds to say"
+def test_a_value_is_the_best_if_it_beats_every_other_over_learning_rates_and_seeds(leads, verdict, better):
+    sign = 1 if better == "higher" else -1
+    runs = grid(lambda name, lr, setting, seed: noisy(lr, seed) + sign * leads.get(setting, 9.0))
+    found, said = judged("cifar-2x", runs, measured_by(better))
+    assert found == verdict
+    assert f"2x - 4x {-leads['4x']:+.2f}, p = " in said
+    few = [run for run in runs if run.config["seed"] == 2]
+    assert judged("cifar-2x", few, measured_by(better))[0] == "too few seeds to say"
 
 
 def test_a_cell_with_a_diverged_run_is_not_near_the_best():
@@ -154,11 +166,6 @@ def test_a_cell_with_a_diverged_run_is_not_near_the_best():
     verdict, ours = judged("cifar-robust", runs)
     assert verdict == "does not hold"
     assert ours.startswith("0% of 9 cells against 100% of 12")
-
-
-def test_a_value_with_a_diverged_run_is_not_close_to_the_best():
-    runs = grid(lambda name, lr, setting, seed: None if setting == "1x" and seed > 1 else 80.0 if setting in ("1x", "2x") else 70.0)
-    assert judged("cifar-2x", runs) == ("holds", "best 2x with 80.00")
 
 
 def test_a_cell_exactly_a_point_behind_is_near():

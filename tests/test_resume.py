@@ -124,6 +124,23 @@ def test_a_truncated_checkpoint_is_said_and_the_run_ends_with_the_same_bits(tmp_
     same_end(tmp_path / "a", tmp_path / "b")
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "dynamics.jsonl"])
+def test_a_damaged_log_is_said_and_the_run_is_done_again_to_the_same_bits(tmp_path, name):
+    """The last checkpoint counts on the damaged log: going on from it would put a wrong number under a new record."""
+    arguments = ("regularizer=adamcpr_ip", "regularizer.reg_step_size=5", "num_steps=30", "task.log_every_steps=10")
+    train(tmp_path / "a", *arguments)
+    train(tmp_path / "b", *arguments)
+    folder = only_folder(tmp_path / "b")
+    content = bytearray((folder / name).read_bytes())
+    content[content.index(b".") + 1] ^= 1  # in the first line with a number
+    (folder / name).write_bytes(content)
+    (folder / "record.json").unlink()
+    again = call("train.py", *GROKKING, f"runs_dir={tmp_path / 'b'}", *arguments)
+    assert again.returncode == 0
+    assert "the logs in" in again.stderr and "are damaged" in again.stderr
+    same_end(tmp_path / "a", tmp_path / "b")
+
+
 def test_a_second_process_on_the_same_run_is_refused(tmp_path):
     arguments = ("regularizer=adamw", "num_steps=2000")
     first = start("train.py", *GROKKING, f"runs_dir={tmp_path}", *arguments)

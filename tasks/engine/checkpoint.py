@@ -7,7 +7,7 @@ import hashlib
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tasks.engine.errors import UserError
 from tasks.engine.files import write_atomically
 from tasks.engine.records import set_aside
 
-FORMAT = 1
+FORMAT = 2
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
@@ -32,8 +32,10 @@ def save(folder: Path, run_id: str, content: dict[str, Any]) -> None:
     os.replace(fresh, folder / NAME)
 
 
-def load(folder: Path, run_id: str, warn: Any) -> dict[str, Any] | None:
-    """The newest whole checkpoint on the CPU, or None. Damaged files are set aside, and `warn` is told in one line.
+def load(folder: Path, run_id: str, logs_hold: Callable[[dict[str, Any]], bool], warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """The newest whole checkpoint on the CPU whose logs hold what they held when it was written, or None.
+
+    Other checkpoints are set aside, and `warn` is told in one line.
 
     Raises UserError for a checkpoint of another run or of an unknown format.
     """
@@ -51,6 +53,10 @@ def load(folder: Path, run_id: str, warn: Any) -> dict[str, Any] | None:
                 f"{path} belongs to run {content.get('run_id')!r} in format {content.get('format')!r}, not to {run_id!r} in format "
                 f"{FORMAT}; move it away and start again"
             )
+        if not logs_hold(content):
+            kept = set_aside(path)
+            warn(f"the logs in {folder} are damaged; going back to where they are whole (kept {path.name} as {kept.name})")
+            continue
         return content
     return None
 

@@ -39,7 +39,7 @@ def set_up(cfg: Any) -> None:
     torch.use_deterministic_algorithms(cfg.deterministic, warn_only=True)
     # Determinism also fills every new tensor with NaN, to show reads of uninitialized memory; nothing here makes such reads, and it
     # costs a fifth of a small model's step.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:

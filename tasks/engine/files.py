@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -45,7 +46,7 @@ def sync_folder(folder: Path) -> None:
 
 
 class Log:
-    """A file of JSON lines. A checkpoint remembers `offset()`; resuming calls `cut(offset)`, so that no line stands twice.
+    """A file of JSON lines. A checkpoint remembers `mark()`; resuming calls `cut(mark)`, so that no line stands twice.
 
     Lines hold no clock times: an interrupted run's file is byte-identical to an undisturbed one's.
     """
@@ -53,26 +54,31 @@ class Log:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = open(path, "ab")  # noqa: SIM115 - closed by close()
+        self._hash = hashlib.sha256()
 
     def append(self, row: dict[str, Any]) -> None:
         """Writes one line through to the operating system."""
-        self._file.write(json.dumps(row, separators=(",", ":")).encode() + b"\n")
+        line = json.dumps(row, separators=(",", ":")).encode() + b"\n"
+        self._file.write(line)
         self._file.flush()
+        self._hash.update(line)
 
-    def offset(self) -> int:
-        """The file's length, after syncing it to the disk."""
+    def mark(self) -> tuple[int, str]:
+        """The file's length and the SHA-256 of its content, after syncing it to the disk."""
         os.fsync(self._file.fileno())
-        return self._file.tell()
+        return self._file.tell(), self._hash.hexdigest()
 
-    def cut(self, offset: int) -> None:
-        """Drops everything behind `offset`.
+    def holds(self, mark: tuple[int, str]) -> bool:
+        """Whether the file begins with what was in it when `mark` was taken."""
+        with open(self.path, "rb") as file:
+            return hashlib.sha256(file.read(mark[0])).hexdigest() == mark[1]
 
-        Raises UserError if the file is shorter than that: lines that the checkpoint counts on are gone.
-        """
-        if self.path.stat().st_size < offset:
-            raise UserError(f"{self.path} is shorter than its checkpoint says; restore it, or delete the folder {self.path.parent}")
-        self._file.truncate(offset)
-        self._file.seek(offset)
+    def cut(self, mark: tuple[int, str] | None) -> None:
+        """Drops everything behind `mark`, which the file holds; everything for None."""
+        length = 0 if mark is None else mark[0]
+        self._file.truncate(length)
+        self._file.seek(length)
+        self._hash = hashlib.sha256(self.path.read_bytes())
 
     def close(self) -> None:
         self._file.close()

@@ -43,11 +43,12 @@ class Training:
         self.last_checkpoint = time.monotonic()
 
     def resume(self) -> None:
-        """Goes back to the newest whole checkpoint, or to the start."""
-        saved = checkpoint.load(self.folder, self.run_id, say)
+        """Goes back to the newest whole checkpoint whose logs are whole too, or to the start."""
+        logs = (self.metrics, self.dynamics)
+        saved = checkpoint.load(self.folder, self.run_id, self._holds, say)
         if saved is None:
-            self.metrics.cut(0)
-            self.dynamics.cut(0)
+            for log in logs:
+                log.cut(None)
             self.dynamics.append({"matrices": self.matrix_names})
             return
         self.workload.model.load_state_dict(saved["model"])
@@ -56,10 +57,13 @@ class Training:
         self.step, self.seconds, self.stepping_seconds = saved["step"], saved["seconds"], saved["stepping_seconds"]
         self.loss_sum.copy_(saved["loss_sum"])
         self.loss_count = saved["loss_count"]
-        self.metrics.cut(saved["metrics_offset"])
-        self.dynamics.cut(saved["dynamics_offset"])
+        for log in logs:
+            log.cut(saved["logs"][log.path.name])
         if not self.cfg.quiet:
             say(f"resuming {self.run_id} at step {self.step} of {self.cfg.num_steps}")
+
+    def _holds(self, saved: dict[str, Any]) -> bool:
+        return all(log.holds(saved["logs"][log.path.name]) for log in (self.metrics, self.dynamics))
 
     def save(self) -> None:
         """Writes a checkpoint of this moment."""
@@ -72,8 +76,7 @@ class Training:
             "random": random_state(),
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
-            "metrics_offset": self.metrics.offset(),
-            "dynamics_offset": self.dynamics.offset(),
+            "logs": {log.path.name: log.mark() for log in (self.metrics, self.dynamics)},
         }
         checkpoint.save(self.folder, self.run_id, content)
         self.last_checkpoint = time.monotonic()
