@@ -6,11 +6,13 @@ The safeguard. Between two updates of λ, think of time as continuous and take L
 dλ/dt = μ (R - κ). The quantity 2 λ² + μ κ (x - ln x), x = R/κ, is conserved: CPR is a pendulum whose deflection is V(x) =
 x - ln x - 1. A matrix released at x comes down to the x' < 1 with V(x') = V(x), since λ, wound up while x > 1, falls by at
 most μ κ a step. Near the bound that is harmless (x = 1.01 comes down to 0.99); but x = 10⁴ comes down to e^-9991: crushed.
-And in discrete steps a λ above 1/2 turns the matrix's signs. So
-  1. a matrix more than twice too large (θ/2 would still violate the bound) is put onto its bound in one pull and λ stands
-     still: the pull is saturated, so the integrator must not wind up;
+And in discrete steps a λ above 1/2 turns the matrix's signs. L1 and std, whose pull does not shrink with the matrix, are harmonic
+oscillators: released at x they come down to the mirror image 2 - x, which is nothing left at x = 2. So
+  1. a matrix beyond `Measure.excess` times its bound (4 for L2 and Huber, 1.5 for L1 and std) is put onto its bound in one pull
+     and λ stands still: the pull is saturated, so the integrator must not wind up;
   2. one pull takes away half of a matrix at most: λ is kept at or below `Measure.most`.
-What is left is released at x <= 4 with λ <= 1/4 and comes down to x' = 0.08 at worst, without any gradient. In the
+What is left is released, with λ = 0, at x <= 4 and comes down to x' = 0.08 at worst, or at x <= 1.5 to 0.5, without any gradient.
+(A λ that a lasting gradient has held up at a large lr still swings lower when the gradient stops.) In the
 paper's runs x stays below 2.5 (the first convolution under Kappa-K 0.005) and λ near 1e-4: there neither rule acts, and
 the arithmetic is the same to the last bit.
 """
@@ -65,7 +67,12 @@ def check_group(group: dict[str, Any]) -> None:
     ):
         if group[name] not in choices:
             raise ValueError(f"{name}={group[name]!r} is unknown; choose one of {', '.join(map(str, choices))}")
+    for name in ("reg_by_lr", "safeguard"):
+        if not isinstance(group[name], bool):
+            raise ValueError(f"{name}={group[name]!r} must be True or False")
     method, parameter = group["kappa_init_method"], group["kappa_init_param"]
+    if parameter is not None and not isinstance(parameter, int | float):
+        raise ValueError(f"kappa_init_param={parameter!r} must be a number")
     if method in ("uniform", "dependent") and not (parameter is not None and 0 < parameter < float("inf")):
         raise ValueError(f"kappa_init_param={parameter} must be a number > 0 with kappa_init_method={method!r}")
     if method == "warm_start" and not (parameter is not None and parameter >= 0 and float(parameter).is_integer()):
@@ -131,7 +138,7 @@ def constrain(parameter: Tensor, group: dict[str, Any], state: dict[str, Any], t
     new = (old + group["kappa_update"] * (value - kappa)).clamp(min=0)
     saturated = torch.zeros_like(active)
     if group["safeguard"]:
-        saturated = active & (value > 2**measure.degree * kappa)
+        saturated = active & (value > measure.excess * kappa)
         limit = measure.most(parameter, value) / scale if scale else torch.full_like(value, torch.inf)
         new = torch.where(saturated, old, torch.minimum(new, limit))
     new = torch.where(active, new, 0)

@@ -17,7 +17,8 @@ from torch import nn
 
 # Matched against the last two parts of the name, so that GPT-2's "wpe.weight" and BERT's "position_embeddings.weight" count.
 EXEMPT_NAME = re.compile(
-    r"(^|\.)([^.]*bias[^.]*|[^.]*_token|[^.]*logit_scale|class_embedding|wpe|pos_?emb[^.]*|[^.]*pos(ition(al)?)?_emb(ed)?[^.]*)(\.weight)?$"
+    r"(^|\.)([^.]*bias[^.]*|[^.]*_token|(cls|register|mask|query)_tokens|[^.]*logit_scale|class_embedding|wpe|embed_positions|pos_?emb[^.]*"
+    r"|[^.]*pos(ition(al)?)?_(emb|enc)[^.]*)(\.weight)?$"
 )
 
 

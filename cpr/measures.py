@@ -27,13 +27,14 @@ class Measure(NamedTuple):
 
     value(θ): 0-dim tensor R(θ). pull_(θ, λ, shrink, R): θ ← shrink · θ - λ · direction, in place, where either shrink is 1
     or λ is 0 (both 0-dim tensors). most(θ, R): the largest λ of one pull. degree: R(s θ) = s^degree R(θ) (for Huber: the
-    largest such degree, reached by small elements).
+    largest such degree, reached by small elements). excess: beyond this multiple of its bound a matrix is put onto it in one pull.
     """
 
     value: Callable[[Tensor], Tensor]
     pull_: Callable[[Tensor, Tensor, Tensor, Tensor], object]
     most: Callable[[Tensor, Tensor], Tensor]
     degree: int
+    excess: float
 
 
 def scalar_dtype(parameter: Tensor) -> torch.dtype:
@@ -79,8 +80,8 @@ def _std_pull_(parameter: Tensor, multiplier: Tensor, shrink: Tensor, value: Ten
 
 
 MEASURES: dict[str, Measure] = {
-    "l2": Measure(_l2_value, _l2_pull_, lambda _, value: torch.full_like(value, 0.25), degree=2),
-    "l1": Measure(_l1_value, _l1_pull_, lambda _, value: value / 2, degree=1),
-    "huber": Measure(_huber_value, _huber_pull_, lambda _, value: torch.full_like(value, 0.5), degree=2),
-    "std": Measure(_std_value, _std_pull_, lambda parameter, value: (parameter.numel() - 1) * value / 2, degree=1),
+    "l2": Measure(_l2_value, _l2_pull_, lambda _, value: torch.full_like(value, 0.25), degree=2, excess=4.0),
+    "l1": Measure(_l1_value, _l1_pull_, lambda _, value: value / 2, degree=1, excess=1.5),
+    "huber": Measure(_huber_value, _huber_pull_, lambda _, value: torch.full_like(value, 0.5), degree=2, excess=4.0),
+    "std": Measure(_std_value, _std_pull_, lambda parameter, value: (parameter.numel() - 1) * value / 2, degree=1, excess=1.5),
 }

@@ -93,7 +93,7 @@ class Reference:
             self.history.append((R, None, 0.0))
             return self.theta
         before = self.lam
-        if self.safeguard and R > self.twice_as_large() * self.kappa:
+        if self.safeguard and R > self.excess() * self.kappa:
             self.history.append((R, self.kappa, self.lam))
             return self.theta * (self.kappa / R) ** (1 / self.degree())
         self.lam = max(0.0, self.lam + self.mu * (R - self.kappa))
@@ -133,8 +133,8 @@ class Reference:
     def degree(self) -> int:
         return 2 if self.measure in ("l2", "huber") else 1
 
-    def twice_as_large(self) -> float:
-        return 2.0 ** self.degree()
+    def excess(self) -> float:
+        return {"l2": 4.0, "huber": 4.0, "l1": 1.5, "std": 1.5}[self.measure]
 
     def half(self, R: float) -> float:
         """The multiplier whose pull takes away half of the matrix."""

@@ -1,5 +1,6 @@
 """Curves over training: the figure, and when each method reached a target."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ def curve_figure(artefact: Mapping[str, Any], runs: Sequence[Run], footer: str) 
     settings = artefact["curves"]
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
-    for colour, method in zip(COLOURS, artefact["methods"], strict=False):
+    for colour, method in zip(itertools.cycle(COLOURS), artefact["methods"], strict=False):
         for number, run in enumerate(runs_of(method, runs)):
             for name, style in zip(settings["y"], STYLES, strict=False):
                 steps, values = series(run, name)

@@ -1,6 +1,7 @@
 """What the command-line entries share: composing configurations and saying errors in one line."""
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,8 @@ def one_line_errors() -> Iterator[None]:
         fail(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
         fail(str(error), UserError.exit_code)
+    except KeyboardInterrupt:
+        fail("interrupted", 128 + signal.SIGINT)
 
 
 def fail(message: str, exit_code: int) -> None:

@@ -1,6 +1,7 @@
 """Many runs on this machine: parallel processes of one thread each, one bar over all their steps, signals passed on."""
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -14,20 +15,17 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from tasks.engine.errors import Interrupted, TrainingFailed
-from tasks.engine.signals import Requests, listening
+from tasks.engine.signals import listening
+from tasks.engine.terminal import say
 
 _steps_done: Any = None  # in a worker: the counter of steps that it shares with the parent
-
-
-def say(message: str) -> None:
-    """One line to the standard error stream, without tearing the bar; the engine's own needs torch."""
-    tqdm.write(message, file=sys.stderr)
 
 
 def run_all(configs: list[DictConfig], jobs: int, title: str) -> None:
     """Trains every configuration; a diverged run is said and on record, and no reason to stop.
 
-    Raises Interrupted after SIGTERM or SIGINT (every run has written a checkpoint) and TrainingFailed if a worker was killed.
+    Raises Interrupted after SIGTERM or SIGINT, TrainingFailed if a worker was killed, and what a run raised that cannot be started;
+    the runs in progress have then written a checkpoint.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
@@ -40,34 +38,32 @@ def run_all(configs: list[DictConfig], jobs: int, title: str) -> None:
         tqdm(total=total, unit="step", desc=title, mininterval=interval, dynamic_ncols=True) as bar,
         listening() as requests,
     ):
-        pending, ended = {pool.submit(_work, cfg) for cfg in configs}, 0
+        waiting, ended = iter(configs), 0
+        # No more than one run a worker: what the pool has been given cannot be taken back.
+        running = {pool.submit(_work, cfg) for cfg in itertools.islice(waiting, workers)}
         try:
-            while pending:
-                done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-                _pass_on(requests, title, ended, len(configs))
+            while running:
+                done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                if requests.checkpoint:
+                    requests.checkpoint = False
+                    _signal_workers(signal.SIGUSR1)
+                if requests.stop:
+                    message = f"{title} stopped with {ended} of {len(configs)} runs done; the same command goes on from there"
+                    raise Interrupted(requests.stop, message)
                 for future in done:
+                    if failure := future.result():
+                        say(failure)
                     ended += 1
-                    if message := future.result():
-                        say(message)
+                running |= {pool.submit(_work, cfg) for cfg in itertools.islice(waiting, len(done))}
                 bar.set_postfix_str(f"{ended} of {len(configs)} runs", refresh=False)
                 bar.update(counter.value - bar.n)
         except BrokenProcessPool:
             raise TrainingFailed(
                 f"{title}: a worker process was killed (out of memory?); the same command goes on; jobs= sets how many run at a time"
             ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _pass_on(requests: Requests, title: str, ended: int, runs: int) -> None:
-    """Sends the workers what this process was asked to do, and stops if it was asked to."""
-    if requests.checkpoint:
-        requests.checkpoint = False
-        _signal_workers(signal.SIGUSR1)
-    if requests.stop:
-        _signal_workers(signal.SIGTERM)
-        message = f"{title} stopped with {ended} of {runs} runs done; the same command goes on from there"
-        raise Interrupted(requests.stop, message)
+        except BaseException:
+            _signal_workers(signal.SIGTERM)
+            raise
 
 
 def _signal_workers(number: int) -> None:
@@ -79,6 +75,7 @@ def _signal_workers(number: int) -> None:
 def _start_worker(counter: Any) -> None:
     global _steps_done
     _steps_done = counter
+    tqdm.set_lock(threading.RLock())  # its default lock is a semaphore, which a killed process would leave behind
     # Ctrl-C reaches the whole process group; it is the parent's to tell the workers, and SIGUSR1 may come between two runs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -105,10 +102,14 @@ def _work(cfg: DictConfig) -> str | None:
         with _steps_done.get_lock():
             _steps_done.value += steps
 
+    failure = None
     try:
         run(cfg, progress=count)
-    except TrainingFailed as failure:
-        return str(failure)
+    except TrainingFailed as error:
+        failure = str(error)
     finally:
-        count(cfg.num_steps - counted)
-    return None
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():
+            os._exit(1)  # nobody waits for the result, and the pool's queue would block this process for ever
+    count(cfg.num_steps - counted)
+    return failure

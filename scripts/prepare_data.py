@@ -28,9 +28,15 @@ def prepare_task(task: str, names: list[str], root: Path) -> None:
     module = importlib.import_module(f"tasks.{task}.prepare")
     if unknown := set(names) - set(module.DATA_SETS):
         raise UserError(f"data set {', '.join(sorted(unknown))} is unknown to {task}; choose of {', '.join(module.DATA_SETS)}")
+    failures = []
     for name in names or module.DATA_SETS:
-        module.prepare(name, root, print)
-        print(f"{name}: ready in {root}")
+        try:
+            module.prepare(name, root, print)
+            print(f"{name}: ready in {root}")
+        except UserError as error:  # the other sets may still come
+            failures.append(str(error))
+    if failures:
+        raise UserError("; ".join(failures))
 
 
 def main(arguments: list[str]) -> None:

@@ -8,6 +8,7 @@ definition does not ask for goes to <runs_dir>/results/ instead, unless `results
 import itertools
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,6 @@ from tasks.engine import records
 from tasks.engine.errors import UserError
 
 OPTIONS = ("scale", "seeds", "jobs", "results_dir")
-# Keys of train.py that change no result, so that the table is still the artefact's own.
-WHERE = ("device", "runs_dir", "data_dir")
 
 
 def load_artefact(name: str) -> dict[str, Any]:
@@ -65,7 +64,7 @@ def seeds_of(artefact: dict[str, Any], options: dict[str, str]) -> list[int]:
 
 def results_folder(name: str, options: dict[str, str], overrides: dict[str, str], runs_dir: Path) -> Path:
     """Where the results go: what differs from the artefact's definition must not replace a table that is named after it."""
-    own = "seeds" not in options and set(overrides) <= set(WHERE)
+    own = "seeds" not in options and set(overrides) <= set(records.NOT_IDENTITY)
     root = Path(options.get("results_dir", ROOT / "results" if own else runs_dir / "results"))
     return root / options["scale"] / name
 
@@ -83,19 +82,62 @@ def ended(cfg: DictConfig) -> Run | None:
         return None
 
 
-def reproduce(artefact: dict[str, Any], configs: list[DictConfig], options: dict[str, str], out: Path, command: str) -> None:
-    """One artefact, from runs to results in the folder `out`; `command` is what the table says of how it was made."""
-    name = artefact["name"]
+@dataclass
+class Plan:
+    """An artefact with its configurations, the runs of them that have ended, and what is left to do."""
+
+    artefact: dict[str, Any]
+    configs: list[DictConfig]
+    runs: list[Run]
+    todo: list[DictConfig]
+
+
+def plan(artefact: dict[str, Any], options: dict[str, str], overrides: dict[str, str]) -> Plan:
+    """Reads what has ended."""
+    configs = expand(artefact, options, overrides)
     runs = [run for cfg in configs if (run := ended(cfg)) is not None]
     done = {run.record["run_id"] for run in runs}
-    todo = [cfg for cfg in configs if records.run_id(cfg) not in done]
-    print(f"{name}: {len(configs)} runs, {len(runs)} done, {len(todo)} to do", flush=True)
-    if todo:
-        prepare_task(artefact["task"], [todo[0].task.data.get("name")], Path(todo[0].data_dir))
-        run_all(todo, int(options.get("jobs", os.cpu_count() or 1)), name)
-        runs += [run for cfg in todo if (run := ended(cfg)) is not None]
-    seeds = len({cfg.seed for cfg in configs})
-    print(write_artefact(artefact, options["scale"], runs, out, expected=len(configs), seeds=seeds, command=command).text)
+    return Plan(artefact, configs, runs, [cfg for cfg in configs if records.run_id(cfg) not in done])
+
+
+def prepare(plans: list[Plan]) -> None:
+    """Finds the devices and brings the data of all artefacts, before the first one runs for hours.
+
+    Raises UserError if one of them is not to be had.
+    """
+    if not any(p.todo for p in plans):
+        return
+    from tasks.engine.device import pick_device
+
+    for device in {p.todo[0].device for p in plans if p.todo}:
+        pick_device(device)
+    for p in plans:
+        if p.todo:
+            prepare_task(p.artefact["task"], [p.todo[0].task.data.get("name")], Path(p.todo[0].data_dir))
+
+
+def jobs_of(options: dict[str, str], device: str) -> int:
+    """How many runs at a time: as asked; else one on a GPU, and on the CPU one a core that this process may use.
+
+    Raises UserError for a number that is none.
+    """
+    if "jobs" not in options:
+        return 1 if device.startswith("cuda") else len(os.sched_getaffinity(0))
+    if not options["jobs"].isdigit() or int(options["jobs"]) < 1:
+        raise UserError(f"jobs={options['jobs']} must be a whole number >= 1")
+    return int(options["jobs"])
+
+
+def reproduce(p: Plan, options: dict[str, str], out: Path, command: str) -> None:
+    """One artefact, from runs to results in the folder `out`; `command` is what the table says of how it was made."""
+    name = p.artefact["name"]
+    print(f"{name}: {len(p.configs)} runs, {len(p.runs)} done, {len(p.todo)} to do", flush=True)
+    runs = list(p.runs)
+    if p.todo:
+        run_all(p.todo, jobs_of(options, p.todo[0].device), name)
+        runs += [run for cfg in p.todo if (run := ended(cfg)) is not None]
+    seeds = len({cfg.seed for cfg in p.configs})
+    print(write_artefact(p.artefact, options["scale"], runs, out, expected=len(p.configs), seeds=seeds, command=command).text)
 
 
 def main(arguments: list[str]) -> None:
@@ -108,15 +150,14 @@ def main(arguments: list[str]) -> None:
     overrides = {key: value for key, value in given.items() if key not in OPTIONS}
     if fixed := {"task", "regularizer", "seed"} & set(overrides):
         raise UserError(f"{', '.join(sorted(fixed))}= is the artefact's to choose; seeds=1,2 chooses seeds")
-    if not options.get("jobs", "1").isdigit() or int(options.get("jobs", "1")) < 1:
-        raise UserError(f"jobs={options['jobs']} must be a whole number >= 1")
-    # All of them first: an error in the last artefact is said before the first one runs.
-    plans = [(artefact, expand(artefact, options, overrides)) for artefact in map(load_artefact, names)]
-    for artefact, configs in plans:
-        name = artefact["name"]
-        out = results_folder(name, options, overrides, Path(configs[0].runs_dir))
-        narrowed = [f"{key}={value}" for key, value in given.items() if key not in (*WHERE, "jobs", "results_dir")]
-        reproduce(artefact, configs, options, out, " ".join(["python scripts/reproduce.py", name, *narrowed]))
+    jobs_of(options, "cpu")
+    plans = [plan(artefact, options, overrides) for artefact in map(load_artefact, names)]
+    prepare(plans)
+    for p in plans:
+        name = p.artefact["name"]
+        out = results_folder(name, options, overrides, Path(p.configs[0].runs_dir))
+        narrowed = [f"{key}={value}" for key, value in given.items() if key not in (*records.NOT_IDENTITY, "jobs", "results_dir")]
+        reproduce(p, options, out, " ".join(["python scripts/reproduce.py", name, *narrowed]))
 
 
 if __name__ == "__main__":

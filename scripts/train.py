@@ -13,15 +13,24 @@ from omegaconf import DictConfig
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.common import CONFIG_DIR, one_line_errors
+from tasks.engine.errors import TrainingFailed
 from tasks.engine.records import run_folder
 from tasks.engine.run import run
+from tasks.engine.terminal import say
+
+failures: list[str] = []
 
 
 @hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base="1.3")
 def train(cfg: DictConfig) -> None:
     """Runs one configuration and prints its result."""
     with one_line_errors():  # here already: Hydra would print a line of its own first
-        record = run(cfg)
+        try:
+            record = run(cfg)
+        except TrainingFailed as failure:  # on record, and no reason to end a sweep
+            failures.append(str(failure))
+            say(f"error: {failure}")
+            return
     metrics = ", ".join(f"{name} {value:.2f}" for name, value in record["metrics"].items())
     print(f"{record['run_id']}: {metrics} after {record['steps']} steps in {record['seconds']:.0f} s; {run_folder(cfg) / 'record.json'}")
 
@@ -31,3 +40,5 @@ if __name__ == "__main__":
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     with one_line_errors():
         train()
+    if failures:
+        sys.exit(TrainingFailed.exit_code)

@@ -1,8 +1,10 @@
 """The fast AdamCPR against Algorithms 1 to 3 written plainly, and against torch's Adam and AdamW."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cpr import CPR, AdamCPR
@@ -33,8 +35,8 @@ def compare(
     θ is compared relative to max |θ| (in float32 to 1, if that is larger: 300 steps are 600 roundings of numbers below 1), λ relative to
     the largest λ or increment of λ that has occurred (in float32 to four times that: λ adds up 300 rounded values of R).
     """
-    generator = torch.Generator().manual_seed(seed)
-    start = scale * torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    first, *rest = gradients(shape, seed, dtype)
+    start = (scale * first).to(dtype)
     method, parameter = bound
     inflection = method == "inflection_point"
     fast = torch.nn.Parameter(start.clone())
@@ -49,8 +51,7 @@ def compare(
         **options,
     )
     plain = Reference(start.clone(), bound, measure, lr=lr, mu=mu, **options)
-    for t in range(STEPS):
-        g = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) - 1.5 * 0.99**t * start.sign()
+    for g in rest:
         fast.grad = g.clone()
         optimizer.step()
         plain.step(g)
@@ -63,6 +64,27 @@ def compare(
     if plain.kappa is not None:
         assert state["kappa"].item() == pytest.approx(plain.kappa, rel=tolerance)
     return plain
+
+
+def gradients(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float64) -> Iterator[torch.Tensor]:
+    """θ_0 at scale 1, then the noisy gradients, which push outward ever less."""
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(shape, generator=generator, dtype=torch.float64)
+    yield start
+    for t in range(STEPS):
+        yield torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) - 1.5 * 0.99**t * start.sign().to(dtype)
+
+
+def chaotic(measure, bound, seed, shape, lr, mu, scale, **options) -> bool:
+    """Whether the reference itself ends elsewhere when it starts one rounding away: two elements under a large μ can do that."""
+    first, *rest = gradients(shape, seed)
+    ends = []
+    for start in (scale * first, scale * first * (1 + 1e-15)):
+        plain = Reference(start, bound, measure, lr=lr, mu=mu, **options)
+        for g in rest:
+            plain.step(g)
+        ends.append(plain.theta)
+    return bool((ends[0] - ends[1]).abs().max() > 1e-13 * ends[0].abs().max())
 
 
 def usual(method: str, measure: str) -> tuple[str, float]:
@@ -107,6 +129,7 @@ def problems(draw: st.DrawFn) -> dict:
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(problem=problems())
 def test_float64_equals_the_reference(measure, problem):
+    assume(not chaotic(measure, **problem))
     compare(measure, **problem)
 
 

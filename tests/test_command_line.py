@@ -1,5 +1,6 @@
 """What a user sees who asks for something that cannot be done: one line that says what and how to mend it, and the exit code."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, call, is_one_line, records, write_fashion_mnist
+
+from tasks.cifar100.prepare import FASHION_MNIST
 
 GROKKING = ("task=grokking", "quiet=true")
 
@@ -34,6 +37,17 @@ def data(tmp_path_factory):
         (("num_steps=0",), ("num_steps=0",)),
         (("lr=-1",), ("lr=-1",)),
         (("task.batch_size=0",), ("batch_size=0",)),
+        (("lr=fast",), ("lr=fast", "a number")),
+        (("seed=1.5",), ("seed=1.5", "whole number")),
+        (("num_steps=ten",), ("num_steps=ten", "whole number")),
+        (("threads=0",), ("threads=0",)),
+        (("device=meta",), ("device=meta", "cpu")),
+        (("quiet=maybe",), ("quiet=maybe", "true or false")),
+        (("regularizer=adamcpr_k", "regularizer.kappa_init_param=abc"), ("kappa_init_param='abc'", "number")),
+        (("regularizer=adamcpr_ip", "regularizer.reg_by_lr=maybe"), ("reg_by_lr='maybe'", "True or False")),
+        (("regularizer=adamcpr_ws", "+regularizer.kappa_init_param=3"), ("kappa_init_param is not read by adamcpr_ws", "warm_start")),
+        (("regularizer=adamw", "+regularizer.wd=3"), ("wd is not read by adamw", "weight_decay")),
+        (("regularizer=adamcpr_ws",), ("warm_start=2x", "does not have", "number of steps")),
     ],
     ids=lambda value: value[-1] if value[0].count("=") else "",
 )
@@ -109,6 +123,43 @@ def test_a_loss_that_is_not_finite_is_on_record_and_the_run_is_not_tried_again(t
     assert record["metrics"] == {}
 
 
+def test_a_run_that_diverges_ends_no_sweep(tmp_path):
+    data_dir = write_fashion_mnist(tmp_path / "data")
+    arguments = ("task=cifar100", "quiet=true", f"runs_dir={tmp_path}", f"data_dir={data_dir}", "task.data.train_size=400")
+    done = call("train.py", "-m", *arguments, "num_steps=40", "lr=1e30,1e-3", "regularizer=adamw")
+    assert done.returncode == 1
+    is_one_line(done, "loss is nan between steps")
+    assert sorted(record["status"] for record in records(tmp_path).values()) == ["failed", "finished"]
+
+
+def test_a_file_in_place_of_the_runs_folder_is_said(tmp_path):
+    (tmp_path / "runs").write_text("")
+    done = call("train.py", *GROKKING, f"runs_dir={tmp_path / 'runs'}", "num_steps=2")
+    assert done.returncode == 2
+    is_one_line(done, "runs_dir=", "cannot hold runs")
+
+
+def test_a_record_of_another_run_is_not_taken_for_this_one_s(tmp_path):
+    arguments = (*GROKKING, f"runs_dir={tmp_path}", "regularizer=adamw", "num_steps=10")
+    for seed in ("seed=1", "seed=2"):
+        assert call("train.py", *arguments, seed).returncode == 0
+    one, two = sorted((tmp_path / "grokking").iterdir())
+    own = (two / "record.json").read_bytes()
+    shutil.copy(one / "record.json", two / "record.json")
+    done = call("train.py", *arguments, "seed=2")
+    assert done.returncode == 0
+    is_one_line(done, "is the record of another run", one.name)
+    assert json.loads((two / "record.json").read_bytes())["metrics"] == json.loads(own)["metrics"]
+
+
+def test_a_damaged_data_set_is_not_called_ready(tmp_path):
+    data = write_fashion_mnist(tmp_path)  # in the right places, with the wrong content
+    done = call("prepare_data.py", "cifar100", "FashionMNIST", f"data_dir={data}", timeout=300)
+    files = list((data / "FashionMNIST" / "raw").glob("*-ubyte"))
+    whole = len(files) == 4 and all(hashlib.sha256(path.read_bytes()).hexdigest() == FASHION_MNIST[path.name] for path in files)
+    assert whole == (done.returncode == 0) == ("ready" in done.stdout)
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     arguments = (*GROKKING, f"runs_dir={tmp_path}", "regularizer=adamw", "num_steps=10")
     for seed in ("seed=1", "seed=2"):
@@ -162,7 +213,16 @@ def test_without_space_for_a_file_its_old_content_stays(small_disk):
 
 def test_every_regularizer_of_the_configuration_trains(tmp_path):
     names = sorted(path.stem for path in (ROOT / "configs" / "regularizer").glob("*.yaml"))
-    done = call("train.py", "-m", *GROKKING, f"runs_dir={tmp_path}", "num_steps=4", f"regularizer={','.join(names)}", timeout=240)
+    done = call(
+        "train.py",
+        "-m",
+        *GROKKING,
+        f"runs_dir={tmp_path}",
+        "num_steps=4",
+        "task.schedule.warmup_steps=1",
+        f"regularizer={','.join(names)}",
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr
     assert sorted(record["config"]["regularizer"]["name"] for record in records(tmp_path).values()) == names
 

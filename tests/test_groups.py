@@ -144,7 +144,8 @@ def test_of_a_clip_model_projections_and_attention_are_regularized_and_tokens_po
 
 @pytest.mark.parametrize("shape", [(1, 1, 8), (8, 1), (2, 8)])
 @pytest.mark.parametrize(
-    "name", ["cls_token", "dist_token", "mask_token", "pos_embed", "position_embeddings", "logit_scale", "class_embedding"]
+    "name",
+    ["cls_token", "dist_token", "register_tokens", "pos_embed", "position_embeddings", "pos_encoding", "logit_scale", "class_embedding"],
 )
 def test_tokens_positions_and_scales_of_any_shape_are_exempt(name, shape):
     model = nn.Linear(3, 3)

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tasks.cifar100.prepare import DATA_SETS
 from tasks.engine.batching import epoch_order
 from tasks.engine.errors import UserError
 from tasks.engine.seeding import generator_for
 
-DATASETS = ("CIFAR100", "FashionMNIST")
 Batch = tuple[Tensor, Tensor]
 
 
@@ -43,8 +43,8 @@ def load(cfg: Any, root: Path, train: bool) -> Images:
 def _read(name: str, root: Path, train: bool) -> Images:
     import torchvision.datasets as datasets
 
-    if name not in DATASETS:
-        raise UserError(f"task.data.name={name!r} is unknown; choose one of {', '.join(DATASETS)}")
+    if name not in DATA_SETS:
+        raise UserError(f"task.data.name={name!r} is unknown; choose one of {', '.join(DATA_SETS)}")
     try:
         data = getattr(datasets, name)(root=root, train=train, download=False)
     except RuntimeError as error:

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -19,29 +20,34 @@ FASHION_MNIST = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 
-
 DATA_SETS = ("CIFAR100", "FashionMNIST")
 
 
 def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
-    """Puts the data set `name` of DATA_SETS into `root`, verified; does nothing if it is there.
+    """Puts the data set `name` of DATA_SETS into `root`, verified; does nothing if it is there and whole.
 
     Raises UserError if no source can be reached.
     """
     root.mkdir(parents=True, exist_ok=True)
     if name == "CIFAR100":
-        _from_torchvision(name, root, say, "169 MB")
-    elif not _whole(root / name / "raw"):
+        _from_torchvision(name, root, say, "169 MB")  # torchvision verifies what is there, and downloads what is not
+        return
+    raw = root / name / "raw"
+    if damaged := [path for path in (raw / file for file in FASHION_MNIST) if not _whole(path)]:
+        for path in damaged:  # torchvision would take them for whole
+            path.unlink(missing_ok=True)
         try:
             _from_torchvision(name, root, say, "30 MB")
         except UserError as error:
             say(f"{error}; trying Debian's package archive instead (31 MB)")
-            _from_debian(root / name / "raw")
+            _from_debian(raw)
             say(f"{name}: from Debian's package dataset-fashion-mnist, checksums match")
+        if not all(_whole(raw / file) for file in FASHION_MNIST):
+            raise UserError(f"{name}: the files in {raw} do not match their checksums; delete them and try again")
 
 
-def _whole(raw: Path) -> bool:
-    return all((raw / name).exists() and _digest((raw / name).read_bytes()) == digest for name, digest in FASHION_MNIST.items())
+def _whole(path: Path) -> bool:
+    return path.exists() and _digest(path.read_bytes()) == FASHION_MNIST[path.name]
 
 
 def _digest(content: bytes) -> str:
@@ -51,13 +57,14 @@ def _digest(content: bytes) -> str:
 def _from_torchvision(name: str, root: Path, say: Callable[[str], None], size: str) -> None:
     import torchvision.datasets as datasets
 
-    if name == "CIFAR100" and (root / "cifar-100-python").exists():
-        return
-    say(f"{name}: downloading {size} into {root}")
+    say(f"{name}: {size}, downloaded into {root} unless it is there")
+    socket.setdefaulttimeout(30)  # a network that swallows packets would otherwise mean minutes of silence
     try:
         getattr(datasets, name)(root=root, download=True)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{name} cannot be downloaded ({error})") from error
+        raise UserError(f"{name} cannot be downloaded ({' '.join(str(error).split())})") from error
+    finally:
+        socket.setdefaulttimeout(None)
 
 
 def _from_debian(raw: Path) -> None:

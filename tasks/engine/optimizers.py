@@ -1,4 +1,4 @@
-"""From `configs/regularizer/*.yaml` to an optimizer. A new one is a function here, a line in BUILDERS and a YAML file."""
+"""From `configs/regularizer/*.yaml` to an optimizer. A new one is a line in BUILDERS, one in KEYS and a YAML file."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,10 @@ from cpr import CPR, AdamCPR, regularized_groups
 from cpr.baselines import RescaledAdam
 from tasks.engine.errors import UserError
 
-CPR_ARGUMENTS = ("kappa_init_method", "reg_function", "kappa_update", "reg_ema_decay", "reg_by_lr", "evaluate_at", "adaptive")
+CPR_ARGUMENTS = ("kappa_init_method", "reg_function", "kappa_update", "reg_ema_decay", "reg_by_lr", "evaluate_at", "adaptive", "safeguard")
+CPR_KEYS = (*CPR_ARGUMENTS, "reg_step_size")
+# What each bound reads beyond CPR_KEYS.
+BOUND_KEYS = {"warm_start": ("warm_start",), "uniform": ("kappa_init_param",), "dependent": ("kappa_init_param",), "inflection_point": ()}
 
 
 def warm_start_steps(value: str | int | float, warmup_steps: int) -> int:
@@ -21,9 +24,13 @@ def warm_start_steps(value: str | int | float, warmup_steps: int) -> int:
     """
     try:
         steps = float(value[:-1]) * warmup_steps if isinstance(value, str) and value.endswith("x") else float(value)
-    except ValueError:
+    except (ValueError, TypeError):
         raise UserError(f"regularizer.warm_start={value!r} must be a number of steps or a multiple of the lr warm-up such as 2x") from None
-    if steps < 0 or (steps != round(steps) and not isinstance(value, str)):
+    if isinstance(value, str) and value.endswith("x") and warmup_steps == 0:
+        raise UserError(
+            f"regularizer.warm_start={value} is a multiple of the lr warm-up, which this task does not have; give a number of steps"
+        )
+    if not steps >= 0 or (steps != round(steps) and not isinstance(value, str)):
         raise UserError(f"regularizer.warm_start={value!r} must be a whole number of steps >= 0, or a multiple such as 2x")
     return round(steps)
 
@@ -31,7 +38,7 @@ def warm_start_steps(value: str | int | float, warmup_steps: int) -> int:
 def cpr_arguments(cfg: Any) -> dict[str, Any]:
     """The arguments of AdamCPR and CPR, with WS's steps and IP's interval derived from the lr warm-up."""
     regularizer, warmup = cfg.regularizer, cfg.task.schedule.warmup_steps
-    arguments = {name: regularizer[name] for name in CPR_ARGUMENTS}
+    arguments = {name: regularizer[name] for name in CPR_ARGUMENTS if name in regularizer}
     method = regularizer.kappa_init_method
     if method == "warm_start":
         arguments["kappa_init_param"] = warm_start_steps(regularizer.warm_start, warmup)
@@ -57,9 +64,20 @@ def never_acts(cfg: Any) -> str | None:
     return f"CPR will never act: the earliest step at which a bound can be set is {first}, and training ends at {cfg.num_steps}"
 
 
+def _check_keys(regularizer: Any) -> None:
+    """Raises UserError for a key that the optimizer would not read: a setting without effect is a mistake."""
+    known = {"name", "optimizer", "lr", *KEYS[regularizer.optimizer]}
+    if "kappa_init_method" in KEYS[regularizer.optimizer]:
+        known |= set(BOUND_KEYS.get(regularizer.kappa_init_method, ()))
+    if unknown := sorted(set(regularizer) - known):
+        raise UserError(
+            f"regularizer.{unknown[0]} is not read by {regularizer.name}; it reads {', '.join(sorted(known - {'name', 'optimizer'}))}"
+        )
+
+
 def _decay(cfg: Any) -> float:
     decay = cfg.regularizer.weight_decay
-    if not decay >= 0:
+    if isinstance(decay, str) or not decay >= 0:
         raise UserError(f"regularizer.weight_decay={decay} must be >= 0")
     return decay * cfg.task.weight_decay_multiplier
 
@@ -84,6 +102,13 @@ BUILDERS: dict[str, Callable[[Any, nn.Module], Optimizer]] = {
     "sgd_cpr": lambda cfg, model: CPR(_sgd(cfg, _groups(cfg, model)), **cpr_arguments(cfg)),
     "rescaling": lambda cfg, model: RescaledAdam(model, **_adam(cfg), factor=cfg.regularizer.factor, reg_embedding=cfg.task.reg_embedding),
 }
+KEYS: dict[str, tuple[str, ...]] = {
+    "adamw": ("weight_decay",),
+    "adamcpr": CPR_KEYS,
+    "sgd": ("weight_decay", "momentum", "nesterov"),
+    "sgd_cpr": ("momentum", "nesterov", *CPR_KEYS),
+    "rescaling": ("factor",),
+}
 
 
 def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
@@ -93,7 +118,8 @@ def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
     """
     if cfg.regularizer.optimizer not in BUILDERS:
         raise UserError(f"regularizer.optimizer={cfg.regularizer.optimizer!r} is unknown; choose one of {', '.join(BUILDERS)}")
+    _check_keys(cfg.regularizer)
     try:
         return BUILDERS[cfg.regularizer.optimizer](cfg, model)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error

@@ -45,8 +45,16 @@ def _digest(value: Any) -> str:
 
 
 def config_hash(cfg: DictConfig) -> str:
-    """SHA-256 of the identity; equal configurations have equal hashes whatever the order of their keys."""
-    return _digest(identity(cfg))
+    """SHA-256 of the identity; equal configurations have equal hashes: the order of keys, 1 or 1.0, and descriptions do not count."""
+    return _digest(_plain(identity(cfg)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if key != "description"}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def run_id(cfg: DictConfig) -> str:
@@ -86,10 +94,12 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(content)
         checksum = record.pop("checksum")
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
         raise DamagedRecord(f"{path} is damaged: it is not a record ({error})") from None
     if _digest(record) != checksum:
         raise DamagedRecord(f"{path} is damaged: its content does not match its checksum")
+    if record["run_id"] != folder.name:
+        raise DamagedRecord(f"{path} is the record of another run, {record['run_id']}")
     return record
 
 
@@ -111,12 +121,12 @@ def give_up(folder: Path, damage: DamagedRecord, say: Callable[[str], None]) -> 
 def read_metrics(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl.
 
-    Raises DamagedRecord if the file is not the one that the record was written for.
+    Raises DamagedRecord if a log is not the one that the record was written for.
     """
-    path = folder / "metrics.jsonl"
-    if not path.exists() or file_digest(path) != record["files"].get(path.name):
-        raise DamagedRecord(f"{path} is damaged: it does not match the run's record")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    for name, digest in record["files"].items():
+        if not (folder / name).exists() or file_digest(folder / name) != digest:
+            raise DamagedRecord(f"{folder / name} is damaged: it does not match the run's record")
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def file_digest(path: Path) -> str:

@@ -12,11 +12,6 @@ from cpr import regularized_names
 from tasks.engine.errors import UserError
 
 
-def say(message: str) -> None:
-    """One line to the standard error stream, without tearing a progress bar."""
-    tqdm.write(message, file=sys.stderr)
-
-
 def regularized_set(model: nn.Module, reg_embedding: bool) -> str:
     """Which parameters the regularizer acts on: counts, then names."""
     names = regularized_names(model, reg_embedding)
@@ -43,9 +38,12 @@ class WandbLog:
         except ImportError as error:
             raise UserError("logging=wandb needs the package wandb: pip install '.[suite]'") from error
         config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-        self._run = wandb.init(
-            project=cfg.logging.project, mode=cfg.logging.mode, id=run_id, name=run_id, resume="allow", dir=folder, config=config
-        )
+        try:
+            self._run = wandb.init(
+                project=cfg.logging.project, mode=cfg.logging.mode, id=run_id, name=run_id, resume="allow", dir=folder, config=config
+            )
+        except wandb.Error as error:
+            raise UserError(f"wandb cannot start ({error}); log in with `wandb login`, or say logging.mode=offline") from error
 
     def append(self, row: dict[str, Any]) -> None:
         if self._run is not None:

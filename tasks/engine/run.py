@@ -9,16 +9,17 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from tasks.engine import checkpoint, records
+from tasks.engine.checks import check
 from tasks.engine.device import pick_device, set_up
 from tasks.engine.environment import git_commit, hardware, versions
 from tasks.engine.errors import TrainingFailed, UserError
 from tasks.engine.files import disk_full_is_said, only_process, write_bytes_atomically
 from tasks.engine.optimizers import build_optimizer, never_acts
-from tasks.engine.reporting import regularized_set, say
-from tasks.engine.schedule import check_schedule
+from tasks.engine.reporting import regularized_set
 from tasks.engine.seeding import seed_everything
 from tasks.engine.signals import listening
-from tasks.engine.training import Training, check_steps, without_bound
+from tasks.engine.terminal import say
+from tasks.engine.training import Training, without_bound
 from tasks.engine.workload import Workload
 
 
@@ -30,12 +31,14 @@ def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[
     Raises UserError if it cannot be started as asked, TrainingFailed if its loss is not finite (now or on record), and
     Interrupted after a signal, with a checkpoint written.
     """
-    check_steps(cfg)
-    check_schedule(cfg.task.schedule)
+    check(cfg)
     device = pick_device(cfg.device)
     folder = records.run_folder(cfg)
     with disk_full_is_said(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise UserError(f"runs_dir={cfg.runs_dir} cannot hold runs: {error}") from error
         with only_process(folder):
             record = records.ended(folder, say)
             if record is None:

@@ -3,8 +3,6 @@
 import math
 from typing import Any
 
-from tasks.engine.errors import UserError
-
 DECAYS = ("cosine", "polynomial", "constant")
 
 
@@ -21,13 +19,3 @@ def lr_factor(schedule: Any, step: int, num_steps: int) -> float:
         return 1.0
     remaining = (1 + math.cos(math.pi * progress)) / 2 if schedule.decay == "cosine" else (1 - progress) ** schedule.power
     return schedule.final_factor + (1 - schedule.final_factor) * remaining
-
-
-def check_schedule(schedule: Any) -> None:
-    """Raises UserError for a schedule that cannot be followed."""
-    if schedule.decay not in DECAYS:
-        raise UserError(f"task.schedule.decay={schedule.decay!r} is unknown; choose one of {', '.join(DECAYS)}")
-    if schedule.warmup_steps < 0:
-        raise UserError(f"task.schedule.warmup_steps={schedule.warmup_steps} must be >= 0")
-    if not 0 <= schedule.final_factor <= 1:
-        raise UserError(f"task.schedule.final_factor={schedule.final_factor} must lie in [0, 1]")

@@ -16,12 +16,13 @@ from cpr.measures import MEASURES
 from cpr.wrapper import CPR
 from tasks.engine import checkpoint, records
 from tasks.engine.device import autocast
-from tasks.engine.errors import Interrupted, TrainingFailed, UserError
+from tasks.engine.errors import Interrupted, TrainingFailed
 from tasks.engine.files import Log
-from tasks.engine.reporting import WandbLog, progress_bar, say
+from tasks.engine.reporting import WandbLog, progress_bar
 from tasks.engine.schedule import lr_factor
 from tasks.engine.seeding import random_state, restore_random_state
 from tasks.engine.signals import Requests
+from tasks.engine.terminal import say
 from tasks.engine.workload import Workload
 
 
@@ -186,20 +187,3 @@ def without_bound(names: list[str], optimizer: Optimizer) -> list[str]:
     if not is_constrained(optimizer):
         return []
     return [name for name, row in zip(names, snapshot(optimizer), strict=True) if row["kappa"] is None]
-
-
-def check_steps(cfg: Any) -> None:
-    """Raises UserError for a number of steps, a rate or an interval that means nothing."""
-    for name, value in (
-        ("num_steps", cfg.num_steps),
-        ("task.batch_size", cfg.task.batch_size),
-        ("task.log_every_steps", cfg.task.log_every_steps),
-        ("task.eval_every_steps", cfg.task.eval_every_steps),
-        ("checkpoint_every_steps", cfg.checkpoint_every_steps),
-    ):
-        if value is not None and not (value >= 1 and value == int(value)):
-            raise UserError(f"{name}={value} must be a whole number >= 1")
-    if not cfg.lr >= 0:
-        raise UserError(f"lr={cfg.lr} must be >= 0")
-    if cfg.task.grad_clip is not None and not cfg.task.grad_clip > 0:
-        raise UserError(f"task.grad_clip={cfg.task.grad_clip} must be > 0, or null for none")

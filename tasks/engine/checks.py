@@ -1,0 +1,54 @@
+"""What a configuration's values must be, checked before anything is written."""
+
+import math
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from tasks.engine.device import PRECISIONS
+from tasks.engine.errors import UserError
+from tasks.engine.schedule import DECAYS
+
+NUMBER, WHOLE = "a number", "a whole number"
+# key: (kind, least value, whether null is allowed)
+NUMBERS: dict[str, tuple[str, float, bool]] = {
+    "seed": (WHOLE, 0, False),
+    "lr": (NUMBER, 0, False),
+    "num_steps": (WHOLE, 1, False),
+    "threads": (WHOLE, 1, True),
+    "checkpoint_every_steps": (WHOLE, 1, True),
+    "checkpoint_every_minutes": (NUMBER, 0, True),
+    "task.batch_size": (WHOLE, 1, False),
+    "task.log_every_steps": (WHOLE, 1, False),
+    "task.eval_every_steps": (WHOLE, 1, True),
+    "task.schedule.warmup_steps": (WHOLE, 0, False),
+    "task.schedule.final_factor": (NUMBER, 0, False),
+    "task.schedule.power": (NUMBER, 0, False),
+    "task.weight_decay_multiplier": (NUMBER, 0, False),
+}
+FLAGS = ("quiet", "deterministic", "task.reg_embedding")
+
+
+def check(cfg: DictConfig) -> None:
+    """Raises UserError for a value of a wrong type or out of its range; `optimizers.py` checks the regularizer's own."""
+    for key, (kind, least, optional) in NUMBERS.items():
+        value = OmegaConf.select(cfg, key)
+        if not ((optional and value is None) or (_is(kind, value) and value >= least)):
+            raise UserError(f"{key}={value} must be {kind} >= {least}{', or null' if optional else ''}")
+    for key in FLAGS:
+        if not isinstance(OmegaConf.select(cfg, key), bool):
+            raise UserError(f"{key}={OmegaConf.select(cfg, key)} must be true or false")
+    task = cfg.task
+    if task.grad_clip is not None and not (_is(NUMBER, task.grad_clip) and task.grad_clip > 0):
+        raise UserError(f"task.grad_clip={task.grad_clip} must be > 0, or null for none")
+    if task.schedule.final_factor > 1:
+        raise UserError(f"task.schedule.final_factor={task.schedule.final_factor} must lie in [0, 1]")
+    for key, value, choices in (("task.schedule.decay", task.schedule.decay, DECAYS), ("task.precision", task.precision, PRECISIONS)):
+        if value not in choices:
+            raise UserError(f"{key}={value!r} is unknown; choose one of {', '.join(choices)}")
+
+
+def _is(kind: str, value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return False
+    return kind == NUMBER or value == int(value)
