@@ -1,5 +1,6 @@
 """From `configs/regularizer/*.yaml` to an optimizer. A new one is a line in BUILDERS, one in KEYS and a YAML file."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,16 +23,19 @@ def warm_start_steps(value: str | int | float, warmup_steps: int) -> int:
 
     Raises UserError for anything else, and for a negative number.
     """
+    multiple = isinstance(value, str) and value.endswith("x")
     try:
-        steps = float(value[:-1]) * warmup_steps if isinstance(value, str) and value.endswith("x") else float(value)
+        steps = float(value[:-1]) * warmup_steps if multiple else float(value)  # type: ignore[index]
     except (ValueError, TypeError):
-        raise UserError(f"regularizer.warm_start={value!r} must be a number of steps or a multiple of the lr warm-up such as 2x") from None
-    if isinstance(value, str) and value.endswith("x") and warmup_steps == 0:
+        steps = math.nan
+    if multiple and warmup_steps == 0:
         raise UserError(
             f"regularizer.warm_start={value} is a multiple of the lr warm-up, which this task does not have; give a number of steps"
         )
-    if not steps >= 0 or (steps != round(steps) and not isinstance(value, str)):
-        raise UserError(f"regularizer.warm_start={value!r} must be a whole number of steps >= 0, or a multiple such as 2x")
+    if not (0 <= steps < math.inf and (multiple or steps == int(steps))):
+        raise UserError(
+            f"regularizer.warm_start={value!r} must be a whole number of steps >= 0, or a multiple of the lr warm-up such as 2x"
+        )
     return round(steps)
 
 

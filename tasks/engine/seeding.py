@@ -8,7 +8,10 @@ import torch
 
 
 def derive(seed: int, *purpose: str | int) -> int:
-    """A 63-bit seed for one purpose, for example ("augment", step); distinct purposes are independent streams."""
+    """A 63-bit seed for one purpose, for example ("augment", step).
+
+    torch's CPU generator uses the low 32 bits, so that two of many thousand purposes may share a stream.
+    """
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
