@@ -173,11 +173,11 @@ def snapshot(optimizer: Optimizer) -> list[dict[str, float | None]]:
     return rows
 
 
-def restore_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """Puts CPR's scalars back in their own dtype after torch's load_state_dict has cast them to the parameter's."""
+def restore_state(optimizer: Optimizer, saved: dict[str, Any], names: Iterable[str] = STATE) -> None:
+    """Puts the named scalars (CPR's by default) back in their own dtype after torch's load_state_dict has cast them to the parameter's."""
     identifiers = [i for group in saved["param_groups"] for i in group["params"]]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for identifier, parameter in zip(identifiers, parameters, strict=True):
         for name, value in saved["state"].get(identifier, {}).items():
-            if name in STATE:
+            if name in names:
                 optimizer.state[parameter][name] = value.detach().clone().to(parameter.device)

@@ -100,7 +100,7 @@ def test_a_small_limit_changes_the_path_of_the_parameters_and_one_never_reached_
     assert ends["null"] == ends["1e6"] != ends["1e-3"]
 
 
-@pytest.mark.parametrize("regularizer", ["adamw", "adamcpr_ws", "sgd_cpr", "rescaling"])
+@pytest.mark.parametrize("regularizer", ["adamw", "adamcpr_ws", "sgd_cpr", "rescaling", "adadecay", "awd", "amos", "adamw_schedule"])
 def test_every_step_gets_the_learning_rate_of_the_schedule_and_the_log_says_it(tmp_path, regularizer):
     cfg = config(tmp_path, f"regularizer={regularizer}", "lr=3e-3", *EVERY_STEP, *WARM_UP)
     with watched_steps() as seen:

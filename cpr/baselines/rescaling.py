@@ -6,20 +6,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cpr.baselines.common import joint_norm, plain_adam_step
 from cpr.groups import regularized_groups
 
 
 class RescaledAdam(torch.optim.Adam):
-    """Adam that multiplies the regularized weights by `factor` once and then keeps their joint L2 norm after every step.
+    """Adam that multiplies the regularized weights by `factor` once and then keeps their joint L2 norm: w ← w·N/‖w‖₂ after every step.
+
+    The CPR authors' script rescales between forward and backward of the next step instead. No optimizer is called there, so that is left
+    out.
 
     Args:
         model: its regularized parameters (cpr.groups) are rescaled.
         lr, betas, eps: as in torch's Adam.
         factor: α > 0; the paper compares 0.8, 1, 2, 4, 8, 16.
         reg_embedding: whether nn.Embedding counts as a weight.
+        include_norm: normalization layers' weights are rescaled too, as in the authors' script.
 
     Raises:
-        ValueError: factor out of its range.
+        ValueError: factor or include_norm out of its range.
+
+    N is the entry `norm` of the first parameter group, in `state_dict()`.
     """
 
     def __init__(
@@ -30,15 +37,18 @@ class RescaledAdam(torch.optim.Adam):
         eps: float = 1e-8,
         factor: float = 1.0,
         reg_embedding: bool = False,
+        include_norm: bool = False,
     ) -> None:
         if not 0 < factor < float("inf"):
             raise ValueError(f"factor={factor} must be a number > 0")
-        super().__init__(regularized_groups(model, reg_embedding), lr=lr, betas=betas, eps=eps)
+        if not isinstance(include_norm, bool):
+            raise ValueError(f"include_norm={include_norm!r} must be True or False")
+        groups = regularized_groups(model, reg_embedding)
+        super().__init__(_with_norms(model, groups) if include_norm else groups, lr=lr, betas=betas, eps=eps)
         weights = self._weights()
         with torch.no_grad():
             torch._foreach_mul_(weights, factor)
-        # In a parameter group, so that state_dict() carries it.
-        self.param_groups[0]["norm"] = _joint_norm(weights).item()
+        self.param_groups[0]["norm"] = joint_norm(weights).item()
 
     def _weights(self) -> list[Tensor]:
         return [p for group in self.param_groups if group["regularize"] for p in group["params"]]
@@ -46,11 +56,19 @@ class RescaledAdam(torch.optim.Adam):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Adam's step, then the rescaling; returns the closure's loss, if one is given."""
-        loss = super().step(closure)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        plain_adam_step()(self)
         weights = self._weights()
-        torch._foreach_mul_(weights, self.param_groups[0]["norm"] / _joint_norm(weights))
+        torch._foreach_mul_(weights, self.param_groups[0]["norm"] / joint_norm(weights))
         return loss
 
 
-def _joint_norm(weights: list[Tensor]) -> Tensor:
-    return torch.stack(torch._foreach_norm(weights)).square().sum().sqrt()
+def _with_norms(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The groups with normalization layers' weights moved to the regularized one."""
+    scales = {id(getattr(m, "weight", None)) for m in model.modules() if "norm" in type(m).__name__.lower()}
+    parameters = [(p, group["regularize"] or id(p) in scales) for group in groups for p in group["params"]]
+    split = [{"params": [p for p, is_in in parameters if is_in == chosen], "regularize": chosen} for chosen in (True, False)]
+    return [group for group in split if group["params"]]

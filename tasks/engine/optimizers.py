@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cpr import CPR, AdamCPR, regularized_groups
-from cpr.baselines import RescaledAdam
+from cpr.baselines import AMOS, AdamAdaDecay, AdamAWD, DecayScheduledAdamW, RescaledAdam
 from tasks.engine.errors import UserError
 
 CPR_ARGUMENTS = ("kappa_init_method", "reg_function", "kappa_update", "reg_ema_decay", "reg_by_lr", "evaluate_at", "adaptive", "safeguard")
@@ -79,10 +79,10 @@ def _check_keys(regularizer: Any) -> None:
         )
 
 
-def _decay(cfg: Any) -> float:
-    decay = cfg.regularizer.weight_decay
+def _decay(cfg: Any, key: str = "weight_decay") -> float:
+    decay = cfg.regularizer[key]
     if isinstance(decay, str) or not decay >= 0:
-        raise UserError(f"regularizer.weight_decay={decay} must be >= 0")
+        raise UserError(f"regularizer.{key}={decay} must be >= 0")
     return decay * cfg.task.weight_decay_multiplier
 
 
@@ -95,6 +95,28 @@ def _adam(cfg: Any) -> dict[str, Any]:
     return {"lr": cfg.lr, "betas": tuple(cfg.task.betas), "eps": cfg.task.eps}
 
 
+def _baseline(cfg: Any) -> dict[str, Any]:
+    return _adam(cfg) | {"reg_embedding": cfg.task.reg_embedding}
+
+
+def _awd(cfg: Any, model: nn.Module) -> Optimizer:
+    regularizer = cfg.regularizer
+    # A coupled decay is a share of each gradient, however many steps there are; a decoupled one adds up over the steps.
+    decay = regularizer.weight_decay if regularizer.coupled else _decay(cfg)
+    return AdamAWD(model, weight_decay=decay, coupled=regularizer.coupled, scope=regularizer.scope, **_baseline(cfg))
+
+
+def _amos(cfg: Any, model: nn.Module) -> Optimizer:
+    # Not times lr, but added up over the steps like a decoupled decay: the multiplier makes up for their number here too.
+    options = {"extra_l2": _decay(cfg, "extra_l2"), "legacy_sign": cfg.regularizer.legacy_sign, "beta": cfg.regularizer.beta}
+    return AMOS(model, lr=cfg.lr, reg_embedding=cfg.task.reg_embedding, **options)
+
+
+def _adamw_schedule(cfg: Any, model: nn.Module) -> Optimizer:
+    options = {"weight_decay": _decay(cfg), "final_factor": cfg.regularizer.final_factor}
+    return DecayScheduledAdamW(model, total_steps=cfg.num_steps, **options, **_baseline(cfg))
+
+
 def _sgd(cfg: Any, groups: list[dict[str, Any]]) -> Optimizer:
     return torch.optim.SGD(groups, lr=cfg.lr, momentum=cfg.regularizer.momentum, nesterov=cfg.regularizer.nesterov)
 
@@ -104,14 +126,24 @@ BUILDERS: dict[str, Callable[[Any, nn.Module], Optimizer]] = {
     "adamcpr": lambda cfg, model: AdamCPR(_groups(cfg, model), **_adam(cfg), **cpr_arguments(cfg)),
     "sgd": lambda cfg, model: _sgd(cfg, _groups(cfg, model, _decay(cfg))),
     "sgd_cpr": lambda cfg, model: CPR(_sgd(cfg, _groups(cfg, model)), **cpr_arguments(cfg)),
-    "rescaling": lambda cfg, model: RescaledAdam(model, **_adam(cfg), factor=cfg.regularizer.factor, reg_embedding=cfg.task.reg_embedding),
+    "rescaling": lambda cfg, model: RescaledAdam(
+        model, factor=cfg.regularizer.factor, include_norm=cfg.regularizer.include_norm, **_baseline(cfg)
+    ),
+    "adadecay": lambda cfg, model: AdamAdaDecay(model, weight_decay=_decay(cfg), alpha=cfg.regularizer.alpha, **_baseline(cfg)),
+    "awd": _awd,
+    "amos": _amos,
+    "adamw_schedule": _adamw_schedule,
 }
 KEYS: dict[str, tuple[str, ...]] = {
     "adamw": ("weight_decay",),
     "adamcpr": CPR_KEYS,
     "sgd": ("weight_decay", "momentum", "nesterov"),
     "sgd_cpr": ("momentum", "nesterov", *CPR_KEYS),
-    "rescaling": ("factor",),
+    "rescaling": ("factor", "include_norm"),
+    "adadecay": ("weight_decay", "alpha"),
+    "awd": ("weight_decay", "coupled", "scope"),
+    "amos": ("extra_l2", "legacy_sign", "beta"),
+    "adamw_schedule": ("weight_decay", "final_factor"),
 }
 
 

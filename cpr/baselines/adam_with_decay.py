@@ -1,0 +1,91 @@
+"""Adam whose regularized weights are decayed by a rule of its own: what AdaDecay, AWD and the decay schedule share."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cpr.adamcpr import Params
+from cpr.baselines.common import plain_adam_step
+from cpr.constraint import require_regularized
+from cpr.groups import regularized_groups
+
+
+class AdamWithDecay(torch.optim.Adam):
+    """θ ← θ − η·D(θ, g) − η·a on regularized groups, θ ← θ − η·a on the others; a = m̂/(√v̂ + eps), D the subclass's rule.
+
+    Adam's own step depends on gradients only, so that decaying first and then taking torch's step is exact.
+
+    Args:
+        params: a model (cpr.groups says which of its parameters are regularized), or parameter groups with the key
+            `regularize: bool`. Groups built for weight decay work too: those with weight_decay != 0 are regularized.
+        lr, betas, eps: as in torch's Adam.
+        weight_decay: the rule's coefficient >= 0; a group's own `weight_decay` goes before it.
+        reg_embedding: whether nn.Embedding counts as a weight (only if `params` is a model).
+        settings: the rule's other entries of a parameter group.
+
+    Raises:
+        ValueError: an argument out of its range, weight decay beside regularize=False, or nothing to regularize.
+
+    A group's coefficient stands under `decay`; its `weight_decay`, which torch's step would add to the gradient, is 0.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        reg_embedding: bool,
+        **settings: Any,
+    ) -> None:
+        if isinstance(params, nn.Module):
+            params = regularized_groups(params, reg_embedding)
+        own = {"decay": weight_decay, **settings}
+        groups = [own | (given if isinstance(given, dict) else {"params": [given]}) for given in params]
+        super().__init__(groups, lr=lr, betas=betas, eps=eps)
+        self.defaults |= own
+        require_regularized(self.param_groups)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's; the key `regularize` says whether the group's parameters are decayed."""
+        group = dict(param_group)
+        decay = group.pop("weight_decay", None)
+        group.setdefault("regularize", bool(decay))
+        if decay and not group["regularize"]:
+            raise ValueError(f"weight_decay={decay} on a group with regularize=False; set it to 0, or regularize the group")
+        if decay is not None:
+            group["decay"] = decay
+        super().add_param_group(group)
+        self._check_group(self.param_groups[-1])
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """Raises ValueError for a setting out of its range; a subclass adds its own."""
+        if not 0 <= group["decay"] < float("inf"):
+            raise ValueError(f"weight_decay={group['decay']} must be a number >= 0")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """The decay, then Adam's step, of every parameter that has a gradient; returns the closure's loss, if one is given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._update()
+        return loss
+
+    def _update(self) -> None:
+        self._decay()
+        plain_adam_step()(self)
+
+    def _decay(self) -> None:
+        """θ ← θ − η·D(θ, g), in place."""
+        raise NotImplementedError
+
+    def _decayed(self) -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
+        """Every regularized group with those of its parameters that have a gradient."""
+        for group in self.param_groups:
+            if group["regularize"]:
+                yield group, [p for p in group["params"] if p.grad is not None]
