@@ -37,8 +37,8 @@ reproduce: .venv/.stamp  ## grokking, then Figure 2, into results/mini (SCALE= S
 reproduce-%: .venv/.stamp  ## one artefact, for example reproduce-figure2
 	$(BIN)/python scripts/reproduce.py $* $(OPTIONS)
 
-bench: .venv/.stamp  ## time of an AdamCPR step as a multiple of torch's AdamW
-	$(BIN)/python scripts/bench/optimizer_step.py
+bench: .venv/.stamp  ## time of an AdamCPR step as a multiple of torch's fused AdamW (ROUNDS=15 SHAPES=gpt2s,resnet18,toy)
+	$(BIN)/python scripts/bench/optimizer_step.py $(if $(ROUNDS),rounds=$(ROUNDS)) $(if $(SHAPES),shapes=$(SHAPES))
 
 clean:  ## remove caches and build output; keeps .venv, runs/ and data/
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -6,10 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.adamw import adamw
 
 from cpr import constraint
+from cpr.distributed import local, local_gradient, mesh_of
 from cpr.groups import regularized_groups
+from cpr.kernels import CHOICES, Kernel, select
+from cpr.kernels.eager import pull_
+from cpr.measures import MEASURES
+from cpr.pack import Known, Pack, packed
 
 Params = nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -43,12 +47,16 @@ class AdamCPR(Optimizer):
         evaluate_at: where R and its gradient are taken: "before" at θ_t (paper, Algorithm 1), "after" at θ_t + Opt(g_t) (package).
         adaptive: AdaCPR (Algorithm 3): False, "transition" (the paper) or "latched" (the authors' early code).
         safeguard: the limits on one pull of cpr.constraint; False gives Algorithm 1 to the letter.
+        kernel: "auto", "cpu" (single pass, compiled on first use) or "eager" (torch's own operations); see cpr.kernels.
 
     Raises:
         ValueError: an argument out of its range, or nothing to regularize.
 
     State of a parameter: `step`, `exp_avg`, `exp_avg_sq` (and `max_exp_avg_sq`) as in torch's Adam; `lagmul` (λ), `kappa`
     and `kappa_set`, 0-dim; for IP `sample` and `growth`. All of it is in `state_dict()`.
+
+    R(θ_{t+1}) is known from step t on, unless the parameter's version says that somebody else has changed it since. Changes through
+    `parameter.data`, which leave no version, are seen one step late.
     """
 
     def __init__(
@@ -71,6 +79,7 @@ class AdamCPR(Optimizer):
         evaluate_at: str = "before",
         adaptive: str | bool = False,
         safeguard: bool = True,
+        kernel: str = "auto",
     ) -> None:
         if not lr >= 0:
             raise ValueError(f"lr={lr} must be >= 0")
@@ -78,6 +87,8 @@ class AdamCPR(Optimizer):
             raise ValueError(f"eps={eps} must be >= 0")
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas={tuple(betas)} must lie in [0, 1)")
+        if kernel not in CHOICES:
+            raise ValueError(f"kernel={kernel!r} is unknown; choose one of {', '.join(CHOICES)}")
         defaults = constraint.checked_defaults(
             kappa_init_method=kappa_init_method,
             kappa_init_param=kappa_init_param,
@@ -90,9 +101,10 @@ class AdamCPR(Optimizer):
             adaptive=adaptive,
             safeguard=safeguard,
         )
-        defaults |= {"lr": lr, "betas": tuple(betas), "eps": eps, "amsgrad": amsgrad, "maximize": maximize}
+        defaults |= {"lr": lr, "betas": tuple(betas), "eps": eps, "amsgrad": amsgrad, "maximize": maximize, "kernel": kernel}
         if isinstance(params, nn.Module):
             params = regularized_groups(params, reg_embedding=reg_embedding)
+        self._packs: Known = {}
         super().__init__(params, defaults)
         constraint.require_regularized(self.param_groups)
 
@@ -108,55 +120,39 @@ class AdamCPR(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            for parameter in parameters:
-                self._start(parameter, group)
-            if group["evaluate_at"] == "before":
-                self._constrain(parameters, group)
-                self._adam(parameters, group)
-            else:
-                self._adam(parameters, group)
-                self._constrain(parameters, group)
+        for number, group in enumerate(self.param_groups):
+            for pack, kernel in self._packed(number, group):
+                grads = [local_gradient(p) for p in pack.parameters]
+                if not group["regularize"]:
+                    kernel.adam_(pack, grads, group, None, None)
+                elif group["evaluate_at"] == "before":
+                    pull = pack.pull(group)  # λ_{t+1} = max(0, λ_t + μ (R(θ_t) - κ))
+                    pack.keep(kernel.adam_(pack, grads, group, pull, pack.measure))  # θ_{t+1} = θ_t + Opt(g_t) - λ_{t+1} ∇R(θ_t)
+                else:
+                    pack.keep(kernel.adam_(pack, grads, group, None, pack.measure))
+                    pull_(pack.tensors, pack.pull(group), MEASURES[group["reg_function"]])
         return loss
 
-    def _start(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if state:
-            return
-        state["step"] = torch.tensor(0.0)
-        state["exp_avg"] = torch.zeros_like(parameter)
-        state["exp_avg_sq"] = torch.zeros_like(parameter)
-        if group["amsgrad"]:
-            state["max_exp_avg_sq"] = torch.zeros_like(parameter)
-        if group["regularize"]:
-            constraint.start(parameter, group, state)
+    def _packed(self, number: int, group: dict[str, Any]) -> list[tuple[Pack, Kernel]]:
+        """The group's parameters that have a gradient, in packs of one device, dtype, mesh and kernel."""
 
-    def _constrain(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        if group["regularize"]:
-            for parameter in parameters:
-                state = self.state[parameter]
-                constraint.constrain(parameter, group, state, t=int(state["step"]))
+        def kind(p: Tensor) -> Any:
+            if p.grad is not None and p.grad.is_sparse:
+                raise ValueError(f"AdamCPR has no step for sparse gradients (a parameter of shape {tuple(p.shape)}); use sparse=False")
+            return p.device, p.dtype, mesh_of(p), select(local(p), group["kernel"])
 
-    def _adam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """θ ← θ + Opt(g), without weight decay, by torch's own functional form."""
-        states = [self.state[p] for p in parameters]
-        adamw(
-            parameters,
-            [p.grad for p in parameters if p.grad is not None],
-            [s["exp_avg"] for s in states],
-            [s["exp_avg_sq"] for s in states],
-            [s["max_exp_avg_sq"] for s in states] if group["amsgrad"] else [],
-            [s["step"] for s in states],
-            has_complex=any(p.is_complex() for p in parameters),
-            amsgrad=group["amsgrad"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=0.0,
-            eps=group["eps"],
-            maximize=group["maximize"],
-        )
+        def make(parameters: list[Tensor], kind: Any) -> tuple[Pack, Kernel]:
+            kernel = kind[-1]
+            return Pack(parameters, group, self.state, kernel.sums, moments=True), kernel
+
+        return packed(self._packs, number, [p for p in group["params"] if p.grad is not None], kind, make)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Called by load_state_dict, copy and pickle."""
+        super().__setstate__(state)
+        self._packs = {}
+        for group in self.param_groups:
+            group.setdefault("kernel", "auto")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, with λ, κ and the inflection point's samples kept in their own precision."""

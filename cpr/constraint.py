@@ -17,7 +17,7 @@ paper's runs x stays below 2.5 (the first convolution under Kappa-K 0.005) and �
 the arithmetic is the same to the last bit.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from cpr import bounds
-from cpr.measures import MEASURES
+from cpr.measures import MEASURES, Pull, value_of
 
 # Per-parameter state that torch.optim.Optimizer.load_state_dict would cast to the parameter's dtype (bfloat16, say).
 STATE = ("lagmul", "kappa", "kappa_set", "sample", "growth", "smoothed", "was_active")
@@ -116,37 +116,36 @@ def require_regularized(groups: Iterable[dict[str, Any]]) -> None:
         )
 
 
-@torch.no_grad()
-def start(parameter: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
-    """Adds the constraint's state for θ_0 to `state`: kI0 takes its bound here, before the first update."""
-    value = MEASURES[group["reg_function"]].value(parameter)
-    state["lagmul"] = torch.zeros_like(value)
-    state.update(bounds.initial_state(group, parameter, value))
+def start(group: dict[str, Any], parameters: Sequence[Tensor], value: Tensor) -> dict[str, Tensor]:
+    """The constraints' state for R(θ_0) = value [matrices], as vectors: kI0 takes its bound here, before the first update."""
+    return {"lagmul": torch.zeros_like(value)} | bounds.initial_state(group, parameters, value)
 
 
-@torch.no_grad()
-def constrain(parameter: Tensor, group: dict[str, Any], state: dict[str, Any], t: int) -> None:
-    """One multiplier update and pull on θ, in place; `t` is the number of updates that θ has received."""
-    if not bounds.needs_value(group, t):
-        return
+def pull(group: dict[str, Any], state: dict[str, Tensor], t: Tensor, sums: Tensor, n: Tensor) -> Pull:
+    """The multipliers' update and the pull that follows from it, for all matrices of a group at once; changes `state`.
+
+    t [m]: the updates that each θ has received; sums [m, 2] and n [m]: what R(θ) is made of (measures.py).
+    """
     measure = MEASURES[group["reg_function"]]
-    value = measure.value(parameter)
-    bounds.observe(group, state, t, value)
     kappa, active, old = state["kappa"], state["kappa_set"], state["lagmul"]
-    scale = group["lr"] if group["reg_by_lr"] else 1.0
+    value = measure.value(sums, n).to(old.dtype)
+    bounds.observe(group, state, t, value)
+    scale = float(group["lr"]) if group["reg_by_lr"] else 1.0
 
     new = (old + group["kappa_update"] * (value - kappa)).clamp(min=0)
     saturated = torch.zeros_like(active)
     if group["safeguard"]:
         saturated = active & (value > measure.excess * kappa)
-        limit = measure.most(parameter, value) / scale if scale else torch.full_like(value, torch.inf)
-        new = torch.where(saturated, old, torch.minimum(new, limit))
+        if scale:
+            new = torch.minimum(new, measure.most(value, n) / scale)
+        new = torch.where(saturated, old, new)
     new = torch.where(active, new, 0)
 
     shrink = torch.where(saturated, (kappa / value).pow(1 / measure.degree), 1)
-    measure.pull_(parameter, torch.where(saturated, 0, scale * new), shrink, value)
+    applied = measure.pull(torch.where(saturated, 0, scale * new), shrink, value, sums, n)
     bounds.adapt(group, state, before=old, after=new, value=value)
-    state["lagmul"].copy_(new)
+    old.copy_(new)
+    return applied
 
 
 def regularized(optimizer: Optimizer) -> Iterator[tuple[Tensor, dict[str, Any]]]:
@@ -165,7 +164,7 @@ def snapshot(optimizer: Optimizer) -> list[dict[str, float | None]]:
         is_set = bool(state["kappa_set"]) if "kappa_set" in state else False
         rows.append(
             {
-                "R": MEASURES[group["reg_function"]].value(parameter.detach()).item(),
+                "R": value_of(group["reg_function"], parameter.detach()).item(),
                 "kappa": state["kappa"].item() if is_set else None,
                 "lambda": state["lagmul"].item() if "lagmul" in state else 0.0,
             }

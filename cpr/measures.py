@@ -1,4 +1,4 @@
-"""The measures R(θ) that a bound is put on: value, pull and the limits of one pull.
+"""The measures R(θ) that a bound is put on: the sums that R is made of, its value, the pull and the limits of one pull.
 
 Values are PER ELEMENT (mean square, mean absolute value, ...), so that one κ means the same for every matrix size; the
 pull is λ times the gradient of the SUM over the elements (paper, Algorithm 1; with the sum measured as n times the mean
@@ -13,6 +13,9 @@ its gradient as they are, and so do we (paper, Figure E.2).
 | std   | standard deviation (n - 1)                   | (θ - mean) / ((n - 1) R)  | (n - 1) R / 2         |
 
 The last column is the multiplier whose pull takes away half of the matrix; constraint.py says why it is the limit.
+
+Every R is a function of two sums over the elements, which add up over the shards of a matrix, and every pull has the form
+`Pull`; so one kernel serves all measures, and can take the sums of θ_{t+1} while it writes θ_{t+1}.
 """
 
 from collections.abc import Callable
@@ -22,16 +25,28 @@ import torch
 from torch import Tensor
 
 
-class Measure(NamedTuple):
-    """One row of the table above.
+class Pull(NamedTuple):
+    """θ ← scale · θ - rate · clamp(θ - center, ±limit); each a vector [matrices]."""
 
-    value(θ): 0-dim tensor R(θ). pull_(θ, λ, shrink, R): θ ← shrink · θ - λ · direction, in place, where either shrink is 1
-    or λ is 0 (both 0-dim tensors). most(θ, R): the largest λ of one pull. degree: R(s θ) = s^degree R(θ) (for Huber: the
-    largest such degree, reached by small elements). excess: beyond this multiple of its bound a matrix is put onto it in one pull.
+    scale: Tensor
+    rate: Tensor
+    center: Tensor
+    limit: Tensor
+
+
+class Measure(NamedTuple):
+    """One row of the table above. All tensors are vectors over matrices, except θ; n is float64.
+
+    code: the measure's number in the kernels. sums(θ): float64 [2], the sum that R is made of and, for std, that of θ.
+    value(sums [m, 2], n): R. pull(λ, shrink, R, sums, n): θ ← shrink · θ - λ · direction, where either shrink is 1 or λ
+    is 0. most(R, n): the largest λ of one pull. degree: R(s θ) = s^degree R(θ) (for Huber: the largest such degree, reached
+    by small elements). excess: beyond this multiple of its bound a matrix is put onto it in one pull.
     """
 
-    value: Callable[[Tensor], Tensor]
-    pull_: Callable[[Tensor, Tensor, Tensor, Tensor], object]
+    code: int
+    sums: Callable[[Tensor], Tensor]
+    value: Callable[[Tensor, Tensor], Tensor]
+    pull: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Pull]
     most: Callable[[Tensor, Tensor], Tensor]
     degree: int
     excess: float
@@ -42,46 +57,72 @@ def scalar_dtype(parameter: Tensor) -> torch.dtype:
     return torch.float64 if parameter.dtype == torch.float64 else torch.float32
 
 
-def _l2_value(parameter: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(parameter, dtype=scalar_dtype(parameter)).square() / parameter.numel()
+def _two(first: Tensor, second: Tensor | None = None) -> Tensor:
+    first = first.double()
+    return torch.stack([first, torch.zeros_like(first) if second is None else second.double()])
 
 
-def _l2_pull_(parameter: Tensor, multiplier: Tensor, shrink: Tensor, _: Tensor) -> None:
-    parameter.mul_(shrink - 2 * multiplier)
+def _mean(sums: Tensor, n: Tensor) -> Tensor:
+    return sums[:, 0] / n
 
 
-def _l1_value(parameter: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(parameter, ord=1, dtype=scalar_dtype(parameter)) / parameter.numel()
+def _l2_sums(theta: Tensor) -> Tensor:
+    return _two(torch.linalg.vector_norm(theta, dtype=scalar_dtype(theta)).double().square())
 
 
-def _l1_pull_(parameter: Tensor, multiplier: Tensor, shrink: Tensor, _: Tensor) -> None:
+def _l2_pull(multiplier: Tensor, shrink: Tensor, value: Tensor, sums: Tensor, n: Tensor) -> Pull:
+    zero = torch.zeros_like(shrink)
+    return Pull(shrink - 2 * multiplier, zero, zero, zero)
+
+
+def _l1_sums(theta: Tensor) -> Tensor:
+    return _two(torch.linalg.vector_norm(theta, ord=1, dtype=scalar_dtype(theta)))
+
+
+def _l1_pull(multiplier: Tensor, shrink: Tensor, value: Tensor, sums: Tensor, n: Tensor) -> Pull:
     # λ·sign(θ) would push an element smaller than λ to the other side of zero, every step; clamping stops it there.
-    parameter.mul_(shrink).sub_(parameter.clamp(-multiplier, multiplier))
+    return Pull(shrink, torch.ones_like(shrink), torch.zeros_like(shrink), multiplier)
 
 
-def _huber_value(parameter: Tensor) -> Tensor:
-    size = parameter.abs().to(scalar_dtype(parameter))
+def _huber_sums(theta: Tensor) -> Tensor:
+    size = theta.abs().to(scalar_dtype(theta))
     inner = size.clamp(max=1)
     # inner²/2 + (size - inner) is θ²/2 inside the unit interval and |θ| - 1/2 outside.
-    return (inner.square() / 2 + size - inner).mean()
+    return _two((inner.square() / 2 + size - inner).sum())
 
 
-def _huber_pull_(parameter: Tensor, multiplier: Tensor, shrink: Tensor, _: Tensor) -> None:
-    parameter.mul_(shrink).sub_(multiplier * parameter.clamp(-1, 1))
+def _huber_pull(multiplier: Tensor, shrink: Tensor, value: Tensor, sums: Tensor, n: Tensor) -> Pull:
+    return Pull(shrink, multiplier, torch.zeros_like(shrink), torch.ones_like(shrink))
 
 
-def _std_value(parameter: Tensor) -> Tensor:
-    return parameter.to(scalar_dtype(parameter)).std()
+def _std_sums(theta: Tensor) -> Tensor:
+    wide = theta.double()
+    return _two(wide.square().sum(), wide.sum())
 
 
-def _std_pull_(parameter: Tensor, multiplier: Tensor, shrink: Tensor, value: Tensor) -> None:
-    coefficient = torch.where(value > 0, multiplier / ((parameter.numel() - 1) * value), 0)
-    parameter.mul_(shrink).sub_(coefficient * (parameter - parameter.mean()))
+def _std_value(sums: Tensor, n: Tensor) -> Tensor:
+    return ((sums[:, 0] - sums[:, 1].square() / n).clamp(min=0) / (n - 1)).sqrt()
+
+
+def _std_pull(multiplier: Tensor, shrink: Tensor, value: Tensor, sums: Tensor, n: Tensor) -> Pull:
+    rate = torch.where(value > 0, multiplier / ((n - 1) * value), 0).to(shrink.dtype)
+    return Pull(shrink, rate, (sums[:, 1] / n).to(shrink.dtype), torch.full_like(shrink, torch.inf))
+
+
+def _no_more_than(limit: float) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda value, n: torch.full_like(value, limit)
 
 
 MEASURES: dict[str, Measure] = {
-    "l2": Measure(_l2_value, _l2_pull_, lambda _, value: torch.full_like(value, 0.25), degree=2, excess=4.0),
-    "l1": Measure(_l1_value, _l1_pull_, lambda _, value: value / 2, degree=1, excess=1.5),
-    "huber": Measure(_huber_value, _huber_pull_, lambda _, value: torch.full_like(value, 0.5), degree=2, excess=4.0),
-    "std": Measure(_std_value, _std_pull_, lambda parameter, value: (parameter.numel() - 1) * value / 2, degree=1, excess=1.5),
+    "l2": Measure(1, _l2_sums, _mean, _l2_pull, _no_more_than(0.25), degree=2, excess=4.0),
+    "l1": Measure(2, _l1_sums, _mean, _l1_pull, lambda value, n: value / 2, degree=1, excess=1.5),
+    "huber": Measure(3, _huber_sums, _mean, _huber_pull, _no_more_than(0.5), degree=2, excess=4.0),
+    "std": Measure(4, _std_sums, _std_value, _std_pull, lambda value, n: (n - 1).to(value.dtype) * value / 2, degree=1, excess=1.5),
 }
+
+
+def value_of(name: str, theta: Tensor) -> Tensor:
+    """R(θ) of one matrix, 0-dim, in `scalar_dtype`."""
+    measure = MEASURES[name]
+    n = torch.tensor([theta.numel()], dtype=torch.float64, device=theta.device)
+    return measure.value(measure.sums(theta)[None], n)[0].to(scalar_dtype(theta))

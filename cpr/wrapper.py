@@ -8,6 +8,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from cpr import constraint
+from cpr.distributed import mesh_of
+from cpr.kernels.eager import pull_, sums
+from cpr.measures import MEASURES
+from cpr.pack import Known, Pack, packed
 
 
 class CPR(Optimizer):
@@ -54,6 +58,7 @@ class CPR(Optimizer):
             adaptive=adaptive,
             safeguard=safeguard,
         )
+        self._packs: Known = {}
         # The group dictionaries stay the same objects, so that a scheduler's lr reaches the wrapped optimizer.
         super().__init__(optimizer.param_groups, optimizer.defaults | defaults)
         constraint.require_regularized(self.param_groups)
@@ -73,31 +78,31 @@ class CPR(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        moving = [(p, group) for p, group in constraint.regularized(self) if p.grad is not None]
-        for parameter, group in moving:
-            self._start(parameter, group)
-        self._constrain(moving, "before")
+        packs = [(pack, group) for number, group in enumerate(self.param_groups) for pack in self._packed(number, group)]
+        self._constrain(packs, "before")
         self.optimizer.step()
-        for parameter, _ in moving:
-            self.state[parameter]["step"] += 1
-        self._constrain(moving, "after")
+        for pack, _ in packs:
+            pack.scalars["step"] += 1
+        self._constrain(packs, "after")
         return loss
 
-    def _start(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = torch.tensor(0.0)
-            constraint.start(parameter, group, state)
-
-    def _constrain(self, moving: list[tuple[Tensor, dict[str, Any]]], when: str) -> None:
-        for parameter, group in moving:
+    def _constrain(self, packs: list[tuple[Pack, dict[str, Any]]], when: str) -> None:
+        for pack, group in packs:
             if group["evaluate_at"] == when:
-                state = self.state[parameter]
-                constraint.constrain(parameter, group, state, t=int(state["step"]))
+                pull_(pack.tensors, pack.pull(group), MEASURES[group["reg_function"]])
+
+    def _packed(self, number: int, group: dict[str, Any]) -> list[Pack]:
+        """The group's regularized parameters that have a gradient, in packs of one device, dtype and mesh."""
+        parameters = [p for p in group["params"] if p.grad is not None] if group["regularize"] else []
+
+        def make(same: list[Tensor], _: Any) -> Pack:
+            return Pack(same, group, self.state, sums, moments=False)
+
+        return packed(self._packs, number, parameters, lambda p: (p.device, p.dtype, mesh_of(p)), make)
 
     def __getstate__(self) -> dict[str, Any]:
         """What copy and pickle take: torch's part and the wrapped optimizer."""
-        return super().__getstate__() | {"optimizer": self.optimizer}
+        return super().__getstate__() | {"optimizer": self.optimizer, "_packs": {}}
 
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's state, plus "cpr": {parameter index: λ, κ, ...}."""
@@ -115,6 +120,7 @@ class CPR(Optimizer):
         self.param_groups = list(self.optimizer.param_groups)  # the same dictionaries in a list of its own
         own = {"state": state_dict["cpr"], "param_groups": state_dict["param_groups"]}
         self.state.clear()
+        self._packs = {}
         for group, saved in zip(self.param_groups, own["param_groups"], strict=True):
             for parameter, identifier in zip(group["params"], saved["params"], strict=True):
                 if identifier in own["state"]:

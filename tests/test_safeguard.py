@@ -1,12 +1,14 @@
 """The limits on one pull (derivation: cpr/constraint.py)."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cpr import AdamCPR
-from cpr.measures import MEASURES
+from cpr.measures import MEASURES, value_of
 
 torch.set_num_threads(1)
 
@@ -20,7 +22,7 @@ def start_of_size(value: float, measure: str, seed: int = 0) -> torch.Tensor:
     low, high = -15.0, 15.0
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if MEASURES[measure].value(10**middle * start) < value else (low, middle)
+        low, high = (middle, high) if value_of(measure, 10**middle * start) < value else (low, middle)
     return 10**high * start
 
 
@@ -35,13 +37,13 @@ def without_gradient(start: torch.Tensor, measure: str, kappa: float, steps: int
         optimizer.step()
         path.append(theta.detach().clone())
         settled = 1e-9 * kappa
-        if optimizer.state[theta]["lagmul"] <= settled and MEASURES[measure].value(theta.detach()) <= kappa + settled:
+        if optimizer.state[theta]["lagmul"] <= settled and value_of(measure, theta.detach()) <= kappa + settled:
             break
     return path
 
 
 def assert_brought_back(path: list[torch.Tensor], start: torch.Tensor, measure: str, kappa: float, least: float) -> None:
-    value = MEASURES[measure].value
+    value = partial(value_of, measure)
     stacked = torch.stack(path)
     assert stacked.isfinite().all()
     assert (stacked * start >= 0).all()
@@ -82,7 +84,7 @@ def test_a_matrix_blown_up_in_mid_training_comes_back(measure, factor):
         if step == 100 and measure != "std":  # the pull of std leaves the mean and so may turn a sign
             assert torch.equal(theta.detach().sign(), signs)
     kappa = optimizer.state[theta]["kappa"]
-    assert 0.05 * kappa <= MEASURES[measure].value(theta.detach()) <= 1.1 * kappa
+    assert 0.05 * kappa <= value_of(measure, theta.detach()) <= 1.1 * kappa
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -112,14 +114,14 @@ def test_std_swings_to_the_mirror_image_of_its_violation(violation):
 @pytest.mark.parametrize("measure", MEASURES)
 def test_a_matrix_on_its_bound_is_not_touched(measure):
     start = start_of_size(0.01, measure)
-    (after,) = without_gradient(start, measure, MEASURES[measure].value(start).item())
+    (after,) = without_gradient(start, measure, value_of(measure, start).item())
     assert torch.equal(after, start)
 
 
 @pytest.mark.parametrize("measure", ["l2", "std", "l1"])
 def test_a_matrix_more_than_twice_too_large_is_on_its_bound_after_one_step(measure):
     (after, *_) = without_gradient(start_of_size(50.0, measure), measure, 0.01)
-    assert MEASURES[measure].value(after).item() == pytest.approx(0.01, rel=1e-12)
+    assert value_of(measure, after).item() == pytest.approx(0.01, rel=1e-12)
 
 
 @pytest.mark.parametrize("violation", [1.51, 1.9, 2.0, 2.1])

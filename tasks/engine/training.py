@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from cpr import AdamCPR, regularized_names
 from cpr.constraint import snapshot
-from cpr.measures import MEASURES
+from cpr.measures import value_of
 from cpr.wrapper import CPR
 from tasks.engine import checkpoint, records
 from tasks.engine.device import autocast
@@ -179,7 +179,7 @@ def matrix_sizes(model: nn.Module, names: list[str], optimizer: Optimizer) -> di
         rows = snapshot(optimizer)
         return {key: [row[key] for row in rows] for key in ("R", "kappa", "lambda")}
     parameters = dict(model.named_parameters())
-    return {"R": [MEASURES["l2"].value(parameters[name].detach()).item() for name in names]}
+    return {"R": [value_of("l2", parameters[name].detach()).item() for name in names]}
 
 
 def without_bound(names: list[str], optimizer: Optimizer) -> list[str]:

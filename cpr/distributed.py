@@ -1,0 +1,66 @@
+"""Sharded parameters (FSDP2, tensor parallelism): R is the norm of the whole matrix, so the shards' sums are added up.
+
+Each rank works on its shard; one collective per mesh dimension and step adds up the sums of all matrices together. It is
+started when a step ends and waited for when the next one begins, behind the forward and the backward pass. λ and κ follow
+from the same numbers on every rank, and so are the same. Replicated parameters (DDP) need nothing.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+if dist.is_available():
+    from torch.distributed.tensor import DTensor
+else:  # torch built without distributed
+
+    class DTensor(Tensor):  # type: ignore[no-redef]
+        """Nothing is an instance of it."""
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's shard of a DTensor; any other tensor as it is."""
+    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+
+
+def local_gradient(parameter: Tensor) -> Tensor:
+    """This rank's shard of the gradient, sharded as the parameter is."""
+    gradient = parameter.grad
+    assert gradient is not None
+    if isinstance(parameter, DTensor) and isinstance(gradient, DTensor) and gradient.placements != parameter.placements:
+        gradient = gradient.redistribute(placements=parameter.placements)
+    return local(gradient)
+
+
+def mesh_of(parameter: Tensor) -> object:
+    """The device mesh that a parameter lies on; None for an ordinary tensor."""
+    return parameter.device_mesh if isinstance(parameter, DTensor) else None
+
+
+class Shards:
+    """How the sums [matrices, 2] of parameters on one mesh are added up over its ranks."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        # Per mesh dimension that shards any of them: its process group, and whose sums this rank contributes. What is replicated
+        # along the dimension is contributed by its first rank alone.
+        self.dimensions: list[tuple[dist.ProcessGroup, Tensor]] = []
+        mesh = mesh_of(parameters[0])
+        if mesh is None:
+            return
+        for dimension in range(mesh.ndim):  # type: ignore[attr-defined]
+            sharded = [not p.placements[dimension].is_replicate() for p in parameters]  # type: ignore[attr-defined]
+            if any(sharded):
+                first = mesh.get_local_rank(dimension) == 0  # type: ignore[attr-defined]
+                mine = torch.tensor([[float(s or first)] for s in sharded], dtype=torch.float64, device=parameters[0].device)
+                self.dimensions.append((mesh.get_group(dimension), mine))  # type: ignore[attr-defined]
+
+    def add_up(self, sums: Tensor) -> dist.Work | None:
+        """Adds the sums up in place; what it returns must be waited for before they are read."""
+        work = None
+        for group, mine in self.dimensions:
+            if work is not None:
+                work.wait()
+            sums.mul_(mine)
+            work = dist.all_reduce(sums, group=group, async_op=True)
+        return work

@@ -1,0 +1,200 @@
+"""The compiled single-pass kernel against torch's own operations, and how it is built."""
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cpr import AdamCPR
+from cpr.kernels import cpu, eager
+from cpr.measures import MEASURES
+
+ROOT = Path(__file__).resolve().parents[1]
+every_measure = pytest.mark.parametrize("measure", MEASURES)
+either_dtype = pytest.mark.parametrize("dtype", cpu.DTYPES, ids=["float32", "bfloat16"])
+# Around the kernel's vectors of 8 or 16 elements, its blocks of 1,024 and its chunks of 16,384.
+SIZES = (1, 2, 15, 16, 17, 63, 1023, 1024, 1025, 16_383, 16_384, 16_385, 40_000)
+WS = {"kappa_init_method": "warm_start", "kappa_init_param": 3}
+
+
+def matrices(sizes, dtype=torch.float32, seed=0) -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.nn.Parameter((0.05 * torch.randn(1, n, generator=generator)).to(dtype)) for n in sizes]
+
+
+def trained(parameters, kernel: str, steps: int = 12, **options) -> AdamCPR:
+    """The parameters after some steps outward, which the bound pulls back."""
+    optimizer = AdamCPR([{"params": parameters, "regularize": True}], lr=1e-2, kernel=kernel, **(WS | options))
+    generator = torch.Generator().manual_seed(1)
+    signs = [p.detach().sign() for p in parameters]
+    for _ in range(steps):
+        for p, sign in zip(parameters, signs, strict=True):
+            p.grad = (torch.randn(p.shape, generator=generator) - sign).to(p.dtype)
+        optimizer.step()
+    return optimizer
+
+
+@every_measure
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True, "maximize": True}, {"evaluate_at": "after"}], ids=["", "amsgrad", "after"])
+def test_it_equals_torch_s_operations_whatever_the_size(measure, options):
+    sizes = SIZES[1:] if measure == "std" else SIZES
+    ours, theirs = matrices(sizes), matrices(sizes)
+    fast = trained(ours, "cpu", reg_function=measure, **options)
+    slow = trained(theirs, "eager", reg_function=measure, **options)
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a - b).abs().max() <= 2e-6
+        assert fast.state[a]["lagmul"].item() == pytest.approx(slow.state[b]["lagmul"].item(), rel=1e-3, abs=1e-6)
+        assert fast.state[a]["kappa"].item() == pytest.approx(slow.state[b]["kappa"].item(), rel=1e-5)
+    assert options.get("maximize") or all(fast.state[p]["lagmul"] > 0 for p in ours)
+
+
+@every_measure
+def test_bfloat16_is_rounded_once_per_step_from_float32_arithmetic(measure):
+    ours, theirs = matrices([5000], torch.bfloat16), matrices([5000], torch.bfloat16)
+    trained(ours, "cpu", steps=1, reg_function=measure)
+    trained(theirs, "eager", steps=1, reg_function=measure)
+    assert (ours[0].float() - theirs[0].float()).abs().max() <= 2**-8 * ours[0].float().abs().max()
+
+
+@either_dtype
+@every_measure
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(n=st.integers(2, 50_000), seed=st.integers(0, 1000))
+def test_the_sums_taken_on_the_way_are_those_of_the_written_matrix_to_the_bit(measure, dtype, n, seed):
+    parameters = matrices([n, 7], dtype, seed)
+    optimizer = trained(parameters, "cpu", steps=3, reg_function=measure)
+    ((pack, _),) = optimizer._packs[0][1]
+    assert torch.equal(pack.sums(), cpu.sums(pack.tensors, MEASURES[measure]))
+    if dtype == torch.float32:
+        exact = eager.sums([t.double() for t in pack.tensors], MEASURES[measure])
+        assert (pack.sums()[:, 0] - exact[:, 0]).abs().max() <= 1e-6 * exact[:, 0].abs().max()
+
+
+@either_dtype
+@every_measure
+def test_the_number_of_threads_changes_no_bit(measure, dtype):
+    ends = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        parameters = matrices([100_000, 3, 20_000], dtype)
+        optimizer = trained(parameters, "cpu", reg_function=measure)
+        ends.append([*parameters, *(optimizer.state[p]["lagmul"] for p in parameters)])
+    torch.set_num_threads(1)
+    assert all(torch.equal(a, b) for other in ends[1:] for a, b in zip(ends[0], other, strict=True))
+
+
+def test_a_change_by_somebody_else_is_seen_at_the_next_step():
+    values = []
+    for kernel in ("cpu", "eager"):
+        (parameter,) = matrices([64])
+        optimizer = trained([parameter], kernel, steps=8)
+        with torch.no_grad():
+            parameter.mul_(1.5)
+        parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        values.append(optimizer.state[parameter]["lagmul"].item())
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+
+
+def test_channels_last_weights_and_gradients_of_another_layout_are_understood():
+    start = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    ends = []
+    for layout, gradient_layout in (
+        (torch.contiguous_format,) * 2,
+        (torch.channels_last, torch.contiguous_format),
+        (torch.channels_last,) * 2,
+    ):
+        parameter = torch.nn.Parameter(start.clone().to(memory_format=layout))
+        optimizer = AdamCPR([{"params": [parameter], "regularize": True}], lr=1e-2, kernel="cpu", **WS)
+        for _ in range(6):
+            parameter.grad = -start.sign().to(memory_format=gradient_layout)
+            optimizer.step()
+        ends.append(parameter.detach())
+    assert all((end - ends[0]).abs().max() <= 1e-6 for end in ends)
+
+
+def test_moments_saved_in_one_memory_format_go_on_in_another():
+    start = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    gradients = [torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(step)) for step in range(8)]
+    ends = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        parameter = torch.nn.Parameter(start.clone())
+        optimizer = AdamCPR([{"params": [parameter], "regularize": True}], lr=1e-2, kernel="cpu", **WS)
+        for step, gradient in enumerate(gradients):
+            if step == 4:
+                saved = optimizer.state_dict()
+                parameter = torch.nn.Parameter(parameter.detach().clone(memory_format=layout))
+                optimizer = AdamCPR([{"params": [parameter], "regularize": True}], lr=1e-2, kernel="cpu", **WS)
+                optimizer.load_state_dict(saved)
+            parameter.grad = gradient.clone()
+            optimizer.step()
+        ends.append(parameter.detach())
+    assert (ends[0] - ends[1]).abs().max() <= 1e-6
+    parameter.data = parameter.data.contiguous()
+    with pytest.raises(RuntimeError, match="memory layout or dtype was changed"):
+        optimizer.step()
+
+
+def test_what_the_kernel_cannot_do_is_left_to_torch_or_refused():
+    double, view = torch.nn.Parameter(torch.ones(3, 3).double()), torch.nn.Parameter(torch.ones(3, 6)[:, ::2])
+    for parameter in (double, view):
+        trained([parameter], "auto", steps=1)
+        with pytest.raises(ValueError, match="kernel='cpu' cannot work on"):
+            trained([parameter], "cpu", steps=1)
+    with pytest.raises(ValueError, match="kernel='gpu' is unknown"):
+        AdamCPR([{"params": [double], "regularize": True}], kernel="gpu")
+
+
+def test_sparse_gradients_are_refused_with_the_shape():
+    embedding = torch.nn.Embedding(5, 3, sparse=True)
+    optimizer = AdamCPR(embedding, reg_embedding=True)
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(ValueError, match=r"sparse gradients .*\(5, 3\)"):
+        optimizer.step()
+
+
+STEP = """
+import torch, warnings
+from cpr import AdamCPR
+p = torch.nn.Parameter(torch.ones(4, 4))
+q = torch.nn.Parameter(torch.ones(4, 4))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for parameter in (p, q):
+        optimizer = AdamCPR([{"params": [parameter], "regularize": True}])
+        parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        optimizer.step()
+print(len([w for w in caught if "no compiled CPU kernel" in str(w.message)]))
+"""
+
+
+def in_a_new_process(cache: Path, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", STEP], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"CPR_CACHE": str(cache)} | environment
+    )
+
+
+def test_two_processes_that_build_at_once_leave_one_whole_library(tmp_path):
+    processes = [in_a_new_process(tmp_path) for _ in range(2)]
+    assert [process.communicate(timeout=300)[0] for process in processes] == ["0\n", "0\n"]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".so"]
+
+
+def test_without_a_compiler_there_is_one_warning_and_the_step_is_done(tmp_path):
+    process = in_a_new_process(tmp_path, CXX="/nowhere/c++", CC="/nowhere/cc", PATH="/nowhere")
+    assert process.communicate(timeout=120)[0] == "1\n"
+    assert process.returncode == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_loaded_kernel_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trained(matrices([10]), "cpu", steps=1)
