@@ -5,58 +5,58 @@ started when a step ends and waited for when the next one begins, behind the for
 from the same numbers on every rank, and so are the same. Replicated parameters (DDP) need nothing.
 """
 
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-if dist.is_available():
-    from torch.distributed.tensor import DTensor
-else:  # torch built without distributed
 
-    class DTensor(Tensor):  # type: ignore[no-redef]
-        """Nothing is an instance of it."""
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether it is a DTensor. Without the import, which takes half a second: where none has been made, nobody has imported it."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
     """This rank's shard of a DTensor; any other tensor as it is."""
-    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+    return tensor._local_tensor if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def local_gradient(parameter: Tensor) -> Tensor:
     """This rank's shard of the gradient, sharded as the parameter is."""
-    gradient = parameter.grad
-    assert gradient is not None
-    if isinstance(parameter, DTensor) and isinstance(gradient, DTensor) and gradient.placements != parameter.placements:
-        gradient = gradient.redistribute(placements=parameter.placements)
+    gradient: Any = parameter.grad
+    if is_sharded(parameter) and gradient.placements != parameter.placements:  # type: ignore[attr-defined]
+        gradient = gradient.redistribute(placements=parameter.placements)  # type: ignore[attr-defined]
     return local(gradient)
 
 
-def mesh_of(parameter: Tensor) -> object:
+def mesh_of(parameter: Tensor) -> Any:
     """The device mesh that a parameter lies on; None for an ordinary tensor."""
-    return parameter.device_mesh if isinstance(parameter, DTensor) else None
+    return parameter.device_mesh if is_sharded(parameter) else None  # type: ignore[attr-defined]
 
 
 class Shards:
     """How the sums [matrices, 2] of parameters on one mesh are added up over its ranks."""
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
+    def __init__(self, parameters: Sequence[Any]) -> None:
         # Per mesh dimension that shards any of them: its process group, and whose sums this rank contributes. What is replicated
         # along the dimension is contributed by its first rank alone.
-        self.dimensions: list[tuple[dist.ProcessGroup, Tensor]] = []
+        self.dimensions: list[tuple[Any, Tensor]] = []
         mesh = mesh_of(parameters[0])
         if mesh is None:
             return
-        for dimension in range(mesh.ndim):  # type: ignore[attr-defined]
-            sharded = [not p.placements[dimension].is_replicate() for p in parameters]  # type: ignore[attr-defined]
+        for dimension in range(mesh.ndim):
+            sharded = [not p.placements[dimension].is_replicate() for p in parameters]
             if any(sharded):
-                first = mesh.get_local_rank(dimension) == 0  # type: ignore[attr-defined]
+                first = mesh.get_local_rank(dimension) == 0
                 mine = torch.tensor([[float(s or first)] for s in sharded], dtype=torch.float64, device=parameters[0].device)
-                self.dimensions.append((mesh.get_group(dimension), mine))  # type: ignore[attr-defined]
+                self.dimensions.append((mesh.get_group(dimension), mine))
 
-    def add_up(self, sums: Tensor) -> dist.Work | None:
-        """Adds the sums up in place; what it returns must be waited for before they are read."""
+    def add_up(self, sums: Tensor) -> Any:
+        """Adds the sums up in place; what it returns, unless it is None, must be waited for before they are read."""
         work = None
         for group, mine in self.dimensions:
             if work is not None:

@@ -16,8 +16,6 @@ from cpr.distributed import Shards, local, mesh_of
 from cpr.measures import MEASURES, Measure, Pull, scalar_dtype
 
 Sums = Callable[[Sequence[Tensor], Measure], Tensor]
-
-
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
