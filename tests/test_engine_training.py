@@ -146,7 +146,7 @@ def test_a_warm_start_s_bound_is_null_until_set_then_the_size_at_that_step_for_g
     later = rows(cfg, "dynamics.jsonl")[1:]
     # κ is the size after 7 updates; the 8th is the first that begins with it.
     assert later[6]["step"] == 7 and all(row["kappa"] == [None] * 8 and row["lambda"] == [0] * 8 for row in later[:7])
-    assert all(row["kappa"] == later[6]["R"] for row in later[7:])
+    assert all(row["kappa"] == pytest.approx(later[6]["R"], rel=1e-6) for row in later[7:])  # summed in another order
     assert any(multiplier > 0 for row in later[8:] for multiplier in row["lambda"])
 
 
