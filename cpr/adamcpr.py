@@ -155,6 +155,16 @@ class AdamCPR(Optimizer):
             group.setdefault("kernel", "auto")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, with λ, κ and the inflection point's samples kept in their own precision."""
+        """As torch's, with λ, κ and the inflection point's samples kept in their own precision.
+
+        The state of another Adam of the same parameters is taken too: its moments go on, the constraints start at the present
+        matrices, with this optimizer's settings.
+        """
+        groups = [
+            own | saved | ({"weight_decay": 0.0} if "weight_decay" in saved else {})
+            for own, saved in zip(self.param_groups, state_dict["param_groups"], strict=False)
+        ]
+        if len(groups) == len(state_dict["param_groups"]):  # else torch says what is wrong
+            state_dict = state_dict | {"param_groups": groups}
         super().load_state_dict(state_dict)
         constraint.restore_state(self, state_dict)

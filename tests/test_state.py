@@ -314,3 +314,49 @@ def test_a_complex_matrix_is_refused_where_it_is_regularized_and_trained_where_i
 def test_std_of_a_single_number_is_refused():
     with pytest.raises(ValueError, match="at least two elements"):
         optimizer_of(nn.Parameter(torch.ones(1, 1)), reg_function="std")
+
+
+def test_an_adamw_checkpoint_goes_on_with_its_moments_and_the_constraints_start():
+    a = nn.Parameter(start())
+    bias = nn.Parameter(torch.zeros(5))
+    groups = [{"params": [a], "weight_decay": 0.1}, {"params": [bias], "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=1e-2)
+    for gradient in gradients()[:20]:
+        a.grad, bias.grad = gradient.clone(), gradient[0].clone()
+        adamw.step()
+    saved = copy.deepcopy(adamw.state_dict())
+    ours = AdamCPR([{"params": [a], "regularize": True}, {"params": [bias], "regularize": False}], lr=1e-2, **BOUNDS["dependent"])
+    ours.load_state_dict(saved)
+    size, momentum = a.detach().square().mean(), adamw.state[a]["exp_avg"].clone()
+    a.grad, bias.grad = torch.zeros_like(a), torch.zeros_like(bias)
+    ours.step()
+    assert ours.state[a]["step"] == 21
+    assert torch.allclose(ours.state[a]["exp_avg"], 0.9 * momentum)
+    assert ours.state[a]["kappa"].item() == pytest.approx(1.1 * size.item(), rel=1e-6)
+    assert "kappa" not in ours.state[bias]
+    assert [group["regularize"] for group in ours.param_groups] == [True, False]
+    assert [group["weight_decay"] for group in ours.param_groups] == [0.0, 0.0]
+
+
+def test_a_state_with_another_number_of_groups_is_refused():
+    optimizer = optimizer_of(nn.Parameter(start()))
+    other = torch.optim.AdamW([{"params": [nn.Parameter(start())]}, {"params": [nn.Parameter(start())]}])
+    with pytest.raises(ValueError, match="different number of parameter groups"):
+        optimizer.load_state_dict(other.state_dict())
+
+
+def test_a_scaler_that_found_an_infinite_gradient_leaves_lambda_and_kappa_alone():
+    parameter = nn.Parameter(start())
+    optimizer = optimizer_of(parameter, **BOUNDS["dependent"])
+    feed(optimizer, parameter, gradients()[:30])
+    before = {name: value.clone() for name, value in optimizer.state[parameter].items()}
+    assert before["lagmul"] > 0
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale((parameter * float("inf")).sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert all(torch.equal(value, optimizer.state[parameter][name]) for name, value in before.items())
+    parameter.grad = None
+    scaler.scale(parameter.sum()).backward()
+    scaler.step(optimizer)
+    assert optimizer.state[parameter]["step"] == 31
