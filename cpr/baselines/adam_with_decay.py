@@ -1,5 +1,6 @@
 """Adam whose regularized weights are decayed by a rule of its own: what AdaDecay, AWD and the decay schedule share."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from cpr.constraint import require_regularized
 from cpr.groups import regularized_groups
 
 
-class AdamWithDecay(torch.optim.Adam):
+class AdamWithDecay(torch.optim.Adam, ABC):
     """θ ← θ − η·D(θ, g) − η·a on regularized groups, θ ← θ − η·a on the others; a = m̂/(√v̂ + eps), D the subclass's rule.
 
     Adam's own step depends on gradients only, so that decaying first and then taking torch's step is exact.
@@ -80,9 +81,9 @@ class AdamWithDecay(torch.optim.Adam):
         self._decay()
         plain_adam_step()(self)
 
+    @abstractmethod
     def _decay(self) -> None:
         """θ ← θ − η·D(θ, g), in place."""
-        raise NotImplementedError
 
     def _decayed(self) -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
         """Every regularized group with those of its parameters that have a gradient."""
