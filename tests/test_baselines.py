@@ -72,7 +72,7 @@ def test_decay_factors_lie_between_0_and_2_and_rise_with_the_size_of_the_gradien
     factors = decay_factors(gradient, alpha)
     assert (0 <= factors).all() and (factors <= 2).all()
     ordered = factors[gradient.abs().argsort(stable=True)]
-    assert (ordered.diff() >= 0).all()
+    assert (ordered.diff() >= -1e-15).all()  # equal gradients may differ by a rounding: vector and scalar code take the exponential
     assert torch.equal(decay_factors(-gradient, alpha), factors)
     if gradient.abs().std(correction=0) > 1e-4:
         assert torch.allclose(decay_factors(scale * gradient, alpha), factors, atol=1e-6)
