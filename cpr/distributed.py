@@ -5,6 +5,8 @@ started when a step ends and waited for when the next one begins, behind the for
 from the same numbers on every rank, and so are the same. Replicated parameters (DDP) need nothing.
 """
 
+import atexit
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -38,6 +40,24 @@ def mesh_of(parameter: Tensor) -> Any:
     return parameter.device_mesh if is_sharded(parameter) else None  # type: ignore[attr-defined]
 
 
+_in_flight: set[Any] = set()  # collectives that were started and not yet waited for
+
+
+@atexit.register
+def _wait_for_all() -> None:
+    """Nobody waits for the last step's collective, and a gloo thread still at work when the interpreter goes down aborts the process."""
+    for work in _in_flight:
+        with contextlib.suppress(RuntimeError):  # the other ranks are gone
+            work.wait()
+
+
+def wait_for(work: Any) -> None:
+    """Returns when the sums of `Shards.add_up` may be read."""
+    if work is not None:
+        work.wait()
+        _in_flight.discard(work)
+
+
 class Shards:
     """How the sums [matrices, 2] of parameters on one mesh are added up over its ranks."""
 
@@ -56,11 +76,11 @@ class Shards:
                 self.dimensions.append((mesh.get_group(dimension), mine))
 
     def add_up(self, sums: Tensor) -> Any:
-        """Adds the sums up in place; what it returns, unless it is None, must be waited for before they are read."""
-        work = None
+        """Adds the sums up in place; `wait_for` what it returns before they are read."""
+        work: Any = None
         for group, mine in self.dimensions:
-            if work is not None:
-                work.wait()
+            wait_for(work)
             sums.mul_(mine)
             work = dist.all_reduce(sums, group=group, async_op=True)
+            _in_flight.add(work)
         return work

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cpr import constraint
-from cpr.distributed import Shards, local, mesh_of
+from cpr.distributed import Shards, local, mesh_of, wait_for
 from cpr.measures import MEASURES, Measure, Pull, scalar_dtype
 
 Sums = Callable[[Sequence[Tensor], Measure], Tensor]
@@ -79,14 +79,14 @@ class Pack:
         assert self.measure is not None
         if self._kept is None or self._versions != [t._version for t in self.tensors]:
             self.keep(self._sums_of(self.tensors, self.measure))
-        if self._work is not None:
-            self._work.wait()
-            self._work = None
+        wait_for(self._work)
+        self._work = None
         assert self._kept is not None
         return self._kept
 
     def keep(self, sums: Tensor | None) -> None:
         """Remembers this rank's sums of the parameters as they are now, and starts adding up those of all ranks."""
+        wait_for(self._work)
         self._kept = sums
         self._work = None if sums is None else self._shards.add_up(sums)
         self._versions = [t._version for t in self.tensors]
