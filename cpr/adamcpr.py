@@ -29,7 +29,7 @@ class AdamCPR(Optimizer):
         params: a model (cpr.groups says which of its parameters are regularized), or parameter groups with the key
             `regularize: bool`. Groups built for weight decay work too: those with weight_decay != 0 are regularized.
             (*) A plain list of parameters, of which none would be regularized, is an error.
-        lr: learning rate >= 0.
+        lr: learning rate >= 0; a 0-dim tensor too.
         betas: decay of the moments, each in [0, 1).
         eps: >= 0, added to the denominator.
         kappa_init_method: "inflection_point" (Kappa-IP), "warm_start" (Kappa-WS), "uniform" (Kappa-K), "dependent" (Kappa-kI0).
@@ -47,7 +47,7 @@ class AdamCPR(Optimizer):
         evaluate_at: where R and its gradient are taken: "before" at θ_t (paper, Algorithm 1), "after" at θ_t + Opt(g_t) (package).
         adaptive: AdaCPR (Algorithm 3): False, "transition" (the paper) or "latched" (the authors' early code).
         safeguard: the limits on one pull of cpr.constraint; False gives Algorithm 1 to the letter.
-        kernel: "auto", "cpu" (single pass, compiled on first use) or "eager" (torch's own operations); see cpr.kernels.
+        kernel: "auto", "cpu" or "triton" (single pass, compiled on first use), or "eager" (torch's own operations); see cpr.kernels.
 
     Raises:
         ValueError: an argument out of its range, or nothing to regularize.
@@ -55,8 +55,11 @@ class AdamCPR(Optimizer):
     State of a parameter: `step`, `exp_avg`, `exp_avg_sq` (and `max_exp_avg_sq`) as in torch's Adam; `lagmul` (λ), `kappa`
     and `kappa_set`, 0-dim; for IP `sample` and `growth`. All of it is in `state_dict()`.
 
-    R(θ_{t+1}) is known from step t on, unless the parameter's version says that somebody else has changed it since. Changes through
-    `parameter.data`, which leave no version, are seen one step late.
+    R(θ_{t+1}) is known from step t on, unless the parameter's version says that somebody else has changed it since. Changes that
+    leave no version are seen one step late: through `parameter.data`, or of DTensors by torch._foreach_ operations.
+
+    A step never waits for the device. `torch.compile` leaves it as it is: one pass over memory has nothing to fuse. With the Triton kernel
+    it can be captured in a CUDA graph after a first step; `lr` may then be a 0-dim tensor on the device, which a schedule changes in place.
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class AdamCPR(Optimizer):
         super().add_param_group(param_group)
         constraint.prepare_group(self.param_groups[-1])
 
+    @torch.compiler.disable
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One update of every parameter that has a gradient; returns the closure's loss, if one is given."""

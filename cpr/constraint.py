@@ -130,14 +130,14 @@ def pull(group: dict[str, Any], state: dict[str, Tensor], t: Tensor, sums: Tenso
     kappa, active, old = state["kappa"], state["kappa_set"], state["lagmul"]
     value = measure.value(sums, n).to(old.dtype)
     bounds.observe(group, state, t, value)
-    scale = float(group["lr"]) if group["reg_by_lr"] else 1.0
+    scale = group["lr"] if group["reg_by_lr"] else 1.0
 
     new = (old + group["kappa_update"] * (value - kappa)).clamp(min=0)
     saturated = torch.zeros_like(active)
     if group["safeguard"]:
         saturated = active & (value > measure.excess * kappa)
-        if scale:
-            new = torch.minimum(new, measure.most(value, n) / scale)
+        if isinstance(scale, Tensor) or scale > 0:
+            new = torch.fmin(new, measure.most(value, n) / scale)  # of R = 0 and lr = 0 there is no limit
         new = torch.where(saturated, old, new)
     new = torch.where(active, new, 0)
 

@@ -77,7 +77,7 @@ class Pack:
     def sums(self) -> Tensor:
         """What R of every parameter is made of; what `keep` was given, unless a parameter has changed since."""
         assert self.measure is not None
-        if self._kept is None or self._versions != [t._version for t in self.tensors]:
+        if self._kept is None or self._versions != self._versions_now():
             self.keep(self._sums_of(self.tensors, self.measure))
         wait_for(self._work)
         self._work = None
@@ -89,7 +89,11 @@ class Pack:
         wait_for(self._work)
         self._kept = sums
         self._work = None if sums is None else self._shards.add_up(sums)
-        self._versions = [t._version for t in self.tensors]
+        self._versions = self._versions_now()
+
+    def _versions_now(self) -> list[int]:
+        """Counts of in-place changes: our steps count at a DTensor's shard, everybody else's at the DTensor itself."""
+        return [t._version for t in (self.tensors if mesh_of(self.parameters[0]) is None else [*self.tensors, *self.parameters])]
 
 
 Known = dict[int, tuple[list[Tensor], list[Any]]]

@@ -71,6 +71,7 @@ class CPR(Optimizer):
         super().add_param_group(param_group)
         constraint.prepare_group(self.param_groups[-1])
 
+    @torch.compiler.disable
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One step of the wrapped optimizer with the pull before or after it; returns the closure's loss, if one is given."""

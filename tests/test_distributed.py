@@ -3,6 +3,8 @@
 import copy
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,26 @@ def test_sharded_over_two_processes_is_the_same_as_alone(tmp_path):
 def test_sharded_over_four_processes_is_the_same_and_its_checkpoint_goes_on_with_two(tmp_path):
     multiprocessing.spawn(every_way, (4, free_port(), tmp_path), nprocs=4)
     multiprocessing.spawn(reshard, (2, free_port(), tmp_path), nprocs=2)
+
+
+def test_two_processes_that_share_every_matrix_pass_the_suite_of_every_path():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    suite = Path(__file__).with_name("test_every_path.py")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider", "-k", "dtensor", str(suite)],
+            env=environment | {"RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    try:
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert all(" passed" in output for output in outputs)

@@ -198,7 +198,7 @@ void sums_of(TensorList params, Sum kind, double* out) {
 // Elements are addressed by their place in memory, which must be the same in a parameter and its moments.
 void check_layout(const Tensor& param, const Tensor& moment) {
   TORCH_CHECK(param.is_non_overlapping_and_dense() && moment.strides() == param.strides() && moment.scalar_type() == param.scalar_type(),
-              "cpr: a parameter's memory layout or dtype was changed after the optimizer's first step; make the optimizer anew");
+              "cpr: a parameter's memory layout or dtype was changed after the first step; make the optimizer anew");
 }
 
 // A tensor with the memory layout of `like`: itself, or a copy.

@@ -14,8 +14,11 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 def handles(parameter: Tensor) -> bool:
     """Whether the kernel can work on a parameter: its elements lie in one piece of memory, in a dtype that it knows."""
-    if parameter.device.type != "cpu" or parameter.dtype not in DTYPES:
-        return False
+    return parameter.device.type == "cpu" and parameter.dtype in DTYPES and in_one_piece(parameter)
+
+
+def in_one_piece(parameter: Tensor) -> bool:
+    """Whether the elements lie in memory one after the other, in whatever order of dimensions that torch has a name for."""
     layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
     return parameter.is_contiguous() or (parameter.ndim in layouts and parameter.is_contiguous(memory_format=layouts[parameter.ndim]))
 

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from cpr.kernels import build, cpu, eager
+from cpr.kernels import build, cpu, eager, gpu
 from cpr.measures import Measure, Pull
 from cpr.pack import Pack
 
-CHOICES = ("auto", "eager", "cpu")
+CHOICES = ("auto", "eager", "cpu", "triton")
 
 
 class Kernel(NamedTuple):
@@ -19,7 +19,7 @@ class Kernel(NamedTuple):
     adam_: Callable[[Pack, list[Tensor], dict[str, Any], Pull | None, Measure | None], Tensor | None]
 
 
-EAGER, CPU = Kernel(eager.sums, eager.adam_), Kernel(cpu.sums, cpu.adam_)
+EAGER, CPU, TRITON = Kernel(eager.sums, eager.adam_), Kernel(cpu.sums, cpu.adam_), Kernel(gpu.sums, gpu.adam_)
 
 
 def select(parameter: Tensor, choice: str) -> Kernel:
@@ -27,14 +27,18 @@ def select(parameter: Tensor, choice: str) -> Kernel:
 
     Raises ValueError if the chosen one cannot.
     """
-    if choice == "eager" or not cpu.handles(parameter):
-        if choice == "cpu":
-            raise ValueError(
-                f"kernel='cpu' cannot work on a parameter of {parameter.dtype} on {parameter.device} with strides {parameter.stride()}"
-            )
+    if choice == "eager":
         return EAGER
-    if build.load():
+    if choice != "cpu" and gpu.handles(parameter) and (choice == "triton" or parameter.is_cuda):
+        return TRITON
+    if choice != "triton" and cpu.handles(parameter) and build.load():
         return CPU
-    if choice == "cpu":
+    if choice == "auto":
+        return EAGER
+    if choice == "triton" and not gpu.available():
+        raise ValueError("kernel='triton' needs Triton, which is not installed: pip install triton")
+    if choice == "cpu" and cpu.handles(parameter):
         raise ValueError("kernel='cpu' could not be built; the warning above says why")
-    return EAGER
+    raise ValueError(
+        f"kernel={choice!r} cannot work on a parameter of {parameter.dtype} on {parameter.device} with strides {parameter.stride()}"
+    )

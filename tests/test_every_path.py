@@ -1,0 +1,194 @@
+"""What every path of a CPR step must do: the plain reference, torch's operations, C++, Triton (its interpreter, without a GPU), shards.
+
+The references run in float64 on the same rounded numbers. Tolerances: 1e-6 of the largest element (at least of 1) for float32, times four
+of the largest multiplier or increment of it, as λ adds up rounded values of R.
+"""
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from paths import OPTIMIZERS, PATHS, advance, ends, optimizer, outward, placed, train
+
+from cpr.reference import Reference
+
+torch.set_num_threads(1)
+
+MEASURES = ("l2", "l1", "huber", "std")
+SHAPES = [(6, 5), (4, 1, 4), (7, 31)]
+TOLERANCE = 1e-6
+BOUNDS = {
+    "uniform": {"kappa_init_method": "uniform", "kappa_init_param": 0.02},
+    "dependent": {"kappa_init_method": "dependent", "kappa_init_param": 1.1},
+    "warm_start": {"kappa_init_method": "warm_start", "kappa_init_param": 10},
+    "inflection_point": {"kappa_init_method": "inflection_point", "reg_step_size": 5},
+}
+NEVER = {"kappa_init_method": "uniform", "kappa_init_param": 1e6}
+every_path = pytest.mark.parametrize("path", PATHS)
+every_optimizer = pytest.mark.parametrize("path", OPTIMIZERS)
+
+
+def rounded(starts, gradients, dtype=torch.float32):
+    return [s.to(dtype) for s in starts], [[g.to(dtype) for g in step] for step in gradients]
+
+
+def assert_equals_the_reference(path: str, starts, gradients, **options) -> list:
+    """In float32; returns where the reference ended."""
+    starts, gradients = rounded(starts, gradients)
+    found = train(path, starts, gradients, **options)
+    exact = train("reference", [s.double() for s in starts], gradients, **options)
+    for ours, plain in zip(found, exact, strict=True):
+        size = max(1.0, plain.theta.abs().max().item())
+        assert (ours.theta - plain.theta).abs().max() <= TOLERANCE * size
+        assert (ours.bound is None) == (plain.bound is None)
+        if plain.bound is not None:
+            assert ours.bound == pytest.approx(plain.bound, rel=20 * TOLERANCE)  # R at one moment of a swing
+        growth = options.get("kappa_update", 1.0) * max(1.0, plain.theta.square().mean().item())
+        assert ours.multiplier == pytest.approx(plain.multiplier, abs=4 * TOLERANCE * max(plain.multiplier, growth))
+    return exact
+
+
+@every_path
+@pytest.mark.parametrize("evaluate_at", ["before", "after"])
+@pytest.mark.parametrize("method", BOUNDS)
+@pytest.mark.parametrize("measure", MEASURES)
+def test_it_is_the_paper_s_algorithm(path, measure, method, evaluate_at):
+    starts, gradients = outward(SHAPES, steps=36, seed=3)
+    exact = assert_equals_the_reference(path, starts, gradients, lr=1e-2, reg_function=measure, evaluate_at=evaluate_at, **BOUNDS[method])
+    assert any(end.multiplier > 0 for end in exact)
+
+
+@every_path
+@pytest.mark.parametrize("adaptive", ["transition", "latched"])
+@pytest.mark.parametrize("measure", ["l2", "std"])
+def test_adaptive_bounds_are_algorithm_3(path, measure, adaptive):
+    starts, gradients = outward(SHAPES[:2], steps=60, seed=5)
+    gradients[30:] = [[s.sign() for s in starts]] * 30  # inward: λ falls to zero and the bound follows
+    before = {"lr": 1e-2, "reg_function": measure, "kappa_init_method": "dependent", "kappa_init_param": 1.1}
+    exact = assert_equals_the_reference(path, starts, gradients, adaptive=adaptive, **before)
+    assert exact[0].bound < train("reference", starts, gradients, **before)[0].bound
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> dict:
+    method = draw(st.sampled_from(sorted(BOUNDS)))
+    return {
+        "lr": 10 ** draw(st.floats(-3.5, -1.7)),
+        "reg_function": draw(st.sampled_from(MEASURES)),
+        "kappa_update": draw(st.sampled_from([0.1, 1.0, 3.0])),
+        "evaluate_at": draw(st.sampled_from(["before", "after"])),
+        "reg_by_lr": draw(st.booleans()),
+        "betas": draw(st.sampled_from([(0.9, 0.999), (0.0, 0.9), (0.8, 0.95)])),
+    } | BOUNDS[method]
+
+
+@every_path
+@settings(max_examples=12, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate))
+@given(options=problems(), rows=st.integers(2, 40), columns=st.integers(1, 40), seed=st.integers(0, 1000))
+def test_no_problem_is_found_that_it_solves_otherwise(path, options, rows, columns, seed):
+    starts, gradients = outward([(rows, columns), (5, 3)], steps=20, seed=seed)
+    assert_equals_the_reference(path, starts, gradients, **options)
+
+
+@every_path
+def test_matrices_larger_than_a_chunk_of_the_kernels_are_the_same(path):
+    starts, gradients = outward([(130, 127), (1, 1025)], steps=4, seed=1)
+    for measure in MEASURES:
+        assert_equals_the_reference(
+            path, starts, gradients, lr=1e-2, reg_function=measure, kappa_init_method="dependent", kappa_init_param=1
+        )
+
+
+@every_path
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_matrix_far_beyond_its_bound_is_put_onto_it(path, measure):
+    start = 0.2 * torch.randn(20, 10, generator=torch.Generator().manual_seed(0))
+    options = {"kappa_init_method": "uniform", "kappa_init_param": 1e-3, "reg_function": measure}
+    (end,) = train(path, [start], [[torch.zeros(20, 10)]], lr=0.0, **options)
+    assert Reference(end.theta, ("uniform", 1e-3), measure).R() == pytest.approx(1e-3, rel=1e-5)
+    assert end.multiplier == 0
+
+
+@every_path
+def test_a_matrix_without_a_gradient_rests_and_counts_its_own_steps(path):
+    starts, gradients = rounded(*outward([(4, 4), (3, 5)], steps=30, seed=2))
+    some = [[step[0], step[1] if t % 3 else None] for t, step in enumerate(gradients)]
+    alone = train(path, starts[1:], [[step[1]] for step in some if step[1] is not None], lr=1e-2, **BOUNDS["warm_start"])
+    together = train(path, starts, some, lr=1e-2, **BOUNDS["warm_start"])
+    assert torch.allclose(together[1].theta, alone[0].theta, atol=1e-7)
+    assert together[1].multiplier == pytest.approx(alone[0].multiplier, rel=1e-4)
+
+
+@every_optimizer
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"maximize": True}, {"amsgrad": True, "evaluate_at": "after"}])
+def test_where_no_bound_is_reached_it_is_torch_s_adam(path, options):
+    starts, gradients = rounded(*outward(SHAPES, steps=30, seed=4))
+    found = train(path, starts, gradients, lr=1e-2, **NEVER, **options)
+    theirs = [torch.nn.Parameter(s.clone()) for s in starts]
+    adam = torch.optim.Adam(theirs, lr=1e-2, **{name: value for name, value in options.items() if name != "evaluate_at"})
+    for step in gradients:
+        for p, gradient in zip(theirs, step, strict=True):
+            p.grad = gradient.clone()
+        adam.step()
+    for ours, p in zip(found, theirs, strict=True):
+        assert (ours.theta - p.detach()).abs().max() <= 1e-6
+        assert ours.multiplier == 0
+
+
+@every_optimizer
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_bfloat16_step_is_rounded_once_from_float32_arithmetic(path, measure):
+    starts, gradients = rounded(*outward(SHAPES, steps=1, seed=6), torch.bfloat16)
+    options = {"lr": 1e-2, "reg_function": measure, "kappa_init_method": "dependent", "kappa_init_param": 0.9}
+    found = train(path, starts, gradients, **options)
+    exact = train("reference", [s.double() for s in starts], gradients, **options)
+    # Triton's interpreter cuts the bits off where a GPU rounds, and torch's own operations round the pull and Adam's update each.
+    precision = 2**-8 if path in ("cpu", "dtensor") else 2**-6
+    for ours, plain in zip(found, exact, strict=True):
+        assert (ours.theta - plain.theta).abs().max() <= precision * plain.theta.abs().max()
+
+
+@every_optimizer
+def test_a_change_by_somebody_else_is_seen_at_the_next_step(path):
+    starts, gradients = rounded(*outward(SHAPES, steps=20, seed=7))
+    ours, parameters = optimizer(path, starts, lr=1e-2, **BOUNDS["warm_start"])
+    plain = [Reference(s.double(), ("warm_start", 10), lr=1e-2) for s in starts]
+    for t, step in enumerate(gradients):
+        advance(path, ours, parameters, [step])
+        for matrix, gradient in zip(plain, step, strict=True):
+            matrix.step(gradient.double())
+            if t == 14:
+                matrix.theta *= 1.2
+        if t == 14:
+            with torch.no_grad():
+                for p in parameters:
+                    p.mul_(1.2)
+    for end, matrix in zip(ends(ours, parameters), plain, strict=True):
+        assert end.multiplier == pytest.approx(matrix.lam, rel=1e-4)
+
+
+@every_optimizer
+@pytest.mark.parametrize("method", ["warm_start", "inflection_point"])
+def test_saved_and_loaded_it_goes_on_to_the_same_bits(path, method):
+    starts, gradients = rounded(*outward(SHAPES[:2], steps=50, seed=8))
+    options = {"lr": 1e-2} | BOUNDS[method]
+    undisturbed, parameters = optimizer(path, starts, **options)
+    advance(path, undisturbed, parameters, gradients)
+    first, halfway = optimizer(path, starts, **options)
+    advance(path, first, halfway, gradients[:20])
+    second, others = optimizer(path, starts, **options)
+    with torch.no_grad():
+        for other, p in zip(others, halfway, strict=True):
+            other.copy_(p)
+    second.load_state_dict(first.state_dict())
+    advance(path, second, others, gradients[20:])
+    for a, b in zip(ends(undisturbed, parameters), ends(second, others), strict=True):
+        assert torch.equal(a.theta, b.theta)
+        assert (a.multiplier, a.bound) == (b.multiplier, b.bound)
+
+
+@every_optimizer
+def test_placing_a_tensor_does_not_change_it(path):
+    tensor = torch.arange(6.0).reshape(3, 2)
+    there = placed(path, tensor)
+    assert torch.equal(there.full_tensor() if path == "dtensor" else there.cpu(), tensor)

@@ -1,0 +1,121 @@
+"""A step may be captured, compiled and queued: it asks the device for nothing."""
+
+import pytest
+import torch
+from paths import device, optimizer, outward
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cpr import CPR, AdamCPR, regularized_groups
+
+BOUND = {"kappa_init_method": "warm_start", "kappa_init_param": 3}
+needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+queued_paths = pytest.mark.parametrize("path", ["eager", "triton"])
+# What brings a value, or a size that depends on values, from the device to the host.
+WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "item"}
+
+
+class Forbidden(TorchDispatchMode):
+    """Fails at the first operation for which a GPU's host would wait."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in WAITING, f"{name} waits for the device"
+        assert not (name == "index" and any(t is not None and t.dtype == torch.bool for t in args[1])), "an index by bools waits"
+        return func(*args, **(kwargs or {}))
+
+
+def gradients(steps: int = 8):
+    starts, pushes = outward([(6, 5), (300, 7)], steps, seed=0)
+    return [s.float() for s in starts], [[g.float() for g in step] for step in pushes]
+
+
+def test_the_detector_detects():
+    with pytest.raises(AssertionError, match="_local_scalar_dense waits"), Forbidden():
+        torch.ones(1).item()
+    with pytest.raises(AssertionError, match="index by bools"), Forbidden():
+        torch.ones(3)[torch.ones(3, dtype=torch.bool)]
+
+
+@queued_paths
+@pytest.mark.parametrize("measure", ["l2", "l1", "huber", "std"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        BOUND | {"reg_by_lr": True},
+        {"kappa_init_method": "inflection_point", "reg_step_size": 1, "reg_ema_decay": 0.5},
+        BOUND | {"adaptive": "transition", "evaluate_at": "after"},
+        BOUND | {"adaptive": "latched", "amsgrad": True},
+    ],
+    ids=["by_lr", "IP", "adaptive", "latched"],
+)
+def test_no_step_after_the_first_waits_for_the_device(path, measure, options):
+    starts, pushes = gradients()
+    ours, parameters = optimizer(path, starts, lr=torch.tensor(1e-2, device=device(path)), reg_function=measure, **options)
+    for t, step in enumerate(pushes):
+        for p, gradient in zip(parameters, step, strict=True):
+            p.grad = gradient.to(p.device)
+        if t == 0:
+            ours.step()  # makes the state
+        else:
+            with Forbidden():
+                ours.step()
+    assert all(ours.state[p]["step"] == len(pushes) for p in parameters)
+
+
+@needs_a_gpu
+@queued_paths
+def test_no_step_after_the_first_waits_for_the_gpu(path):
+    starts, pushes = gradients()
+    ours, parameters = optimizer(path, [s.cuda() for s in starts], lr=1e-2, **BOUND)
+    for t, step in enumerate(pushes):
+        for p, gradient in zip(parameters, step, strict=True):
+            p.grad = gradient.to(p.device)
+        torch.cuda.set_sync_debug_mode("error" if t else "default")
+        try:
+            ours.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_a_gpu
+def test_a_step_captured_in_a_cuda_graph_is_the_same_as_outside_of_it():
+    starts, pushes = gradients(20)
+    ends = []
+    for captured in (False, True):
+        ours, parameters = optimizer("triton", [s.cuda() for s in starts], lr=torch.tensor(1e-2, device="cuda"), **BOUND)
+        for p in parameters:
+            p.grad = torch.zeros_like(p)
+        graph = torch.cuda.CUDAGraph()
+        for t, step in enumerate(pushes):
+            for p, gradient in zip(parameters, step, strict=True):
+                p.grad.copy_(gradient)
+            if captured and t == 3:
+                with torch.cuda.graph(graph):
+                    ours.step()
+            if captured and t >= 3:
+                graph.replay()
+            else:
+                ours.step()
+        ends.append([p.detach().clone() for p in parameters])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+@pytest.mark.parametrize("make", ["eager", "cpu", "wrapper"])
+def test_a_compiled_training_step_is_the_same_to_the_bit(make):
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(32, 8), 5 * torch.randn(32, 1)
+    start = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1)).state_dict()
+    ends = []
+    for compiled in (False, True):
+        net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+        net.load_state_dict(start)
+        groups = regularized_groups(net)
+        ours = CPR(torch.optim.SGD(groups, lr=1e-2), **BOUND) if make == "wrapper" else AdamCPR(groups, lr=1e-2, kernel=make, **BOUND)
+        step = torch.compile(ours.step, backend="eager") if compiled else ours.step
+        for _ in range(20):
+            ours.zero_grad()
+            ((net(inputs) - targets) ** 2).mean().backward()
+            step()
+        assert ours.state[net[0].weight]["lagmul"] > 0
+        ends.append(list(net.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
