@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tasks.engine.errors import Interrupted, TrainingFailed, UserError
+from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_DIR = ROOT / "configs"
@@ -28,7 +28,7 @@ def one_line_errors() -> Iterator[None]:
     """Turns every expected error into one line on the standard error stream and its exit code."""
     try:
         yield
-    except (UserError, TrainingFailed, Interrupted) as error:
+    except (UserError, TrainingFailed, OutOfMemory, Interrupted) as error:
         fail(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
         fail(str(error), UserError.exit_code)

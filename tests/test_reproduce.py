@@ -1,6 +1,7 @@
 """make reproduce from end to end: real worker processes, signals and kills, and the files that come out."""
 
 import csv
+import json
 import signal
 import subprocess
 from pathlib import Path
@@ -95,14 +96,30 @@ def test_workers_end_with_a_checkpoint_when_their_parent_is_killed(tmp_path):
     assert len(list(tmp_path.glob("*/*-s*"))) == 2  # and no worker began another run
 
 
-def test_a_killed_worker_is_said_in_one_line(tmp_path):
-    process = start("reproduce.py", *GROKKING, f"runs_dir={tmp_path}", "num_steps=4000", "task.log_every_steps=8", "jobs=1")
+def test_a_killed_worker_is_said_in_one_line_and_replaced(tmp_path):
+    process = start("reproduce.py", *GROKKING, f"runs_dir={tmp_path}", "num_steps=200", "task.log_every_steps=8", "jobs=1")
     wait_until(lambda: any(log.stat().st_size for log in tmp_path.glob("*/*/metrics.jsonl")))
     (lock,) = tmp_path.glob("*/*/.lock")
     subprocess.run(["kill", "-9", lock.read_text().split()[1]], check=True)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert said.splitlines()[-1].startswith("error: grokking: a worker process was killed")
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert said.count("grokking: a worker process was killed") == 1
+    assert [record["status"] for record in records(tmp_path).values()] == ["finished"] * METHODS
+
+
+def test_two_sweeps_at_once_train_no_run_twice(tmp_path):
+    arguments = (*GROKKING, f"runs_dir={tmp_path}", "num_steps=200", "task.log_every_steps=8", "jobs=1")
+    first = start("reproduce.py", *arguments)
+    wait_until(lambda: any(log.stat().st_size for log in tmp_path.glob("*/*/metrics.jsonl")))
+    second = start("reproduce.py", *arguments)
+    for process in (first, second):
+        said = process.communicate(timeout=120)[1]
+        assert process.returncode == 0 or "being trained by other processes" in said
+    assert call("reproduce.py", *arguments).returncode == 0
+    assert [record["status"] for record in records(tmp_path).values()] == ["finished"] * METHODS
+    for log in tmp_path.glob("*/*/metrics.jsonl"):
+        steps = [json.loads(line)["step"] for line in log.read_text().splitlines() if "loss" in json.loads(line)]
+        assert steps == list(range(8, 201, 8))
 
 
 def test_prepare_data_says_what_is_ready():

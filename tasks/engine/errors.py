@@ -7,6 +7,16 @@ class UserError(Exception):
     exit_code = 2
 
 
+class Held(UserError):
+    """Another process is at work on the run."""
+
+
+class OutOfMemory(Exception):
+    """The run needed more memory than there was (exit code 1); it is on record as failed only if that happens again and again."""
+
+    exit_code = 1
+
+
 class TrainingFailed(Exception):
     """The run itself failed, for example with a NaN loss (exit code 1); the failure is on record."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tasks.engine.errors import UserError
+from tasks.engine.errors import Held, UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -88,7 +88,7 @@ class Log:
 def only_process(folder: Path) -> Iterator[None]:
     """Holds the folder for this process; the operating system lets go of it whenever the process ends, however it ends.
 
-    Raises UserError if another process is at work in it.
+    Raises Held if another process is at work in it.
     """
     with open(folder / ".lock", "a+") as lock:
         try:
@@ -96,7 +96,7 @@ def only_process(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             holder = lock.read().strip() or "another process"
-            raise UserError(f"run {folder.name} is being trained by {holder}; wait for it, or stop it first") from None
+            raise Held(f"run {folder.name} is being trained by {holder}; wait for it, or stop it first") from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()

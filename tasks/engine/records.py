@@ -67,6 +67,11 @@ def run_folder(cfg: DictConfig) -> Path:
     return Path(cfg.runs_dir) / cfg.task.name / run_id(cfg)
 
 
+def has_record(cfg: DictConfig) -> bool:
+    """Whether the run has ended, finished or failed."""
+    return (run_folder(cfg) / "record.json").exists()
+
+
 class DamagedRecord(Exception):
     """record.json is not what was written: one line that says which file and in what way."""
 

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from tasks.engine import checkpoint, records
+from tasks.engine import attempts, checkpoint, records
 from tasks.engine.checks import check
 from tasks.engine.device import pick_device, set_up
 from tasks.engine.environment import git_commit, hardware, versions
-from tasks.engine.errors import TrainingFailed, UserError
+from tasks.engine.errors import OutOfMemory, TrainingFailed, UserError
 from tasks.engine.files import disk_full_is_said, only_process, write_bytes_atomically
 from tasks.engine.optimizers import build_optimizer, never_acts
 from tasks.engine.reporting import regularized_set
 from tasks.engine.seeding import seed_everything
-from tasks.engine.signals import listening
+from tasks.engine.signals import Requests, listening
 from tasks.engine.terminal import say
 from tasks.engine.training import Training, without_bound
 from tasks.engine.workload import Workload
@@ -28,8 +28,8 @@ def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[
 
     `progress` is told the number of steps that have been done since it was last told; at first, those before a resumption.
 
-    Raises UserError if it cannot be started as asked, TrainingFailed if its loss is not finite (now or on record), and
-    Interrupted after a signal, with a checkpoint written.
+    Raises UserError if it cannot be started as asked (Held if another process is at work on it), TrainingFailed if its loss is not
+    finite (now or on record), OutOfMemory, and Interrupted after a signal, with a checkpoint written.
     """
     check(cfg)
     device = pick_device(cfg.device)
@@ -44,7 +44,7 @@ def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[
             if record is None:
                 record = _train(cfg, folder, device, progress)
     if record["status"] == "failed":
-        raise TrainingFailed(f"run {record['run_id']} failed: {record['reason']}; to try it again, delete {folder}")
+        raise TrainingFailed(f"run {record['run_id']} failed: {record['reason']}; to try it again: python scripts/retry.py {folder}")
     return record
 
 
@@ -80,16 +80,40 @@ def _train(cfg: DictConfig, folder: Path, device: torch.device, progress: Callab
     try:
         training.resume()
         with listening() as requests:
-            try:
-                metrics, reason = training.train(requests, progress), None
-                training.record_metrics(metrics)
-            except TrainingFailed as failure:
-                metrics, reason = {}, str(failure)
+            metrics, reason = _to_the_end(training, requests, progress)
     finally:
         training.close()
     record = records.write_record(folder, _summary(cfg, training, metrics, reason))
     checkpoint.finish(folder)
     return record
+
+
+def _to_the_end(training: Training, requests: Requests, progress: Callable[[int], None] | None) -> tuple[dict[str, float], str | None]:
+    """The final metrics, or why the run failed for a reason of its own."""
+    folder, step = training.folder, training.step
+    deaths = attempts.note_start(folder, step)
+    try:
+        if deaths >= attempts.LIMIT:
+            raise TrainingFailed(f"it ended {deaths} times without a word after step {step}: killed, or out of memory")
+        metrics = training.train(requests, progress)
+        training.record_metrics(metrics)
+    except TrainingFailed as failure:
+        attempts.note_end(folder)
+        return {}, str(failure)
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            attempts.note_end(folder)
+            raise
+        if deaths + 1 < attempts.LIMIT:
+            raise OutOfMemory(f"{training.run_id} ran out of memory at step {training.step}, in attempt {deaths + 1}") from error
+        attempts.note_end(folder)
+        return {}, f"out of memory at step {training.step}, in {deaths + 1} attempts"
+    attempts.note_end(folder)
+    return metrics, None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _summary(cfg: DictConfig, training: Training, metrics: dict[str, float], reason: str | None) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Signals: SIGTERM and SIGINT end a run after a checkpoint, SIGUSR1 asks for a checkpoint and lets it go on."""
+"""Signals: SIGTERM, SIGINT and SIGUSR2 end a run after a checkpoint, SIGUSR1 asks for a checkpoint and lets it go on.
+
+SIGUSR2 is what a cluster sends before it takes the machine away: the job is queued again (scripts/launchers/slurm.py).
+"""
 
 import contextlib
 import signal
@@ -28,7 +31,7 @@ def listening() -> Iterator[Requests]:
     if threading.current_thread() is not threading.main_thread():
         yield requests
         return
-    old = {number: signal.signal(number, requests.handle) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    old = {number: signal.signal(number, requests.handle) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)}
     try:
         yield requests
     finally:

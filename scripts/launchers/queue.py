@@ -1,0 +1,88 @@
+"""What has been given to Slurm: a note of every submission, written before it, and squeue's word on what has become of it.
+
+<runs_dir>/slurm/<token>.json holds the run ids of a submission's jobs, in the order of their array indices. The token is in the jobs'
+name, so that a submitter that is killed at any moment leaves nothing that the next one does not know.
+"""
+
+import contextlib
+import json
+import re
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.engine.errors import Held, UserError
+from tasks.engine.files import only_process, write_bytes_atomically
+
+PREFIX = "cpr-"
+ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "COMPLETING")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job in the queue; id as scancel and scontrol take it, state in squeue's words (PENDING, RUNNING, ...)."""
+
+    id: str
+    state: str
+
+
+def note_submission(runs_dir: Path, title: str, jobs: list[list[str]]) -> str:
+    """Notes the run ids of the jobs that are about to be submitted; returns the name that they must bear."""
+    folder = runs_dir / "slurm"
+    folder.mkdir(parents=True, exist_ok=True)
+    token = secrets.token_hex(6)
+    write_bytes_atomically(folder / f"{token}.json", json.dumps({"title": title, "jobs": jobs}).encode())
+    return f"{PREFIX}{re.sub('[^a-z0-9_]', '-', title.lower())}-{token}"
+
+
+def in_queue(runs_dir: Path) -> dict[str, Job]:
+    """run id -> its job, for every run that Slurm has not done with; {} where there is no Slurm.
+
+    Raises UserError if Slurm does not answer.
+    """
+    found: dict[str, Job] = {}
+    if not (runs_dir / "slurm").exists() or shutil.which("squeue") is None:
+        return found
+    notes: dict[str, list[list[str]]] = {}
+    for line in _squeue():
+        name, job, array, index, state = line.split("|")
+        token = name.rpartition("-")[2]
+        path = runs_dir / "slurm" / f"{token}.json"
+        if not name.startswith(PREFIX) or state in ENDED or not path.exists():
+            continue
+        jobs = notes.setdefault(token, json.loads(path.read_text())["jobs"])
+        place = int(index) if index.isdigit() else 0
+        for run_id in jobs[place]:
+            found[run_id] = Job(f"{array}_{index}" if index.isdigit() else job, state)
+    return found
+
+
+def _squeue() -> list[str]:
+    try:
+        done = subprocess.run(["squeue", "--me", "-h", "-r", "-o", "%j|%A|%F|%K|%T"], capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        raise UserError("squeue does not answer; is the cluster's controller up?") from None
+    if done.returncode:
+        raise UserError(f"squeue failed: {' '.join(done.stderr.split())}")
+    return done.stdout.splitlines()
+
+
+@contextlib.contextmanager
+def submitting(runs_dir: Path) -> Iterator[None]:
+    """Holds the right to submit runs of this folder, so that two commands at once do not submit the same ones.
+
+    Raises Held if another process is submitting.
+    """
+    folder = runs_dir / "slurm"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"runs_dir={runs_dir} cannot hold runs: {error}") from error
+    try:
+        with only_process(folder):
+            yield
+    except Held as error:
+        raise Held("another process is submitting runs of this folder at the moment; start the same command again") from error

@@ -1,0 +1,118 @@
+"""Runs as jobs of a Slurm cluster, through submitit: an array of jobs, each of which trains some runs one after the other.
+
+A job that is about to lose its machine (SIGUSR2: time limit, preemption) writes checkpoints and is queued again; the same job then
+goes on at the exact step. A job whose process was killed is queued again too, until tasks.engine.attempts calls its run failed.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from scripts.launchers import queue
+from tasks.engine import records
+from tasks.engine.errors import Held, Interrupted, UserError
+from tasks.engine.terminal import say
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST_JOBS = 1000  # of one array: Slurm's MaxArraySize is 1001 unless a cluster says otherwise
+KILLED = 128 + signal.SIGKILL
+# In the batch script: Slurm itself does not queue a job again whose process was killed. (scancel ends one with SIGTERM.)
+REQUEUE_IF_KILLED = f"trap '[ $? -eq {KILLED} ] && scontrol requeue $SLURM_JOB_ID' EXIT"
+
+
+@dataclass
+class Work:
+    """What one job does. Pickled at submission, so it holds plain values."""
+
+    configs: list[dict[str, Any]]
+    at_a_time: int
+    title: str
+
+    def __call__(self) -> None:
+        """Trains what has not ended yet."""
+        from scripts.launchers.local import run_all
+
+        configs = [OmegaConf.create(config) for config in self.configs]
+        left = [cfg for cfg in configs if not records.has_record(cfg)]
+        try:
+            run_all(left, self.at_a_time, self.title)
+        except Held as error:
+            say(str(error))
+        except Interrupted as interruption:
+            say(str(interruption))
+            queue_again_if_asked(interruption)
+            sys.exit(interruption.exit_code)
+
+    def checkpoint(self) -> Any:
+        """submitit's: what a job does that was interrupted before or after its training."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def queue_again_if_asked(interruption: Interrupted) -> None:
+    """Queues this job again after SIGUSR2. (After SIGTERM Slurm does so itself, or the user wants the job's end.)"""
+    if interruption.args[0] == signal.SIGUSR2 and "SLURM_JOB_ID" in os.environ:
+        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True, timeout=60)
+        time.sleep(60)  # Slurm ends this process, so that it does not count as failed
+
+
+def submit(configs: list[DictConfig], title: str) -> list[str]:
+    """Submits the runs, `runs_per_job` to a job; returns the ids of the job arrays.
+
+    Raises UserError if there is no Slurm or it refuses the jobs.
+    """
+    if shutil.which("sbatch") is None:
+        raise UserError("launcher=slurm needs a Slurm cluster, and there is no sbatch here; use launcher=local, or log in to the cluster")
+    launcher = configs[0].launcher
+    runs_dir = Path(configs[0].runs_dir).resolve()
+    for cfg in configs:  # jobs start in the repository's folder
+        cfg.runs_dir, cfg.data_dir = str(runs_dir), str(Path(cfg.data_dir).resolve())
+    per_job = launcher.runs_per_job
+    jobs = [configs[i : i + per_job] for i in range(0, len(configs), per_job)]
+    arrays = [jobs[i : i + MOST_JOBS] for i in range(0, len(jobs), MOST_JOBS)]
+    return [_submit_array(array, launcher, runs_dir, title) for array in arrays]
+
+
+def _submit_array(jobs: list[list[DictConfig]], launcher: DictConfig, runs_dir: Path, title: str) -> str:
+    import submitit
+
+    name = queue.note_submission(runs_dir, title, [[records.run_id(cfg) for cfg in job] for job in jobs])
+    work = [Work([plain(cfg) for cfg in job], launcher.runs_at_a_time, title) for job in jobs]
+    executor = submitit.SlurmExecutor(folder=runs_dir / "slurm" / "jobs", max_num_timeout=1000)
+    executor.update_parameters(**_parameters(launcher, name))
+    try:
+        with executor.batch():
+            submitted = [executor.submit(one) for one in work]
+        return submitted[0].job_id.partition("_")[0]
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        raise UserError(f"Slurm refuses the jobs: {str(error).strip().splitlines()[-1]}") from error
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration with every reference resolved, as plain values."""
+    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+
+
+def _parameters(launcher: DictConfig, name: str) -> dict[str, Any]:
+    named = {key: launcher[key] for key in ("partition", "account", "qos", "constraint") if launcher[key] is not None}
+    return named | {
+        "job_name": name,
+        "time": launcher.time,
+        "cpus_per_task": launcher.cpus,
+        "mem": f"{int(1024 * launcher.memory)}MB",
+        "gpus_per_node": launcher.gpus or None,
+        "signal_delay_s": launcher.grace_seconds,
+        "array_parallelism": launcher.parallel,
+        "stderr_to_stdout": True,
+        "setup": [REQUEUE_IF_KILLED],
+        "additional_parameters": {"requeue": True, "chdir": str(ROOT)},
+    }

@@ -1,0 +1,66 @@
+"""Waits for runs on a cluster, with a live table, and submits again those whose jobs have ended before them."""
+
+import time
+from collections import Counter
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.live import Live
+from rich.table import Table
+
+from scripts.launchers import queue, slurm
+from scripts.states import STATES, RunState, states
+from tasks.engine.errors import TrainingFailed
+from tasks.engine.terminal import say
+
+POLL_SECONDS = 5.0
+TRIES = 3
+
+
+def submit_missing(configs: list[DictConfig], title: str) -> None:
+    """Submits the runs that have not ended and are not in the queue."""
+    runs_dir = Path(configs[0].runs_dir)
+    with queue.submitting(runs_dir):
+        found = states(configs)
+        missing = [run.cfg for run in found if run.state in ("to do", "stale")]
+        waiting = Counter(run.state for run in found if run.state in ("running", "queued"))
+        if waiting:
+            say(f"{title}: {', '.join(f'{count} {state}' for state, count in waiting.items())} already")
+        if missing:
+            ids = slurm.submit(missing, title)
+            say(f"{title}: {len(missing)} runs submitted as {', '.join(ids)}; their output is in {runs_dir / 'slurm' / 'jobs'}")
+
+
+def wait_for(configs: list[DictConfig], title: str) -> None:
+    """Returns when every run has ended.
+
+    Raises TrainingFailed if jobs end again and again without any run having ended.
+    """
+    tries, ended = 0, 0
+    with Live(refresh_per_second=2) as live:
+        while True:
+            found = states(configs)
+            live.update(_table(title, found))
+            now = sum(run.state in ("done", "failed") for run in found)
+            if now == len(found):
+                return
+            if now > ended:
+                tries, ended = 0, now
+            if not any(run.state in ("running", "queued") for run in found):
+                tries += 1
+                if tries > TRIES:
+                    where = Path(configs[0].runs_dir) / "slurm" / "jobs"
+                    raise TrainingFailed(f"{title}: jobs end without their runs, {TRIES} times now; their output is in {where}")
+                submit_missing(configs, title)
+            time.sleep(POLL_SECONDS)
+
+
+def _table(title: str, found: list[RunState]) -> Table:
+    """Counts, and how far the running ones are."""
+    counts = Counter(run.state for run in found)
+    table = Table("state", "runs", "", title=title)
+    for state in STATES:
+        if counts[state]:
+            running = [f"{run.run_id} {run.step}/{run.cfg.num_steps}" for run in found if run.state == state == "running"]
+            table.add_row(state, str(counts[state]), ", ".join(running[:3]) + (", ..." if len(running) > 3 else ""))
+    return table

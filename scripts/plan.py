@@ -1,0 +1,80 @@
+"""From an artefact's grids to the runs that are left to do."""
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from results import Run
+from scripts.common import CONFIG_DIR, compose_config
+from tasks.engine import records
+from tasks.engine.errors import UserError
+from tasks.engine.terminal import say
+
+
+def load_artefact(name: str) -> dict[str, Any]:
+    """configs/artefact/<name>.yaml; raises UserError if there is none."""
+    path = CONFIG_DIR / "artefact" / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise UserError(f"artefact {name!r} is unknown; choose one of {known}")
+    return OmegaConf.to_container(OmegaConf.load(path), resolve=True) | {"name": name}  # type: ignore[operator, return-value]
+
+
+def expand(artefact: dict[str, Any], options: dict[str, str], overrides: dict[str, str]) -> list[DictConfig]:
+    """The configurations of an artefact: the union of its grids, for every seed; an override of an axis narrows it to one value."""
+    scale, scales = options["scale"], artefact["scales"]
+    if scale not in scales:
+        raise UserError(f"scale={scale!r} is unknown to {artefact['name']}; choose one of {', '.join(scales)}")
+    configs = {}
+    for grid in scales[scale]["grids"]:
+        fixed = {"task": artefact["task"], "regularizer": grid["regularizer"], "scale": scale, "quiet": "true"} | overrides
+        base = compose_config([f"{key}={value}" for key, value in fixed.items()])
+        axes = {key: value if isinstance(value, list) else [value] for key, value in grid.items()}
+        axes = {key: values for key, values in axes.items() if key not in fixed}
+        for values in itertools.product(seeds_of(artefact, options), *axes.values()):
+            cfg = base.copy()
+            for key, value in zip(("seed", *axes), values, strict=True):
+                OmegaConf.update(cfg, key, value, merge=True)
+            configs[records.run_id(cfg)] = cfg
+    return list(configs.values())
+
+
+def seeds_of(artefact: dict[str, Any], options: dict[str, str]) -> list[int]:
+    """The seeds asked for, or the artefact's own."""
+    try:
+        return [int(s) for s in options["seeds"].split(",")] if "seeds" in options else artefact["scales"][options["scale"]]["seeds"]
+    except ValueError:
+        raise UserError(f"seeds={options['seeds']!r} must be whole numbers such as 1,2,3") from None
+
+
+def ended(cfg: DictConfig) -> Run | None:
+    """The run if it has ended and its files are whole; a damaged one is said, and is not in any table."""
+    folder = records.run_folder(cfg)
+    record = records.ended(folder, say)
+    if record is None:
+        return None
+    try:
+        return Run(record["config"], record, records.read_metrics(folder, record))
+    except records.DamagedRecord as damage:
+        records.give_up(folder, damage, say)
+        return None
+
+
+@dataclass
+class Plan:
+    """An artefact with its configurations, the runs of them that have ended, and what is left to do."""
+
+    artefact: dict[str, Any]
+    configs: list[DictConfig]
+    runs: list[Run]
+    todo: list[DictConfig]
+
+
+def plan(artefact: dict[str, Any], options: dict[str, str], overrides: dict[str, str]) -> Plan:
+    """Reads what has ended."""
+    configs = expand(artefact, options, overrides)
+    runs = [run for cfg in configs if (run := ended(cfg)) is not None]
+    done = {run.record["run_id"] for run in runs}
+    return Plan(artefact, configs, runs, [cfg for cfg in configs if records.run_id(cfg) not in done])
