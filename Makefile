@@ -19,6 +19,9 @@ OPTIONS = scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(JOBS),jobs=$(JOBS)
 TESTS ?=
 WORKERS ?= 2
 
+# make bench ROUNDS=15 SHAPES=gpt2s; what they mean is said at the top of scripts/bench/step_times.py.
+BENCH_OPTIONS := ROUNDS SHAPES DEVICE THREADS TABLES CONTEXT BATCH MEMORY_GB REBUILD
+
 .DEFAULT_GOAL := help
 .PHONY: setup test lint reproduce bench clean help
 .DELETE_ON_ERROR:
@@ -39,8 +42,8 @@ reproduce: .venv/.stamp  ## grokking, then Figure 2, into results/mini (SCALE= S
 reproduce-%: .venv/.stamp  ## one artefact, for example reproduce-figure2
 	$(BIN)/python scripts/reproduce.py $* $(OPTIONS)
 
-bench: .venv/.stamp  ## time of an AdamCPR step as a multiple of torch's fused AdamW (ROUNDS=15 SHAPES=gpt2s,resnet18,toy)
-	$(BIN)/python scripts/bench/optimizer_step.py $(if $(ROUNDS),rounds=$(ROUNDS)) $(if $(SHAPES),shapes=$(SHAPES))
+bench: .venv/.stamp  ## Tables I.2 and I.3: time and memory of optimizer and training steps (ROUNDS=15 SHAPES=toy,gpt2s DEVICE=cuda THREADS=2)
+	$(BIN)/python scripts/bench/step_times.py $(foreach name,$(BENCH_OPTIONS),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$($(name))))
 
 clean:  ## remove caches and build output; keeps .venv, runs/ and data/
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,18 +1,15 @@
 """write_artefact: from runs to the files of results/<scale>/<artefact>/."""
 
-import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pandas as pd
-from matplotlib.figure import Figure
 
 from results.claims import Verdict, judge
 from results.curves import curve_figure, curve_table
+from results.files import draw, write
 from results.heatmap import heatmap_figure
 from results.runs import Run, frame
 from results.table import best_table, cell_table, claims_table, latex, markdown, readable
@@ -55,11 +52,11 @@ def write_artefact(
 
     claims = claims_table(verdicts)
     files = [
-        _write(out_dir / "table.md", _page(artefact, facts, main, extra, claims)),
-        _write(out_dir / "table.csv", plain.to_csv(index=False)),
-        _write(out_dir / "table.tex", latex(main if extra is None else extra, artefact["title"])),
-        _write(out_dir / "claims.csv", pd.DataFrame([v.__dict__ for v in verdicts]).to_csv(index=False)),
-        *_draw(figure, out_dir),
+        write(out_dir / "table.md", _page(artefact, facts, main, extra, claims)),
+        write(out_dir / "table.csv", plain.to_csv(index=False)),
+        write(out_dir / "table.tex", latex(main if extra is None else extra, artefact["title"])),
+        write(out_dir / "claims.csv", pd.DataFrame([v.__dict__ for v in verdicts]).to_csv(index=False)),
+        *draw(figure, out_dir),
     ]
     return Summary(
         "\n".join([_head(artefact, facts), markdown(main), "", _claims_in_lines(verdicts), str(out_dir / "table.md")]), tuple(files)
@@ -106,24 +103,3 @@ def _page(artefact: Mapping[str, Any], facts: Mapping[str, str], main: pd.DataFr
 
 def _claims_in_lines(verdicts: list[Verdict]) -> str:
     return "".join(f"claim: {v.text}\n    {v.verdict}: {v.ours or 'no value'} (paper: {v.published})\n" for v in verdicts)
-
-
-def _write(path: Path, content: str | bytes) -> Path:
-    """Atomically, and only if it changes, so that a second look at the same runs touches nothing."""
-    content = content.encode() if isinstance(content, str) else content
-    if not path.exists() or path.read_bytes() != content:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    return path
-
-
-def _draw(figure: Figure, out_dir: Path) -> list[Path]:
-    files = []
-    # Neither the date nor a random salt, which would make every file differ from the last.
-    with matplotlib.rc_context({"svg.hashsalt": "cpr", "svg.fonttype": "path"}):
-        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
-            files.append(_write(out_dir / f"figure.{kind}", buffer.getvalue()))
-    return files

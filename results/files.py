@@ -1,0 +1,30 @@
+"""Writing results: whole or not at all, and the same bytes for the same content."""
+
+import io
+import os
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    """Atomically, and only if it changes, so that a second look at the same runs touches nothing."""
+    content = content.encode() if isinstance(content, str) else content
+    if not path.exists() or path.read_bytes() != content:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    return path
+
+
+def draw(figure: Figure, out_dir: Path) -> list[Path]:
+    """figure.png and figure.svg."""
+    files = []
+    # Neither the date nor a random salt, which would make every file differ from the last.
+    with matplotlib.rc_context({"svg.hashsalt": "cpr", "svg.fonttype": "path"}):
+        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
+            files.append(write(out_dir / f"figure.{kind}", buffer.getvalue()))
+    return files

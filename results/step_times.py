@@ -1,0 +1,204 @@
+"""Tables I.2 and I.3: from the seconds of every round (rounds.json, written by scripts/bench) to the table's files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from results.claims import Verdict
+from results.files import draw, write
+from results.published import FOLDER
+from results.step_time_limits import MODELS, REFERENCE, judge_times
+from results.step_times_figure import ratio_figure
+from results.table import claims_table, latex, markdown
+
+TITLES = {
+    "table_i2": "Table I.2: seconds per training step at batch size 1",
+    "table_i3": "Table I.3: seconds per training step at the largest batch size",
+}
+ROWS = {"adamw": "AdamW", "adamcpr": "AdamCPR", "adadecay": "AdaDecay", "awd": "AWD", "amos": "AMOS"}
+READING = (
+    "Rounds are interleaved: each calls every method once, in turned order. A ratio is to torch's fused AdamW of the same round; "
+    "median and quartiles are over rounds. Extra peak memory is what a step holds at most beside what was held before it."
+)
+STEP = (
+    "The step alone, with constant gradients. *Of the bandwidth*: the bytes that no implementation of the method can do without moving "
+    "(28 for each parameter with Adam: read parameter, gradient, both moments, write all but the gradient; 16 with AMOS), per second, as "
+    "a share of what the fastest of copy, triad and in-place update reaches here; models that fit the processor's caches can exceed 100 %. "
+    "*Per tensor*: the difference to fused AdamW's step, divided by the number of tensors."
+)
+NO_GPU = "On a GPU (`make bench DEVICE=cuda`: bfloat16 autocast, context 1024) the command is written, but has **never been run**."
+NOT_LARGEST = (
+    "On a CPU the batch is not the largest that fits, which would take hours, but the one that stands above (`make bench BATCH=`)."
+)
+
+
+def write_step_times(table: str, record: Mapping[str, Any], out_dir: Path) -> str:
+    """Writes table.md, table.csv, table.tex, claims.csv, figure.png and figure.svg; the same record gives the same bytes.
+
+    Returns what a person should see in a terminal.
+    """
+    data = frame(record)
+    paper = published(table)
+    adamcpr = paper[paper["row"] == "adamcpr"].set_index("shape")["ratio_paper"]
+    verdicts = judge_times(table, record, adamcpr.to_dict())
+    main = paper_table(data, paper)
+    data = data.merge(paper, on=["part", "shape", "row"], how="left")
+    facts = describe(record)
+    claims = claims_table(verdicts).rename(columns={"published": "paper"})
+    page = [f"# {TITLES[table]}", "", *(f"- {name}: {fact}" for name, fact in facts.items()), ""]
+    if facts["device"] == "cpu":
+        page += [NO_GPU, ""] + ([NOT_LARGEST, ""] if table == "table_i3" else [])
+    page += [
+        "![figure](figure.png)",
+        "",
+        "Seconds, and in brackets the multiple of AdamW (ours: torch's fused one).",
+        "",
+        markdown(main),
+        "",
+    ]
+    page += ["## Limits and claims", "", markdown(claims), "", READING, "", *_sections(data, record)]
+    write(out_dir / "table.md", "\n".join(page))
+    write(out_dir / "table.csv", data.to_csv(index=False))
+    write(out_dir / "table.tex", latex(main, TITLES[table]))
+    write(out_dir / "claims.csv", pd.DataFrame([v.__dict__ for v in verdicts]).to_csv(index=False))
+    draw(ratio_figure(data, TITLES[table], f"{facts['hardware']}; {facts['rounds']} rounds"), out_dir)
+    return "\n".join([TITLES[table], markdown(main), "", _in_lines(verdicts), str(out_dir / "table.md")])
+
+
+def frame(record: Mapping[str, Any]) -> pd.DataFrame:
+    """A row for each part, shape and method: seconds, ratios, memory, overhead and share of the bandwidth."""
+    rows = []
+    for shape, entry in sorted(record["shapes"].items(), key=lambda item: item[1]["parameters"]):
+        for part in ("optimizer_step", "training_step"):
+            measured = entry.get(part, {}).get("methods", {})
+            for label, method in measured.items():
+                rows.append({"part": part, "shape": shape, "method": label, **_numbers(entry, part, method, measured[REFERENCE])})
+    columns = ["part", "shape", "method", "row", "batch", "context", "rounds", "seconds", "ratio"]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+
+
+def _numbers(entry: Mapping[str, Any], part: str, method: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:
+    seconds, base = np.array(method["seconds"]), np.array(reference["seconds"])
+    peak, base_peak = method["extra_peak_bytes"], reference["extra_peak_bytes"]
+    moved = entry["parameters"] * method["bytes_moved_per_parameter"]
+    alone = part == "optimizer_step"
+    found = {"row": method["row"], "batch": entry[part].get("batch"), "context": entry[part].get("context"), "rounds": len(seconds)}
+    parts = {"seconds": seconds, "ratio": seconds / base}
+    if alone:
+        parts["microseconds_per_tensor"] = 1e6 * (seconds - base) / entry["tensors"]
+    for name, values in parts.items():
+        found |= dict(zip((name, f"{name}_q1", f"{name}_q3"), np.percentile(values, (50, 25, 75)).tolist(), strict=True))
+    found["extra_peak_mb"] = None if peak is None else peak / 1e6
+    found["extra_peak_mb_over_reference"] = None if peak is None or base_peak is None else (peak - base_peak) / 1e6
+    if alone:
+        found["bandwidth_share"] = moved / found["seconds"] / max(entry["bandwidth"].values())
+    return found
+
+
+def published(table: str) -> pd.DataFrame:
+    """The paper's seconds, and their ratio to its AdamW."""
+    rows = yaml.safe_load((FOLDER / f"{table}.yaml").read_text())["rows"]
+    data = pd.DataFrame([{"part": "training_step", "shape": r["model"], "row": r["optimizer"], "seconds_paper": r["mean"]} for r in rows])
+    adamw = data[data["row"] == "adamw"].set_index("shape")["seconds_paper"]
+    return data.assign(ratio_paper=data["seconds_paper"] / data["shape"].map(adamw))
+
+
+def paper_table(data: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+    """The paper's rows and columns, ours beside the paper's."""
+    ours = data[data["part"] == "training_step"].set_index(["shape", "row"])
+    theirs = paper.set_index(["shape", "row"])
+    rows = []
+    for row, title in ROWS.items():
+        cells = {"method": title}
+        for shape, model in MODELS.items():
+            for name, source, suffix in (("ours", ours, ""), ("paper", theirs, "_paper")):
+                found = (shape, row) in source.index
+                cells[f"{model} {name}"] = _cell(source.loc[[(shape, row)]].iloc[0], suffix) if found else "-"
+        rows.append(cells)
+    return pd.DataFrame(rows)
+
+
+def _cell(values: Any, suffix: str) -> str:
+    return f"{values['seconds' + suffix]:.3f} ({values['ratio' + suffix]:.3f}x)"
+
+
+def describe(record: Mapping[str, Any]) -> dict[str, str]:
+    """The facts over the tables: machine, versions, code, rounds."""
+    entries = list(record["shapes"].values())
+
+    def distinct(values: list[Any]) -> str:
+        return ", ".join(sorted({str(v) for v in values if v is not None})) or "-"
+
+    parts = [entry[part] for entry in entries for part in ("optimizer_step", "training_step") if part in entry]
+    machines = [entry["hardware"] for entry in entries]
+    return {
+        "device": distinct([m["device"] for m in machines]),
+        "hardware": distinct([f"{m['gpu'] or m['cpu']}, {m['cores']} cores, {m['threads']} threads" for m in machines]),
+        "memory bandwidth": "; ".join(f"{name} {low:.1f} to {high:.1f} GB/s" for name, low, high in _bandwidths(entries)) or "-",
+        "rounds": distinct([part.get("rounds") for part in parts]),
+        "training step": distinct(
+            [f"{p['batch']} x {p['context']} tokens, {p['precision']}, one device" for p in parts if "batch" in p],
+        ),
+        "paper": "4 A100 of 40 GB, context 1024, bf16, mean of 3,000 steps, 2 seeds",
+        "versions": distinct([f"Python {entry['versions']['python']}, torch {entry['versions']['torch']}" for entry in entries]),
+        "code": distinct([entry["git_commit"] for entry in entries]),
+        "command": "`make bench`",
+    }
+
+
+def _bandwidths(entries: list[Any]) -> list[tuple[str, float, float]]:
+    """Of each kernel the slowest and the fastest that was seen, in GB/s."""
+    found: dict[str, list[float]] = {}
+    for entry in entries:
+        for name, rate in entry.get("bandwidth", {}).items():
+            found.setdefault(name, []).append(rate / 1e9)
+    return [(name, min(rates), max(rates)) for name, rates in found.items()]
+
+
+def _sections(data: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
+    """Every method on every shape, and what was skipped."""
+    lines = []
+    for part, title, text in (
+        ("optimizer_step", "Optimizer step", STEP),
+        ("training_step", "Whole training step", "Forward, backward, gradient clipping and optimizer step."),
+    ):
+        if not any(part in entry for entry in record["shapes"].values()):
+            continue
+        lines += [f"## {title}", "", text, ""]
+        for shape, entry in sorted(record["shapes"].items(), key=lambda item: item[1]["parameters"]):
+            if part not in entry:
+                continue
+            chosen = data[(data["part"] == part) & (data["shape"] == shape)]
+            lines += [f"### {entry['title']}: {entry['parameters']:,} parameters in {entry['tensors']:,} tensors", ""]
+            lines += [markdown(_readable(chosen, part)), ""] if len(chosen) else []
+            lines += [f"- skipped: {label}, {reason}" for label, reason in entry[part]["skipped"].items()]
+            lines += [""] if entry[part]["skipped"] else []
+    return lines
+
+
+def _readable(chosen: pd.DataFrame, part: str) -> pd.DataFrame:
+    rows = []
+    for _, c in chosen.iterrows():
+        row = {"method": c["method"], "ms": f"{1000 * c['seconds']:.2f}"}
+        row["x fused AdamW (quartiles)"] = f"{c['ratio']:.3f} ({c['ratio_q1']:.3f} to {c['ratio_q3']:.3f})"
+        row["extra peak memory, MB"] = _megabytes(c["extra_peak_mb"])
+        if part == "training_step":
+            row["more than fused AdamW, MB"] = _megabytes(c["extra_peak_mb_over_reference"])
+        else:
+            row["of the bandwidth"] = f"{100 * c['bandwidth_share']:.0f} %"
+            spread = f"({c['microseconds_per_tensor_q1']:+.2f} to {c['microseconds_per_tensor_q3']:+.2f})"
+            row["per tensor, µs (quartiles)"] = f"{c['microseconds_per_tensor']:+.2f} {spread}"
+        rows.append(row | {"rounds": str(c["rounds"])})
+    return pd.DataFrame(rows)
+
+
+def _megabytes(value: Any) -> str:
+    return f"{value:.1f}" if pd.notna(value) else "not measured"
+
+
+def _in_lines(verdicts: list[Verdict]) -> str:
+    return "".join(f"{v.text}: {v.verdict} ({v.ours or 'no value'})\n" for v in verdicts)

@@ -1,0 +1,1 @@
+"""Times and memory of optimizer steps (Tables I.2 and I.3)."""

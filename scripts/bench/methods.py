@@ -1,0 +1,84 @@
+"""The optimizers that are timed, each with settings that make every step a full one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Adam, AdamW, Optimizer
+
+from cpr import CPR, AdamCPR
+from cpr.baselines import AMOS, AdamAdaDecay, AdamAWD
+from cpr.kernels import CHOICES, select
+
+Groups = list[dict[str, Any]]
+
+REFERENCE = "AdamW, fused"
+LR = 1e-6  # small: many steps with the same gradients must not carry the parameters away
+BOUND: dict[str, Any] = {"kappa_init_method": "warm_start", "kappa_init_param": 1}  # set in the first step, before any that is timed
+KERNELS = {"cpu": ("cpu", "eager"), "cuda": ("triton", "eager")}  # fastest first
+
+
+@dataclass(frozen=True)
+class Method:
+    """An optimizer under its name in the tables.
+
+    row: the paper's row that it stands for. moved: bytes per float32 parameter that no implementation of it can do without moving.
+    What a step holds beside parameters, gradients and two moments: `copies` of all parameters and `largest` of the largest one.
+    moments: "shared"; "own" if its first step makes its own, for which the shared ones are put then; "none" if it has none.
+    """
+
+    label: str
+    make: Callable[[Groups], Optimizer]
+    row: str | None = None
+    moved: int = 28  # reads parameter, gradient and both moments, writes all but the gradient
+    copies: float = 0
+    largest: float = 0
+    moments: str = "shared"
+
+    def extra_bytes(self, model: nn.Module) -> int:
+        """Memory beside what all methods share, at most: in the step, or in the first one where that makes moments of its own."""
+        sizes = [4 * p.numel() for p in model.parameters()]
+        return int((self.copies + 2 * (self.moments == "own")) * sum(sizes) + self.largest * max(sizes))
+
+
+def _decayed(groups: Groups) -> Groups:
+    return [group | {"weight_decay": 0.1 if group["regularize"] else 0.0} for group in groups]
+
+
+def methods(device: torch.device) -> list[Method]:
+    """Those that this machine and device have, the reference first."""
+    foreach = 1 if device.type == "cuda" else 0  # torch's default on a GPU is foreach, with square roots for all parameters at once
+    largest = 2 if device.type == "cpu" else 0
+    found = [
+        Method(REFERENCE, lambda g: AdamW(_decayed(g), lr=LR, fused=True), "adamw"),
+        Method("AdamW, default", lambda g: AdamW(_decayed(g), lr=LR), copies=foreach, largest=largest),
+        Method("AdamW, foreach", lambda g: AdamW(_decayed(g), lr=LR, foreach=True), copies=1),
+        *_adamcpr(device),
+        Method("CPR around Adam, fused", lambda g: CPR(Adam(g, lr=LR, fused=True), **BOUND)),
+        Method("AdaDecay", lambda g: AdamAdaDecay(g, lr=LR), "adadecay", copies=foreach, largest=4),
+        Method("AWD", lambda g: AdamAWD(g, lr=LR), "awd", copies=foreach, largest=2),
+        Method("AMOS", lambda g: AMOS(g, lr=LR), "amos", moved=16, moments="none"),
+    ]
+    try:
+        from pytorch_cpr import AdamCPR as Published
+    except ImportError:
+        return found
+    return [*found, Method("pytorch-cpr", lambda g: Published(g, lr=LR, **BOUND), copies=1, largest=1, moments="own")]
+
+
+def _adamcpr(device: torch.device) -> list[Method]:
+    """AdamCPR by each kernel that can work on the device; the fastest stands for the paper's row."""
+    found: list[Method] = []
+    for kernel in KERNELS[device.type]:
+        if kernel not in CHOICES:
+            continue
+        try:
+            select(torch.empty(1, device=device), kernel)
+        except ValueError:
+            continue
+        make = partial(AdamCPR, lr=LR, kernel=kernel, **BOUND)
+        found.append(Method(f"AdamCPR, {kernel}", make, None if found else "adamcpr"))
+    return found
