@@ -90,12 +90,15 @@ def prepare_group(group: dict[str, Any]) -> None:
 
     A group without `regularize` but with a weight decay, as torch users build them, is regularized where the decay is not
     zero; the decay itself becomes zero, since CPR replaces it.
-    Raises ValueError for weight decay beside CPR, for complex parameters, and for std of a single number.
+    Raises ValueError for weight decay beside `regularize`, for complex parameters, and for std of a single number.
     """
     decay = group.get("weight_decay", 0)
+    if decay != 0 and "regularize" in group:
+        raise ValueError(
+            f"weight_decay={decay} on a group with regularize={group['regularize']}: CPR replaces weight decay; set it to 0 "
+            "(torch's AdamW and Muon decay unless told otherwise)"
+        )
     group.setdefault("regularize", decay != 0)
-    if decay != 0 and not group["regularize"]:
-        raise ValueError(f"weight_decay={decay} on a group with regularize=False; CPR replaces weight decay: set it to 0")
     if "weight_decay" in group:
         group["weight_decay"] = 0.0
     check_group(group)

@@ -15,7 +15,7 @@ from cpr.pack import Known, Pack, packed
 
 
 class CPR(Optimizer):
-    """Bounds the matrices that `optimizer` trains; `optimizer` must not decay weights itself.
+    """Bounds the matrices that `optimizer` trains; `optimizer` must not decay weights itself, nor keep a copy of them.
 
         groups = cpr.regularized_groups(model)
         optimizer = cpr.CPR(torch.optim.SGD(groups, lr=0.1, momentum=0.9), kappa_init_method="warm_start", kappa_init_param=1000)
@@ -24,8 +24,13 @@ class CPR(Optimizer):
     gradient scalers take the wrapper. With evaluate_at="before" the pull precedes the wrapped step: exact for every optimizer
     whose update depends on gradients alone (trust-ratio methods such as LARS see the pulled matrix).
 
+    A schedule-free optimizer goes around CPR, not into it: it trains at y, between a sequence z of its own and the average x
+    of z, which is what is evaluated. A pull on y leaves z to grow without bound, and x with it. Inside, CPR bounds z, and the
+    average of bounded matrices is bounded: schedulefree.ScheduleFreeWrapper(AdamCPR(model, betas=(0, 0.999), ...)).
+
     Raises:
-        ValueError: an argument out of its range, or nothing to regularize.
+        ValueError: an argument out of its range, nothing to regularize, weight decay beside `regularize`, or an optimizer
+            that evaluates other weights than it trains.
 
     `state_dict()` is the wrapped optimizer's, with CPR's state under the key "cpr".
     """
@@ -45,6 +50,11 @@ class CPR(Optimizer):
         adaptive: str | bool = False,
         safeguard: bool = True,
     ) -> None:
+        if hasattr(optimizer, "eval"):
+            raise ValueError(
+                f"{type(optimizer).__name__} evaluates other weights than it trains, so that CPR would not bound the former; "
+                "put the schedule-free method around CPR: schedulefree.ScheduleFreeWrapper(cpr.AdamCPR(model, betas=(0, 0.999), ...))"
+            )
         self.optimizer = optimizer
         defaults = constraint.checked_defaults(
             kappa_init_method=kappa_init_method,
@@ -84,6 +94,7 @@ class CPR(Optimizer):
         self.optimizer.step()
         for pack, _ in packs:
             pack.scalars["step"] += 1
+            pack.keep(None)  # torch's fused optimizers and bitsandbytes change a parameter without a new version
         self._constrain(packs, "after")
         return loss
 
@@ -122,8 +133,5 @@ class CPR(Optimizer):
         own = {"state": state_dict["cpr"], "param_groups": state_dict["param_groups"]}
         self.state.clear()
         self._packs = {}
-        for group, saved in zip(self.param_groups, own["param_groups"], strict=True):
-            for parameter, identifier in zip(group["params"], saved["params"], strict=True):
-                if identifier in own["state"]:
-                    self.state[parameter]["step"] = own["state"][identifier]["step"].clone()
-        constraint.restore_state(self, own)
+        # All names: an optimizer around this one keeps its state here too (schedulefree's wrapper: z).
+        constraint.restore_state(self, own, {name for entry in own["state"].values() for name in entry})

@@ -95,17 +95,6 @@ def test_a_scheduler_still_reaches_the_wrapped_optimizer_after_loading():
     assert base.param_groups[0]["lr"] == pytest.approx(0.05)
 
 
-@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
-def test_around_muon_the_matrix_stays_near_its_bound():
-    bounded, free = (torch.nn.Parameter(start(dtype=torch.float32)) for _ in range(2))
-    kappa = start().square().mean().item()
-    wrapped = CPR(torch.optim.Muon(regularize(bounded), lr=0.01, weight_decay=0), kappa_init_method="dependent", kappa_init_param=1)
-    feed(wrapped, bounded, outward(300))
-    feed(torch.optim.Muon([free], lr=0.01, weight_decay=0), free, outward(300))
-    assert bounded.square().mean() <= 1.5 * kappa
-    assert free.square().mean() >= 10 * kappa
-
-
 @pytest.mark.parametrize("steps", [0, 4, 10, 40])
 @pytest.mark.parametrize("bound", [WS, {"kappa_init_method": "inflection_point", "reg_step_size": 3}], ids=["WS", "IP"])
 def test_a_loaded_state_continues_to_the_bit(steps, bound, tmp_path):
@@ -188,11 +177,12 @@ def test_the_wrapped_optimizer_s_own_weight_decay_is_replaced():
     assert wrapped.optimizer.param_groups[0]["weight_decay"] == 0
 
 
-def test_weight_decay_beside_an_unregularized_group_is_refused():
+@pytest.mark.parametrize("decay", [(0.25, 0), (0, 0.25)], ids=["matrices", "biases"])
+def test_weight_decay_beside_regularize_is_refused(decay):
     theta, bias = torch.nn.Parameter(start()), torch.nn.Parameter(torch.zeros(3))
-    base = torch.optim.AdamW([*regularize(theta), {"params": [bias], "regularize": False}], weight_decay=0.25)
+    groups = [*regularize(theta, weight_decay=decay[0]), {"params": [bias], "regularize": False, "weight_decay": decay[1]}]
     with pytest.raises(ValueError, match=r"weight_decay=0\.25"):
-        CPR(base, **WS)
+        CPR(torch.optim.AdamW(groups), **WS)
 
 
 def test_parameters_that_are_not_regularized_follow_the_wrapped_optimizer_alone():
