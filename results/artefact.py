@@ -64,7 +64,7 @@ def write_artefact(
 
 
 def describe(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], expected: int, command: str) -> dict[str, str]:
-    """The facts that stand over every table: scale, seeds, runs, data, hardware, versions, commit, cost."""
+    """The facts that stand over every table: scale, seeds, runs, data, hardware, versions and commit. What it cost is not: equal runs give equal files."""
 
     def distinct(values: list[Any]) -> str:
         return ", ".join(str(v) for v in sorted({v for v in values if v is not None})) or "-"
@@ -81,7 +81,6 @@ def describe(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], expec
         "hardware": distinct([f"{h['gpu'] or h['cpu']}, {h['threads']} thread(s) a run" for h in hardware]),
         "versions": distinct([f"Python {v['python']}, torch {v['torch']}" for v in versions]),
         "code": distinct([run.record["git_commit"] for run in runs]),
-        "cost": f"{sum(run.record['seconds'] for run in runs) / 3600:.2f} hours of one core or GPU",
         "command": f"`{command}`",
     }
 

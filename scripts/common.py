@@ -1,6 +1,7 @@
 """What the command-line entries share: composing configurations and saying errors in one line."""
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,9 @@ def one_line_errors() -> Iterator[None]:
         fail(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
         fail(str(error), UserError.exit_code)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         fail("interrupted", 128 + signal.SIGINT)
 

@@ -1,32 +1,46 @@
-"""How often a run was started and ended without a word since it last got further: killed for its memory, say.
+"""Every start and orderly end of a run's processes: starts.jsonl in its folder, lines of {"start": step} and {"end": step}.
 
-starts.json in the run's folder: {"step": where it started, "count": how often}. It is removed whenever the run ends in an orderly way.
+A start without an end was killed, by its memory's shortage for one. A run that is killed again and again without getting further is
+called failed (run.py); the file also tells how much of a run was trained in which piece.
 """
 
+import contextlib
 import json
+import os
 from pathlib import Path
 
-from tasks.engine.files import write_bytes_atomically
-
 LIMIT = 3
-NAME = "starts.json"
+NAME = "starts.jsonl"
 
 
 def note_start(folder: Path, step: int) -> int:
-    """Notes that the run starts at `step`; returns how many starts there ended without a word before."""
-    before = _read(folder)
-    count = before["count"] if before["step"] == step else 0
-    write_bytes_atomically(folder / NAME, json.dumps({"step": step, "count": count + 1}).encode())
-    return count
+    """Notes that a process takes the run up at `step`; returns how many before it did so there and were killed."""
+    killed = 0
+    for line in reversed(history(folder)):
+        if line != {"start": step}:
+            break
+        killed += 1
+    _append(folder, {"start": step})
+    return killed
 
 
-def _read(folder: Path) -> dict[str, int]:
-    try:
-        return json.loads((folder / NAME).read_text())
-    except (FileNotFoundError, ValueError):
-        return {"step": -1, "count": 0}
+def note_end(folder: Path, step: int) -> None:
+    """Notes that the process ends in an orderly way at `step`: done, failed, or interrupted with a checkpoint."""
+    _append(folder, {"end": step})
 
 
-def note_end(folder: Path) -> None:
-    """Notes that it ended in an orderly way: done, failed, or interrupted with a checkpoint."""
-    (folder / NAME).unlink(missing_ok=True)
+def history(folder: Path) -> list[dict[str, int]]:
+    """All lines, oldest first, without one that was cut off by a kill."""
+    lines = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in (folder / NAME).read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(line))
+    return lines
+
+
+def _append(folder: Path, line: dict[str, int]) -> None:
+    with open(folder / NAME, "a") as file:
+        file.write(json.dumps(line) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -98,17 +98,17 @@ def _to_the_end(training: Training, requests: Requests, progress: Callable[[int]
         metrics = training.train(requests, progress)
         training.record_metrics(metrics)
     except TrainingFailed as failure:
-        attempts.note_end(folder)
+        attempts.note_end(folder, training.step)
         return {}, str(failure)
     except Exception as error:
         if not _is_out_of_memory(error):
-            attempts.note_end(folder)
+            attempts.note_end(folder, training.step)
             raise
         if deaths + 1 < attempts.LIMIT:
             raise OutOfMemory(f"{training.run_id} ran out of memory at step {training.step}, in attempt {deaths + 1}") from error
-        attempts.note_end(folder)
+        attempts.note_end(folder, training.step)
         return {}, f"out of memory at step {training.step}, in {deaths + 1} attempts"
-    attempts.note_end(folder)
+    attempts.note_end(folder, training.step)
     return metrics, None
 
 

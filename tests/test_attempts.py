@@ -1,0 +1,82 @@
+"""A run that is killed again and again at the same step is called failed; one that gets further is not."""
+
+import json
+import signal
+
+import pytest
+from commands import call, records, start, wait_until
+
+from tasks.engine import attempts
+
+RUN = ("task=grokking", "task.model.width=32", "task.batch_size=64", "num_steps=200", "task.log_every_steps=8", "task.eval_every_steps=null")
+
+
+def test_starts_at_one_step_are_counted_until_one_ends_or_gets_further(tmp_path):
+    assert [attempts.note_start(tmp_path, step) for step in (0, 0, 0, 8, 8)] == [0, 1, 2, 0, 1]
+    attempts.note_end(tmp_path, 16)
+    assert attempts.note_start(tmp_path, 16) == 0
+    with open(tmp_path / attempts.NAME, "a") as file:
+        file.write('{"start": 1')  # a kill while it was written
+    assert attempts.history(tmp_path)[-2:] == [{"end": 16}, {"start": 16}]
+
+
+def test_a_run_that_is_killed_three_times_at_its_start_is_failed_and_not_tried_again(tmp_path):
+    for _ in range(attempts.LIMIT):
+        process = start("train.py", *RUN, f"runs_dir={tmp_path}")
+        logs = list(tmp_path.glob("*/*/metrics.jsonl"))
+        before = logs[0].stat().st_mtime_ns if logs else 0
+        wait_until(lambda before=before: any(p.stat().st_size and p.stat().st_mtime_ns > before for p in tmp_path.glob("*/*/metrics.jsonl")))
+        process.kill()
+        process.communicate()
+    done = call("train.py", *RUN, f"runs_dir={tmp_path}")
+    assert done.returncode == 1
+    (record,) = records(tmp_path).values()
+    assert record["status"] == "failed"
+    assert record["reason"] == "it ended 3 times without a word after step 0: killed, or out of memory"
+    again = call("train.py", *RUN, f"runs_dir={tmp_path}")
+    assert "scripts/retry.py" in again.stderr
+
+
+def test_a_run_that_was_killed_three_times_but_got_further_each_time_goes_on(tmp_path):
+    for steps in (8, 16, 24):
+        process = start("train.py", *RUN, f"runs_dir={tmp_path}", "checkpoint_every_steps=8")
+        wait_until(lambda steps=steps: any(f'"step":{steps}' in p.read_text() for p in tmp_path.glob("*/*/metrics.jsonl")))
+        process.kill()
+        process.communicate()
+    assert call("train.py", *RUN, f"runs_dir={tmp_path}").returncode == 0
+    (record,) = records(tmp_path).values()
+    assert record["status"] == "finished"
+
+
+def test_every_piece_of_a_run_is_in_its_history(tmp_path):
+    process = start("train.py", *RUN, f"runs_dir={tmp_path}")
+    wait_until(lambda: any(p.stat().st_size for p in tmp_path.glob("*/*/metrics.jsonl")))
+    process.send_signal(signal.SIGUSR2)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGUSR2
+    assert call("train.py", *RUN, f"runs_dir={tmp_path}").returncode == 0
+    (path,) = tmp_path.glob(f"*/*/{attempts.NAME}")
+    first, stop, second, end = map(json.loads, path.read_text().splitlines())
+    assert (first, end) == ({"start": 0}, {"end": 200})
+    assert stop["end"] == second["start"] > 0
+
+
+@pytest.mark.parametrize("attempt", [1, 3])
+def test_out_of_memory_is_on_record_after_three_attempts(tmp_path, monkeypatch, attempt):
+    from scripts.common import compose_config
+    from tasks.engine import run as engine
+    from tasks.engine.errors import OutOfMemory, TrainingFailed
+    from tasks.engine.records import run_folder
+    from tasks.engine.training import Training
+
+    def too_much(self) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(Training, "_update", too_much)
+    cfg = compose_config([*RUN, f"runs_dir={tmp_path}", "quiet=true"])
+    run_folder(cfg).mkdir(parents=True)
+    for _ in range(attempt - 1):
+        attempts.note_start(run_folder(cfg), 0)
+    with pytest.raises(TrainingFailed if attempt == 3 else OutOfMemory, match="out of memory"):
+        engine.run(cfg)
+    assert len(records(tmp_path)) == (attempt == 3)
