@@ -23,13 +23,16 @@ WORKERS ?= 2
 BENCH_OPTIONS := ROUNDS SHAPES DEVICE THREADS TABLES CONTEXT BATCH MEMORY_GB REBUILD
 
 .DEFAULT_GOAL := help
-.PHONY: setup test lint reproduce bench clean help
+.PHONY: setup test test-slurm lint reproduce bench clean help
 .DELETE_ON_ERROR:
 
 setup: .venv/.stamp $(EXTRAS:%=.venv/.stamp-%)  ## make .venv with the exact versions of the lock files (about 3 minutes)
 
 test: .venv/.stamp  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+
+test-slurm: .venv/.stamp  ## run the tests that need a Slurm on one that is started for them (as root on Debian; skipped elsewhere)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm $(or $(TESTS),tests/slurm)
 
 lint: .venv/.stamp  ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -1,0 +1,298 @@
+#!/usr/bin/env bash
+# A real Slurm on one host, to test with: two pretended nodes n1 and n2, each with 16 CPUs and 8 GPUs that do not exist.
+#
+#   local_cluster.sh start                       start it (an empty one, if nothing of it runs), and say how to use it
+#   local_cluster.sh status                      exit code 0 if it runs, 1 if not
+#   local_cluster.sh stop                        cancel its jobs and leave no process behind
+#   local_cluster.sh kill-node n1 [--with-jobs]  kill -9 of the node's slurmd; its jobs run on, unless --with-jobs
+#   local_cluster.sh start-node n1               start that slurmd again
+#
+# Partitions: ci (the default); low, whose jobs are evicted by those of high: signalled, killed after GraceTime, and queued again.
+# Needs root on Debian; missing packages are installed. Exit code 3, with one line of reason, where it cannot be.
+# Everything else lives in $SLURM_ROOT (default: .slurm in this repository); systemd is not used and /etc/slurm is not read.
+set -euo pipefail
+umask 022
+
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+root=$(realpath -m "${SLURM_ROOT:-$repository/.slurm}")
+marker=$root/.local-slurm
+node_names=(n1 n2)
+gpus=8
+daemons=(munged mariadbd slurmdbd slurmctld slurmd-n1 slurmd-n2)
+packages=(munge slurmctld slurmd slurm-client slurmdbd slurm-wlm-mysql-plugin mariadb-server-core mariadb-client-core)
+munge_socket=$root/munge/socket
+# Clusters with different roots can run side by side: each has ten ports of its own, below those that the kernel gives out.
+port=$((20000 + $(cksum <<<"$root" | cut -d ' ' -f 1) % 1000 * 10))
+
+# Slurm's commands must not see another cluster's variables.
+unset "${!SLURM_@}"
+export SLURM_CONF=$root/etc/slurm.conf
+
+cannot() { echo "no local Slurm: $1" >&2; exit 3; }
+
+# Where Slurm cannot be ------------------------------------------------------------------------------------------------------------
+
+check_host() {
+  [ "$(id -u)" = 0 ] || cannot "it needs root"
+  command -v apt-get >/dev/null || cannot "it needs apt-get"
+  grep -qx 'ID=debian' /etc/os-release 2>/dev/null || cannot "it needs Debian"
+  # A unix socket's path has at most 107 characters, and spool/n1/n1_1234567.4294967291 is one; slurm.conf knows no quotes.
+  [[ $root =~ ^[[:alnum:]/._-]{2,70}$ ]] || cannot "set SLURM_ROOT to a path of at most 70 plain characters instead of $root"
+  [ -e "$marker" ] || [ -z "$(ls -A "$root" 2>/dev/null)" ] || cannot "SLURM_ROOT=$root holds other files; name an empty folder"
+}
+
+missing_packages() {
+  local package
+  for package in "${packages[@]}"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || echo "$package"
+  done
+}
+
+install_packages() (
+  mapfile -t missing < <(missing_packages)
+  [ ${#missing[@]} -gt 0 ] || exit 0
+  echo "installing ${missing[*]}"
+  # Exit code 101 of this file keeps packages from starting daemons of their own.
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e $policy ]; then
+    trap 'rm -f $policy' EXIT
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod +x $policy
+  fi
+  export DEBIAN_FRONTEND=noninteractive
+  log=$(mktemp)
+  { apt-get update && apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 </dev/null ||
+    cannot "apt-get does not install ${missing[*]} (its output: $log)"
+  rm -f "$log"
+)
+
+# Configuration --------------------------------------------------------------------------------------------------------------------
+
+make_folders() {
+  mkdir -p "$root"
+  touch "$marker"
+  rm -rf "${root:?}"/{etc,munge,state,spool,log,gpu,db,pid}
+  mkdir -p "$root"/{etc,munge,state,log,gpu,db,pid} "${node_names[@]/#/$root/spool/}"
+  (umask 077 && head -c 128 /dev/urandom >"$root/munge/key")
+  local i
+  for ((i = 0; i < gpus; i++)); do
+    # The same device as /dev/null: Slurm only looks at whether it is a character device.
+    mknod "$root/gpu/$i" c 1 3 || cannot "it needs the right to make character devices"
+  done
+}
+
+write_configuration() {
+  local host i nodes=
+  host=$(uname -n | cut -d . -f 1)
+  for i in "${!node_names[@]}"; do
+    nodes+="NodeName=${node_names[i]} NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 2 + i)) CPUs=16 RealMemory=64000 Gres=gpu:$gpus"$'\n'
+  done
+  echo "Name=gpu File=$root/gpu/[0-$((gpus - 1))]" >"$root/etc/gres.conf"
+  echo "CgroupAutomount=no" >"$root/etc/cgroup.conf"
+  echo "export SLURM_CONF=$SLURM_CONF" >"$root/env.sh"
+  cat >"$SLURM_CONF" <<END
+ClusterName=local
+SlurmctldHost=$host(127.0.0.1)
+SlurmctldPort=$port
+SlurmUser=root
+SlurmdUser=root
+StateSaveLocation=$root/state
+SlurmdSpoolDir=$root/spool/%n
+SlurmctldPidFile=$root/pid/slurmctld
+SlurmdPidFile=$root/pid/slurmd-%n
+SlurmctldLogFile=$root/log/slurmctld
+SlurmdLogFile=$root/log/slurmd-%n
+
+# A job that is queued again waits until its credential has expired, by default for two minutes.
+AuthInfo=socket=$munge_socket,cred_expire=5
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort=$((port + 1))
+# With a munge socket of its own; without it every command waits for the default one.
+AccountingStoragePass=$munge_socket
+AccountingStorageTRES=gres/gpu
+
+# Two nodes on one host: the resources are as written here, whatever the host has, and nothing is bound or limited.
+SlurmdParameters=config_overrides
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+GresTypes=gpu
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU_Memory
+DefMemPerCPU=256
+ReturnToService=2
+
+# Decisions every second, where a production cluster takes its time.
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
+KillWait=5
+
+# An evicted job gets the signal of its --signal option, or SIGTERM, and GraceTime seconds.
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
+JobRequeue=1
+
+${nodes}PartitionName=ci Nodes=ALL Default=YES PriorityTier=1 PreemptMode=OFF
+PartitionName=low Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
+PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF
+END
+  # slurmdbd refuses a file that others can read.
+  (umask 077 && cat >"$root/etc/slurmdbd.conf") <<END
+AuthInfo=socket=$munge_socket
+DbdHost=localhost
+DbdAddr=127.0.0.1
+DbdPort=$((port + 1))
+SlurmUser=root
+PidFile=$root/pid/slurmdbd
+LogFile=$root/log/slurmdbd
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=root
+StorageLoc=slurm
+END
+}
+
+# Daemons --------------------------------------------------------------------------------------------------------------------------
+
+# The daemon's process id, if it runs: a number left in a file may be that of another program by now, or of a process that has ended.
+pid_of() {
+  local pid
+  pid=$(tr -dc 0-9 2>/dev/null <"$root/pid/$1") && [[ $(readlink "/proc/$pid/exe") == */"${1%%-*}"* ]] && echo "$pid"
+}
+
+running() { local name; for name in "${daemons[@]}"; do pid_of "$name" && return; done; return 1; }
+
+# wait_for SECONDS COMMAND...
+wait_for() {
+  local end=$((SECONDS + $1))
+  shift
+  until "$@" >/dev/null 2>&1; do
+    [ $SECONDS -lt $end ] || return 1
+    sleep 0.1
+  done
+}
+
+# launch NAME READY COMMAND...: starts a daemon that does not run, and waits until the command READY succeeds.
+launch() {
+  local name=$1 ready
+  read -ra ready <<<"$2"
+  shift 2
+  if ! pid_of "$name" >/dev/null; then
+    rm -f "$root/pid/$name"
+    "$@" >>"$root/log/$name.out" 2>&1 </dev/null || give_up "$name"
+  fi
+  wait_for 60 "${ready[@]}" || give_up "$name"
+}
+
+give_up() {
+  echo "error: $1 did not start; the ends of its logs:" >&2
+  tail -n 10 "$root/log/$1" "$root/log/$1.out" >&2 2>/dev/null || true
+  exit 1
+}
+
+munge_answers() { munge -n -S "$munge_socket" | unmunge -S "$munge_socket"; }
+database_answers() { [ -S "$root/db/socket" ]; }
+accounting_answers() { timeout 5 sacctmgr -n show cluster; }
+controller_answers() { timeout 5 scontrol ping 2>/dev/null | grep -q UP; }
+# Both ways: the controller does not notice at once that a slurmd was killed.
+node_answers() {
+  SLURMD_NODENAME=$1 timeout 5 scontrol show slurmd && timeout 5 sinfo -h -n "$1" -p ci -o %T | grep -qxE 'idle|mixed|allocated|completing'
+}
+
+start_database() {
+  local options=(--no-defaults --user=root --datadir="$root/db/data")
+  [ -d "$root/db/data/mysql" ] || mariadb-install-db "${options[@]}" --skip-test-db --auth-root-authentication-method=normal
+  # slurmdbd wants long lock waits. What a power cut would lose is not worth a sync of every commit.
+  setsid mariadbd "${options[@]}" --socket="$root/db/socket" --pid-file="$root/pid/mariadbd" --skip-networking \
+    --innodb-lock-wait-timeout=900 --innodb-flush-log-at-trx-commit=0 --innodb-use-native-aio=0 &
+}
+
+start_node() { launch "slurmd-$1" "node_answers $1" slurmd -N "$1"; }
+
+start() {
+  check_host
+  install_packages
+  trap 'stop >/dev/null' EXIT
+  running >/dev/null || { kill_jobs; make_folders; write_configuration; }
+  # --force: whoever owns the folders above, as in a container's mounted checkout
+  launch munged munge_answers munged --force --socket="$munge_socket" --key-file="$root/munge/key" --pid-file="$root/pid/munged" \
+    --seed-file="$root/munge/seed" --log-file="$root/log/munged"
+  launch mariadbd database_answers start_database
+  launch slurmdbd accounting_answers env MYSQL_UNIX_PORT="$root/db/socket" slurmdbd
+  sacctmgr -n show cluster format=cluster | grep -qw local || sacctmgr -i add cluster local >/dev/null
+  launch slurmctld controller_answers slurmctld
+  local node
+  for node in "${node_names[@]}"; do start_node "$node"; done
+  trap - EXIT
+  status
+}
+
+status() {
+  if ! controller_answers; then echo "no Slurm runs in $root"; return 1; fi
+  sinfo -o '%9P %9a %.5D %9T %.4c %G %N'
+  echo "to use it: . $root/env.sh"
+}
+
+# Ends -----------------------------------------------------------------------------------------------------------------------------
+
+# Process ids of this cluster's jobs, or of those on one node: by the variables that Slurm gives to each of their processes.
+job_processes() {
+  { grep -lzxF "SLURM_CONF=$SLURM_CONF" /proc/[0-9]*/environ | xargs -r grep -lz '^SLURM_JOB_ID=' | xargs -r grep -lzx "SLURMD_NODENAME=${1:-.*}"; } \
+    2>/dev/null | cut -d / -f 3 || true
+}
+
+# Process ids of the slurmstepd that hold the jobs of a node, or of all: by the log file that they share with its slurmd.
+step_daemons() {
+  local pid
+  for pid in $(pgrep -x slurmstepd); do
+    [ -z "$(find "/proc/$pid/fd" -lname "$root/log/slurmd-${1:-*}" -print -quit 2>/dev/null)" ] || echo "$pid"
+  done
+}
+
+# What holds a job is listed before the job, so that no end of it is reported any more, as when a node loses power.
+kill_jobs() {
+  { step_daemons "${1:-}"; job_processes "${1:-}"; } | xargs -r kill -KILL 2>/dev/null || true
+}
+
+kill_node() {
+  local pid
+  pid=$(pid_of "slurmd-$1") && kill -KILL "$pid"
+  wait_for 10 not_running "slurmd-$1"
+  [ "${2:-}" = --with-jobs ] || return 0
+  kill_jobs "$1"
+  # What the controller does by itself when a node has been silent for SlurmdTimeout (5 minutes).
+  scontrol update "nodename=$1" state=down reason=kill-node
+}
+
+not_running() { ! pid_of "$1" >/dev/null; }
+
+no_jobs() { [ -z "$(timeout 5 squeue -h 2>&1)" ]; }
+
+stop() {
+  [ -e "$marker" ] || return 0
+  if pid_of slurmctld >/dev/null; then
+    timeout 10 scancel --full --user root 2>/dev/null || true
+    wait_for 5 no_jobs || true
+  fi
+  kill_jobs
+  local i pid
+  for ((i = ${#daemons[@]} - 1; i >= 0; i--)); do
+    pid=$(pid_of "${daemons[i]}") || continue
+    kill -TERM "$pid"
+    wait_for 20 not_running "${daemons[i]}" || kill -KILL "$pid"
+  done
+  kill_jobs
+  echo "no Slurm runs in $root"
+}
+
+check_node() {
+  [[ " ${node_names[*]} " == *" ${1:-} "* ]] || { echo "error: the nodes are ${node_names[*]}" >&2; exit 2; }
+  controller_answers || { echo "error: no Slurm runs in $root" >&2; exit 1; }
+}
+
+case "${1:-}" in
+  start | status | stop) "$1" ;;
+  kill-node) check_node "${2:-}"; kill_node "$2" "${3:-}" ;;
+  start-node) check_node "${2:-}"; start_node "$2" ;;
+  *) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+esac

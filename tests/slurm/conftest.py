@@ -1,0 +1,26 @@
+"""Tests on a real Slurm: `make test-slurm`. Everything that uses `cluster` is marked `slurm`, which `make test` leaves out."""
+
+from collections.abc import Iterator
+
+import pytest
+from local_slurm import NO_SLURM_HERE, Cluster, call_script
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slurm)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A cluster that runs already is used and left running; otherwise one is started, and stopped after the last test."""
+    was_running = call_script("status").returncode == 0
+    started = call_script("start")  # also brings back a node that a test left dead
+    if started.returncode == NO_SLURM_HERE:
+        pytest.skip(started.stderr.strip())
+    assert started.returncode == 0, started.stdout + started.stderr
+    yield Cluster()
+    if not was_running:
+        assert call_script("stop").returncode == 0
