@@ -1,0 +1,153 @@
+"""Sweeps on a real Slurm: the same results as on this machine, whatever happens to their jobs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from commands import ROOT, command, records, wait_until
+from local_slurm import Cluster
+
+SWEEP = ("grokking", "task.model.width=32", "task.batch_size=64", "num_steps=240", "task.log_every_steps=8", "task.eval_every_steps=80")
+JOBS = ("launcher=slurm", "launcher.cpus=1", "launcher.memory=1", "launcher.time=30", "launcher.grace_seconds=20")
+TIMEOUT = 600
+
+
+def reproduce(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess:
+    return cluster.call(*command("reproduce.py", *SWEEP, *arguments), timeout=TIMEOUT)
+
+
+def start(cluster: Cluster, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        command("reproduce.py", *SWEEP, *arguments), env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def tables(runs_dir: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (runs_dir / "results" / "mini" / "grokking").iterdir()}
+
+
+def bits(runs_dir: Path) -> dict[str, tuple]:
+    """What must not depend on what happened on the way: final state, metrics and logs."""
+    return {run: (r["state_sha256"], r["metrics"], r["files"], r["steps"], r["status"]) for run, r in records(runs_dir).items()}
+
+
+def running(cluster: Cluster, runs_dir: Path, but: set[str]) -> tuple[str, Path]:
+    """The id and the run folder of a job that trains, other than those named."""
+    found: list[tuple[str, Path]] = []
+
+    def look() -> bool:
+        notes = [json.loads(path.read_text())["jobs"] for path in (runs_dir / "slurm").glob("*.json")]
+        for line in cluster.output("squeue", "-h", "-r", "-t", "RUNNING", "-o", "%F_%K %K").splitlines():
+            job, index = line.split()
+            for jobs in notes:
+                run = jobs[int(index)][0] if int(index) < len(jobs) else ""
+                (folder,) = list(runs_dir.glob(f"*/{run}")) if run else [None]
+                if job not in but and folder and (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").stat().st_size:
+                    found.append((job, folder))
+        return bool(found)
+
+    wait_until(look, 120)
+    but.add(found[0][0])
+    return found[0]
+
+
+def trained_in_pieces(folder: Path, checkpoint_every: int) -> int:
+    """Steps trained by all processes of a run together; fails if a piece begins where none has ended and no checkpoint was due."""
+    steps, at = 0, 0
+    history = [json.loads(line) for line in (folder / "starts.jsonl").read_text().splitlines()]
+    for line in history:
+        if "start" in line:
+            assert line["start"] == at or line["start"] % checkpoint_every == 0
+            at = line["start"]
+        else:
+            steps += line["end"] - at
+            at = line["end"]
+    assert [line for line in history if line == {"end": 240}] == history[-1:]
+    return steps
+
+
+def test_a_cluster_gives_the_same_tables_as_this_machine_and_each_skips_the_runs_of_the_other(cluster, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert reproduce(cluster, f"runs_dir={here}", "jobs=2").returncode == 0
+    submitted = reproduce(cluster, f"runs_dir={there}", *JOBS, "launcher.runs_per_job=3", "launcher.parallel=2")
+    assert submitted.returncode == 0, submitted.stderr
+    assert "the same command writes the results when the runs have ended" in submitted.stdout
+    waited = reproduce(cluster, f"runs_dir={there}", *JOBS, "wait=true")
+    assert waited.returncode == 0, waited.stderr
+    assert "submitted" not in waited.stderr
+    assert tables(there) == tables(here)
+    assert bits(there) == bits(here)
+    assert "6 runs, 6 done, 0 to do" in reproduce(cluster, f"runs_dir={there}").stdout
+    assert "6 runs, 6 done, 0 to do" in reproduce(cluster, f"runs_dir={here}", *JOBS).stdout
+
+
+def test_a_sweep_survives_everything_that_can_happen_to_its_jobs(cluster, tmp_path):
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    assert reproduce(cluster, f"runs_dir={undisturbed}", "jobs=2", "seeds=1,2").returncode == 0
+    arguments = (f"runs_dir={disturbed}", *JOBS, "seeds=1,2", "checkpoint_every_steps=16", "launcher.partition=low", "launcher.parallel=3")
+    submitter = start(cluster, *arguments, "wait=true")
+    touched: set[str] = set()
+
+    job, _ = running(cluster, disturbed, touched)
+    assert cluster.call("scancel", "--signal=USR2", job).returncode == 0
+
+    job, folder = running(cluster, disturbed, touched)
+    os.kill(int((folder / ".lock").read_text().split()[1]), signal.SIGKILL)  # the worker that trains
+
+    submitter.kill()
+    submitter.communicate()
+    submitter = start(cluster, *arguments, "wait=true")
+
+    job, folder = running(cluster, disturbed, touched)
+    worker = int((folder / ".lock").read_text().split()[1])
+    os.kill(int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)  # the job's own process
+
+    job, _ = running(cluster, disturbed, touched)
+    assert cluster.call("scontrol", "requeue", job).returncode == 0
+
+    cluster.kill_node("n1")
+    cluster.start_node("n1")
+
+    running(cluster, disturbed, touched)
+    for node in ("n1", "n2"):
+        assert cluster.srun("--partition=high", f"--nodelist={node}", "--exclusive", "true", timeout=120).returncode == 0
+
+    said, _ = submitter.communicate(timeout=TIMEOUT)
+    assert submitter.returncode == 0, said
+    assert bits(disturbed) == bits(undisturbed)
+    assert tables(disturbed) == tables(undisturbed)
+    assert len(records(disturbed)) == 12
+    for run in records(disturbed):
+        assert trained_in_pieces(disturbed / "grokking" / run, 16) <= 240
+
+
+def test_two_processes_under_srun_equal_one(cluster, tmp_path):
+    run = ("task=grokking", "task.model.width=32", "task.batch_size=64", "num_steps=50", "task.log_every_steps=1", "quiet=true")
+    alone = cluster.call(*command("train.py", *run, f"runs_dir={tmp_path / 'one'}"), timeout=120)
+    assert alone.returncode == 0, alone.stderr
+    two = cluster.srun("-n2", "--cpus-per-task=1", *command("train.py", *run, f"runs_dir={tmp_path / 'two'}", "gpus=2"), timeout=180)
+    assert two.returncode == 0, two.stderr
+    curves = []
+    for folder in ("one", "two"):
+        (log,) = (tmp_path / folder).glob("*/*/metrics.jsonl")
+        curves.append([line["loss"] for line in map(json.loads, log.read_text().splitlines()) if "loss" in line])
+    assert len(curves[0]) == len(curves[1]) == 50
+    assert max(abs(a - b) for a, b in zip(*curves, strict=True)) <= 1e-5
+
+
+def test_hydra_s_own_sweep_goes_to_the_cluster_and_is_preempted_and_goes_on(cluster, tmp_path):
+    run = ("-m", "task=grokking", "task.model.width=32", "task.batch_size=64", "num_steps=240", "task.log_every_steps=8", "seed=1,2")
+    sweep = subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "train.py"), *run, *JOBS, f"runs_dir={tmp_path}", "quiet=true"],
+        env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    wait_until(lambda: any(log.stat().st_size for log in tmp_path.glob("*/*/metrics.jsonl")), 120)
+    for job in cluster.output("squeue", "-h", "-r", "-t", "RUNNING", "-o", "%F_%K").split():
+        cluster.call("scancel", "--signal=USR2", job)
+    said, _ = sweep.communicate(timeout=TIMEOUT)
+    assert sweep.returncode == 0, said
+    assert [r["status"] for r in records(tmp_path).values()] == ["finished"] * 2
+    assert any(len(p.read_text().splitlines()) > 2 for p in tmp_path.glob("*/*/starts.jsonl"))
