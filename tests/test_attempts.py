@@ -8,7 +8,14 @@ from commands import call, records, start, wait_until
 
 from tasks.engine import attempts
 
-RUN = ("task=grokking", "task.model.width=32", "task.batch_size=64", "num_steps=200", "task.log_every_steps=8", "task.eval_every_steps=null")
+RUN = (
+    "task=grokking",
+    "task.model.width=32",
+    "task.batch_size=64",
+    "num_steps=200",
+    "task.log_every_steps=8",
+    "task.eval_every_steps=null",
+)
 
 
 def test_starts_at_one_step_are_counted_until_one_ends_or_gets_further(tmp_path):
@@ -25,7 +32,9 @@ def test_a_run_that_is_killed_three_times_at_its_start_is_failed_and_not_tried_a
         process = start("train.py", *RUN, f"runs_dir={tmp_path}")
         logs = list(tmp_path.glob("*/*/metrics.jsonl"))
         before = logs[0].stat().st_mtime_ns if logs else 0
-        wait_until(lambda before=before: any(p.stat().st_size and p.stat().st_mtime_ns > before for p in tmp_path.glob("*/*/metrics.jsonl")))
+        wait_until(
+            lambda before=before: any(p.stat().st_size and p.stat().st_mtime_ns > before for p in tmp_path.glob("*/*/metrics.jsonl"))
+        )
         process.kill()
         process.communicate()
     done = call("train.py", *RUN, f"runs_dir={tmp_path}")

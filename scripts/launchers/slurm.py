@@ -19,13 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 from scripts.launchers import queue
 from tasks.engine import records
 from tasks.engine.errors import Held, Interrupted, UserError
+from tasks.engine.signals import listening
 from tasks.engine.terminal import say
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_JOBS = 1000  # of one array: Slurm's MaxArraySize is 1001 unless a cluster says otherwise
 KILLED = 128 + signal.SIGKILL
 # In the batch script: Slurm itself does not queue a job again whose process was killed. (scancel ends one with SIGTERM.)
-REQUEUE_IF_KILLED = f"trap '[ $? -eq {KILLED} ] && scontrol requeue $SLURM_JOB_ID' EXIT"
+THIS_JOB = "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"  # of an array: its own number may also be that of the array
+REQUEUE_IF_KILLED = f"job={THIS_JOB}; trap '[ $? -eq {KILLED} ] && scontrol requeue ${{job:-$SLURM_JOB_ID}}' EXIT"
 
 
 @dataclass
@@ -38,12 +40,15 @@ class Work:
 
     def __call__(self) -> None:
         """Trains what has not ended yet."""
-        from scripts.launchers.local import run_all
-
-        configs = [OmegaConf.create(config) for config in self.configs]
-        left = [cfg for cfg in configs if not records.has_record(cfg)]
         try:
-            run_all(left, self.at_a_time, self.title)
+            with listening() as requests:  # from now on submitit's handler is not asked, which a second signal at once makes fail
+                from scripts.launchers.local import run_all
+
+                configs = [OmegaConf.create(config) for config in self.configs]
+                left = [cfg for cfg in configs if not records.has_record(cfg)]
+                if requests.stop:
+                    raise Interrupted(requests.stop, f"{self.title} stopped before its training")
+                run_all(left, self.at_a_time, self.title)
         except Held as error:
             say(str(error))
         except Interrupted as interruption:
@@ -52,7 +57,7 @@ class Work:
             sys.exit(interruption.exit_code)
 
     def checkpoint(self) -> Any:
-        """submitit's: what a job does that was interrupted before or after its training."""
+        """submitit's: what a job does that is interrupted while it starts."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -60,8 +65,11 @@ class Work:
 
 def queue_again_if_asked(interruption: Interrupted) -> None:
     """Queues this job again after SIGUSR2. (After SIGTERM Slurm does so itself, or the user wants the job's end.)"""
-    if interruption.args[0] == signal.SIGUSR2 and "SLURM_JOB_ID" in os.environ:
-        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True, timeout=60)
+    env = os.environ
+    if interruption.args[0] == signal.SIGUSR2 and "SLURM_JOB_ID" in env:
+        in_array = "SLURM_ARRAY_JOB_ID" in env
+        job = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}" if in_array else env["SLURM_JOB_ID"]
+        subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
         time.sleep(60)  # Slurm ends this process, so that it does not count as failed
 
 

@@ -10,9 +10,12 @@ from pathlib import Path
 from commands import ROOT, command, records, wait_until
 from local_slurm import Cluster
 
-SWEEP = ("grokking", "task.model.width=32", "task.batch_size=64", "num_steps=240", "task.log_every_steps=8", "task.eval_every_steps=80")
+from scripts.states import last_step
+
+SWEEP = ("grokking", "task.model.width=32", "task.batch_size=64", "task.log_every_steps=8", "task.eval_every_steps=80")
 JOBS = ("launcher=slurm", "launcher.cpus=1", "launcher.memory=1", "launcher.time=30", "launcher.grace_seconds=20")
 TIMEOUT = 600
+STEPS = 1200
 
 
 def reproduce(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess:
@@ -35,17 +38,16 @@ def bits(runs_dir: Path) -> dict[str, tuple]:
 
 
 def running(cluster: Cluster, runs_dir: Path, but: set[str]) -> tuple[str, Path]:
-    """The id and the run folder of a job that trains, other than those named."""
+    """The id and the run folder of a job in the first half of its training, other than those named."""
     found: list[tuple[str, Path]] = []
 
     def look() -> bool:
-        notes = [json.loads(path.read_text())["jobs"] for path in (runs_dir / "slurm").glob("*.json")]
-        for line in cluster.output("squeue", "-h", "-r", "-t", "RUNNING", "-o", "%F_%K %K").splitlines():
-            job, index = line.split()
-            for jobs in notes:
-                run = jobs[int(index)][0] if int(index) < len(jobs) else ""
-                (folder,) = list(runs_dir.glob(f"*/{run}")) if run else [None]
-                if job not in but and folder and (folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").stat().st_size:
+        for line in cluster.output("squeue", "-h", "-r", "-t", "RUNNING", "-o", "%F_%K %K %j").splitlines():
+            job, index, name = line.split()
+            note = runs_dir / "slurm" / f"{name.rpartition('-')[2]}.json"
+            if job not in but and note.exists():
+                folder = runs_dir / "grokking" / json.loads(note.read_text())["jobs"][int(index) if index.isdigit() else 0][0]
+                if 0 < last_step(folder) < STEPS / 2:  # time enough to be disturbed
                     found.append((job, folder))
         return bool(found)
 
@@ -65,29 +67,31 @@ def trained_in_pieces(folder: Path, checkpoint_every: int) -> int:
         else:
             steps += line["end"] - at
             at = line["end"]
-    assert [line for line in history if line == {"end": 240}] == history[-1:]
+    assert [line for line in history if line == {"end": STEPS}] == history[-1:]
     return steps
 
 
 def test_a_cluster_gives_the_same_tables_as_this_machine_and_each_skips_the_runs_of_the_other(cluster, tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
-    assert reproduce(cluster, f"runs_dir={here}", "jobs=2").returncode == 0
-    submitted = reproduce(cluster, f"runs_dir={there}", *JOBS, "launcher.runs_per_job=3", "launcher.parallel=2")
+    assert reproduce(cluster, f"runs_dir={here}", "num_steps=80", "jobs=2").returncode == 0
+    on_cluster = (f"runs_dir={there}", "num_steps=80", *JOBS, "launcher.runs_per_job=3", "launcher.parallel=2")
+    submitted = reproduce(cluster, *on_cluster)
     assert submitted.returncode == 0, submitted.stderr
     assert "the same command writes the results when the runs have ended" in submitted.stdout
-    waited = reproduce(cluster, f"runs_dir={there}", *JOBS, "wait=true")
+    waited = reproduce(cluster, *on_cluster, "wait=true")
     assert waited.returncode == 0, waited.stderr
     assert "submitted" not in waited.stderr
     assert tables(there) == tables(here)
     assert bits(there) == bits(here)
-    assert "6 runs, 6 done, 0 to do" in reproduce(cluster, f"runs_dir={there}").stdout
-    assert "6 runs, 6 done, 0 to do" in reproduce(cluster, f"runs_dir={here}", *JOBS).stdout
+    assert "6 runs, 6 done, 0 to do" in reproduce(cluster, f"runs_dir={there}", "num_steps=80").stdout
+    assert "6 runs, 6 done, 0 to do" in reproduce(cluster, f"runs_dir={here}", "num_steps=80", *JOBS).stdout
 
 
 def test_a_sweep_survives_everything_that_can_happen_to_its_jobs(cluster, tmp_path):
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    assert reproduce(cluster, f"runs_dir={undisturbed}", "jobs=2", "seeds=1,2").returncode == 0
-    arguments = (f"runs_dir={disturbed}", *JOBS, "seeds=1,2", "checkpoint_every_steps=16", "launcher.partition=low", "launcher.parallel=3")
+    twelve = ("seeds=1,2", f"num_steps={STEPS}")
+    assert reproduce(cluster, f"runs_dir={undisturbed}", "jobs=2", *twelve).returncode == 0
+    arguments = (f"runs_dir={disturbed}", *JOBS, *twelve, "checkpoint_every_steps=40", "launcher.partition=low", "launcher.parallel=3")
     submitter = start(cluster, *arguments, "wait=true")
     touched: set[str] = set()
 
@@ -121,7 +125,7 @@ def test_a_sweep_survives_everything_that_can_happen_to_its_jobs(cluster, tmp_pa
     assert tables(disturbed) == tables(undisturbed)
     assert len(records(disturbed)) == 12
     for run in records(disturbed):
-        assert trained_in_pieces(disturbed / "grokking" / run, 16) <= 240
+        assert trained_in_pieces(disturbed / "grokking" / run, 40) <= STEPS
 
 
 def test_two_processes_under_srun_equal_one(cluster, tmp_path):
@@ -139,12 +143,12 @@ def test_two_processes_under_srun_equal_one(cluster, tmp_path):
 
 
 def test_hydra_s_own_sweep_goes_to_the_cluster_and_is_preempted_and_goes_on(cluster, tmp_path):
-    run = ("-m", "task=grokking", "task.model.width=32", "task.batch_size=64", "num_steps=240", "task.log_every_steps=8", "seed=1,2")
+    run = ("-m", "task=grokking", "task.model.width=32", "task.batch_size=64", "num_steps=600", "task.log_every_steps=8", "seed=1,2")
     sweep = subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / "train.py"), *run, *JOBS, f"runs_dir={tmp_path}", "quiet=true"],
         env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    wait_until(lambda: any(log.stat().st_size for log in tmp_path.glob("*/*/metrics.jsonl")), 120)
+    wait_until(lambda: sum(log.stat().st_size > 0 for log in tmp_path.glob("*/*/metrics.jsonl")) == 2, 120)
     for job in cluster.output("squeue", "-h", "-r", "-t", "RUNNING", "-o", "%F_%K").split():
         cluster.call("scancel", "--signal=USR2", job)
     said, _ = sweep.communicate(timeout=TIMEOUT)
