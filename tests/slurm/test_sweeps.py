@@ -96,7 +96,7 @@ def test_a_sweep_survives_everything_that_can_happen_to_its_jobs(cluster, tmp_pa
     touched: set[str] = set()
 
     job, _ = running(cluster, disturbed, touched)
-    assert cluster.call("scancel", "--signal=USR2", job).returncode == 0
+    assert cluster.call("scancel", "--signal=USR2", f"{job}.0").returncode == 0
 
     job, folder = running(cluster, disturbed, touched)
     os.kill(int((folder / ".lock").read_text().split()[1]), signal.SIGKILL)  # the worker that trains
@@ -150,7 +150,7 @@ def test_hydra_s_own_sweep_goes_to_the_cluster_and_is_preempted_and_goes_on(clus
     )  # fmt: skip
     wait_until(lambda: sum(log.stat().st_size > 0 for log in tmp_path.glob("*/*/metrics.jsonl")) == 2, 120)
     for job in cluster.output("squeue", "-h", "-r", "-t", "RUNNING", "-o", "%F_%K").split():
-        cluster.call("scancel", "--signal=USR2", job)
+        cluster.call("scancel", "--signal=USR2", f"{job}.0")
     said, _ = sweep.communicate(timeout=TIMEOUT)
     assert sweep.returncode == 0, said
     assert [r["status"] for r in records(tmp_path).values()] == ["finished"] * 2
