@@ -32,6 +32,15 @@ def results_folder(name: str, options: dict[str, str], overrides: dict[str, str]
     return root / options["scale"] / name
 
 
+def require_writable(folder: Path) -> None:
+    """Raises UserError where results could not be written: to be known before the runs, not after them."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{folder} cannot be written: {there} is read-only or no folder; results_dir= names another place, runs_dir= for runs"
+        )
+
+
 def prepare(plans: list[Plan]) -> None:
     """Finds the devices and brings the data of all artefacts, before the first one runs for hours.
 
@@ -102,10 +111,12 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"wait={options['wait']} must be true or false")
     jobs_of(options, "cpu")
     plans = [plan(artefact, options, overrides) for artefact in map(load_artefact, names)]
+    folders = [results_folder(p.artefact["name"], options, overrides, Path(p.configs[0].runs_dir)) for p in plans]
+    for out in folders:
+        require_writable(out)
     prepare(plans)
-    for p in plans:
+    for p, out in zip(plans, folders, strict=True):
         name = p.artefact["name"]
-        out = results_folder(name, options, overrides, Path(p.configs[0].runs_dir))
         left_out = (*records.NOT_IDENTITY, "jobs", "results_dir", "wait")
         narrowed = [f"{key}={value}" for key, value in given.items() if key.partition(".")[0] not in left_out]
         reproduce(p, options, out, " ".join(["python scripts/reproduce.py", name, *narrowed]))

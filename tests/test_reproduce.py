@@ -2,11 +2,13 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 from pathlib import Path
 
-from commands import ROOT, call, records, start, wait_until, write_fashion_mnist
+import pytest
+from commands import ROOT, call, is_one_line, records, start, wait_until, write_fashion_mnist
 
 METHODS = 6
 GROKKING = ("grokking", "task.model.width=32", "task.batch_size=64")  # the same artefact, faster
@@ -120,6 +122,21 @@ def test_two_sweeps_at_once_train_no_run_twice(tmp_path):
     for log in tmp_path.glob("*/*/metrics.jsonl"):
         steps = [json.loads(line)["step"] for line in log.read_text().splitlines() if "loss" in json.loads(line)]
         assert steps == list(range(8, 201, 8))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a read-only file system")
+def test_a_read_only_results_folder_is_said_before_any_run(tmp_path):
+    read_only = tmp_path / "read_only"
+    read_only.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", read_only], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        done = call("reproduce.py", *GROKKING, f"runs_dir={tmp_path / 'runs'}", f"results_dir={read_only}", "num_steps=8")
+    finally:
+        subprocess.run(["umount", read_only], check=True)
+    assert done.returncode == 2
+    is_one_line(done, "cannot be written", "results_dir=")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_prepare_data_says_what_is_ready():
