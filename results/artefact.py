@@ -64,7 +64,7 @@ def write_artefact(
 
 
 def describe(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], expected: int, command: str) -> dict[str, str]:
-    """The facts that stand over every table: scale, seeds, runs, data, hardware, versions and commit. What it cost is not: equal runs give equal files."""
+    """The facts that stand over every table. What the runs cost is none: equal runs give equal files."""
 
     def distinct(values: list[Any]) -> str:
         return ", ".join(str(v) for v in sorted({v for v in values if v is not None})) or "-"
