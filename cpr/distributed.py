@@ -27,6 +27,11 @@ def local(tensor: Tensor) -> Tensor:
     return tensor._local_tensor if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """A DTensor's whole tensor, gathered from all ranks; any other tensor as it is."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
 def local_gradient(parameter: Tensor) -> Tensor:
     """This rank's shard of the gradient, sharded as the parameter is."""
     gradient: Any = parameter.grad

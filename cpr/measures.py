@@ -24,6 +24,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cpr.distributed import whole
+
 
 class Pull(NamedTuple):
     """θ ← scale · θ - rate · clamp(θ - center, ±limit); each a vector [matrices]."""
@@ -122,7 +124,8 @@ MEASURES: dict[str, Measure] = {
 
 
 def value_of(name: str, theta: Tensor) -> Tensor:
-    """R(θ) of one matrix, 0-dim, in `scalar_dtype`."""
+    """R(θ) of one matrix, 0-dim, in `scalar_dtype`; of a DTensor, of which all ranks ask together, the whole matrix's."""
+    theta = whole(theta)
     measure = MEASURES[name]
     n = torch.tensor([theta.numel()], dtype=torch.float64, device=theta.device)
     return measure.value(measure.sums(theta)[None], n)[0].to(scalar_dtype(theta))

@@ -63,6 +63,12 @@ def write_artefact(
     )
 
 
+def _machine(hardware: Mapping[str, Any]) -> str:
+    processes = hardware.get("processes", 1)
+    number = f", {processes} processes" if processes > 1 else ""
+    return f"{hardware['gpu'] or hardware['cpu']}, {hardware['threads']} thread(s) a run{number}"
+
+
 def describe(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], expected: int, command: str) -> dict[str, str]:
     """The facts that stand over every table. What the runs cost is none: equal runs give equal files."""
 
@@ -78,7 +84,7 @@ def describe(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], expec
         "seeds": distinct([run.config["seed"] for run in runs]),
         "runs": f"{len(runs)} of {expected}" + (f" ({diverged} diverged)" if diverged else ""),
         "data": f"{description}; {distinct([run.config['num_steps'] for run in runs])} steps",
-        "hardware": distinct([f"{h['gpu'] or h['cpu']}, {h['threads']} thread(s) a run" for h in hardware]),
+        "hardware": distinct([_machine(h) for h in hardware]),
         "versions": distinct([f"Python {v['python']}, torch {v['torch']}" for v in versions]),
         "code": distinct([run.record["git_commit"] for run in runs]),
         "command": f"`{command}`",

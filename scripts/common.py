@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError
+from tasks.engine.launch import launched
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_DIR = ROOT / "configs"
@@ -29,8 +30,10 @@ def one_line_errors() -> Iterator[None]:
     """Turns every expected error into one line on the standard error stream and its exit code."""
     try:
         yield
-    except (UserError, TrainingFailed, OutOfMemory, Interrupted) as error:
+    except (UserError, TrainingFailed, Interrupted) as error:
         fail(str(error), error.exit_code)
+    except OutOfMemory as error:  # of one process alone
+        fail(str(error), error.exit_code, alike=False)
     except (HydraException, OmegaConfBaseException) as error:
         fail(str(error), UserError.exit_code)
     except BrokenPipeError:  # whoever read the output has seen enough
@@ -40,7 +43,8 @@ def one_line_errors() -> Iterator[None]:
         fail("interrupted", 128 + signal.SIGINT)
 
 
-def fail(message: str, exit_code: int) -> None:
-    """Ends the program with one line."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+def fail(message: str, exit_code: int, alike: bool = True) -> None:
+    """Ends the program with one line. What all of a run's processes fail with `alike`, the first one says."""
+    if launched().rank == 0 or not alike:
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(exit_code)

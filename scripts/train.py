@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from scripts.common import CONFIG_DIR, one_line_errors
 from scripts.launchers.slurm import queue_again_if_asked
 from tasks.engine.errors import Interrupted, TrainingFailed
+from tasks.engine.launch import launched
 from tasks.engine.records import run_folder
 from tasks.engine.run import run
 from tasks.engine.terminal import say
@@ -35,6 +36,8 @@ def train(cfg: DictConfig) -> None:
         except Interrupted as interruption:
             queue_again_if_asked(interruption)
             raise
+    if launched().rank:
+        return
     metrics = ", ".join(f"{name} {value:.2f}" for name, value in record["metrics"].items())
     print(f"{record['run_id']}: {metrics} after {record['steps']} steps in {record['seconds']:.0f} s; {run_folder(cfg) / 'record.json'}")
 

@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from scripts.launchers import queue
 from tasks.engine import records
-from tasks.engine.errors import Held, Interrupted, UserError
+from tasks.engine.errors import Held, Interrupted, TrainingFailed, UserError
+from tasks.engine.launch import launched
 from tasks.engine.signals import listening
 from tasks.engine.terminal import say
 
@@ -45,10 +46,12 @@ class Work:
                 from scripts.launchers.local import run_all
 
                 configs = [OmegaConf.create(config) for config in self.configs]
-                left = [cfg for cfg in configs if not records.has_record(cfg)]
                 if requests.stop:
                     raise Interrupted(requests.stop, f"{self.title} stopped before its training")
-                run_all(left, self.at_a_time, self.title)
+                if launched().world > 1:
+                    run_as_one_of_several(configs)
+                else:
+                    run_all([cfg for cfg in configs if not records.has_record(cfg)], self.at_a_time, self.title)
         except Held as error:
             say(str(error))
         except Interrupted as interruption:
@@ -63,13 +66,26 @@ class Work:
         return DelayedSubmission(self)
 
 
+def run_as_one_of_several(configs: list[DictConfig]) -> None:
+    """Trains runs of several processes each, of which this is one; a run that failed is said, and no reason to stop."""
+    from tasks.engine.run import run
+
+    for cfg in configs:
+        try:
+            run(cfg)
+        except TrainingFailed as failure:
+            if launched().rank == 0:
+                say(str(failure))
+
+
 def queue_again_if_asked(interruption: Interrupted) -> None:
-    """Queues this job again after SIGUSR2. (After SIGTERM Slurm does so itself, or the user wants the job's end.)"""
+    """Queues this job again after SIGUSR2, once for all processes. (After SIGTERM Slurm does so itself, or the user wants its end.)"""
     env = os.environ
     if interruption.args[0] == signal.SIGUSR2 and "SLURM_JOB_ID" in env:
-        in_array = "SLURM_ARRAY_JOB_ID" in env
-        job = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}" if in_array else env["SLURM_JOB_ID"]
-        subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
+        if launched().rank == 0:
+            in_array = "SLURM_ARRAY_JOB_ID" in env
+            job = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}" if in_array else env["SLURM_JOB_ID"]
+            subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
         time.sleep(60)  # Slurm ends this process, so that it does not count as failed
 
 
@@ -96,7 +112,7 @@ def _submit_array(jobs: list[list[DictConfig]], launcher: DictConfig, runs_dir: 
     name = queue.note_submission(runs_dir, title, [[records.run_id(cfg) for cfg in job] for job in jobs])
     work = [Work([plain(cfg) for cfg in job], launcher.runs_at_a_time, title) for job in jobs]
     executor = submitit.SlurmExecutor(folder=runs_dir / "slurm" / "jobs", max_num_timeout=1000)
-    executor.update_parameters(**_parameters(launcher, name))
+    executor.update_parameters(**_parameters(jobs[0][0], name))
     try:
         with executor.batch():
             submitted = [executor.submit(one) for one in work]
@@ -110,14 +126,17 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
 
 
-def _parameters(launcher: DictConfig, name: str) -> dict[str, Any]:
+def _parameters(cfg: DictConfig, name: str) -> dict[str, Any]:
+    launcher = cfg.launcher
     named = {key: launcher[key] for key in ("partition", "account", "qos", "constraint") if launcher[key] is not None}
     return named | {
         "job_name": name,
         "time": launcher.time,
         "cpus_per_task": launcher.cpus,
         "mem": f"{int(1024 * launcher.memory)}MB",
-        "gpus_per_node": launcher.gpus or None,
+        "nodes": cfg.nodes,
+        "ntasks_per_node": cfg.gpus,  # a process each
+        "gpus_per_node": max(launcher.gpus, cfg.gpus) if launcher.gpus else None,
         "signal_delay_s": launcher.grace_seconds,
         "array_parallelism": launcher.parallel,
         "stderr_to_stdout": True,

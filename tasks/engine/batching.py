@@ -1,7 +1,9 @@
-"""Which examples are in the batch of a step: a pure function of (seed, step)."""
+"""Which examples are in the batch of a step, a pure function of (seed, step), and which of them a process takes at a time."""
 
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,3 +24,25 @@ def epoch_order(count: int, batch_size: int, seed: int) -> Callable[[int], Tenso
         return order(epoch)[number * batch_size : (number + 1) * batch_size]
 
     return indices
+
+
+def pieces(batch: Any, rank: int = 0, world: int = 1, micro_batch: int | None = None) -> list[tuple[Any, float]]:
+    """Process `rank`'s part of a global batch in pieces of at most `micro_batch` examples, each with its share of the batch.
+
+    A batch is a tensor or a tuple of batches; dimension 0 counts examples. Every process gets as many pieces as every other, however
+    many examples there are: one without any gets an example of others, with the share 0.
+    """
+    count = size_of(batch)
+    passes = 1 if micro_batch is None else -(-count // (world * micro_batch))
+    parts = world * passes
+    bounds = [number * count // parts for number in range(parts + 1)][rank * passes : (rank + 1) * passes + 1]
+    return [(_cut(batch, *((begin, end) if end > begin else (0, 1))), (end - begin) / count) for begin, end in pairwise(bounds)]
+
+
+def size_of(batch: Any) -> int:
+    """How many examples are in a batch."""
+    return batch.size(0) if isinstance(batch, Tensor) else size_of(batch[0])
+
+
+def _cut(batch: Any, begin: int, end: int) -> Any:
+    return batch[begin:end] if isinstance(batch, Tensor) else tuple(_cut(part, begin, end) for part in batch)

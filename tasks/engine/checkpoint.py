@@ -18,7 +18,7 @@ from tasks.engine.errors import UserError
 from tasks.engine.files import write_atomically
 from tasks.engine.records import set_aside
 
-FORMAT = 2
+FORMAT = 3
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
@@ -33,7 +33,7 @@ def save(folder: Path, run_id: str, content: dict[str, Any]) -> None:
 
 
 def load(folder: Path, run_id: str, logs_hold: Callable[[dict[str, Any]], bool], warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest whole checkpoint on the CPU whose logs hold what they held when it was written, or None.
+    """The newest whole checkpoint, on the CPU, whose logs hold what they held when it was written, with its "path"; or None.
 
     Other checkpoints are set aside, and `warn` is told in one line.
 
@@ -43,7 +43,7 @@ def load(folder: Path, run_id: str, logs_hold: Callable[[dict[str, Any]], bool],
         path = folder / name
         if not path.exists():
             continue
-        content = _read(path)
+        content = read(path)
         if content is None:
             kept = set_aside(path)
             warn(f"{path} is damaged (kept as {kept.name}); going back to the checkpoint before it, or to the start")
@@ -57,12 +57,12 @@ def load(folder: Path, run_id: str, logs_hold: Callable[[dict[str, Any]], bool],
             kept = set_aside(path)
             warn(f"the logs in {folder} are damaged; going back to where they are whole (kept {path.name} as {kept.name})")
             continue
-        return content
+        return content | {"path": str(path)}
     return None
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """None if the file is truncated or a bit has flipped (torch's archives carry a CRC-32 of every member)."""
+def read(path: Path) -> dict[str, Any] | None:
+    """What is in one checkpoint; None if the file is truncated or a bit has flipped (torch's archives carry a CRC-32 of every member)."""
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:

@@ -9,6 +9,8 @@ from tasks.engine.device import PRECISIONS
 from tasks.engine.errors import UserError
 from tasks.engine.schedule import DECAYS
 
+WAYS = ("ddp", "fsdp")
+
 NUMBER, WHOLE = "a number", "a whole number"
 # key: (kind, least value, whether null is allowed)
 NUMBERS: dict[str, tuple[str, float, bool]] = {
@@ -16,6 +18,9 @@ NUMBERS: dict[str, tuple[str, float, bool]] = {
     "lr": (NUMBER, 0, False),
     "num_steps": (WHOLE, 1, False),
     "threads": (WHOLE, 1, True),
+    "nodes": (WHOLE, 1, False),
+    "gpus": (WHOLE, 1, False),
+    "micro_batch": (WHOLE, 1, True),
     "checkpoint_every_steps": (WHOLE, 1, True),
     "checkpoint_every_minutes": (NUMBER, 0, True),
     "task.batch_size": (WHOLE, 1, False),
@@ -43,9 +48,21 @@ def check(cfg: DictConfig) -> None:
         raise UserError(f"task.grad_clip={task.grad_clip} must be > 0, or null for none")
     if task.schedule.final_factor > 1:
         raise UserError(f"task.schedule.final_factor={task.schedule.final_factor} must lie in [0, 1]")
-    for key, value, choices in (("task.schedule.decay", task.schedule.decay, DECAYS), ("task.precision", task.precision, PRECISIONS)):
+    for key, choices in (("task.schedule.decay", DECAYS), ("task.precision", PRECISIONS), ("parallel", WAYS)):
+        value = OmegaConf.select(cfg, key)
         if value not in choices:
             raise UserError(f"{key}={value!r} is unknown; choose one of {', '.join(choices)}")
+    _check_split(cfg)
+
+
+def _check_split(cfg: DictConfig) -> None:
+    world, batch_size, micro_batch = cfg.nodes * cfg.gpus, cfg.task.batch_size, cfg.micro_batch
+    if world > batch_size:
+        raise UserError(f"nodes={cfg.nodes} x gpus={cfg.gpus} are more than the {batch_size} examples of a batch (task.batch_size)")
+    if micro_batch is not None and batch_size % (world * micro_batch):
+        raise UserError(
+            f"micro_batch={micro_batch} on {world} process(es) does not divide task.batch_size={batch_size}; choose one that does, or null"
+        )
 
 
 def _is(kind: str, value: Any) -> bool:

@@ -26,13 +26,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware(device: torch.device) -> dict[str, Any]:
-    """Processor, cores, threads in use, and the GPU if the run used one."""
+def hardware(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """Processor, cores, threads in use of each process, the GPU if the run used one, and the number of processes (one a GPU)."""
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "processes": processes,
     }
 
 

@@ -146,6 +146,9 @@ KEYS: dict[str, tuple[str, ...]] = {
     "adamw_schedule": ("weight_decay", "final_factor"),
 }
 
+# Baselines whose step does not work on sharded parameters.
+WHOLE_MATRICES = ("rescaling", "awd", "amos")
+
 
 def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
     """The optimizer of `cfg.regularizer` for the model's trainable parameters.
@@ -155,6 +158,8 @@ def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
     if cfg.regularizer.optimizer not in BUILDERS:
         raise UserError(f"regularizer.optimizer={cfg.regularizer.optimizer!r} is unknown; choose one of {', '.join(BUILDERS)}")
     _check_keys(cfg.regularizer)
+    if cfg.parallel == "fsdp" and cfg.nodes * cfg.gpus > 1 and cfg.regularizer.optimizer in WHOLE_MATRICES:
+        raise UserError(f"parallel=fsdp: {cfg.regularizer.name} needs whole matrices; use parallel=ddp")
     try:
         return BUILDERS[cfg.regularizer.optimizer](cfg, model)
     except (ValueError, TypeError) as error:

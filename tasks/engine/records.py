@@ -25,6 +25,11 @@ NOT_IDENTITY = (
     "threads",
     "deterministic",
     "quiet",
+    # The global batch is the protocol's, however it is split.
+    "nodes",
+    "gpus",
+    "micro_batch",
+    "parallel",
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
 )

@@ -20,18 +20,26 @@ def regularized_set(model: nn.Module, reg_embedding: bool) -> str:
     return f"regularized: {len(names)} of {len(sizes)} tensors, {chosen:,} of {total:,} parameters: {', '.join(names)}"
 
 
-def progress_bar(cfg: Any, start: int, run_id: str) -> tqdm:
-    """Steps done, steps/s and time left; nothing if the run is quiet."""
+def progress_bar(cfg: Any, start: int, run_id: str, first: bool = True) -> tqdm:
+    """Steps done, steps/s and time left; nothing if the run is quiet, and in its processes but the first."""
     interval = 0.5 if sys.stderr.isatty() else 30.0
-    return tqdm(total=cfg.num_steps, initial=start, unit="step", desc=run_id, disable=cfg.quiet, mininterval=interval, dynamic_ncols=True)
+    return tqdm(
+        total=cfg.num_steps,
+        initial=start,
+        unit="step",
+        desc=run_id,
+        disable=cfg.quiet or not first,
+        mininterval=interval,
+        dynamic_ncols=True,
+    )
 
 
 class WandbLog:
-    """Sends rows to wandb, offline or online; does nothing with `logging=none`."""
+    """Sends rows to wandb, offline or online; does nothing with `logging=none`, and in a run's processes but the first."""
 
-    def __init__(self, cfg: Any, run_id: str, folder: Path) -> None:
+    def __init__(self, cfg: Any, run_id: str, folder: Path, first: bool = True) -> None:
         self._run = None
-        if cfg.logging.name == "none":
+        if cfg.logging.name == "none" or not first:
             return
         try:
             import wandb

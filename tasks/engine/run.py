@@ -1,7 +1,9 @@
 """run(cfg): the only way a run happens, from the command line, a sweep, a cluster or a test."""
 
+import contextlib
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from tasks.engine import attempts, checkpoint, records
 from tasks.engine.checks import check
-from tasks.engine.device import pick_device, set_up
+from tasks.engine.device import set_up
 from tasks.engine.environment import git_commit, hardware, versions
-from tasks.engine.errors import OutOfMemory, TrainingFailed, UserError
+from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError
 from tasks.engine.files import disk_full_is_said, only_process, write_bytes_atomically
 from tasks.engine.optimizers import build_optimizer, never_acts
+from tasks.engine.parallel import Ranks, join
 from tasks.engine.reporting import regularized_set
-from tasks.engine.seeding import seed_everything
+from tasks.engine.seeding import derive, seed_everything
+from tasks.engine.sharding import check_batch_norm, spread
 from tasks.engine.signals import Requests, listening
 from tasks.engine.terminal import say
 from tasks.engine.training import Training, without_bound
@@ -32,20 +36,28 @@ def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[
     finite (now or on record), OutOfMemory, and Interrupted after a signal, with a checkpoint written.
     """
     check(cfg)
-    device = pick_device(cfg.device)
+    ranks, device = join(cfg)
     folder = records.run_folder(cfg)
-    with disk_full_is_said(folder):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise UserError(f"runs_dir={cfg.runs_dir} cannot hold runs: {error}") from error
-        with only_process(folder):
-            record = records.ended(folder, say)
-            if record is None:
-                record = _train(cfg, folder, device, progress)
+    with disk_full_is_said(folder), contextlib.ExitStack() as held:
+        record = None
+        with ranks.together():
+            if ranks.first:
+                _make(folder, cfg.runs_dir)
+                held.enter_context(only_process(folder))
+                record = records.ended(folder, say)
+        record = ranks.from_first(record)
+        if record is None:
+            record = _train(cfg, folder, ranks, device, progress)
     if record["status"] == "failed":
         raise TrainingFailed(f"run {record['run_id']} failed: {record['reason']}; to try it again: python scripts/retry.py {folder}")
     return record
+
+
+def _make(folder: Path, runs_dir: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UserError(f"runs_dir={runs_dir} cannot hold runs: {error}") from error
 
 
 def build_workload(cfg: DictConfig, device: torch.device) -> Workload:
@@ -65,51 +77,73 @@ def build_workload(cfg: DictConfig, device: torch.device) -> Workload:
     return workload
 
 
-def _train(cfg: DictConfig, folder: Path, device: torch.device, progress: Callable[[int], None] | None) -> dict[str, Any]:
-    set_up(cfg)
-    seed_everything(cfg.seed)
-    workload = build_workload(cfg, device)
-    optimizer = build_optimizer(cfg, workload.model)
-    if not cfg.quiet:
-        say(regularized_set(workload.model, cfg.task.reg_embedding))
-    if warning := never_acts(cfg):
-        say(f"warning: {warning}")
-    write_bytes_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
-
-    training = Training(cfg, folder, workload, optimizer, device)
+def _train(cfg: DictConfig, folder: Path, ranks: Ranks, device: torch.device, progress: Callable[[int], None] | None) -> dict[str, Any]:
+    training = _set_up(cfg, folder, ranks, device)
     try:
         training.resume()
         with listening() as requests:
             metrics, reason = _to_the_end(training, requests, progress)
     finally:
         training.close()
-    record = records.write_record(folder, _summary(cfg, training, metrics, reason))
-    checkpoint.finish(folder)
-    return record
+    record = _summary(cfg, training, metrics, reason)
+    with ranks.together():
+        if ranks.first:
+            record = records.write_record(folder, record)
+            checkpoint.finish(folder)
+    return ranks.from_first(record)
+
+
+def _set_up(cfg: DictConfig, folder: Path, ranks: Ranks, device: torch.device) -> Training:
+    with ranks.together():
+        set_up(cfg)
+        seed_everything(cfg.seed)
+        workload = build_workload(cfg, device)
+        check_batch_norm(cfg, workload.model, ranks, device)
+    model = spread(cfg, workload.model, workload.blocks, ranks, device)
+    workload = replace(workload, model=model)
+    with ranks.together():
+        optimizer = build_optimizer(cfg, model)
+        if not ranks.first:  # the model is the same everywhere, dropout's masks are not
+            seed_everything(derive(cfg.seed, "process", ranks.rank, 0))
+        if not cfg.quiet:
+            say(regularized_set(model, cfg.task.reg_embedding))
+        if warning := never_acts(cfg):
+            say(f"warning: {warning}")
+        if ranks.first:
+            write_bytes_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+        return Training(cfg, folder, workload, optimizer, device, ranks)
 
 
 def _to_the_end(training: Training, requests: Requests, progress: Callable[[int], None] | None) -> tuple[dict[str, float], str | None]:
     """The final metrics, or why the run failed for a reason of its own."""
-    folder, step = training.folder, training.step
-    deaths = attempts.note_start(folder, step)
+    step, ranks = training.step, training.ranks
+    with ranks.together():
+        deaths = attempts.note_start(training.folder, step) if ranks.first else 0
+    deaths = ranks.from_first(deaths)
     try:
         if deaths >= attempts.LIMIT:
             raise TrainingFailed(f"it ended {deaths} times without a word after step {step}: killed, or out of memory")
         metrics = training.train(requests, progress)
         training.record_metrics(metrics)
     except TrainingFailed as failure:
-        attempts.note_end(folder, training.step)
+        _note_end(training)
         return {}, str(failure)
     except Exception as error:
         if not _is_out_of_memory(error):
-            attempts.note_end(folder, training.step)
+            if ranks.world == 1 or isinstance(error, UserError | Interrupted):  # else another process may have been killed
+                _note_end(training)
             raise
-        if deaths + 1 < attempts.LIMIT:
+        if deaths + 1 < attempts.LIMIT or ranks.world > 1:  # the other processes have no word of it: the next start counts it
             raise OutOfMemory(f"{training.run_id} ran out of memory at step {training.step}, in attempt {deaths + 1}") from error
-        attempts.note_end(folder, training.step)
+        _note_end(training)
         return {}, f"out of memory at step {training.step}, in {deaths + 1} attempts"
-    attempts.note_end(folder, training.step)
+    _note_end(training)
     return metrics, None
+
+
+def _note_end(training: Training) -> None:
+    if training.ranks.first:
+        attempts.note_end(training.folder, training.step)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -129,10 +163,10 @@ def _summary(cfg: DictConfig, training: Training, metrics: dict[str, float], rea
         "seconds": training.seconds,
         "steps_per_second": training.step / training.stepping_seconds if training.stepping_seconds else None,
         "without_bound": without_bound(training.matrix_names, training.optimizer),
-        "state_sha256": checkpoint.digest(training.workload.model.state_dict(), training.optimizer.state_dict()),
+        "state_sha256": checkpoint.digest(*training.whole_state()),
         "config": records.identity(cfg),
         "config_hash": records.config_hash(cfg),
         "git_commit": git_commit(),
         "versions": versions(),
-        "hardware": hardware(training.device),
+        "hardware": hardware(training.device, training.ranks.world),
     }

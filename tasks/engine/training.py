@@ -1,6 +1,7 @@
 """The one training loop: forward, backward, clip, step; with logs, dynamics, checkpoints and exact resuming."""
 
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,80 +15,114 @@ from cpr import AdamCPR, regularized_names
 from cpr.constraint import snapshot
 from cpr.measures import value_of
 from cpr.wrapper import CPR
-from tasks.engine import checkpoint, records
+from tasks.engine import checkpoint, records, sharding
+from tasks.engine.batching import pieces, size_of
 from tasks.engine.device import autocast
-from tasks.engine.errors import Interrupted, TrainingFailed
+from tasks.engine.errors import Interrupted, TrainingFailed, UserError
 from tasks.engine.files import Log
+from tasks.engine.parallel import Ranks
+from tasks.engine.replicas import Replicas
 from tasks.engine.reporting import WandbLog, progress_bar
 from tasks.engine.schedule import lr_factor
-from tasks.engine.seeding import random_state, restore_random_state
+from tasks.engine.seeding import derive, random_state, restore_random_state, seed_everything
 from tasks.engine.signals import Requests
 from tasks.engine.terminal import say
 from tasks.engine.workload import Workload
 
+LOGS = ("metrics.jsonl", "dynamics.jsonl")
+
 
 class Training:
-    """One run's state while it trains. `step` counts finished updates."""
+    """One run's state while it trains. `step` counts finished updates.
 
-    def __init__(self, cfg: Any, folder: Path, workload: Workload, optimizer: Optimizer, device: torch.device) -> None:
+    Every process of `ranks` has such a state and does the same; the first alone writes.
+    """
+
+    def __init__(self, cfg: Any, folder: Path, workload: Workload, optimizer: Optimizer, device: torch.device, ranks: Ranks) -> None:
         self.cfg, self.folder, self.workload, self.optimizer, self.device = cfg, folder, workload, optimizer, device
+        self.ranks = ranks
+        # With several processes gradients are added up: here where each has the whole model, as a mean by FSDP.
+        self.replicas = Replicas(workload.model.parameters(), ranks) if ranks.world > 1 and cfg.parallel == "ddp" else None
+        self.loss_scale = ranks.world if cfg.parallel == "fsdp" else 1
         self.run_id = records.run_id(cfg)
         self.step = 0
         self.seconds = 0.0  # whole run, over all its processes
         self.stepping_seconds = 0.0  # the part spent in updates, for steps per second
         self.loss_sum = torch.zeros((), device=device)
         self.loss_count = 0
-        self.metrics = Log(folder / "metrics.jsonl")
-        self.dynamics = Log(folder / "dynamics.jsonl")
-        self.wandb = WandbLog(cfg, self.run_id, folder)
+        self.metrics, self.dynamics = (Log(folder / name if ranks.first else Path(os.devnull)) for name in LOGS)
+        self.wandb = WandbLog(cfg, self.run_id, folder, ranks.first)
         self.matrix_names = regularized_names(workload.model, cfg.task.reg_embedding)
         self.last_checkpoint = time.monotonic()
 
     def resume(self) -> None:
         """Goes back to the newest whole checkpoint whose logs are whole too, or to the start."""
-        logs = (self.metrics, self.dynamics)
-        saved = checkpoint.load(self.folder, self.run_id, self._holds, say)
+        saved = self._newest()
         if saved is None:
-            for log in logs:
-                log.cut(None)
-            self.dynamics.append({"matrices": self.matrix_names})
             return
-        self.workload.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        restore_random_state(saved["random"])
+        sharding.load(self.workload.model, self.optimizer, saved["model"], saved["optimizer"])
+        random_states = saved["random"]
+        if self.ranks.rank < len(random_states):
+            restore_random_state(random_states[self.ranks.rank])
+        else:  # more processes than before
+            seed_everything(derive(self.cfg.seed, "process", self.ranks.rank, saved["step"]))
         self.step, self.seconds, self.stepping_seconds = saved["step"], saved["seconds"], saved["stepping_seconds"]
         self.loss_sum.copy_(saved["loss_sum"])
         self.loss_count = saved["loss_count"]
-        for log in logs:
-            log.cut(saved["logs"][log.path.name])
         if not self.cfg.quiet:
             say(f"resuming {self.run_id} at step {self.step} of {self.cfg.num_steps}")
 
-    def _holds(self, saved: dict[str, Any]) -> bool:
-        return all(log.holds(saved["logs"][log.path.name]) for log in (self.metrics, self.dynamics))
+    def _newest(self) -> dict[str, Any] | None:
+        """The checkpoint to go on from, with the logs cut back to it. The first process finds it, the others read the same file."""
+        saved, logs = None, (self.metrics, self.dynamics)
+
+        def hold(content: dict[str, Any]) -> bool:
+            return all(log.holds(content["logs"][log.path.name]) for log in logs)
+
+        with self.ranks.together():
+            if self.ranks.first:
+                saved = checkpoint.load(self.folder, self.run_id, hold, say)
+                for log in logs:
+                    log.cut(None if saved is None else saved["logs"][log.path.name])
+                if saved is None:
+                    self.dynamics.append({"matrices": self.matrix_names})
+        path = self.ranks.from_first(saved and saved["path"])
+        with self.ranks.together():
+            if path and not self.ranks.first:
+                saved = checkpoint.read(Path(path)) if Path(path).exists() else None
+                if saved is None:
+                    raise UserError(f"there is no {path} here; all processes must see the same runs_dir")
+        return saved
 
     def save(self) -> None:
-        """Writes a checkpoint of this moment."""
+        """Writes a checkpoint of this moment; it is the same for any number of processes but for their random states."""
+        model, optimizer = self.whole_state()
         content = {
             "step": self.step,
             "seconds": self.seconds,
             "stepping_seconds": self.stepping_seconds,
-            "model": self.workload.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "random": random_state(),
+            "model": model,
+            "optimizer": optimizer,
+            "random": self.ranks.of_all(random_state()),
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
-            "logs": {log.path.name: log.mark() for log in (self.metrics, self.dynamics)},
         }
-        checkpoint.save(self.folder, self.run_id, content)
+        with self.ranks.together():
+            if self.ranks.first:
+                content["logs"] = {log.path.name: log.mark() for log in (self.metrics, self.dynamics)}
+                checkpoint.save(self.folder, self.run_id, content)
         self.last_checkpoint = time.monotonic()
+
+    def whole_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The model's and the optimizer's state, as one process alone has it; all processes ask for it, the first one gets it."""
+        return sharding.whole(self.workload.model.state_dict(), self.ranks), sharding.whole(self.optimizer.state_dict(), self.ranks)
 
     def train(self, requests: Requests, progress: Callable[[int], None] | None = None) -> dict[str, float]:
         """Trains to the end and evaluates; returns the final metrics.
 
         Raises TrainingFailed for a loss that is not finite, Interrupted after a signal (with a checkpoint written).
         """
-        bar = progress_bar(self.cfg, self.step, self.run_id)
+        bar = progress_bar(self.cfg, self.step, self.run_id, self.ranks.first)
         if progress:
             progress(self.step)
         try:
@@ -119,16 +154,26 @@ class Training:
         factor = lr_factor(cfg.task.schedule, self.step, cfg.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = cfg.lr * factor
-        model.train()
-        with autocast(cfg.task.precision, self.device):
-            loss = self.workload.loss(model, self.workload.batch_at(self.step))
+        batch = self.workload.batch_at(self.step)
+        sharding.check_parts(model, size_of(batch), self.ranks)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        model.train()
+        total = torch.zeros_like(self.loss_sum)
+        parts = pieces(batch, self.ranks.rank, self.ranks.world, cfg.micro_batch)
+        for number, (part, share) in enumerate(parts, start=1):
+            with autocast(cfg.task.precision, self.device):
+                loss = self.workload.loss(model, part)
+            if self.replicas and number == len(parts):
+                self.replicas.listen()
+            (share * self.loss_scale * loss).backward()
+            total += share * loss.detach()
+        if self.replicas:
+            self.replicas.finish()
         if cfg.task.grad_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), cfg.task.grad_clip)
         self.optimizer.step()
         self.step += 1
-        self.loss_sum += loss.detach()
+        self.loss_sum += self.ranks.add_up(total)
         self.loss_count += 1
 
     def _log(self) -> None:
@@ -138,9 +183,11 @@ class Training:
         if not math.isfinite(loss):
             raise TrainingFailed(f"loss is {loss} between steps {self.step - self.loss_count + 1} and {self.step}")
         row = {"step": self.step, "loss": loss, "lr": self.optimizer.param_groups[0]["lr"]}
-        self.metrics.append(row)
-        self.wandb.append(row)
-        self.dynamics.append({"step": self.step} | matrix_sizes(self.workload.model, self.matrix_names, self.optimizer))
+        sizes = {"step": self.step} | matrix_sizes(self.workload.model, self.matrix_names, self.optimizer)
+        with self.ranks.together():
+            self.metrics.append(row)
+            self.wandb.append(row)
+            self.dynamics.append(sizes)
         self.loss_sum.zero_()
         self.loss_count = 0
 
@@ -153,19 +200,22 @@ class Training:
     def record_metrics(self, metrics: dict[str, float]) -> None:
         """Appends an evaluation to metrics.jsonl."""
         row = {"step": self.step} | metrics
-        self.metrics.append(row)
-        self.wandb.append(row)
+        with self.ranks.together():
+            self.metrics.append(row)
+            self.wandb.append(row)
 
     def _checkpoint_if_due(self, requests: Requests) -> None:
         every_steps, minutes = self.cfg.checkpoint_every_steps, self.cfg.checkpoint_every_minutes
         due = self.step == self.cfg.num_steps or (every_steps is not None and self.step % every_steps == 0)
         due = due or (minutes is not None and time.monotonic() - self.last_checkpoint > 60 * minutes)
-        if due or requests.checkpoint or requests.stop:
+        # A signal may reach one process alone, or each at another step, and clocks differ.
+        stop, wanted = self.ranks.largest(requests.stop or 0, due or requests.checkpoint)
+        if wanted or stop:
             self.save()
             requests.checkpoint = False
-        if requests.stop:
+        if stop:
             where = f"step {self.step} of {self.cfg.num_steps}"
-            raise Interrupted(requests.stop, f"{self.run_id} stopped at {where}; the same command goes on from there")
+            raise Interrupted(stop, f"{self.run_id} stopped at {where}; the same command goes on from there")
 
 
 def is_constrained(optimizer: Optimizer) -> bool:

@@ -142,6 +142,13 @@ def test_two_processes_under_srun_equal_one(cluster, tmp_path):
     assert max(abs(a - b) for a, b in zip(*curves, strict=True)) <= 1e-5
 
 
+def test_runs_of_two_processes_each_are_submitted_as_jobs_of_two_tasks(cluster, tmp_path):
+    common = ("num_steps=24", "lr=1e-3", f"runs_dir={tmp_path}", *JOBS, "launcher.runs_per_job=6", "gpus=2", "wait=true")
+    done = reproduce(cluster, *common)
+    assert done.returncode == 0, done.stderr
+    assert {(r["status"], r["hardware"]["processes"]) for r in records(tmp_path).values()} == {("finished", 2)}
+
+
 def test_hydra_s_own_sweep_goes_to_the_cluster_and_is_preempted_and_goes_on(cluster, tmp_path):
     run = ("-m", "task=grokking", "task.model.width=32", "task.batch_size=64", "num_steps=600", "task.log_every_steps=8", "seed=1,2")
     sweep = subprocess.Popen(

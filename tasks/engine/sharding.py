@@ -1,0 +1,113 @@
+"""A model over several processes: the same in all of them, or sharded (FSDP2); and its state whole again for checkpoints."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cpr.distributed import is_sharded
+from tasks.engine.errors import UserError
+from tasks.engine.parallel import Ranks
+
+
+def check_batch_norm(cfg: Any, model: nn.Module, ranks: Ranks, device: torch.device) -> None:
+    """Raises UserError where batch normalization could not have the global batch's statistics."""
+    if not has_batch_norm(model):
+        return
+    if ranks.world > 1 and device.type == "cpu":
+        raise UserError(
+            f"{type(model).__name__} has batch normalization, which PyTorch synchronizes on GPUs alone; on the CPU say nodes=1 gpus=1"
+        )
+    if cfg.micro_batch is not None and cfg.micro_batch * ranks.world < cfg.task.batch_size:
+        raise UserError(
+            f"micro_batch={cfg.micro_batch}: {type(model).__name__} has batch normalization, whose statistics are of the whole batch; "
+            "say micro_batch=null"
+        )
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether an example's output depends on the rest of its batch."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def check_parts(model: nn.Module, count: int, ranks: Ranks) -> None:
+    """Raises UserError if a process without an example of a batch of `count` would disturb the others' batch normalization."""
+    if count < ranks.world and has_batch_norm(model):
+        raise UserError(f"an epoch's last batch has {count} example(s), too few for {ranks.world} processes with batch normalization")
+
+
+def spread(cfg: Any, model: nn.Module, blocks: list[nn.Module] | None, ranks: Ranks, device: torch.device) -> nn.Module:
+    """The model that this process trains: with the first one's values, synchronized batch normalization, and sharded if asked for."""
+    if ranks.world == 1:
+        return model
+    if has_batch_norm(model):
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model, ranks.group)
+    for tensor in model.state_dict().values():  # another machine's processor may round an initialization otherwise
+        dist.broadcast(tensor, src=0, group=ranks.group)
+    if cfg.parallel == "fsdp":
+        _shard(model, blocks, ranks, device)
+    return model
+
+
+def _shard(model: nn.Module, blocks: list[nn.Module] | None, ranks: Ranks, device: torch.device) -> None:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = DeviceMesh.from_group(ranks.group, device.type)
+    marks = {name: dict(parameter.__dict__) for name, parameter in model.named_parameters()}
+    try:
+        for block in _blocks(model) if blocks is None else blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    except NotImplementedError as error:  # of channels-last parameters, for example
+        raise UserError(f"parallel=fsdp cannot shard {type(model).__name__} ({error}); use parallel=ddp") from error
+    for name, parameter in model.named_parameters():  # new objects, without marks such as `_no_weight_decay`
+        parameter.__dict__.update(marks[name])
+
+
+def _blocks(model: nn.Module) -> Iterator[nn.Module]:
+    for child in model.children():
+        if isinstance(child, nn.ModuleList):
+            yield from child
+        elif any(True for _ in child.parameters()):
+            yield child
+
+
+def whole(state: Any, ranks: Ranks) -> Any:
+    """A nested state without shards, as one process alone has it. All processes call it; only the first one gets the tensors."""
+    if ranks.world == 1:
+        return state
+    if isinstance(state, dict):
+        return {key: whole(value, ranks) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(whole(value, ranks) for value in state)
+    if not is_sharded(state):
+        return state
+    gathered = state.full_tensor()
+    return gathered.cpu() if ranks.first else None
+
+
+def load(model: nn.Module, optimizer: Optimizer, model_state: dict[str, Any], optimizer_state: dict[str, Any]) -> None:
+    """Puts whole states back, of which each process keeps its shards."""
+    own = model.state_dict()
+    model.load_state_dict({name: _as(own[name], value) if name in own else value for name, value in model_state.items()})
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    identifiers = [identifier for group in optimizer_state["param_groups"] for identifier in group["params"]]
+    state = dict(optimizer_state["state"])
+    for identifier, parameter in zip(identifiers, parameters, strict=True):
+        if identifier in state:
+            state[identifier] = {name: _as(parameter, value) for name, value in state[identifier].items()}
+    optimizer.load_state_dict(optimizer_state | {"state": state})
+
+
+def _as(own: Tensor, value: Any) -> Any:
+    """This process's shard of `value`, if `own` is sharded and of the same shape."""
+    if not is_sharded(own) or not isinstance(value, Tensor) or value.shape != own.shape:
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh: Any = own.device_mesh  # type: ignore[attr-defined]
+    return distribute_tensor(value.to(own.device), mesh, own.placements, src_data_rank=None)  # type: ignore[attr-defined]
