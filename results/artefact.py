@@ -11,6 +11,7 @@ from results.claims import Verdict, judge
 from results.curves import curve_figure, curve_table
 from results.files import draw, write
 from results.heatmap import heatmap_figure
+from results.pairs import every_pair, pair_figure, pair_table
 from results.runs import Run, frame
 from results.table import best_table, cell_table, claims_table, latex, markdown, readable
 
@@ -37,17 +38,20 @@ def write_artefact(
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     runs = sorted(runs, key=lambda run: run.record["run_id"])
-    data = frame(runs, artefact["metric"]["name"])
-    verdicts = judge(artefact, data, runs, complete=len(runs) == expected)
+    verdicts = judge(artefact, scale, runs, complete=len(runs) == expected)
     facts = describe(artefact, scale, runs, expected, command)
     footer = f"{facts['scale']}; seeds {facts['seeds']}; {facts['runs']} runs; {facts['hardware']}"
+    extra = None
     if artefact["layout"] == "heatmap":
+        data = frame(runs, artefact["metric"]["name"])
         plain = cell_table(artefact, data, seeds)
         main, extra = best_table(artefact, data), readable(artefact, plain)
         figure = heatmap_figure(artefact, data, facts["data"], footer)
+    elif artefact["layout"] == "pairs":
+        plain, main = every_pair(artefact, runs), pair_table(artefact, runs)
+        figure = pair_figure(artefact, scale, runs, footer)
     else:
         plain = main = curve_table(artefact, runs)
-        extra = None
         figure = curve_figure(artefact, runs, footer)
 
     claims = claims_table(verdicts)
@@ -78,12 +82,12 @@ def describe(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], expec
     hardware = [run.record["hardware"] for run in runs]
     versions = [run.record["versions"] for run in runs]
     diverged = sum(run.record["status"] != "finished" for run in runs)
-    description = distinct([run.config["task"]["data"]["description"] for run in runs])
+    data = {f"{run.config['task']['data']['description']}; {run.config['num_steps']} steps" for run in runs}
     return {
         "scale": scale,
         "seeds": distinct([run.config["seed"] for run in runs]),
         "runs": f"{len(runs)} of {expected}" + (f" ({diverged} diverged)" if diverged else ""),
-        "data": f"{description}; {distinct([run.config['num_steps'] for run in runs])} steps",
+        "data": "; ".join(sorted(data)) or "-",
         "hardware": distinct([_machine(h) for h in hardware]),
         "versions": distinct([f"Python {v['python']}, torch {v['torch']}" for v in versions]),
         "code": distinct([run.record["git_commit"] for run in runs]),
@@ -99,7 +103,7 @@ def _page(artefact: Mapping[str, Any], facts: Mapping[str, str], main: pd.DataFr
     lines = [f"# {artefact['title']}", "", *(f"- {name}: {fact}" for name, fact in facts.items()), "", "![figure](figure.png)", ""]
     if note := artefact.get("notes", {}).get(facts["scale"]):
         lines += [note, ""]
-    lines += [markdown(main), "", "## Claims of the paper", "", markdown(claims), "", LEGEND, ""]
+    lines += [markdown(main), "", f"## Claims of {artefact.get('claims_of', 'the paper')}", "", markdown(claims), "", LEGEND, ""]
     if extra is not None:
         lines += ["## Every cell", "", f"{artefact['metric']['label']} in {artefact['metric']['unit']}, mean ± std over seeds.", ""]
         lines += [markdown(extra), ""]

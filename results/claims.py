@@ -1,4 +1,4 @@
-"""The paper's claims, tested on our runs.
+"""The paper's claims, and ours, tested on our runs.
 
 The verdicts, and nothing else, are:
   holds                 seen in the claimed direction, and significant where a test applies (p < 0.05)
@@ -6,6 +6,9 @@ The verdicts, and nothing else, are:
   undecided             neither
   too few seeds to say  the test could not come out significant with this number of pairs
   runs missing          runs are missing, or a method that the claim compares has no cell without a diverged run
+
+A claim that two settings are the same holds if their difference is significantly within a margin, and does not if it is significantly
+beyond: that nothing significant was seen is no evidence of being the same.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +19,13 @@ import pandas as pd
 from scipy import stats
 
 from results.curves import first_step_at
-from results.runs import Run, best_cell, cells, label
+from results.pairs import pairs, part_of
+from results.runs import Run, best_cell, cells, frame, label
 
 HOLDS, FAILS, UNDECIDED, TOO_FEW, MISSING = "holds", "does not hold", "undecided", "too few seeds to say", "runs missing"
 # With fewer pairs a two-sided signed-rank or sign test cannot reach p < 0.05 whatever the differences are.
 FEWEST_PAIRS = 6
+FEWEST_PAIRS_ONE_SIDED = 5
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Verdict:
     verdict: str
 
 
-def judge(artefact: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run], complete: bool) -> list[Verdict]:
+def judge(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], complete: bool) -> list[Verdict]:
     """A verdict for each claim of the artefact; `complete` says whether all its runs are there."""
     verdicts = []
     for claim in artefact["claims"]:
@@ -43,8 +48,10 @@ def judge(artefact: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run], 
             ours, verdict = "", MISSING
         elif claim["kind"] == "sooner":
             ours, verdict = _sooner(artefact, claim, runs)
+        elif claim["kind"] == "same":
+            ours, verdict = _same(artefact, claim, runs, scale)
         else:
-            ours, verdict = kinds[claim["kind"]](artefact, claim, data)
+            ours, verdict = kinds[claim["kind"]](artefact, claim, frame(runs, artefact["metric"]["name"]))
         verdicts.append(Verdict(claim["id"], claim["text"], str(claim["published"]), ours, verdict))
     return verdicts
 
@@ -87,8 +94,8 @@ def _best(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFr
     return ours, UNDECIDED
 
 
-def _signed_rank(differences: pd.Series) -> float:
-    return float(stats.wilcoxon(differences).pvalue) if (differences != 0).any() else 1.0
+def _signed_rank(differences: pd.Series, alternative: str = "two-sided") -> float:
+    return float(stats.wilcoxon(differences, alternative=alternative).pvalue) if (differences != 0).any() else 1.0
 
 
 def _values(artefact: Mapping[str, Any], data: pd.DataFrame, regularizer: str) -> pd.DataFrame:
@@ -173,3 +180,22 @@ def _sooner(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequenc
     if p >= 0.05:
         return f"{ours}, p = {p:.3f}", UNDECIDED
     return f"{ours}, p = {p:.3f}", HOLDS if wins > losses else FAILS
+
+
+def _same(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequence[Run], scale: str) -> tuple[str, str]:
+    """Whether the pairs of a part differ by less than its margin: two one-sided signed-rank tests (TOST) over learning rates x seeds.
+
+    Ranks, because a run that never reached the target differs by more than any other, by an unknown amount.
+    """
+    part = part_of(artefact, claim["task"])
+    margin, differences = part["margin"][scale], pairs(artefact, part, runs)["difference"].dropna()
+    if len(differences) < FEWEST_PAIRS_ONE_SIDED:
+        return f"{len(differences)} pairs", TOO_FEW
+    within = max(_signed_rank(differences + margin, "greater"), _signed_rank(differences - margin, "less"))
+    beyond = min(_signed_rank(differences + margin, "less"), _signed_rank(differences - margin, "greater"))
+    first, second = artefact["pair"]["values"]
+    ours = f"{second} - {first}: median {differences.median():+.2f} {part['metric']['unit']} over {len(differences)} pairs"
+    ours += f", margin {margin:g}; p = {within:.3f} for a difference within it, {beyond:.3f} for one beyond"
+    if within < 0.05:
+        return ours, HOLDS
+    return ours, FAILS if beyond < 0.05 else UNDECIDED

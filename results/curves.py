@@ -29,16 +29,17 @@ def series(run: Run, name: str) -> tuple[list[int], list[float]]:
     return [row["step"] for row in rows], [row[name] for row in rows]
 
 
+def first_step(run: Run, name: str, target: float, higher: bool) -> int | None:
+    """The first evaluated step with the metric at the target or better; None if the run never got there."""
+    steps, values = series(run, name)
+    return next((step for step, value in zip(steps, values, strict=True) if (value >= target if higher else value <= target)), None)
+
+
 def first_step_at(artefact: Mapping[str, Any], method: Mapping[str, Any], runs: Sequence[Run], name: str | None = None) -> dict[int, Any]:
-    """seed -> first evaluated step with the metric at the target or better; None if the run never got there."""
+    """seed -> the method's `first_step` to the artefact's target."""
     name, target = name or artefact["metric"]["name"], artefact["curves"]["target"]
     higher = artefact["metric"]["better"] == "higher"
-    reached: dict[int, Any] = {}
-    for run in runs_of(method, runs):
-        steps, values = series(run, name)
-        hits = [step for step, value in zip(steps, values, strict=True) if (value >= target if higher else value <= target)]
-        reached[run.config["seed"]] = hits[0] if hits else None
-    return reached
+    return {run.config["seed"]: first_step(run, name, target, higher) for run in runs_of(method, runs)}
 
 
 def curve_table(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:

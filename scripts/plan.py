@@ -29,22 +29,25 @@ def expand(artefact: dict[str, Any], options: dict[str, str], overrides: dict[st
         raise UserError(f"scale={scale!r} is unknown to {artefact['name']}; choose one of {', '.join(scales)}")
     configs = {}
     for grid in scales[scale]["grids"]:
-        fixed = {"task": artefact["task"], "regularizer": grid["regularizer"], "scale": scale, "quiet": "true"} | overrides
+        task = grid.get("task") or artefact["task"]  # an artefact may span tasks, a grid has one
+        fixed = {"task": task, "regularizer": grid["regularizer"], "scale": scale, "quiet": "true"} | overrides
         base = compose_config([f"{key}={value}" for key, value in fixed.items()])
         axes = {key: value if isinstance(value, list) else [value] for key, value in grid.items()}
-        axes = {key: values for key, values in axes.items() if key not in fixed}
-        for values in itertools.product(seeds_of(artefact, options), *axes.values()):
+        axes = {"seed": seeds_of(artefact, grid, options)} | {key: axes[key] for key in axes if key not in (*fixed, "seed")}
+        for values in itertools.product(*axes.values()):
             cfg = base.copy()
-            for key, value in zip(("seed", *axes), values, strict=True):
+            for key, value in zip(axes, values, strict=True):
                 OmegaConf.update(cfg, key, value, merge=True)
             configs[records.run_id(cfg)] = cfg
     return list(configs.values())
 
 
-def seeds_of(artefact: dict[str, Any], options: dict[str, str]) -> list[int]:
-    """The seeds asked for, or the artefact's own."""
+def seeds_of(artefact: dict[str, Any], grid: dict[str, Any], options: dict[str, str]) -> list[int]:
+    """The seeds asked for, or the grid's own, or the artefact's."""
+    if "seeds" not in options:
+        return grid.get("seed") or artefact["scales"][options["scale"]]["seeds"]
     try:
-        return [int(s) for s in options["seeds"].split(",")] if "seeds" in options else artefact["scales"][options["scale"]]["seeds"]
+        return [int(s) for s in options["seeds"].split(",")]
     except ValueError:
         raise UserError(f"seeds={options['seeds']!r} must be whole numbers such as 1,2,3") from None
 

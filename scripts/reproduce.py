@@ -50,11 +50,11 @@ def prepare(plans: list[Plan]) -> None:
         return
     from tasks.engine.device import pick_device
 
-    for device in {p.todo[0].device for p in plans if p.todo and p.todo[0].launcher.name == "local"}:
+    todo = [cfg for p in plans for cfg in p.todo]
+    for device in {cfg.device for cfg in todo if cfg.launcher.name == "local"}:
         pick_device(device)
-    for p in plans:
-        if p.todo:
-            prepare_task(p.artefact["task"], [p.todo[0].task.data.get("name")], Path(p.todo[0].data_dir))
+    for task, name, folder in dict.fromkeys((cfg.task.name, cfg.task.data.get("name"), cfg.data_dir) for cfg in todo):
+        prepare_task(task, [name], Path(folder))
 
 
 def jobs_of(options: dict[str, str], device: str) -> int:

@@ -21,7 +21,7 @@ def artefact(name: str) -> dict:
     return OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "artefact" / f"{name}.yaml"), resolve=True) | {"name": name}
 
 
-FIGURE2, GROKKING = artefact("figure2"), artefact("grokking")
+FIGURE2, GROKKING, EVALUATE_AT = artefact("figure2"), artefact("grokking"), artefact("evaluate_at")
 CPR, *ADAMW = (method for name in ("AdamCPR kI0 0.8, L2", "AdamW") for method in GROKKING["methods"] if method["title"].startswith(name))
 
 
@@ -29,10 +29,10 @@ def measured_by(better: str, definition: dict = FIGURE2) -> dict:
     return definition | {"metric": definition["metric"] | {"better": better}}
 
 
-def run(name: str, seed: int, final: dict | None, *, lr: float = 1e-3, metrics: tuple = (), **settings) -> Run:
+def run(name: str, seed: int, final: dict | None, *, lr: float = 1e-3, metrics: tuple = (), task: str = "a_task", **settings) -> Run:
     """A run that finished with the metrics `final`, or diverged (None)."""
-    task = {"name": "a_task", "data": {"description": "40 images"}}
-    config = {"seed": seed, "lr": lr, "num_steps": 80, "regularizer": {"name": name} | settings, "task": task}
+    about = {"name": task, "data": {"description": "40 images"}}
+    config = {"seed": seed, "lr": lr, "num_steps": 80, "regularizer": {"name": name} | settings, "task": about}
     record = {"run_id": f"{name}-{seed}-{lr}-{settings}", "status": "finished" if final else "failed", "metrics": final or {}}
     hardware = {"cpu": "a processor", "cores": 2, "threads": 1, "gpu": None}
     made = {"seconds": 0.1 * seed, "git_commit": "abc", "versions": {"python": "3.11", "torch": "2"}, "hardware": hardware}
@@ -67,3 +67,28 @@ def curve(method: dict, seed: int, reached: int | None, diverged: bool = False, 
     evaluated = [{"step": step, "validation_accuracy": value, "train_accuracy": 99.0} for step, value in accuracy.items()]
     final = None if diverged else {"validation_accuracy": accuracy[80] + seed / 10, "train_accuracy": 99.0}
     return run(method["regularizer"], seed, final, metrics=(*logged, *evaluated), **settings)
+
+
+def accuracy_pairs(difference, seeds=range(1, 13)) -> list[Run]:
+    """Two runs a learning rate and seed of evaluate_at's cifar100 part: accuracies 80 and 80 + difference(lr, seed), None: diverged."""
+    runs = []
+    for lr, seed in itertools.product((1e-3, 1e-2), seeds):
+        second = difference(lr, seed)
+        finals = {"before": {"top1_accuracy": 80.0}, "after": None if second is None else {"top1_accuracy": 80.0 + second}}
+        runs += [run("adamcpr_ws", seed, final, lr=lr, task="cifar100", evaluate_at=value) for value, final in finals.items()]
+    return runs
+
+
+def epoch_pairs(epochs) -> list[Run]:
+    """Two runs a seed of evaluate_at's grokking part; epochs[seed - 1] are those at which `before` and `after` reach 95 %, or None."""
+    runs = []
+    for seed, pair in enumerate(epochs, 1):
+        for value, epoch in zip(("before", "after"), pair, strict=True):
+            metrics = [{"step": 8 * e, "validation_accuracy": 95.0 if epoch and e >= epoch else 20.0} for e in range(10, 451, 10)]
+            final = {"validation_accuracy": metrics[-1]["validation_accuracy"]}
+            runs.append(run("adamcpr_ki0", seed, final, metrics=tuple(metrics), task="grokking", evaluate_at=value))
+    return runs
+
+
+def evaluate_at_runs() -> list[Run]:
+    return accuracy_pairs(lambda lr, seed: seed / 10 - 0.2, SEEDS) + epoch_pairs([(10, 20), (20, 20), (None, 30)])

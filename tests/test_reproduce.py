@@ -5,10 +5,13 @@ import json
 import os
 import signal
 import subprocess
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 from commands import ROOT, call, is_one_line, records, start, wait_until, write_fashion_mnist
+
+from scripts.plan import expand, load_artefact
 
 METHODS = 6
 GROKKING = ("grokking", "task.model.width=32", "task.batch_size=64")  # the same artefact, faster
@@ -52,6 +55,31 @@ def test_figure2_shows_every_cell_beside_the_paper_s(tmp_path):
     ]
     assert all(float(row["mean_paper"]) > 30 for row in rows)
     assert "seeds: 1, 2" in (folder / "table.md").read_text()
+
+
+@pytest.mark.parametrize("scale", ["mini", "paper"])
+def test_every_run_of_evaluate_at_has_a_partner(scale):
+    artefact, pairs = load_artefact("evaluate_at"), defaultdict(list)
+    for cfg in expand(artefact, {"scale": scale}, {}):
+        pairs[cfg.task.name, cfg.lr, cfg.seed].append(cfg.regularizer.evaluate_at)
+    places = [("grokking", 1e-3, seed) for seed in range(1, 17)] + [("cifar100", lr, seed) for lr in (1e-3, 1e-2) for seed in range(1, 11)]
+    assert pairs == {place: ["before", "after"] for place in places}
+    narrowed = expand(artefact, {"scale": scale, "seeds": "3,20"}, {"lr": "1e-2"})
+    assert {(cfg.lr, cfg.seed) for cfg in narrowed} == {(1e-2, 3), (1e-2, 20)}
+
+
+def test_one_command_runs_the_two_tasks_of_evaluate_at(tmp_path):
+    data = write_fashion_mnist(tmp_path / "data", train=1000)
+    arguments = ("evaluate_at", f"runs_dir={tmp_path}", f"data_dir={data}", "num_steps=3", "seeds=1", "lr=1e-2")
+    done = call("reproduce.py", *arguments, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "4 runs, 0 done, 4 to do" in done.stdout
+    folder = tmp_path / "results" / "mini" / "evaluate_at"
+    assert sorted(contents(folder)) == FILES
+    rows = list(csv.DictReader((folder / "table.csv").open()))
+    assert [(row["task"], row["lr"], row["seed"]) for row in rows] == [("grokking", "0.01", "1"), ("cifar100", "0.01", "1")]
+    assert all(row["before"] and row["after"] for row in rows)
+    assert len(list(tmp_path.glob("grokking/*/record.json"))) == len(list(tmp_path.glob("cifar100/*/record.json"))) == 2
 
 
 def test_a_diverged_run_is_in_the_table_and_stops_nothing(tmp_path):

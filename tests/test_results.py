@@ -17,6 +17,7 @@ import yaml
 from made_runs import (
     ADAMW,
     CPR,
+    EVALUATE_AT,
     FIGURE2,
     GROKKING,
     LRS,
@@ -25,6 +26,7 @@ from made_runs import (
     SETTINGS,
     curve,
     either_metric,
+    evaluate_at_runs,
     figure2_data,
     grid,
     measured_by,
@@ -150,6 +152,7 @@ def damaged_figure2() -> list[Run]:
 
 
 MADE = {"figure2": (FIGURE2, damaged_figure2(), 72), "grokking": (GROKKING, grokking_runs(), 18)}
+MADE["evaluate_at"] = (EVALUATE_AT, evaluate_at_runs(), 18)
 every_artefact = pytest.mark.parametrize("name", MADE)
 
 
