@@ -11,7 +11,7 @@ TORCH := torch==2.14.1 torchvision==0.29.1
 # make setup EXTRAS="language segmentation" adds the libraries of those tasks.
 EXTRAS ?=
 # make reproduce SCALE=mini SEEDS=1,2 JOBS=2 DEVICE=cpu; without them the artefact's own seeds, one job per core, the scale's device.
-# LAUNCHER=slurm [WAIT=true] submits to a cluster; ARGS="launcher.partition=gpu" adds any other key.
+# LAUNCHER=slurm [WAIT=true] submits to a cluster; ARGS="launcher.partition=gpu" adds any other key, ARGS=--dry-run only lists.
 SCALE ?= mini
 OPTIONS = scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(JOBS),jobs=$(JOBS)) $(if $(DEVICE),device=$(DEVICE)) \
           $(if $(LAUNCHER),launcher=$(LAUNCHER)) $(if $(WAIT),wait=$(WAIT)) $(ARGS)

@@ -3,6 +3,7 @@
 Expands the artefact's grids, skips what has ended, runs the rest and writes results/<scale>/<artefact>/. launcher=local (the default) runs
 in parallel processes here; launcher=slurm submits jobs and returns: the same command writes the results when they have ended, and with
 wait=true waits for them. Any other key=value is a key of train.py for every run: `num_steps=100` for a quick look, `lr=1e-2` for one row.
+--dry-run lists what would be trained, what would be skipped and what it costs, and starts nothing.
 What the artefact's own definition does not ask for goes to <runs_dir>/results/ instead, unless `results_dir=` says where.
 """
 
@@ -14,15 +15,14 @@ from omegaconf import DictConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results import write_artefact
+from scripts.arguments import jobs_of, read_arguments
 from scripts.common import ROOT, one_line_errors
-from scripts.launchers.local import gpus_here, run_all
+from scripts.dry_run import dry_run
+from scripts.launchers.local import run_all
 from scripts.plan import Plan, ended, load_artefact, plan
 from scripts.prepare_data import prepare_task
 from tasks.engine import records
 from tasks.engine.errors import UserError
-
-OPTIONS = ("scale", "seeds", "jobs", "results_dir", "wait")
 
 
 def results_folder(name: str, options: dict[str, str], overrides: dict[str, str], runs_dir: Path) -> Path:
@@ -57,18 +57,6 @@ def prepare(plans: list[Plan]) -> None:
         prepare_task(task, [name], Path(folder))
 
 
-def jobs_of(options: dict[str, str], device: str) -> int:
-    """How many runs at a time: as asked; else one a GPU, and on the CPU one a core that this process may use.
-
-    Raises UserError for a number that is none.
-    """
-    if "jobs" not in options:
-        return len(gpus_here()) if device.startswith("cuda") else len(os.sched_getaffinity(0))
-    if not options["jobs"].isdigit() or int(options["jobs"]) < 1:
-        raise UserError(f"jobs={options['jobs']} must be a whole number >= 1")
-    return int(options["jobs"])
-
-
 def reproduce(p: Plan, options: dict[str, str], out: Path, command: str) -> None:
     """One artefact, from runs to results in the folder `out`; `command` is what the table says of how it was made."""
     name = p.artefact["name"]
@@ -80,6 +68,8 @@ def reproduce(p: Plan, options: dict[str, str], out: Path, command: str) -> None
             return
         runs += [run for cfg in p.todo if (run := ended(cfg)) is not None]
     seeds = len({cfg.seed for cfg in p.configs})
+    from results import write_artefact  # brings matplotlib and scipy: nothing for a dry run
+
     print(write_artefact(p.artefact, options["scale"], runs, out, expected=len(p.configs), seeds=seeds, command=command).text)
 
 
@@ -99,18 +89,16 @@ def train(todo: list[DictConfig], options: dict[str, str], name: str) -> bool:
 
 def main(arguments: list[str]) -> None:
     """Parses ARTEFACT... key=value... and reproduces each artefact in turn."""
-    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    names = [argument for argument in arguments if "=" not in argument]
-    if not names:
+    request = read_arguments(arguments, ("dry-run",))
+    if not request.names:
         raise UserError("name an artefact, for example: python scripts/reproduce.py figure2")
-    options = {"scale": "mini", "wait": "false"} | {key: value for key, value in given.items() if key in OPTIONS}
-    overrides = {key: value for key, value in given.items() if key not in OPTIONS}
-    if fixed := {"task", "regularizer", "seed"} & set(overrides):
-        raise UserError(f"{', '.join(sorted(fixed))}= is the artefact's to choose; seeds=1,2 chooses seeds")
-    if options["wait"] not in ("true", "false"):
-        raise UserError(f"wait={options['wait']} must be true or false")
-    jobs_of(options, "cpu")
-    plans = [plan(artefact, options, overrides) for artefact in map(load_artefact, names)]
+    options, overrides = request.options, request.overrides
+    artefacts = [load_artefact(name) for name in request.names]
+    if "dry-run" in request.flags:
+        for artefact in artefacts:
+            dry_run(artefact, request)
+        return
+    plans = [plan(artefact, options, overrides) for artefact in artefacts]
     folders = [results_folder(p.artefact["name"], options, overrides, Path(p.configs[0].runs_dir)) for p in plans]
     for out in folders:
         require_writable(out)
@@ -118,7 +106,7 @@ def main(arguments: list[str]) -> None:
     for p, out in zip(plans, folders, strict=True):
         name = p.artefact["name"]
         left_out = (*records.NOT_IDENTITY, "jobs", "results_dir", "wait")
-        narrowed = [f"{key}={value}" for key, value in given.items() if key.partition(".")[0] not in left_out]
+        narrowed = [f"{key}={value}" for key, value in request.given.items() if key.partition(".")[0] not in left_out]
         reproduce(p, options, out, " ".join(["python scripts/reproduce.py", name, *narrowed]))
 
 

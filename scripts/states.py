@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -17,40 +18,44 @@ STATES = ("done", "failed", "running", "queued", "stale", "to do")
 
 @dataclass(frozen=True)
 class RunState:
-    """One run; step is the last one that is in its log."""
+    """One run; step is the last one that is in its log, or of its record if it has ended; job is the one that waits or runs for it."""
 
     cfg: DictConfig
-    run_id: str
+    folder: Path
     state: str
     step: int
     job: Job | None
+    record: dict[str, Any] | None = None
+
+    @property
+    def run_id(self) -> str:
+        return self.folder.name
 
 
 def states(configs: Iterable[DictConfig]) -> list[RunState]:
     """The state of every run, without waiting for any."""
     configs = list(configs)
     queued = in_queue(Path(configs[0].runs_dir)) if configs else {}
-    return [_state(cfg, queued.get(records.run_id(cfg))) for cfg in configs]
+    folders = [records.run_folder(cfg) for cfg in configs]
+    return [_state(cfg, folder, queued.get(folder.name)) for cfg, folder in zip(configs, folders, strict=True)]
 
 
-def _state(cfg: DictConfig, job: Job | None) -> RunState:
-    folder = records.run_folder(cfg)
-    status = status_on_record(folder)
-    if status is not None:
-        return RunState(cfg, folder.name, "done" if status == "finished" else "failed", cfg.num_steps, None)
+def _state(cfg: DictConfig, folder: Path, job: Job | None) -> RunState:
+    record = whole_record(folder)
+    if record is not None:
+        return RunState(cfg, folder, "done" if record["status"] == "finished" else "failed", record["steps"], job, record)
     at_work = is_held(folder) or (job is not None and job.state == "RUNNING" and (folder / ".lock").exists())
     if at_work or job is not None:
-        return RunState(cfg, folder.name, "running" if at_work else "queued", last_step(folder), job)
-    return RunState(cfg, folder.name, "stale" if (folder / "config.yaml").exists() else "to do", last_step(folder), None)
+        return RunState(cfg, folder, "running" if at_work else "queued", last_step(folder), job)
+    return RunState(cfg, folder, "stale" if (folder / "config.yaml").exists() else "to do", last_step(folder), None)
 
 
-def status_on_record(folder: Path) -> str | None:
-    """finished, failed, or None where no whole record is."""
+def whole_record(folder: Path) -> dict[str, Any] | None:
+    """The record, or None where no whole one is."""
     try:
-        record = records.read_record(folder)
+        return records.read_record(folder)
     except records.DamagedRecord:
         return None
-    return None if record is None else record["status"]
 
 
 def is_held(folder: Path) -> bool:

@@ -117,7 +117,7 @@ def test_a_loss_that_is_not_finite_is_on_record_and_the_run_is_not_tried_again(t
     for _ in range(2):
         done = call("train.py", *arguments, f"data_dir={data_dir}", "task.data.train_size=400")
         assert done.returncode == 1
-        is_one_line(done, "loss is nan between steps", "to try it again, delete")
+        is_one_line(done, "loss is nan between steps", "to try it again: python scripts/retry.py")
     (record,) = records(tmp_path).values()
     assert record["status"] == "failed"
     assert record["metrics"] == {}

@@ -60,11 +60,11 @@ def test_figure2_shows_every_cell_beside_the_paper_s(tmp_path):
 @pytest.mark.parametrize("scale", ["mini", "paper"])
 def test_every_run_of_evaluate_at_has_a_partner(scale):
     artefact, pairs = load_artefact("evaluate_at"), defaultdict(list)
-    for cfg in expand(artefact, {"scale": scale}, {}):
+    for cfg in expand(artefact, {"scale": scale}, {}).values():
         pairs[cfg.task.name, cfg.lr, cfg.seed].append(cfg.regularizer.evaluate_at)
     places = [("grokking", 1e-3, seed) for seed in range(1, 17)] + [("cifar100", lr, seed) for lr in (1e-3, 1e-2) for seed in range(1, 11)]
     assert pairs == {place: ["before", "after"] for place in places}
-    narrowed = expand(artefact, {"scale": scale, "seeds": "3,20"}, {"lr": "1e-2"})
+    narrowed = list(expand(artefact, {"scale": scale, "seeds": "3,20"}, {"lr": "1e-2"}).values())
     assert {(cfg.lr, cfg.seed) for cfg in narrowed} == {(1e-2, 3), (1e-2, 20)}
 
 

@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from tasks.engine.errors import Held, UserError
 
@@ -91,9 +92,7 @@ def only_process(folder: Path) -> Iterator[None]:
     Raises Held if another process is at work in it.
     """
     with open(folder / ".lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(lock):
             lock.seek(0)
             holder = lock.read().strip() or "another process"
             raise Held(f"run {folder.name} is being trained by {holder}; wait for it, or stop it first") from None
@@ -103,6 +102,16 @@ def only_process(folder: Path) -> Iterator[None]:
         for left_over in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
             left_over.unlink()
         yield
+
+
+def _locked(lock: TextIO) -> bool:
+    """Tries for half a second: a look at the folder's state (scripts/states.py) holds the lock too, for an instant."""
+    for _ in range(10):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @contextlib.contextmanager

@@ -67,9 +67,9 @@ def run_id(cfg: DictConfig) -> str:
     return f"{cfg.regularizer.name}-s{cfg.seed}-{config_hash(cfg)[:12]}"
 
 
-def run_folder(cfg: DictConfig) -> Path:
-    """<runs_dir>/<task>/<run_id>, which need not exist."""
-    return Path(cfg.runs_dir) / cfg.task.name / run_id(cfg)
+def run_folder(cfg: DictConfig, its_id: str | None = None) -> Path:
+    """<runs_dir>/<task>/<run_id>, which need not exist; who knows the run's id saves making it anew."""
+    return Path(cfg.runs_dir) / cfg.task.name / (its_id or run_id(cfg))
 
 
 def has_record(cfg: DictConfig) -> bool:
@@ -133,10 +133,15 @@ def read_metrics(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
 
     Raises DamagedRecord if a log is not the one that the record was written for.
     """
+    check_logs(folder, record)
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def check_logs(folder: Path, record: dict[str, Any]) -> None:
+    """Raises DamagedRecord if a log is not the one that the record was written for."""
     for name, digest in record["files"].items():
         if not (folder / name).exists() or file_digest(folder / name) != digest:
             raise DamagedRecord(f"{folder / name} is damaged: it does not match the run's record")
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def file_digest(path: Path) -> str:
@@ -145,10 +150,10 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def set_aside(path: Path) -> Path:
-    """Renames a damaged file to <name>.damaged (or .damaged.2, ...), so that nothing is lost and nothing stands in the way."""
-    target, number = path.with_name(path.name + ".damaged"), 2
+def set_aside(path: Path, why: str = "damaged") -> Path:
+    """Renames a file to <name>.<why> (or .<why>.2, ...), so that nothing is lost and nothing stands in the way."""
+    target, number = path.with_name(f"{path.name}.{why}"), 2
     while target.exists():
-        target, number = path.with_name(f"{path.name}.damaged.{number}"), number + 1
+        target, number = path.with_name(f"{path.name}.{why}.{number}"), number + 1
     os.replace(path, target)
     return target

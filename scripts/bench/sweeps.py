@@ -1,0 +1,107 @@
+"""What a sweep costs beside its training:  python scripts/bench/sweeps.py [finished=1000] [runs=60] [rounds=3]
+
+1. How long reproduce.py takes to plan and skip `finished` runs, and its --dry-run and status.py: wall time of the commands, median of
+   `rounds`. The runs are copies of a real one, each with its own record.
+2. How long launcher=local takes per run beside the training: in a sweep of `runs` tiny runs, jobs=1, the time from one record to the next,
+   less the seconds of training on the latter. That is all there is: handing the run over, its model and data, its checkpoint and record.
+"""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median, quantiles
+
+from omegaconf import OmegaConf
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from scripts.common import ROOT, one_line_errors
+from scripts.plan import expand, load_artefact
+from tasks.engine import records
+from tasks.engine.errors import UserError
+
+TINY = {"num_steps": "16", "task.model.width": "32", "task.batch_size": "64", "task.log_every_steps": "8"}
+METHODS = 6  # of the grokking artefact: runs per seed
+
+
+def seconds_of(script: str, *arguments: str) -> float:
+    """Wall time of a command, in seconds."""
+    begin = time.monotonic()
+    done = subprocess.run([sys.executable, str(ROOT / "scripts" / script), *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{script} ended with {done.returncode}: {done.stderr}")
+    return time.monotonic() - begin
+
+
+def sweep(runs: int, runs_dir: Path) -> list[str]:
+    """reproduce.py's arguments for a sweep of about so many tiny runs."""
+    seeds = ",".join(str(seed) for seed in range(1, -(-runs // METHODS) + 1))
+    return ["grokking", f"seeds={seeds}", f"runs_dir={runs_dir}", *(f"{key}={value}" for key, value in TINY.items())]
+
+
+def make_finished(runs: int, runs_dir: Path) -> int:
+    """Copies of one real tiny run, as if a sweep of them had finished; returns how many."""
+    seconds_of(
+        "train.py", "task=grokking", "quiet=true", f"runs_dir={runs_dir / 'one'}", *(f"{key}={value}" for key, value in TINY.items())
+    )
+    (one,) = (runs_dir / "one").glob("*/*-s1-*")
+    options = dict(argument.split("=", 1) for argument in sweep(runs, runs_dir)[1:])
+    configs = expand(load_artefact("grokking"), {"scale": "mini", "seeds": options.pop("seeds")}, options)
+    record = json.loads((one / "record.json").read_text())
+    del record["checksum"]
+    for run_id, cfg in configs.items():
+        folder = records.run_folder(cfg, run_id)
+        shutil.copytree(one, folder, ignore=shutil.ignore_patterns("record.json", ".lock"))
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+        own = {"run_id": run_id, "seed": cfg.seed, "config": records.identity(cfg), "config_hash": records.config_hash(cfg)}
+        records.write_record(folder, record | own)
+    shutil.rmtree(runs_dir / "one")
+    return len(configs)
+
+
+def skipping(runs: int, rounds: int, runs_dir: Path) -> None:
+    """Prints how long the commands take over a sweep that has finished."""
+    count = make_finished(runs, runs_dir)
+    arguments = sweep(runs, runs_dir)
+    for script, *more in (("reproduce.py",), ("reproduce.py", "--dry-run"), ("status.py",)):
+        times = [seconds_of(script, *arguments, *more) for _ in range(rounds)]
+        print(
+            f"{' '.join([script, *more])}: {median(times):.1f} s for {count} finished runs, {min(times):.1f} to {max(times):.1f} s",
+            flush=True,
+        )
+
+
+def overhead(runs: int, runs_dir: Path) -> None:
+    """Prints what launcher=local adds to the training of a run."""
+    seconds_of("reproduce.py", *sweep(runs, runs_dir), "jobs=1")
+    ended = sorted((path.stat().st_mtime, json.loads(path.read_text())["seconds"]) for path in runs_dir.glob("*/*/record.json"))
+    beside = [end - before - trained for (before, _), (end, trained) in itertools.pairwise(ended)]
+    low, *_, high = quantiles(beside, n=10)
+    share = f"{median(beside) / 60:.2%} of a minute"
+    print(f"launcher=local: {median(beside):.2f} s a run beside its training, {low:.2f} to {high:.2f} s for 8 of 10; {share}")
+
+
+def main(arguments: list[str]) -> None:
+    """Measures both in a temporary folder."""
+    options = {"finished": "1000", "runs": "60", "rounds": "3"} | dict(a.split("=", 1) for a in arguments if "=" in a)
+    if unknown := [a for a in arguments if a.partition("=")[0] not in ("finished", "runs", "rounds")]:
+        raise UserError(f"{unknown[0]} is unknown; finished=1000 runs=60 rounds=3 can be given")
+    if bad := [f"{key}={value}" for key, value in options.items() if not value.isdigit() or int(value) < 1]:
+        raise UserError(f"{bad[0]} must be a whole number >= 1")
+    finished, runs, rounds = (int(options[key]) for key in ("finished", "runs", "rounds"))
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        skipping(finished, rounds, Path(folder) / "finished")
+        overhead(runs, Path(folder) / "tiny")
+    print(f"load {os.getloadavg()[0]:.1f} at the end")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])

@@ -1,0 +1,159 @@
+"""What runs have cost and what those that are left will cost, in seconds of one core or GPU.
+
+Seconds per step come from the records of finished runs in the same runs_dir: of the same task settings and method, else of the same task
+settings, else of the same task and scale; a run in progress is judged by its own log. Where no run has finished, from the logs of those in
+progress, else from `minutes_per_run` in the artefact's file, if there is one and the settings are the artefact's.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from omegaconf import DictConfig
+
+from scripts.arguments import Request, jobs_of
+from scripts.states import RunState, whole_record
+from scripts.tables import duration, hours
+from tasks.engine import attempts, records
+
+# Overrides with which a run is still of the length that the artefact's file estimates.
+ESTIMATE_HOLDS = ("num_steps", "lr", "runs_dir", "data_dir", "logging", "launcher", "quiet", "deterministic")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one core or GPU, None where nobody can say; source is measured, estimated or unknown."""
+
+    seconds: float | None
+    source: str
+
+
+class Prices:
+    """What a step costs, looked up in the records of a runs_dir."""
+
+    def __init__(self, artefact: dict[str, Any], request: Request, runs: Sequence[RunState]) -> None:
+        keys = [key for key in request.overrides if not key.startswith(("regularizer.", "checkpoint_every_"))]
+        estimate_holds = all(key.partition(".")[0] in ESTIMATE_HOLDS for key in keys)
+        scale = artefact["scales"].get(request.options["scale"], {})
+        self._minutes_per_run: float | None = scale.get("minutes_per_run") if estimate_holds else None
+        self._finished: dict[tuple, list[float]] = defaultdict(list)
+        self._running: dict[tuple, list[float]] = defaultdict(list)
+        self._read: set[Path] = set()
+        for run in runs:
+            if run.state == "running" and (seconds := own_seconds_per_step(run)) is not None:
+                for key in _alike(records.identity(run.cfg), on_gpu(run.cfg), processes(run.cfg)):
+                    self._running[key].append(seconds)
+
+    def left(self, run: RunState) -> Cost:
+        """What is left of a run that has not ended."""
+        steps = run.cfg.num_steps - run.step
+        own = own_seconds_per_step(run) if run.state == "running" else None
+        price = self._price(run.cfg) if own is None else Cost(own, "measured")
+        return price if price.seconds is None else Cost(price.seconds * width(run.cfg) * steps, price.source)
+
+    def used(self, run: RunState) -> Cost:
+        """What a run has cost: on record if it has ended, else its steps by the price of one."""
+        if run.record is not None:
+            hardware = run.record["hardware"]
+            return Cost(run.record["seconds"] * hardware.get("processes", 1) * (1 if hardware["gpu"] else hardware["threads"]), "measured")
+        if run.step == 0:
+            return Cost(0.0, "measured")
+        price = self._price(run.cfg)
+        return price if price.seconds is None else Cost(price.seconds * width(run.cfg) * run.step, price.source)
+
+    def _price(self, cfg: DictConfig) -> Cost:
+        """Seconds a step, evaluations included."""
+        self._read_records(Path(cfg.runs_dir) / cfg.task.name)
+        keys = list(_alike(records.identity(cfg), on_gpu(cfg), processes(cfg)))
+        for table in (self._finished, self._running):
+            for key in keys:
+                if key in table:
+                    return Cost(median(table[key]), "measured")
+        if self._minutes_per_run is not None:
+            return Cost(60 * self._minutes_per_run / cfg.task.num_steps, "estimated")
+        return Cost(None, "unknown")
+
+    def _read_records(self, folder: Path) -> None:
+        if folder in self._read:
+            return
+        self._read.add(folder)
+        for path in folder.glob("*/record.json"):
+            record = whole_record(path.parent)
+            if record is not None and record["status"] == "finished" and record["steps"]:
+                hardware = record["hardware"]
+                for key in _alike(record["config"], hardware["gpu"] is not None, hardware.get("processes", 1)):
+                    self._finished[key].append(record["seconds"] / record["steps"])
+
+
+def _alike(config: dict[str, Any], gpu: bool, count: int) -> Iterator[tuple]:
+    """Keys under which runs of about the same price per step are found, the closest first; `count` processes share a run."""
+    task = json.dumps(config["task"], sort_keys=True)
+    yield task, config["regularizer"]["name"], gpu, count
+    yield task, gpu, count
+    yield config["task"]["name"], config["scale"], gpu, count
+
+
+def own_seconds_per_step(run: RunState) -> float | None:
+    """From the log of a run in progress: the steps since it was last taken up, and the times of its files; None if it says nothing yet."""
+    history = attempts.history(run.folder)
+    try:
+        seconds = (run.folder / "metrics.jsonl").stat().st_mtime - (run.folder / attempts.NAME).stat().st_mtime
+    except FileNotFoundError:
+        return None
+    steps = run.step - history[-1].get("start", run.step) if history else 0
+    return seconds / steps if steps > 0 and seconds > 0 else None
+
+
+def on_gpu(cfg: DictConfig) -> bool:
+    return str(cfg.device).startswith("cuda")
+
+
+def unit(cfg: DictConfig) -> str:
+    """What the hours are hours of."""
+    return "GPU" if on_gpu(cfg) else "core"
+
+
+def processes(cfg: DictConfig) -> int:
+    """How many processes share the run, one a GPU."""
+    return cfg.nodes * cfg.gpus
+
+
+def width(cfg: DictConfig) -> int:
+    """GPUs, or without GPUs cores, that a run keeps busy."""
+    return processes(cfg) * (1 if on_gpu(cfg) else cfg.threads or 1)
+
+
+def in_hours(costs: Sequence[Cost], unit_name: str) -> str:
+    """The sum in words; what is estimated or unknown is said."""
+    known = [cost for cost in costs if cost.seconds is not None]
+    if costs and not known:
+        return "unknown"
+    words = hours(sum(cost.seconds or 0.0 for cost in known), unit_name)
+    if any(cost.source == "estimated" for cost in known):
+        words += " (estimated)"
+    return words + (f", unknown for {len(costs) - len(known)}" if len(known) < len(costs) else "")
+
+
+def time_left(costs: Sequence[Cost], runs: Sequence[RunState], request: Request) -> str:
+    """How long the runs take that are left, side by side; "" if none is."""
+    if not runs:
+        return ""
+    if any(cost.seconds is None for cost in costs):
+        return "unknown"
+    side_by_side = min(at_a_time(runs, request), len(runs))
+    seconds = sum(cost.seconds / width(run.cfg) for cost, run in zip(costs, runs, strict=True) if cost.seconds)
+    return f"{duration(seconds / side_by_side)}, {side_by_side} at a time"
+
+
+def at_a_time(runs: Sequence[RunState], request: Request) -> int:
+    """How many runs go on side by side: those that do, else as many as the launcher would start; on unseen GPUs one."""
+    if running := sum(run.state == "running" for run in runs):
+        return running
+    cfg = runs[0].cfg
+    if cfg.launcher.name == "slurm":
+        return cfg.launcher.parallel * cfg.launcher.runs_at_a_time
+    return 1 if on_gpu(cfg) and "jobs" not in request.options else jobs_of(request.options, cfg.device)

@@ -1,0 +1,63 @@
+"""reproduce.py --dry-run: what would be trained, what would be skipped, and what it costs."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from scripts.arguments import Request
+from scripts.cost import Prices, in_hours, time_left, unit
+from scripts.plan import expand
+from scripts.states import RunState, states
+from scripts.tables import duration, show
+from tasks.engine import records
+
+
+def dry_run(artefact: dict[str, Any], request: Request) -> None:
+    """Prints one line a run and the sums; starts nothing, writes nothing."""
+    runs = states(expand(artefact, request.options, request.overrides).values())
+    prices, axes = Prices(artefact, request, runs), axes_of(artefact, request)
+    would_train, rows = [], []
+    for run in runs:
+        trains, what = _what_happens(run)
+        row = [run.run_id, differing(run.cfg, axes), what, ""]
+        if trains:
+            cost = prices.left(run)
+            row[-1] = "unknown" if cost.seconds is None else duration(cost.seconds)
+            would_train.append((run, cost))
+        rows.append(row)
+    show(("run", "differs in", "what happens", f"{unit(runs[0].cfg)} time"), rows)
+    trained, costs = [run for run, _ in would_train], [cost for _, cost in would_train]
+    left = time_left(costs, trained, request)
+    counts = f"{len(runs)} runs, {len(trained)} would be trained, {len(runs) - len(trained)} not"
+    sums = f"cost {in_hours(costs, unit(runs[0].cfg))}" + (f", time {left}" if left else "")
+    print(f"{artefact['name']}, scale {request.options['scale']}: {counts}; {sums}; nothing was started")
+
+
+def _what_happens(run: RunState) -> tuple[bool, str]:
+    """Whether reproduce.py trains the run or hands it to the cluster, and what it does in words."""
+    if run.record is not None:
+        try:
+            records.check_logs(run.folder, run.record)
+        except records.DamagedRecord:
+            return True, "train again: its logs are damaged"
+        return False, "skip: done" if run.state == "done" else f"skip: failed ({run.record['reason']}); retry.py makes it ready again"
+    job = f"job {run.job.id}" if run.job else "another process"
+    if run.state == "running":
+        return False, f"leave to {job}, at step {run.step} of {run.cfg.num_steps}"
+    if run.state == "queued" and run.cfg.launcher.name == "slurm":
+        return False, f"leave to {job}, in the queue"
+    queued = f" here, before {job} does" if run.state == "queued" else ""
+    return True, f"go on{queued} from its last checkpoint, logged up to step {run.step}" if run.step else f"train{queued}"
+
+
+def axes_of(artefact: dict[str, Any], request: Request) -> list[str]:
+    """The keys along which the artefact's runs differ, beside the method and the seed, which are in the run's id."""
+    grids = artefact["scales"][request.options["scale"]]["grids"]
+    keys = dict.fromkeys(key for grid in grids for key, values in grid.items() if isinstance(values, list) and len(values) > 1)
+    return [key for key in keys if key not in request.overrides]
+
+
+def differing(cfg: DictConfig, axes: list[str]) -> str:
+    """key=value of those axes that the run's method has."""
+    values = {key: OmegaConf.select(cfg, key) for key in axes}
+    return " ".join(f"{key}={value}" for key, value in values.items() if value is not None)

@@ -1,0 +1,127 @@
+"""Removes the checkpoints of finished runs:  python scripts/prune.py [ARTEFACT ...] [scale=mini] [key=value ...] [--orphans] [--yes]
+
+A finished run's checkpoints (also those that were set aside as damaged) are read again only if its record or logs are damaged one day: the
+run is then done from the start. Runs that are running, queued, stale or failed are left alone, and so are all records and logs.
+--orphans adds the finished runs in runs_dir that belong to no artefact: of train.py, of other keys, of configurations that have changed.
+"""
+
+import contextlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.arguments import Request, confirmed, read_arguments
+from scripts.common import one_line_errors
+from scripts.launchers.queue import in_queue
+from scripts.plan import expand, known_artefacts, load_artefact
+from scripts.states import is_held, whole_record
+from scripts.tables import show, size
+from tasks.engine import records
+from tasks.engine.errors import Held
+from tasks.engine.files import only_process
+
+CHECKPOINTS = ("checkpoint*", ".checkpoint*.tmp")  # .tmp: of a process that was killed while it wrote
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs that have checkpoints, under the name that they are listed by."""
+
+    name: str
+    folders: list[Path]
+
+    def files(self) -> list[Path]:
+        return [path for folder in self.folders for path in checkpoints(folder)]
+
+    def bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.files())
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return [path for pattern in CHECKPOINTS for path in folder.glob(pattern)]
+
+
+def groups(request: Request) -> list[Group]:
+    """The prunable runs of each artefact, then the orphans if they are asked for; no run twice."""
+    found: list[Group] = []
+    seen: set[Path] = set()
+    queued: set[str] = set()
+    runs_dir = Path()
+    for name in request.names or known_artefacts():
+        configs = expand(load_artefact(name), request.options, request.overrides)
+        if not found:
+            runs_dir = Path(next(iter(configs.values())).runs_dir)
+            queued = set(in_queue(runs_dir))
+        folders = [folder for run_id, cfg in configs.items() if (folder := records.run_folder(cfg, run_id)) not in seen]
+        seen.update(folders)
+        found.append(Group(name, [folder for folder in folders if is_prunable(folder, queued)]))
+    if "orphans" in request.flags:
+        seen |= owned(runs_dir)
+        folders = [path.parent for path in sorted(runs_dir.glob("*/*/record.json")) if path.parent not in seen]
+        found.append(Group("orphans", [folder for folder in folders if is_prunable(folder, queued)]))
+    return found
+
+
+def owned(runs_dir: Path) -> set[Path]:
+    """The folders of every run that an artefact defines, at any scale."""
+    artefacts = [load_artefact(name) for name in known_artefacts()]
+    scales = [(artefact, {"scale": scale}) for artefact in artefacts for scale in artefact["scales"]]
+    runs = [run for artefact, options in scales for run in expand(artefact, options, {"runs_dir": str(runs_dir)}).items()]
+    return {records.run_folder(cfg, run_id) for run_id, cfg in runs}
+
+
+def is_prunable(folder: Path, queued: set[str]) -> bool:
+    """Whether the run has checkpoints, nobody is at work on it or about to be, and it is finished."""
+    return bool(checkpoints(folder)) and folder.name not in queued and not is_held(folder) and is_finished(folder)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run has ended well and its record and logs are whole."""
+    record = whole_record(folder)
+    if record is None or record["status"] != "finished":
+        return False
+    try:
+        records.check_logs(folder, record)
+    except records.DamagedRecord:
+        return False
+    return True
+
+
+def prune(folder: Path) -> int:
+    """Removes the checkpoints; returns the bytes that were freed, 0 if somebody is at work on the run by now."""
+    freed = 0
+    with contextlib.suppress(Held), only_process(folder):
+        if not is_finished(folder):
+            return 0
+        for path in checkpoints(folder):
+            freed += path.stat().st_size
+            path.unlink()
+    return freed
+
+
+def main(arguments: list[str]) -> None:
+    """Shows what would be freed, asks, and frees it."""
+    request = read_arguments(arguments, ("orphans", "yes"))
+    found = groups(request)
+    folders = [folder for group in found for folder in group.folders]
+    if not folders:
+        print("no finished run has a checkpoint; nothing to remove")
+        return
+    show(("runs of", "finished runs", "checkpoints", "size"), [_row(group) for group in found])
+    if not confirmed(
+        f"Remove {sum(len(group.files()) for group in found)} checkpoints, {size(sum(group.bytes() for group in found))}?", request
+    ):
+        print("nothing was removed")
+        return
+    print(f"freed {size(sum(prune(folder) for folder in folders))}")
+
+
+def _row(group: Group) -> list[str]:
+    return [group.name, str(len(group.folders)), str(len(group.files())), size(group.bytes())]
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])

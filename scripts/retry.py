@@ -1,0 +1,107 @@
+"""Makes failed runs ready to be done again:  python scripts/retry.py ARTEFACT|RUN_FOLDER ... [key=value ...] [from=checkpoint] [--yes]
+
+Of a failed run record.json is renamed to record.json.failed, so that the next reproduce.py or train.py does it again. A run whose loss was
+not finite starts from step 0: from its checkpoint the same code would give the same NaN, and other code would leave a run that is half the
+old code's. Its checkpoints and logs are set aside too. A run that ran out of memory or was killed goes on from its last checkpoint.
+from=start or from=checkpoint chooses for all of them.
+Keys are those of reproduce.py: the same ones that the runs were started with. Nothing is deleted.
+"""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.arguments import Request, confirmed, read_arguments
+from scripts.common import one_line_errors
+from scripts.plan import expand, known_artefacts, load_artefact
+from scripts.states import states, whole_record
+from tasks.engine import records
+from tasks.engine.errors import UserError
+from tasks.engine.files import only_process
+
+NOT_FINITE = "loss is "  # how the reason begins of a run whose loss was not finite (tasks/engine/training.py)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failed run's folder, why it failed, and whether it is to start from step 0."""
+
+    folder: Path
+    reason: str
+    from_start: bool
+
+
+def failures(request: Request, where: str | None) -> list[Failure]:
+    """The failed runs of the artefacts and folders named.
+
+    Raises UserError for a name that is neither, and for a folder whose run has not failed.
+    """
+    found: dict[Path, str] = {}
+    for name in request.names:
+        if name in known_artefacts() or not Path(name).is_dir():
+            runs = states(expand(load_artefact(name), request.options, request.overrides).values())
+            found |= {run.folder.resolve(): run.record["reason"] for run in runs if run.state == "failed" and run.record}
+            continue
+        folder = Path(name).resolve()
+        record = whole_record(folder)
+        if record is None or record["status"] != "failed":
+            raise UserError(f"{name} holds no failed run" + ("" if record is None else f": it is {record['status']}"))
+        found[folder] = record["reason"]
+    return [
+        Failure(folder, reason, where == "start" or (where is None and reason.startswith(NOT_FINITE))) for folder, reason in found.items()
+    ]
+
+
+def make_ready(failure: Failure) -> None:
+    """Sets the record aside, last, and with it what a start from step 0 must not find.
+
+    Raises Held if a process is at work on the run, UserError if its record is another one by now.
+    """
+    folder = failure.folder
+    with only_process(folder):
+        record = whole_record(folder)
+        if record is None or record["reason"] != failure.reason:
+            raise UserError(f"{folder} has changed in the meantime; start again")
+        if failure.from_start:
+            for path in (*sorted(folder.glob("checkpoint*.pt")), folder / "metrics.jsonl", folder / "dynamics.jsonl"):
+                if path.exists():
+                    records.set_aside(path, "failed")
+        records.set_aside(folder / "record.json", "failed")
+
+
+def main(arguments: list[str]) -> None:
+    """Shows the failed runs, asks, and makes them ready."""
+    request = read_arguments(arguments, ("yes",))
+    where = request.overrides.pop("from", None)
+    if where not in (None, "start", "checkpoint"):
+        raise UserError(f"from={where} must be start or checkpoint")
+    if not request.names:
+        raise UserError("name an artefact or a run's folder, for example: python scripts/retry.py figure2")
+    found = failures(request, where)
+    if not found:
+        print("no run has failed; nothing to do")
+        return
+    for failure in found:
+        print(f"{failure.folder}: {failure.reason}; would start again from {'step 0' if failure.from_start else 'its last checkpoint'}")
+    if not confirmed(f"Make {len(found)} failed run{'s' * (len(found) > 1)} ready to be done again?", request):
+        print("nothing was changed")
+        return
+    for failure in found:
+        make_ready(failure)
+    print(f"{len(found)} ready, the old records kept as record.json.failed; {_what_next(request)}")
+
+
+def _what_next(request: Request) -> str:
+    artefacts = [name for name in request.names if name in known_artefacts()]
+    if not artefacts:
+        return "the command that trained them does them again"
+    given = [f"{key}={value}" for key, value in request.given.items() if key != "from"]
+    return f"next: {shlex.join(['python', 'scripts/reproduce.py', *artefacts, *given])}"
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])

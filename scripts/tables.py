@@ -1,0 +1,44 @@
+"""Tables and durations for a person: rich tables at a terminal, aligned plain text anywhere else."""
+
+import sys
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints the rows; columns that hold nothing in any row are left out."""
+    kept = [number for number in range(len(columns)) if any(row[number] for row in rows)]
+    lines = [[str(row[number]) for number in kept] for row in (columns, *rows)]
+    if sys.stdout.isatty():
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in lines[0]:
+            table.add_column(name, overflow="fold")
+        for line in lines[1:]:
+            table.add_row(*line)
+        Console(markup=False, highlight=False).print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def duration(seconds: float) -> str:
+    """H:MM:SS."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def hours(seconds: float, unit: str) -> str:
+    """Hours of a core or a GPU, to three digits."""
+    return f"{seconds / 3600:.3g} {unit}-hours"
+
+
+def size(count: int) -> str:
+    """Bytes as B, kB, MB or GB (powers of 1,000)."""
+    number, names = float(count), ["B", "kB", "MB", "GB"]
+    while number >= 999.5 and len(names) > 1:
+        number, names = number / 1000, names[1:]
+    return f"{number:.3g} {names[0]}"

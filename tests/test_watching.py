@@ -1,0 +1,288 @@
+"""status.py, reproduce.py --dry-run, retry.py and prune.py, as they are typed, over runs in every state."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commands import ROOT, call, command, is_one_line
+from omegaconf import DictConfig
+
+from scripts.arguments import read_arguments
+from scripts.bench.sweeps import make_finished, sweep
+from scripts.plan import expand, load_artefact, plan
+from tasks.engine import records
+from tasks.engine.attempts import history
+from tasks.engine.errors import TrainingFailed
+from tasks.engine.files import only_process
+from tasks.engine.run import run
+
+# One setting for all: 24 steps, logged every 8, a checkpoint at 5, 10, ... and at the end.
+SETTINGS = ("num_steps=24", "task.model.width=32", "task.batch_size=64", "task.log_every_steps=8", "checkpoint_every_steps=5")
+NAN = "lr=1e30"
+
+
+def configs(runs_dir: Path, *more: str) -> list[DictConfig]:
+    """The six runs of the artefact."""
+    request = read_arguments([*artefact(runs_dir), *more])
+    return list(expand(load_artefact("grokking"), request.options, request.overrides).values())
+
+
+def left_to_do(runs_dir: Path) -> set[str]:
+    """What reproduce.py would train."""
+    request = read_arguments([*artefact(runs_dir)])
+    return {records.run_id(cfg) for cfg in plan(load_artefact("grokking"), request.options, request.overrides).todo}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The six runs, done."""
+    runs_dir = tmp_path_factory.mktemp("finished")
+    for cfg in configs(runs_dir):
+        run(cfg)
+    return runs_dir
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory) -> Path:
+    """One run whose loss was not finite."""
+    runs_dir = tmp_path_factory.mktemp("failed")
+    with pytest.raises(TrainingFailed):
+        run(configs(runs_dir, NAN)[2])
+    return runs_dir
+
+
+def artefact(runs_dir: Path) -> tuple[str, ...]:
+    return ("grokking", *SETTINGS, f"runs_dir={runs_dir}")
+
+
+def copy(runs_dir: Path, to: Path) -> Path:
+    return Path(shutil.copytree(runs_dir, to / "runs"))
+
+
+def folders(runs_dir: Path) -> list[Path]:
+    return sorted((runs_dir / "grokking").glob("*-s*"))
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file but locks, with its bytes and its time."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"]
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+@contextlib.contextmanager
+def every_state(finished: Path, folder: Path, monkeypatch) -> Iterator[tuple[Path, list[Path]]]:
+    """The six runs as done, done with a damaged log, running, stale, queued and to do; the queue is a squeue that names one of them."""
+    runs_dir = copy(finished, folder)
+    runs = folders(runs_dir)
+    with open(runs[1] / "dynamics.jsonl", "ab") as log:
+        log.write(b"x")
+    for begun in runs[2:5]:
+        (begun / "record.json").unlink()
+    for gone in runs[4:]:
+        shutil.rmtree(gone)
+    (runs_dir / "slurm").mkdir()
+    (runs_dir / "slurm" / "0a1b.json").write_text(json.dumps({"title": "grokking", "jobs": [["another"], [runs[4].name]]}))
+    squeue = folder / "squeue"
+    squeue.write_text("#!/bin/sh\necho 'cpr-grokking-0a1b|8|7|1|PENDING'\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    with only_process(runs[2]):
+        yield runs_dir, runs
+
+
+def test_status_tells_every_state_and_names_what_is_not_done(finished, tmp_path, monkeypatch):
+    with every_state(finished, tmp_path, monkeypatch) as (runs_dir, runs):
+        before = contents(runs_dir)
+        done = call("status.py", *artefact(runs_dir))
+        assert contents(runs_dir) == before
+    assert done.returncode == 0, done.stderr
+    head, counts, empty, columns, *lines = done.stdout.splitlines()
+    assert head.split()[:8] == ["artefact", "runs", "done", "failed", "running", "queued", "stale", "to"]
+    assert counts.split()[:8] == ["grokking", "6", "2", "0", "1", "1", "1", "1"]
+    assert counts.count("core-hours") == 2
+    assert "unknown" not in counts
+    assert empty == ""
+    assert columns.split()[:2] == ["state", "run"]
+    assert [line.split()[:2] for line in lines[:3]] == [["running", runs[2].name], ["queued", runs[4].name], ["stale", runs[3].name]]
+    assert "24 of 24" in lines[0]
+    assert "7_1" in lines[1]
+    assert lines[3].split()[:3] == ["to", "do", runs[5].name]
+    assert len(lines) == 4
+
+
+def test_status_says_why_a_run_failed_and_of_all_artefacts_one_line_each(failed, tmp_path):
+    done = call("status.py", "grokking", *SETTINGS, NAN, f"runs_dir={failed}")
+    assert done.stdout.splitlines()[1].split()[:8] == ["grokking", "6", "0", "1", "0", "0", "0", "5"]
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("failed")]
+    assert "regularizer.weight_decay=1.0" in line
+    assert "8 of 24" in line
+    assert "loss is nan between steps 1 and 8" in line
+    done = call("status.py", f"runs_dir={tmp_path / 'none'}")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["artefact", "figure2", "grokking"]
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_dry_run_says_what_reproduce_then_does(finished, tmp_path, monkeypatch):
+    with every_state(finished, tmp_path, monkeypatch) as (runs_dir, runs):
+        before = contents(runs_dir)
+        done = call("reproduce.py", *artefact(runs_dir), "launcher=slurm", "--dry-run")
+        local = call("reproduce.py", *artefact(runs_dir), "--dry-run")
+        assert contents(runs_dir) == before
+    assert done.returncode == local.returncode == 0, done.stderr
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    said = [lines[run.name] for run in runs]
+    expected = ("skip: done", "its logs are damaged", "leave to another process", "go on", "leave to job 7_1", "train")
+    assert all(words in line for words, line in zip(expected, said, strict=True)), said
+    assert "regularizer.weight_decay=0.01" in done.stdout
+    assert "6 runs, 3 would be trained, 3 not; cost " in lines["grokking,"]
+    assert "estimated" not in lines["grokking,"]  # the finished runs have been measured
+    assert "6 runs, 4 would be trained, 2 not" in local.stdout  # this machine does not wait for the cluster
+    would_train = {
+        line.split()[0] for line in local.stdout.splitlines() if line.split()[0] in {path.name for path in runs} and line[-1].isdigit()
+    }
+    assert would_train | {runs[2].name} == left_to_do(runs_dir)
+
+
+def test_before_anything_was_measured_costs_are_the_artefact_s_estimate_or_unknown(tmp_path):
+    done = call("reproduce.py", "figure2", "grokking", "scale=paper", f"runs_dir={tmp_path}", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "273 runs, 273 would be trained, 0 not; cost 45.5 GPU-hours (estimated)" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("grokking, scale paper: 36 runs")
+    done = call("reproduce.py", "grokking", "task.batch_size=64", f"runs_dir={tmp_path}", "--dry-run")
+    assert "cost unknown" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_with_a_nan_starts_again_from_step_0_and_nothing_of_it_is_lost(failed, tmp_path):
+    runs_dir = copy(failed, tmp_path)
+    (folder,) = folders(runs_dir)
+    before = contents(folder)
+    refused = call("retry.py", str(folder), stdin=subprocess.DEVNULL)
+    assert refused.returncode == 2
+    is_one_line(refused, "--yes")
+    assert "loss is nan between steps 1 and 8; would start again from step 0" in refused.stdout
+    assert contents(folder) == before
+    assert call("retry.py", str(folder), "--yes").returncode == 0
+    for name in ("record.json", "checkpoint.pt", "metrics.jsonl", "dynamics.jsonl"):
+        assert not (folder / name).exists()
+        assert (folder / f"{name}.failed").read_bytes() == before[str(folder / name)][0]
+    cfg = configs(runs_dir, NAN)[2]
+    with pytest.raises(TrainingFailed):
+        run(cfg)
+    assert starts(folder) == [0, 0]
+    # From the checkpoint of step 5 it comes to the same end, which is why that has to be asked for.
+    done = call("retry.py", *artefact(runs_dir), NAN, "from=checkpoint", "--yes")
+    assert done.stdout.splitlines()[-1].endswith(f"next: python scripts/reproduce.py {' '.join(artefact(runs_dir))} {NAN}")
+    with pytest.raises(TrainingFailed):
+        run(cfg)
+    assert starts(folder) == [0, 0, 5]
+    names = ("record.json", "record.json.failed", "record.json.failed.2")
+    assert {json.loads((folder / name).read_text())["reason"] for name in names} == {"loss is nan between steps 1 and 8"}
+
+
+def starts(folder: Path) -> list[int]:
+    return [line["start"] for line in history(folder) if "start" in line]
+
+
+def test_a_run_that_ran_out_of_memory_goes_on_from_its_checkpoint(finished, tmp_path):
+    runs_dir = copy(finished, tmp_path)
+    cfg = configs(runs_dir)[0]
+    folder = records.run_folder(cfg)
+    good = records.read_record(folder)
+    assert good is not None
+    records.write_record(folder, good | {"status": "failed", "reason": "out of memory at step 24, in 3 attempts", "metrics": {}})
+    done = call("retry.py", *artefact(runs_dir), "--yes")
+    assert "would start again from its last checkpoint" in done.stdout
+    again = run(cfg)
+    assert starts(folder) == [0, 24]
+    assert (again["status"], again["state_sha256"], again["metrics"]) == ("finished", good["state_sha256"], good["metrics"])
+
+
+def test_prune_removes_the_checkpoints_of_finished_runs_alone(finished, failed, tmp_path, monkeypatch):
+    with every_state(finished, tmp_path, monkeypatch) as (runs_dir, runs):
+        shutil.copytree(folders(failed)[0], runs_dir / "grokking" / folders(failed)[0].name)
+        (runs[0] / "checkpoint.pt.damaged").write_bytes(b"1234")
+        before = contents(runs_dir)
+        refused = call("prune.py", *artefact(runs_dir), stdin=subprocess.DEVNULL)
+        assert refused.returncode == 2
+        is_one_line(refused, "Remove 2 checkpoints", "--yes")
+        assert contents(runs_dir) == before
+        done = call("prune.py", *artefact(runs_dir), "--yes")
+        after = contents(runs_dir)
+    assert done.returncode == 0, done.stderr
+    removed = set(before) - set(after)
+    assert removed == {str(runs[0] / "checkpoint.pt"), str(runs[0] / "checkpoint.pt.damaged")}
+    assert after == {path: content for path, content in before.items() if path not in removed}
+    assert "freed " in done.stdout
+
+
+def test_orphans_are_pruned_only_if_asked_for_and_a_no_at_the_terminal_changes_nothing(finished, tmp_path):
+    runs_dir = copy(finished, tmp_path)
+    assert call("prune.py", f"runs_dir={runs_dir}", "--yes").stdout == "no finished run has a checkpoint; nothing to remove\n"
+    orphans = ("prune.py", f"runs_dir={runs_dir}", "--orphans")  # 24 steps are no artefact's
+    assert "Remove 6 checkpoints" in at_terminal(*orphans, answer="n")
+    assert len(list(runs_dir.glob("*/*/checkpoint.pt"))) == 6
+    assert "freed " in at_terminal(*orphans, answer="y")
+    assert not list(runs_dir.glob("*/*/checkpoint.pt"))
+    assert not left_to_do(runs_dir)
+
+
+def at_terminal(script: str, *arguments: str, answer: str) -> str:
+    """What a command says at a terminal where its question is answered."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command(script, *arguments), stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        os.write(ours, f"{answer}\n".encode())
+        said = b""
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            while piece := os.read(ours, 4096):
+                said += piece
+    os.close(ours)
+    assert process.returncode == 0, said
+    return said.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("status.py", "figure99"), ("figure99", "figure2")),
+        (("status.py", "--all"), ("--all",)),
+        (("reproduce.py", "grokking", "--dry"), ("--dry", "--dry-run")),
+        (("retry.py",), ("folder",)),
+        (("retry.py", "scripts"), ("scripts", "no failed run")),
+        (("retry.py", "grokking", "from=middle"), ("from=middle", "checkpoint")),
+        (("prune.py", "grokking", "scale=huge"), ("huge", "mini")),
+    ],
+    ids=" ".join,
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, words):
+    done = call(*arguments, cwd=ROOT)
+    assert done.returncode == 2
+    is_one_line(done, *words)
+
+
+def test_a_finished_sweep_is_skipped_and_looking_does_not_load_torch(tmp_path):
+    assert make_finished(30, tmp_path) == 30
+    before = contents(tmp_path)
+    done = call("reproduce.py", *sweep(30, tmp_path))
+    assert "grokking: 30 runs, 30 done, 0 to do" in done.stdout, done.stderr
+    assert {path: content for path, content in contents(tmp_path).items() if "/results/" not in path} == before
+    looking = "import sys, scripts.reproduce, scripts.status, scripts.retry, scripts.prune; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", looking], cwd=ROOT).returncode == 0
+
+
+def test_a_look_at_a_run_does_not_keep_a_process_from_it(tmp_path):
+    with open(tmp_path / ".lock", "w") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        threading.Timer(0.1, fcntl.flock, (look, fcntl.LOCK_UN)).start()
+        with only_process(tmp_path):
+            assert (tmp_path / ".lock").read_text().startswith("process ")
