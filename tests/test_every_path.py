@@ -15,13 +15,13 @@ from cpr.reference import Reference
 torch.set_num_threads(1)
 
 MEASURES = ("l2", "l1", "huber", "std")
-SHAPES = [(6, 5), (4, 1, 4), (7, 31)]
+SHAPES = [(6, 5), (15,), (4, 1, 4), (7, 31)]
 TOLERANCE = 1e-6
 BOUNDS = {
     "uniform": {"kappa_init_method": "uniform", "kappa_init_param": 0.02},
     "dependent": {"kappa_init_method": "dependent", "kappa_init_param": 1.1},
     "warm_start": {"kappa_init_method": "warm_start", "kappa_init_param": 10},
-    "inflection_point": {"kappa_init_method": "inflection_point", "reg_step_size": 5},
+    "inflection_point": {"kappa_init_method": "inflection_point", "reg_step_size": 6},
 }
 NEVER = {"kappa_init_method": "uniform", "kappa_init_param": 1e6}
 every_path = pytest.mark.parametrize("path", PATHS)
@@ -53,7 +53,7 @@ def assert_equals_the_reference(path: str, starts, gradients, **options) -> list
 @pytest.mark.parametrize("method", BOUNDS)
 @pytest.mark.parametrize("measure", MEASURES)
 def test_it_is_the_paper_s_algorithm(path, measure, method, evaluate_at):
-    starts, gradients = outward(SHAPES, steps=36, seed=3)
+    starts, gradients = outward(SHAPES, steps=50, seed=3)
     exact = assert_equals_the_reference(path, starts, gradients, lr=1e-2, reg_function=measure, evaluate_at=evaluate_at, **BOUNDS[method])
     assert any(end.multiplier > 0 for end in exact)
 

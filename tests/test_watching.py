@@ -127,7 +127,7 @@ def test_status_says_why_a_run_failed_and_of_all_artefacts_one_line_each(failed,
     assert "8 of 24" in line
     assert "loss is nan between steps 1 and 8" in line
     done = call("status.py", f"runs_dir={tmp_path / 'none'}")
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["artefact", "figure2", "grokking"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["artefact", "evaluate_at", "figure2", "grokking"]
     assert not (tmp_path / "none").exists()
 
 
