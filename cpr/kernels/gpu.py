@@ -50,6 +50,7 @@ class Plan:
         self.parts = torch.empty(self.chunks, 2, dtype=torch.float64, device=self.device)
         self._known: list[int] = []
         self._addresses = torch.empty(0)
+        self._aligned = False
 
     def launch(self, name: str, lists: Sequence[Sequence[Tensor]], *arguments: Any, **constants: Any) -> None:
         """Starts the kernel on every chunk of the tensors, whose lists are of equal lengths."""
@@ -61,7 +62,8 @@ class Plan:
                 _check_layout(alike)
             table = torch.tensor(addresses, dtype=torch.int64, pin_memory=self.device.type == "cuda")
             self._known, self._addresses = addresses, table.to(self.device, non_blocking=True)
-        constants |= {"DTYPE": self.dtype, "ALIGNED": all(address % 16 == 0 for address in addresses)}
+            self._aligned = all(address % 16 == 0 for address in addresses)
+        constants |= {"DTYPE": self.dtype, "ALIGNED": self._aligned}
         with self._on_device():
             getattr(self.kernels, name)[(self.chunks,)](
                 self._addresses, len(lists[0]), self.tensor_of, self.first, self.numel, *arguments,
