@@ -8,6 +8,7 @@ from the same numbers on every rank, and so are the same. Replicated parameters 
 import atexit
 import contextlib
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,6 +55,16 @@ def _wait_for_all() -> None:
     for work in _in_flight:
         with contextlib.suppress(RuntimeError):  # the other ranks are gone
             work.wait()
+    if _in_flight:
+        let_gloo_finish()
+
+
+def let_gloo_finish() -> None:
+    """Gives gloo's threads the time to let go of the last collectives' tensors, before the interpreter goes down.
+
+    They take the GIL for that, and one that waits for it while Python finalizes aborts the process (pytorch issue 190489).
+    """
+    time.sleep(0.2)
 
 
 def wait_for(work: Any) -> None:

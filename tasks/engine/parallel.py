@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cpr.distributed import let_gloo_finish
 from tasks.engine.device import pick_device
 from tasks.engine.errors import UserError
 from tasks.engine.launch import Launch, launched, meeting_point
@@ -110,7 +111,12 @@ def _meet(launch: Launch) -> None:
         return
     os.environ.update(meeting_point())
     dist.init_process_group("gloo", rank=launch.rank, world_size=launch.world)
-    atexit.register(dist.destroy_process_group)
+    atexit.register(_part)
+
+
+def _part() -> None:
+    dist.destroy_process_group()
+    let_gloo_finish()
 
 
 @functools.cache
