@@ -1,0 +1,1 @@
+"""GPT-2 pre-trained on text: the paper's language modelling."""

