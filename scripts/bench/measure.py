@@ -18,9 +18,9 @@ from torch.optim import Optimizer
 
 from cpr import regularized_groups
 from scripts.bench.bandwidth import timed
-from scripts.bench.gpt2 import GPT2
 from scripts.bench.memory import extra_peak_bytes
 from scripts.bench.methods import Method
+from tasks.gpt2.model import GPT2
 
 WARM_UP = 3
 CLIP = 1.0  # the paper's gradient clipping
@@ -89,13 +89,13 @@ class Bench:
     def _training_steps(self, methods: list[Method], batch: int, context: int, bf16: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
         generator = torch.Generator().manual_seed(0)
         assert isinstance(self.model, GPT2)
-        tokens = torch.randint(self.model.size.vocabulary, (batch, context + 1), generator=generator).to(self.device)
+        tokens = torch.randint(self.model.shape.vocabulary, (batch, context + 1), generator=generator).to(self.device)
 
         def make(model: nn.Module, optimizer: Optimizer) -> Callable[[], None]:
             def step() -> None:
                 torch.manual_seed(0)  # the same dropout for every method
                 with torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext():
-                    loss = model(tokens)
+                    loss = model(tokens[:, :-1], tokens[:, 1:])
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), CLIP)
                 optimizer.step()

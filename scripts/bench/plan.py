@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from scripts.bench.gpt2 import GPT2, activation_bytes
 from scripts.bench.measure import WARM_UP
 from scripts.bench.memory import free_bytes, gigabytes
 from scripts.bench.methods import REFERENCE, Method, methods
 from scripts.bench.options import Options
 from scripts.bench.shapes import Shape
+from tasks.gpt2 import model as gpt2
 
 
 @dataclass
@@ -29,14 +29,20 @@ class Plan:
         return len(self.methods) * (WARM_UP + 1 + options.rounds)
 
 
+def activation_bytes(shape: gpt2.Shape, batch: int, context: int) -> int:
+    """About what forward keeps for backward, in float32 and with attention weights held (on a GPU it is less)."""
+    per_token = shape.layers * (28 * shape.width + 4 * shape.heads * context) + 3 * shape.vocabulary
+    return 4 * batch * context * per_token
+
+
 def shared_bytes(model: nn.Module, batch: int, context: int) -> int:
     """Parameters, gradients and two moments in float32, which all methods share; with a batch, what forward and backward add."""
     sizes = [4 * p.numel() for p in model.parameters()]
     if batch == 0:
         return 4 * sum(sizes)
-    assert isinstance(model, GPT2)
+    assert isinstance(model, gpt2.GPT2)
     # The tied embedding has two gradients, of which the sum is taken.
-    return 4 * sum(sizes) + 2 * max(sizes) + activation_bytes(model.size, batch, context)
+    return 4 * sum(sizes) + 2 * max(sizes) + activation_bytes(model.shape, batch, context)
 
 
 def plan(shape: Shape, batch: int, options: Options) -> Plan:

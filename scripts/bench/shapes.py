@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from scripts.bench.gpt2 import GPT2, Size
+from tasks.gpt2 import model as gpt2
 
 
 @dataclass(frozen=True)
@@ -23,22 +23,21 @@ class Shape:
             return self.make()
 
     def built(self, device: torch.device) -> nn.Module:
-        """The model with memory: matrices N(0, 0.02), biases 0, norm weights 1."""
+        """The model as it starts training, by the same seed each time."""
         torch.manual_seed(0)
-        model = self.on_paper().to_empty(device=device)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if parameter.ndim > 1:
-                    parameter.normal_(0, 0.02)
-                else:
-                    parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-        return model
+        with torch.device(device):
+            return self.make()
 
 
 def resnet18() -> nn.Module:
     from tasks.cifar100.model import ResNet18
 
     return ResNet18(100)
+
+
+def gpt2_of(width: int, layers: int, heads: int, **others: int) -> Callable[[], nn.Module]:
+    """A GPT-2 of the paper's kind by its size."""
+    return lambda: gpt2.GPT2(gpt2.Shape(width, layers, heads, **others))  # type: ignore[arg-type]
 
 
 def toy() -> nn.Module:
@@ -48,11 +47,11 @@ def toy() -> nn.Module:
 DEFAULT = (
     Shape("toy", "toy, 1,000 matrices of 32 x 32", toy),
     Shape("resnet18", "ResNet18", resnet18),
-    Shape("gpt2s", "GPT2s", lambda: GPT2(Size(768, 12, 12))),
-    Shape("gpt2m", "GPT2m", lambda: GPT2(Size(1024, 24, 16))),
-    Shape("gpt2l", "GPT2l", lambda: GPT2(Size(1280, 36, 20))),
-    Shape("gpt2xl", "GPT2xl", lambda: GPT2(Size(1600, 36, 25))),
+    Shape("gpt2s", "GPT2s", gpt2_of(768, 12, 12)),
+    Shape("gpt2m", "GPT2m", gpt2_of(1024, 24, 16)),
+    Shape("gpt2l", "GPT2l", gpt2_of(1280, 36, 20)),
+    Shape("gpt2xl", "GPT2xl", gpt2_of(1600, 36, 25)),
 )
 # Made in a moment, for a look at the command itself.
-TINY = Shape("tiny", "tiny GPT-2", lambda: GPT2(Size(64, 2, 2, 500)))
+TINY = Shape("tiny", "tiny GPT-2", gpt2_of(64, 2, 2, vocabulary=500))
 SHAPES = {shape.name: shape for shape in (*DEFAULT, TINY)}

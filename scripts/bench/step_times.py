@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from results.step_times import write_step_times
 from scripts.bench.bandwidth import bandwidth
-from scripts.bench.gpt2 import GPT2
 from scripts.bench.measure import Bench, Timing
 from scripts.bench.memory import free_bytes
 from scripts.bench.options import Options, parse
@@ -32,6 +31,7 @@ from tasks.engine.environment import git_commit, hardware, versions
 from tasks.engine.errors import UserError
 from tasks.engine.files import write_bytes_atomically
 from tasks.engine.terminal import say
+from tasks.gpt2.model import GPT2
 
 RECORD = "rounds.json"
 
