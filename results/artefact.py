@@ -37,6 +37,7 @@ def write_artefact(
     `expected` and `seeds` are the numbers of runs and of seeds that the artefact's grids have at this scale.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
+    artefact = at_scale(artefact, scale)
     runs = sorted(runs, key=lambda run: run.record["run_id"])
     verdicts = judge(artefact, scale, runs, complete=len(runs) == expected)
     facts = describe(artefact, scale, runs, expected, command)
@@ -65,6 +66,12 @@ def write_artefact(
     return Summary(
         "\n".join([_head(artefact, facts), markdown(main), "", _claims_in_lines(verdicts), str(out_dir / "table.md")]), tuple(files)
     )
+
+
+def at_scale(artefact: Mapping[str, Any], scale: str) -> dict[str, Any]:
+    """Without the panels and claims that name other scales as their `scales`."""
+    kept = {key: [one for one in artefact.get(key, ()) if scale in one.get("scales", (scale,))] for key in ("panels", "claims")}
+    return dict(artefact) | kept
 
 
 def _machine(hardware: Mapping[str, Any]) -> str:
@@ -105,7 +112,9 @@ def _page(artefact: Mapping[str, Any], facts: Mapping[str, str], main: pd.DataFr
         lines += [note, ""]
     lines += [markdown(main), "", f"## Claims of {artefact.get('claims_of', 'the paper')}", "", markdown(claims), "", LEGEND, ""]
     if extra is not None:
-        lines += ["## Every cell", "", f"{artefact['metric']['label']} in {artefact['metric']['unit']}, mean ± std over seeds.", ""]
+        metric = artefact["metric"]
+        unit = f" in {metric['unit']}" if "unit" in metric else ""
+        lines += ["## Every cell", "", f"{metric['label']}{unit}, mean ± std over seeds.", ""]
         lines += [markdown(extra), ""]
     return "\n".join(lines)
 

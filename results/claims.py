@@ -20,7 +20,7 @@ from scipy import stats
 
 from results.curves import first_step_at
 from results.pairs import pairs, part_of
-from results.runs import Run, best_cell, cells, frame, label
+from results.runs import Run, best_cell, frame, label, of_panel, panel_cells
 
 HOLDS, FAILS, UNDECIDED, TOO_FEW, MISSING = "holds", "does not hold", "undecided", "too few seeds to say", "runs missing"
 # With fewer pairs a two-sided signed-rank or sign test cannot reach p < 0.05 whatever the differences are.
@@ -56,12 +56,13 @@ def judge(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], complete
     return verdicts
 
 
-def _column(artefact: Mapping[str, Any], regularizer: str) -> str | None:
-    return next(p.get("column") for p in artefact["panels"] if p["regularizer"] == regularizer)
+def _panel(artefact: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The panel that a claim names: by its id, or by its regularizer where it has none."""
+    return next(p for p in artefact["panels"] if p.get("id", p["regularizer"]) == name)
 
 
-def _panel_cells(artefact: Mapping[str, Any], data: pd.DataFrame, regularizer: str) -> pd.DataFrame:
-    return cells(data, regularizer, artefact["row"], _column(artefact, regularizer))
+def _panel_cells(artefact: Mapping[str, Any], data: pd.DataFrame, name: str) -> pd.DataFrame:
+    return panel_cells(artefact, _panel(artefact, name), data)
 
 
 def _sign(artefact: Mapping[str, Any]) -> int:
@@ -98,10 +99,10 @@ def _signed_rank(differences: pd.Series, alternative: str = "two-sided") -> floa
     return float(stats.wilcoxon(differences, alternative=alternative).pvalue) if (differences != 0).any() else 1.0
 
 
-def _values(artefact: Mapping[str, Any], data: pd.DataFrame, regularizer: str) -> pd.DataFrame:
-    """One method's values: a row per (row, seed), a column per column of its panel; missing where a run diverged."""
-    column = _column(artefact, regularizer)
-    chosen = data[data["regularizer.name"] == regularizer]
+def _values(artefact: Mapping[str, Any], data: pd.DataFrame, name: str) -> pd.DataFrame:
+    """One panel's values: a row per (row, seed), a column per column of the panel; missing where a run diverged."""
+    panel = _panel(artefact, name)
+    column, chosen = panel.get("column"), of_panel(data, panel)
     labels = chosen[column].map(label) if column else pd.Series("", index=chosen.index)
     return chosen.assign(column=labels).pivot_table("value", [artefact["row"], "seed"], "column", dropna=False)
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from results.published import published_cells
-from results.runs import best_cell, cells
+from results.runs import best_cell, panel_cells
 
 
 def power_of_ten(value: float) -> str:
@@ -23,7 +23,7 @@ def power_of_ten(value: float) -> str:
 def heatmap_figure(artefact: Mapping[str, Any], data: pd.DataFrame, subtitle: str, footer: str) -> Figure:
     """Rows of panels: ours, and the paper's where it prints values."""
     panels = artefact["panels"]
-    ours = [cells(data, p["regularizer"], artefact["row"], p.get("column")) for p in panels]
+    ours = [panel_cells(artefact, p, data) for p in panels]
     published = [published_cells(artefact, p) for p in panels]
     rows = [(f"ours: {subtitle}", ours)]
     if any(len(table) for table in published):
@@ -52,18 +52,19 @@ def _row_of_panels(part: Any, axes: list[Axes], panels: list[Any], tables: list[
     lrs = sorted({lr for table in tables for lr in table["row"]})
     image = None
     for index, (ax, panel, table) in enumerate(zip(axes, panels, tables, strict=True)):
-        image = _panel(ax, table, lrs, low, high, metric["better"])
+        image = _panel(ax, table, lrs, low, high, metric)
         ax.set_title(panel["title"], fontsize=9)
         ax.set_xlabel(panel.get("column_label", ""), fontsize=8)
         ax.set_yticks(range(len(lrs)), [power_of_ten(lr) for lr in lrs] if index == 0 else [])
         if index == 0:
             ax.set_ylabel("learning rate", fontsize=8)
     bar = part.colorbar(image, ax=axes, extend="min" if metric["better"] == "higher" else "max", pad=0.01, fraction=0.03)
-    bar.set_label(f"{metric['label']}, {metric['unit']}", fontsize=8)
+    bar.set_label(", ".join(metric[key] for key in ("label", "unit") if key in metric), fontsize=8)
     bar.ax.tick_params(labelsize=7)
 
 
-def _panel(ax: Axes, table: pd.DataFrame, lrs: list[float], low: float, high: float, better: str) -> Any:
+def _panel(ax: Axes, table: pd.DataFrame, lrs: list[float], low: float, high: float, metric: Mapping[str, Any]) -> Any:
+    better, digits = metric["better"], metric.get("digits", 1)
     columns = sorted(table["column"].unique(), key=_column_order)
     grid = np.full((max(1, len(lrs)), max(1, len(columns))), np.nan)
     best = best_cell(table, better)
@@ -74,7 +75,7 @@ def _panel(ax: Axes, table: pd.DataFrame, lrs: list[float], low: float, high: fl
     for cell in table.itertuples():
         y, x = lrs.index(cell.row), columns.index(cell.column)
         dark = pd.isna(cell.mean) or (cell.mean - low) / max(high - low, 1e-9) > 0.6
-        text = "div." if pd.isna(cell.mean) else f"{cell.mean:.1f}" + ("*" if cell.diverged else "")
+        text = "div." if pd.isna(cell.mean) else f"{cell.mean:.{digits}f}" + ("*" if cell.diverged else "")
         if better == "lower" and not pd.isna(cell.mean):
             dark = not dark
         ax.text(x, y, text, ha="center", va="center", fontsize=8, color="black" if dark else "white")

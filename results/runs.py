@@ -45,6 +45,19 @@ def label(value: Any) -> str:
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
+def of_panel(data: pd.DataFrame, panel: Mapping[str, Any]) -> pd.DataFrame:
+    """The runs of a panel: of its regularizer, with the values of its `select` (flattened configuration keys)."""
+    chosen = data["regularizer.name"] == panel["regularizer"]
+    for key, value in panel.get("select", {}).items():
+        chosen &= data[key] == value if key in data else False
+    return data[chosen]
+
+
+def panel_cells(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame) -> pd.DataFrame:
+    """`cells` of a panel's runs, by the artefact's row and the panel's column."""
+    return cells(of_panel(data, panel), panel["regularizer"], artefact["row"], panel.get("column"))
+
+
 def cells(data: pd.DataFrame, regularizer: str, row: str, column: str | None) -> pd.DataFrame:
     """mean, std (over seeds, n - 1), seeds and diverged runs of every (row, column) of one method.
 

@@ -9,14 +9,14 @@ import pandas as pd
 from results.claims import Verdict
 from results.heatmap import power_of_ten
 from results.published import published_cells
-from results.runs import best_cell, cells
+from results.runs import best_cell, panel_cells
 
 
 def cell_table(artefact: Mapping[str, Any], data: pd.DataFrame, seeds: int) -> pd.DataFrame:
     """A row a cell of our grid: mean, std and seeds of ours and of the paper's, and the difference of the means."""
     parts = []
     for panel in artefact["panels"]:
-        ours = cells(data, panel["regularizer"], artefact["row"], panel.get("column"))
+        ours = panel_cells(artefact, panel, data)
         theirs = published_cells(artefact, panel).drop(columns="diverged")
         # The paper's 0.0003162 and a configured 3.162e-4 are the same row; floats are joined by their printed power of ten.
         for table in (ours, theirs):
@@ -32,9 +32,9 @@ def cell_table(artefact: Mapping[str, Any], data: pd.DataFrame, seeds: int) -> p
 
 def readable(artefact: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
     """`cell_table` for people: mean ± std (seeds), with what is missing or diverged said in the cell."""
-    rows = []
+    rows, digits = [], artefact["metric"].get("digits", 1)
     for _, cell in table.iterrows():
-        paper = f"{cell['mean_paper']:.1f}{_spread(cell['std_paper'])}" if pd.notna(cell["mean_paper"]) else "-"
+        paper = f"{cell['mean_paper']:.{digits}f}{_spread(cell['std_paper'])}" if pd.notna(cell["mean_paper"]) else "-"
         rows.append(
             {
                 "method": cell["method"],
@@ -53,7 +53,7 @@ def best_table(artefact: Mapping[str, Any], data: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for panel in artefact["panels"]:
         row: dict[str, str] = {"method": panel["title"]}
-        ours = cells(data, panel["regularizer"], artefact["row"], panel.get("column"))
+        ours = panel_cells(artefact, panel, data)
         for title, table in (("ours", ours), ("paper", published_cells(artefact, panel))):
             best = best_cell(table, artefact["metric"]["better"])
             setting = f", {best['column']}" if best is not None and best["column"] else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts.common import CONFIG_DIR, ROOT, one_line_errors
+from scripts.common import CONFIG_DIR, ROOT, compose_config, one_line_errors
 from tasks.engine.errors import UserError
 
 
@@ -22,6 +22,7 @@ def prepare_task(task: str, names: list[str], root: Path) -> None:
     if not (CONFIG_DIR / "task" / f"{task}.yaml").exists():
         known = ", ".join(sorted(path.stem for path in (CONFIG_DIR / "task").glob("*.yaml")))
         raise UserError(f"task {task!r} is unknown; choose one of {known}")
+    task = compose_config([f"task={task}"]).task.name  # gpt2m is of gpt2
     if importlib.util.find_spec(f"tasks.{task}.prepare") is None:
         print(f"{task}: nothing to fetch, its data is computed")
         return

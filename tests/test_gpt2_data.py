@@ -32,6 +32,7 @@ HARD = [
     "🙂👩‍👩‍👧‍👦🇩🇪 e\u0301 \U0010ffff \x00\x7f",
     "3.14159 1234567890 x=-1;{}[]()",
 ]
+END_OF_TEXT = tokenizer.VOCABULARY_SIZE - 1
 RECIPE = Recipe("Made", "made", validation_share=0.2, documents_per_group=10)
 SIZE = 400  # documents of MADE, as many as fill 40 groups
 
@@ -98,7 +99,7 @@ def texts_of(root, name, split, bpe):
     """The documents of a split, decoded."""
     tokens = shards.open_split(root, name, split)
     ids = tokens.read(0, len(tokens)).astype(int)
-    ends = np.flatnonzero(ids == tokenizer.END_OF_TEXT)
+    ends = np.flatnonzero(ids == bpe.end_of_text)
     assert len(ids) == 0 or ends[-1] == len(ids) - 1
     return [bpe.decode(document[:-1].tolist()) for document in np.split(ids, ends + 1)[:-1]]
 
@@ -114,20 +115,31 @@ def test_the_tokenizer_is_gpt2s(vocabulary, bpe):
     assert bpe.encode_batch(["Hello world"]) == [[15496, 995]]
     plain = [text.replace("<|endoftext|>", "<|endoftext") for text in HARD + MADE]
     assert bpe.encode_batch(plain) == [other.encode(text) for text in plain]
-    assert other.convert_tokens_to_ids("<|endoftext|>") == tokenizer.END_OF_TEXT == tokenizer.VOCABULARY_SIZE - 1
+    assert other.convert_tokens_to_ids("<|endoftext|>") == END_OF_TEXT
 
 
 def test_special_tokens_in_a_text_are_ordinary_text(bpe):
     (ids,) = bpe.encode_batch(["<|endoftext|>"])
     assert ids == [27, 91, 437, 1659, 5239, 91, 29]
-    assert bpe.decode([*ids, tokenizer.END_OF_TEXT]) == "<|endoftext|>" * 2
+    assert bpe.decode([*ids, END_OF_TEXT]) == "<|endoftext|>" * 2
 
 
+@pytest.mark.parametrize("entries", [257, 2048, tokenizer.VOCABULARY_SIZE])
 @given(text=st.text())
-def test_decoding_gives_back_every_text(bpe, text):
+def test_decoding_gives_back_every_text(vocabulary, entries, text):
+    bpe = tokenizer.load(vocabulary, entries)
     (ids,) = bpe.encode_batch([text])
     assert bpe.decode(ids) == text
-    assert all(0 <= token < tokenizer.END_OF_TEXT for token in ids)
+    assert all(0 <= token < bpe.end_of_text == entries - 1 for token in ids)
+
+
+def test_a_smaller_vocabulary_is_the_first_entries_of_gpt2s(vocabulary, bpe):
+    small = tokenizer.load(vocabulary, 2048)
+    assert [small.decode([token]) for token in range(2047)] == [bpe.decode([token]) for token in range(2047)]
+    assert small.decode([2047]) == "<|endoftext|>"
+    # A word of one early merge is one token in both; a word of later merges only is cut into earlier ones.
+    assert small.encode_batch([" the"]) == bpe.encode_batch([" the"]) == [[262]]
+    assert [small.decode([token]) for token in small.encode_batch(["Hello"])[0]] == ["H", "ell", "o"]
 
 
 def test_a_missing_or_damaged_vocabulary_is_said_with_the_command(root):
@@ -279,29 +291,34 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(vocabulary):
 # The two data sets
 
 
-def test_shakespeare_is_prepared_once_and_decodes_to_the_text(vocabulary, tmp_path, bpe, capsys):
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [("Shakespeare", {"train": 1_473_218, "validation": 92_801}), ("Shakespeare2k", {"train": 2_042_138, "validation": 128_818})],
+)
+def test_shakespeare_is_prepared_once_and_decodes_to_the_text(vocabulary, tmp_path, capsys, name, tokens):
     root = vocabulary
-    if not (root / "gpt2" / "Shakespeare" / "manifest.json").exists():
+    if not (root / "gpt2" / name / "manifest.json").exists():
         root = tmp_path
         try:
-            prepare.prepare("Shakespeare", root, print)
+            prepare.prepare(name, root, print)
         except UserError as error:
             pytest.skip(str(error))
         assert "15 MB on disk" in capsys.readouterr().out
-    files = sorted((root / "gpt2" / "Shakespeare" / "text").glob("*.txt"))
+    files = sorted((root / "gpt2" / "texts").glob("*.txt"))
     whole = "".join(path.read_bytes().decode() for path in files)
     assert len(files) == 42 and len(whole) == 5_057_198
 
-    validation = iter(texts_of(root, "Shakespeare", "validation", bpe))
-    train = iter(texts_of(root, "Shakespeare", "train", bpe))
+    bpe = tokenizer.load(root, prepare.RECIPES[name].vocabulary)
+    validation, train = (iter(texts_of(root, name, split, bpe)) for split in ("validation", "train"))
     documents = [document for path in files for document in corpora.cut(path.read_bytes().decode())]
     assert "".join(next(validation if is_validation(document, 0.05) else train) for document in documents) == whole
     assert next(train, None) is None and next(validation, None) is None
-    totals = shards.manifest(root, "Shakespeare")["totals"]
-    assert totals == {"train": {"documents": 2182, "tokens": 1473218}, "validation": {"documents": 138, "tokens": 92801}}
-    shards.verify(root, "Shakespeare")
+    totals = shards.manifest(root, name)["totals"]
+    assert {split: total["tokens"] for split, total in totals.items()} == tokens
+    assert {split: total["documents"] for split, total in totals.items()} == {"train": 2182, "validation": 138}
+    shards.verify(root, name)
 
-    prepare.prepare("Shakespeare", root, print)
+    prepare.prepare(name, root, print)
     assert capsys.readouterr().out == ""  # nothing to do
 
 

@@ -31,7 +31,7 @@ NUMBERS: dict[str, tuple[str, float, bool]] = {
     "task.schedule.power": (NUMBER, 0, False),
     "task.weight_decay_multiplier": (NUMBER, 0, False),
 }
-FLAGS = ("quiet", "deterministic", "task.reg_embedding")
+FLAGS = ("quiet", "deterministic", "compile", "task.reg_embedding")
 
 
 def check(cfg: DictConfig) -> None:

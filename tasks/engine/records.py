@@ -29,6 +29,7 @@ NOT_IDENTITY = (
     "nodes",
     "gpus",
     "micro_batch",
+    "compile",
     "parallel",
     "checkpoint_every_steps",
     "checkpoint_every_minutes",

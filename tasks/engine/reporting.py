@@ -34,6 +34,13 @@ def progress_bar(cfg: Any, start: int, run_id: str, first: bool = True) -> tqdm:
     )
 
 
+def show_speed(bar: tqdm, speed: dict[str, float]) -> None:
+    """Tokens or images per second, and MFU, behind the bar."""
+    parts = [f"{value:.1%} MFU" if name == "mfu" else f"{value:,.0f} {name.removesuffix('_per_second')}/s" for name, value in speed.items()]
+    if parts:
+        bar.set_postfix_str(", ".join(parts), refresh=False)
+
+
 class WandbLog:
     """Sends rows to wandb, offline or online; does nothing with `logging=none`, and in a run's processes but the first."""
 

@@ -23,6 +23,7 @@ from tasks.engine.seeding import derive, seed_everything
 from tasks.engine.sharding import check_batch_norm, spread
 from tasks.engine.signals import Requests, listening
 from tasks.engine.terminal import say
+from tasks.engine.throughput import rates
 from tasks.engine.training import Training, without_bound
 from tasks.engine.workload import Workload
 
@@ -101,6 +102,9 @@ def _set_up(cfg: DictConfig, folder: Path, ranks: Ranks, device: torch.device) -
         check_batch_norm(cfg, workload.model, ranks, device)
     model = spread(cfg, workload.model, workload.blocks, ranks, device)
     workload = replace(workload, model=model)
+    if cfg.compile:
+        for block in workload.blocks or [model]:  # one graph for all blocks, where a whole model would be one graph for each
+            block.compile()
     with ranks.together():
         optimizer = build_optimizer(cfg, model)
         if not ranks.first:  # the model is the same everywhere, dropout's masks are not
@@ -162,6 +166,7 @@ def _summary(cfg: DictConfig, training: Training, metrics: dict[str, float], rea
         "seed": cfg.seed,
         "seconds": training.seconds,
         "steps_per_second": training.step / training.stepping_seconds if training.stepping_seconds else None,
+        **rates(training.workload.work, training.step, training.stepping_seconds, training.peak, training.ranks.world),
         "without_bound": without_bound(training.matrix_names, training.optimizer),
         "state_sha256": checkpoint.digest(*training.whole_state()),
         "config": records.identity(cfg),

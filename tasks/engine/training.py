@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from tqdm import tqdm
 
 from cpr import AdamCPR, regularized_names
 from cpr.constraint import snapshot
@@ -22,11 +23,12 @@ from tasks.engine.errors import Interrupted, TrainingFailed, UserError
 from tasks.engine.files import Log
 from tasks.engine.parallel import Ranks
 from tasks.engine.replicas import Replicas
-from tasks.engine.reporting import WandbLog, progress_bar
+from tasks.engine.reporting import WandbLog, progress_bar, show_speed
 from tasks.engine.schedule import lr_factor
 from tasks.engine.seeding import derive, random_state, restore_random_state, seed_everything
 from tasks.engine.signals import Requests
 from tasks.engine.terminal import say
+from tasks.engine.throughput import peak_flops, rates
 from tasks.engine.workload import Workload
 
 LOGS = ("metrics.jsonl", "dynamics.jsonl")
@@ -47,7 +49,9 @@ class Training:
         self.run_id = records.run_id(cfg)
         self.step = 0
         self.seconds = 0.0  # whole run, over all its processes
-        self.stepping_seconds = 0.0  # the part spent in updates, for steps per second
+        self.stepping_seconds = 0.0  # the part spent in updates and their logs, for steps per second
+        self.peak = peak_flops(cfg.task.precision, device)
+        self.lap = (0, 0.0)  # step and stepping_seconds at the last log
         self.loss_sum = torch.zeros((), device=device)
         self.loss_count = 0
         self.metrics, self.dynamics = (Log(folder / name if ranks.first else Path(os.devnull)) for name in LOGS)
@@ -69,6 +73,7 @@ class Training:
         self.step, self.seconds, self.stepping_seconds = saved["step"], saved["seconds"], saved["stepping_seconds"]
         self.loss_sum.copy_(saved["loss_sum"])
         self.loss_count = saved["loss_count"]
+        self.lap = (self.step, self.stepping_seconds)
         if not self.cfg.quiet:
             say(f"resuming {self.run_id} at step {self.step} of {self.cfg.num_steps}")
 
@@ -129,16 +134,16 @@ class Training:
             while self.step < self.cfg.num_steps:
                 begin = time.monotonic()
                 self._update()
-                self.stepping_seconds += time.monotonic() - begin
                 bar.update()
                 if progress:
                     progress(1)
-                self._log()
+                self._log(bar)
+                self.stepping_seconds += time.monotonic() - begin
                 self._evaluate_if_due()
                 self.seconds += time.monotonic() - begin
                 self._checkpoint_if_due(requests)
             begin = time.monotonic()
-            metrics = self.workload.evaluate(self.workload.model)
+            metrics = self._evaluate()
             self.seconds += time.monotonic() - begin
             return metrics
         finally:
@@ -176,7 +181,7 @@ class Training:
         self.loss_sum += self.ranks.add_up(total)
         self.loss_count += 1
 
-    def _log(self) -> None:
+    def _log(self, bar: tqdm) -> None:
         if self.step % self.cfg.task.log_every_steps and self.step != self.cfg.num_steps:
             return
         loss = (self.loss_sum / self.loss_count).item()
@@ -184,9 +189,11 @@ class Training:
             raise TrainingFailed(f"loss is {loss} between steps {self.step - self.loss_count + 1} and {self.step}")
         row = {"step": self.step, "loss": loss, "lr": self.optimizer.param_groups[0]["lr"]}
         sizes = {"step": self.step} | matrix_sizes(self.workload.model, self.matrix_names, self.optimizer)
+        speed = self._speed()
+        show_speed(bar, speed)
         with self.ranks.together():
             self.metrics.append(row)
-            self.wandb.append(row)
+            self.wandb.append(row | speed)
             self.dynamics.append(sizes)
         self.loss_sum.zero_()
         self.loss_count = 0
@@ -195,11 +202,24 @@ class Training:
         every = self.cfg.task.eval_every_steps
         if every is None or self.step % every or self.step == self.cfg.num_steps:
             return
-        self.record_metrics(self.workload.evaluate(self.workload.model))
+        self.record_metrics(self._evaluate())
+
+    def _evaluate(self) -> dict[str, float]:
+        with autocast(self.cfg.task.precision, self.device):
+            return self.workload.evaluate(self.workload.model)
+
+    def _speed(self) -> dict[str, float]:
+        """Since the last log; for people and wandb: in metrics.jsonl it would differ between equal runs."""
+        step, seconds = self.lap
+        self.lap = (self.step, self.stepping_seconds)
+        return rates(self.workload.work, self.step - step, self.stepping_seconds - seconds, self.peak, self.ranks.world)
 
     def record_metrics(self, metrics: dict[str, float]) -> None:
-        """Appends an evaluation to metrics.jsonl."""
-        row = {"step": self.step} | metrics
+        """Appends an evaluation to metrics.jsonl, with what the model writes."""
+        row: dict[str, Any] = {"step": self.step} | metrics
+        if self.workload.sample:
+            with autocast(self.cfg.task.precision, self.device):
+                row["sample"] = self.workload.sample(self.workload.model)
         with self.ranks.together():
             self.metrics.append(row)
             self.wandb.append(row)

@@ -17,6 +17,18 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What one update processes, over all processes of a run: `per_step` pieces of a `unit` ("token", "image").
+
+    flops: of forward and backward for each, without what is computed twice to save memory; None where nobody has counted.
+    """
+
+    unit: str
+    per_step: int
+    flops: float | None = None
+
+
+@dataclass(frozen=True)
 class Workload:
     """One training problem.
 
@@ -26,7 +38,8 @@ class Workload:
     may leave in evaluation mode; every process evaluates all of it, since a sharded model computes with all of them only.
 
     blocks: what FSDP gathers at a time, such as the blocks of a transformer; None for the model's children. Tied parameters must
-    be in one block or in none.
+    be in one block or in none. work: for the speed in progress bar, wandb and record. sample(model): a text that the model writes,
+    logged with every evaluation; the same model writes the same text.
     """
 
     model: nn.Module
@@ -35,3 +48,5 @@ class Workload:
     evaluate: Callable[[nn.Module], dict[str, float]]
     metric: Metric
     blocks: list[nn.Module] | None = None
+    work: Work | None = None
+    sample: Callable[[nn.Module], str] | None = None

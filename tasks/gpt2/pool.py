@@ -89,7 +89,7 @@ def _begin(root: Path, documents: Documents, recipe: Recipe, stop: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process tells the others
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _work.update(root=root, documents=documents, recipe=recipe, stop=stop, tokenizer=load(root))
+    _work.update(root=root, documents=documents, recipe=recipe, stop=stop, tokenizer=load(root, recipe.vocabulary))
 
 
 def _end_with_parent() -> None:

