@@ -7,8 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from results.budget import budget_figure, budget_table, equal_budget_line, scores
 from results.claims import Verdict, judge
 from results.curves import curve_figure, curve_table
+from results.dynamics import dynamics_figure, dynamics_table
 from results.files import draw, write
 from results.heatmap import heatmap_figure
 from results.pairs import every_pair, pair_figure, pair_table
@@ -51,6 +53,13 @@ def write_artefact(
     elif artefact["layout"] == "pairs":
         plain, main = every_pair(artefact, runs), pair_table(artefact, runs)
         figure = pair_figure(artefact, scale, runs, footer)
+    elif artefact["layout"] == "budget":
+        plain, main = scores(artefact, scale, runs), budget_table(artefact, scale, runs)
+        figure = budget_figure(artefact, scale, runs, footer)
+        facts["equal budget"] = equal_budget_line(artefact, scale, runs)
+    elif artefact["layout"] == "dynamics":
+        plain = main = dynamics_table(artefact, runs)
+        figure = dynamics_figure(artefact, runs, footer)
     else:
         plain = main = curve_table(artefact, runs)
         figure = curve_figure(artefact, runs, footer)
@@ -110,7 +119,9 @@ def _page(artefact: Mapping[str, Any], facts: Mapping[str, str], main: pd.DataFr
     lines = [f"# {artefact['title']}", "", *(f"- {name}: {fact}" for name, fact in facts.items()), "", "![figure](figure.png)", ""]
     if note := artefact.get("notes", {}).get(facts["scale"]):
         lines += [note, ""]
-    lines += [markdown(main), "", f"## Claims of {artefact.get('claims_of', 'the paper')}", "", markdown(claims), "", LEGEND, ""]
+    lines += [markdown(main), ""]
+    if len(claims):
+        lines += [f"## Claims of {artefact.get('claims_of', 'the paper')}", "", markdown(claims), "", LEGEND, ""]
     if extra is not None:
         metric = artefact["metric"]
         unit = f" in {metric['unit']}" if "unit" in metric else ""

@@ -11,6 +11,7 @@ A claim that two settings are the same holds if their difference is significantl
 beyond: that nothing significant was seen is no evidence of being the same.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
+from results.budget import scores
 from results.curves import first_step_at
 from results.pairs import pairs, part_of
 from results.runs import Run, best_cell, frame, label, of_panel, panel_cells
@@ -50,6 +52,10 @@ def judge(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], complete
             ours, verdict = _sooner(artefact, claim, runs)
         elif claim["kind"] == "same":
             ours, verdict = _same(artefact, claim, runs, scale)
+        elif claim["kind"] == "same_values":
+            ours, verdict = _same_values(artefact, claim, frame(runs, artefact["metric"]["name"]), scale)
+        elif claim["kind"] == "budget":
+            ours, verdict = _budget(artefact, claim, runs, scale)
         else:
             ours, verdict = kinds[claim["kind"]](artefact, claim, frame(runs, artefact["metric"]["name"]))
         verdicts.append(Verdict(claim["id"], claim["text"], str(claim["published"]), ours, verdict))
@@ -184,19 +190,63 @@ def _sooner(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequenc
 
 
 def _same(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequence[Run], scale: str) -> tuple[str, str]:
-    """Whether the pairs of a part differ by less than its margin: two one-sided signed-rank tests (TOST) over learning rates x seeds.
+    """Whether the pairs of a part differ by less than its margin over learning rates x seeds.
 
     Ranks, because a run that never reached the target differs by more than any other, by an unknown amount.
     """
     part = part_of(artefact, claim["task"])
-    margin, differences = part["margin"][scale], pairs(artefact, part, runs)["difference"].dropna()
+    first, second = artefact["pair"]["values"]
+    differences = pairs(artefact, part, runs)["difference"].dropna()
+    return _within(differences, part["margin"][scale], f"{second} - {first}: ", f" {part['metric']['unit']}")
+
+
+def _same_values(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame, scale: str) -> tuple[str, str]:
+    """Whether each other value of a panel's columns differs from the claimed one by less than a margin over learning rates x seeds.
+
+    All of them have to, so that the largest p-value counts, and no correction for their number is due; one beyond, corrected, decides
+    against it.
+    """
+    values = _values(artefact, data, claim["left"])
+    others = [other for other in values if other != claim["value"]]
+    if claim["value"] not in values or not others:
+        return "", MISSING
+    margin, said, verdicts = claim["margin"][scale], [], []
+    for other in others:
+        differences = (values[other] - values[claim["value"]]).dropna()
+        ours, verdict = _within(differences, margin, f"{other} - {claim['value']}: ", "", tests=len(others))
+        said.append(ours)
+        verdicts.append(verdict)
+    ranked = (TOO_FEW, FAILS, UNDECIDED, HOLDS)
+    return "; ".join(said), min(verdicts, key=ranked.index)
+
+
+def _within(differences: pd.Series, margin: float, name: str, unit: str, tests: int = 1) -> tuple[str, str]:
+    """Two one-sided signed-rank tests (TOST); `tests`: how many such differences could each speak against the claim."""
     if len(differences) < FEWEST_PAIRS_ONE_SIDED:
-        return f"{len(differences)} pairs", TOO_FEW
+        return f"{name}{len(differences)} pairs", TOO_FEW
     within = max(_signed_rank(differences + margin, "greater"), _signed_rank(differences - margin, "less"))
     beyond = min(_signed_rank(differences + margin, "less"), _signed_rank(differences - margin, "greater"))
-    first, second = artefact["pair"]["values"]
-    ours = f"{second} - {first}: median {differences.median():+.2f} {part['metric']['unit']} over {len(differences)} pairs"
+    ours = f"{name}median {differences.median():+.2f}{unit} over {len(differences)} pairs"
     ours += f", margin {margin:g}; p = {within:.3f} for a difference within it, {beyond:.3f} for one beyond"
     if within < 0.05:
         return ours, HOLDS
-    return ours, FAILS if beyond < 0.05 else UNDECIDED
+    return ours, FAILS if beyond < 0.05 / tests else UNDECIDED
+
+
+def _budget(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequence[Run], scale: str) -> tuple[str, str]:
+    """One method at one budget against another at another: a signed-rank test over the seeds; a diverged run is the worst."""
+    table = scores(artefact, scale, runs)
+    worst = -math.inf if artefact["metric"]["better"] == "higher" else math.inf
+    sides = []
+    for side in (claim["left"], claim["right"]):
+        own = table[(table["method"] == side["method"]) & (table["budget"] == side["budget"])]
+        sides.append(own.set_index("seed")["score"].fillna(worst))
+    differences = _sign(artefact) * (sides[0] - sides[1]).dropna()
+    ours = f"{sides[0].mean():.2f} against {sides[1].mean():.2f}"
+    if len(differences) < FEWEST_PAIRS:
+        return f"{ours}; {len(differences)} pairs", TOO_FEW
+    p = _signed_rank(differences)
+    ours += f"; better in {int((differences > 0).sum())} of {len(differences)} seeds, p = {p:.3f}"
+    if p >= 0.05:
+        return ours, UNDECIDED
+    return ours, HOLDS if differences.median() > 0 else FAILS

@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent / "published"
 
 
 def published_cells(artefact: Mapping[str, Any], panel: Mapping[str, Any]) -> pd.DataFrame:
-    """row, column, mean, std and seeds of one panel, with diverged = 0; empty where the paper prints no values."""
+    """row, column, mean, std and seeds of one panel, and how many runs diverged; empty where the paper prints no values."""
     path = FOLDER / f"{artefact['name']}.yaml"
     columns = ["row", "column", "mean", "std", "seeds", "diverged"]
     if not path.exists() or "published" not in panel:
@@ -22,7 +22,8 @@ def published_cells(artefact: Mapping[str, Any], panel: Mapping[str, Any]) -> pd
     for published in yaml.safe_load(path.read_text())["rows"]:
         if all(published.get(key) == value for key, value in panel["published"].items()):
             mean, std, seeds = published["mean"], published.get("std"), published.get("seeds")
-            rows.append([published[artefact["row"]], _column(published, panel), mean, std, seeds, 0])
+            row = panel.get("published_row", published.get(artefact["row"]))  # a table of one learning rate prints none in its rows
+            rows.append([row, _column(published, panel), mean, std, seeds, int(published.get("diverged", False))])
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -9,11 +9,15 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Run:
-    """A run that ended: its resolved configuration, its record.json and the lines of its metrics.jsonl."""
+    """A run that ended: its resolved configuration, its record.json and the lines of its metrics.jsonl.
+
+    dynamics: the lines of its dynamics.jsonl (the matrices' names, then their sizes), for an artefact that shows them.
+    """
 
     config: Mapping[str, Any]
     record: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    dynamics: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,7 +17,7 @@ def cell_table(artefact: Mapping[str, Any], data: pd.DataFrame, seeds: int) -> p
     parts = []
     for panel in artefact["panels"]:
         ours = panel_cells(artefact, panel, data)
-        theirs = published_cells(artefact, panel).drop(columns="diverged")
+        theirs = published_cells(artefact, panel).rename(columns={"diverged": "diverged_paper"})
         # The paper's 0.0003162 and a configured 3.162e-4 are the same row; floats are joined by their printed power of ten.
         for table in (ours, theirs):
             table["key"] = table["row"].map(power_of_ten)
@@ -41,7 +41,7 @@ def readable(artefact: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
                 artefact["row"]: power_of_ten(cell[artefact["row"]]),
                 "setting": cell["setting"] or "-",
                 "ours": _ours(cell),
-                "paper": paper,
+                "paper": "diverged" if cell["diverged_paper"] == 1 else paper,
                 "ours - paper": f"{cell['difference']:+.2f}" if pd.notna(cell["difference"]) else "-",
             }
         )

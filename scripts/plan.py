@@ -59,8 +59,8 @@ def seeds_of(artefact: dict[str, Any], grid: dict[str, Any], options: dict[str, 
         raise UserError(f"seeds={options['seeds']!r} must be whole numbers such as 1,2,3") from None
 
 
-def ended(cfg: DictConfig, run_id: str | None = None) -> "Run | None":
-    """The run if it has ended and its files are whole; a damaged one is said, and is not in any table."""
+def ended(artefact: dict[str, Any], cfg: DictConfig, run_id: str | None = None) -> "Run | None":
+    """The artefact's run if it has ended and its files are whole; a damaged one is said, and is not in any table."""
     from results.runs import Run  # brings pandas and more: nothing for a look at what there is
 
     folder = records.run_folder(cfg, run_id)
@@ -68,7 +68,8 @@ def ended(cfg: DictConfig, run_id: str | None = None) -> "Run | None":
     if record is None:
         return None
     try:
-        return Run(record["config"], record, records.read_metrics(folder, record))
+        logs = ("metrics.jsonl", *(("dynamics.jsonl",) if artefact["layout"] == "dynamics" else ()))
+        return Run(record["config"], record, *records.read_logs(folder, record, logs))
     except records.DamagedRecord as damage:
         records.give_up(folder, damage, say)
         return None
@@ -87,6 +88,6 @@ class Plan:
 def plan(artefact: dict[str, Any], options: dict[str, str], overrides: dict[str, str]) -> Plan:
     """Reads what has ended."""
     configs = expand(artefact, options, overrides)
-    runs = [run for run_id, cfg in configs.items() if (run := ended(cfg, run_id)) is not None]
+    runs = [run for run_id, cfg in configs.items() if (run := ended(artefact, cfg, run_id)) is not None]
     done = {run.record["run_id"] for run in runs}
     return Plan(artefact, list(configs.values()), runs, [cfg for run_id, cfg in configs.items() if run_id not in done])

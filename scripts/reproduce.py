@@ -66,7 +66,7 @@ def reproduce(p: Plan, options: dict[str, str], out: Path, command: str) -> None
         if not train(p.todo, options, name):
             print(f"{name}: the same command writes the results when the runs have ended; wait=true waits for them")
             return
-        runs += [run for cfg in p.todo if (run := ended(cfg)) is not None]
+        runs += [run for cfg in p.todo if (run := ended(p.artefact, cfg)) is not None]
     seeds = len({cfg.seed for cfg in p.configs})
     from results import write_artefact  # brings matplotlib and scipy: nothing for a dry run
 

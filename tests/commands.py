@@ -1,5 +1,6 @@
 """The command lines as a user types them, in real processes, and a small data set for them."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -60,4 +61,18 @@ def write_fashion_mnist(root: Path, train: int = 400, test: int = 100) -> Path:
         for kind, data, header in (("images-idx3", images, (2051, n, 28, 28)), ("labels-idx1", labels, (2049, n))):
             content = b"".join(number.to_bytes(4, "big") for number in header) + data.to(torch.uint8).numpy().tobytes()
             (raw / f"{prefix}-{kind}-ubyte").write_bytes(content)
+    return root
+
+
+def write_tokens(root: Path, name: str, vocabulary: int, train: int = 6000, validation: int = 1000) -> Path:
+    """A data set of the task gpt2 as its preparation leaves one, easily learnt: each token is the one before it plus 1 to 3."""
+    folder = root / "gpt2" / name
+    folder.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(0)
+    shards: dict[str, list[dict[str, Any]]] = {}
+    for split, count in (("train", train), ("validation", validation)):
+        content = (torch.randint(1, 4, (count,), generator=generator).cumsum(0) % vocabulary).to(torch.uint16).numpy().tobytes()
+        (folder / f"{split}-00000.bin").write_bytes(content)
+        shards[split] = [{"file": f"{split}-00000.bin", "sha256": hashlib.sha256(content).hexdigest(), "documents": 1, "tokens": count}]
+    (folder / "manifest.json").write_text(json.dumps({"name": name, "shards": shards}))
     return root

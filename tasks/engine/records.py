@@ -129,13 +129,13 @@ def give_up(folder: Path, damage: DamagedRecord, say: Callable[[str], None]) -> 
     say(f"{damage}; kept the record as {kept.name}, the run is done again from its last checkpoint")
 
 
-def read_metrics(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl.
+def read_logs(folder: Path, record: dict[str, Any], names: tuple[str, ...] = ("metrics.jsonl",)) -> list[list[dict[str, Any]]]:
+    """The lines of each of the logs.
 
     Raises DamagedRecord if a log is not the one that the record was written for.
     """
     check_logs(folder, record)
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [[json.loads(line) for line in (folder / name).read_text().splitlines()] for name in names]
 
 
 def check_logs(folder: Path, record: dict[str, Any]) -> None:
