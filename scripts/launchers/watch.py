@@ -1,5 +1,6 @@
 """Waits for runs on a cluster, with a live table, and submits again those whose jobs have ended before them."""
 
+import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.table import Table
 from scripts.launchers import queue, slurm
 from scripts.states import STATES, RunState, states
 from tasks.engine.errors import TrainingFailed
+from tasks.engine.files import disk_full_is_said
 from tasks.engine.terminal import say
 
 POLL_SECONDS = 5.0
@@ -20,7 +22,7 @@ TRIES = 3
 def submit_missing(configs: list[DictConfig], title: str) -> None:
     """Submits the runs that have not ended and are not in the queue."""
     runs_dir = Path(configs[0].runs_dir)
-    with queue.submitting(runs_dir):
+    with disk_full_is_said(runs_dir), queue.submitting(runs_dir):
         found = states(configs)
         missing = [run.cfg for run in found if run.state in ("to do", "stale")]
         waiting = Counter(run.state for run in found if run.state in ("running", "queued"))
@@ -50,7 +52,8 @@ def wait_for(configs: list[DictConfig], title: str) -> None:
                 tries += 1
                 if tries > TRIES:
                     where = Path(configs[0].runs_dir) / "slurm" / "jobs"
-                    raise TrainingFailed(f"{title}: jobs end without their runs, {TRIES} times now; their output is in {where}")
+                    room = f"{shutil.disk_usage(where).free / 1e6:,.1f} MB are free there"
+                    raise TrainingFailed(f"{title}: jobs end without their runs, {TRIES} times now; their output is in {where}; {room}")
                 submit_missing(configs, title)
             time.sleep(POLL_SECONDS)
 

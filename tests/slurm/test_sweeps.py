@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from commands import ROOT, command, records, wait_until
 from local_slurm import Cluster
 
@@ -56,7 +57,7 @@ def running(cluster: Cluster, runs_dir: Path, but: set[str]) -> tuple[str, Path]
     return found[0]
 
 
-def trained_in_pieces(folder: Path, checkpoint_every: int) -> int:
+def trained_in_pieces(folder: Path, checkpoint_every: int, last: int = STEPS) -> int:
     """Steps trained by all processes of a run together; fails if a piece begins where none has ended and no checkpoint was due."""
     steps, at = 0, 0
     history = [json.loads(line) for line in (folder / "starts.jsonl").read_text().splitlines()]
@@ -67,7 +68,7 @@ def trained_in_pieces(folder: Path, checkpoint_every: int) -> int:
         else:
             steps += line["end"] - at
             at = line["end"]
-    assert [line for line in history if line == {"end": STEPS}] == history[-1:]
+    assert [line for line in history if line == {"end": last}] == history[-1:]
     return steps
 
 
@@ -126,6 +127,49 @@ def test_a_sweep_survives_everything_that_can_happen_to_its_jobs(cluster, tmp_pa
     assert len(records(disturbed)) == 12
     for run in records(disturbed):
         assert trained_in_pieces(disturbed / "grokking" / run, 40) <= STEPS
+
+
+def test_two_sweeps_submitted_at_once_queue_and_train_every_run_once(cluster, tmp_path):
+    arguments = (f"runs_dir={tmp_path}", *JOBS, "num_steps=400", "checkpoint_every_steps=40")
+    both = [start(cluster, *arguments) for _ in range(2)]
+    for process in both:
+        said, _ = process.communicate(timeout=TIMEOUT)
+        assert process.returncode == 0 or "another process is submitting runs of this folder" in said, said
+    noted = [run for note in (tmp_path / "slurm").glob("*.json") for job in json.loads(note.read_text())["jobs"] for run in job]
+    assert len(noted) == len(set(noted)) == 6
+    done = reproduce(cluster, *arguments, "wait=true")
+    assert done.returncode == 0, done.stderr
+    assert len(records(tmp_path)) == 6
+    for run in records(tmp_path):
+        history = (tmp_path / "grokking" / run / "starts.jsonl").read_text().splitlines()
+        assert [json.loads(line) for line in history] == [{"start": 0}, {"end": 400}]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
+def test_a_disk_that_is_full_is_said_and_when_it_has_room_the_sweep_ends_as_if_it_always_had(cluster, tmp_path):
+    small, undisturbed = tmp_path / "small", tmp_path / "undisturbed"
+    small.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", small)
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        arguments = (f"runs_dir={small}", *JOBS, "num_steps=400", "checkpoint_every_steps=40", "launcher.parallel=2", "wait=true")
+        free = os.statvfs(small).f_bavail * os.statvfs(small).f_frsize
+        (small / "filler").write_bytes(bytes(free - 600_000))  # less than the checkpoints of six runs
+        full = reproduce(cluster, *arguments)
+        assert full.returncode in (1, 2) and "Traceback" not in full.stderr, full.stderr
+        # Whether the submission itself or its jobs find no space.
+        assert "no space left" in full.stderr or "MB are free there" in full.stderr, full.stderr
+        assert not list(small.glob("grokking/*/.*.tmp"))
+        (small / "filler").unlink()
+        done = reproduce(cluster, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert reproduce(cluster, f"runs_dir={undisturbed}", "jobs=2", "num_steps=400").returncode == 0
+        assert bits(small) == bits(undisturbed)
+        for run in records(small):
+            assert trained_in_pieces(small / "grokking" / run, 40, last=400) <= 400 + 3 * 40
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
 
 
 def test_two_processes_under_srun_equal_one(cluster, tmp_path):
