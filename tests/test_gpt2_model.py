@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from cpr import regularized_names
 from scripts.common import compose_config
+from tasks.engine.records import identity, run_id
 from tasks.gpt2.model import GPT2, Shape, build
 
 SMALL = {"width": 48, "layers": 2, "heads": 4, "context": 16, "vocabulary": 104, "dropout": 0.0}
@@ -160,3 +161,11 @@ def test_flops_are_those_that_torch_counts():
 def test_the_repository_has_a_configuration_for_every_size():
     names = {path.stem for path in Path("configs/task").glob("gpt2*.yaml")}
     assert names == {"gpt2", "gpt2m", "gpt2l", "gpt2xl"}
+
+
+@pytest.mark.parametrize(("task", "way"), [("gpt2", "ddp"), ("gpt2m", "ddp"), ("gpt2l", "fsdp"), ("gpt2xl", "fsdp")])
+def test_the_large_models_are_sharded_unless_asked_otherwise_and_the_id_does_not_know(task, way):
+    plain, asked = compose_config([f"task={task}"]), compose_config([f"task={task}", "parallel=ddp"])
+    assert (plain.parallel, asked.parallel) == (way, "ddp")
+    assert run_id(plain) == run_id(asked)
+    assert "parallel" not in identity(plain)["task"]

@@ -34,7 +34,7 @@ NOT_IDENTITY = (
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
 )
-DEFAULTS_TAKEN_UP = (("task", "lr"), ("task", "num_steps"), ("regularizer", "lr"))
+DEFAULTS_TAKEN_UP = (("task", "lr"), ("task", "num_steps"), ("task", "parallel"), ("regularizer", "lr"))
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:
