@@ -90,10 +90,21 @@ def whole(state: Any, ranks: Ranks) -> Any:
     return gathered.cpu() if ranks.first else None
 
 
+def trained_state(model: nn.Module) -> dict[str, Any]:
+    """The model's state without its frozen parameters, which the task makes again: of a LoRA model its small matrices alone."""
+    frozen = _frozen(model)
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
+def _frozen(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters(remove_duplicate=False) if not parameter.requires_grad}
+
+
 def load(model: nn.Module, optimizer: Optimizer, model_state: dict[str, Any], optimizer_state: dict[str, Any]) -> None:
-    """Puts whole states back, of which each process keeps its shards."""
-    own = model.state_dict()
-    model.load_state_dict({name: _as(own[name], value) if name in own else value for name, value in model_state.items()})
+    """Puts whole states back, of which each process keeps its shards; frozen parameters, which are not in them, stay as they are."""
+    own, frozen = model.state_dict(), _frozen(model)
+    kept = {name: value for name, value in own.items() if name in frozen}
+    model.load_state_dict(kept | {name: _as(own[name], value) if name in own else value for name, value in model_state.items()})
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     identifiers = [identifier for group in optimizer_state["param_groups"] for identifier in group["params"]]
     state = dict(optimizer_state["state"])

@@ -119,8 +119,9 @@ class Training:
         self.last_checkpoint = time.monotonic()
 
     def whole_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The model's and the optimizer's state, as one process alone has it; all processes ask for it, the first one gets it."""
-        return sharding.whole(self.workload.model.state_dict(), self.ranks), sharding.whole(self.optimizer.state_dict(), self.ranks)
+        """What is trained of the model, and the optimizer's state, as one process alone has them; all ask for them, the first gets them."""
+        states = sharding.trained_state(self.workload.model), self.optimizer.state_dict()
+        return sharding.whole(states[0], self.ranks), sharding.whole(states[1], self.ranks)
 
     def train(self, requests: Requests, progress: Callable[[int], None] | None = None) -> dict[str, float]:
         """Trains to the end and evaluates; returns the final metrics.

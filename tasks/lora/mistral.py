@@ -1,0 +1,71 @@
+"""Mistral-7B-Instruct's weights and tokenizer from the Hugging Face hub, kept in the data folder: no run needs a network."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tasks.engine.errors import UserError
+from tasks.lora.data import Encode
+from tasks.lora.questions import mend
+
+REPOSITORY = "mistralai/Mistral-7B-Instruct-v0.2"
+FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json")
+
+
+def fetch(root: Path, say: Callable[[str], None]) -> None:
+    """Downloads 14.5 GB unless they are there; goes on where an earlier call was stopped.
+
+    Raises UserError if the hub cannot be reached or wants to know who asks.
+    """
+    if whole(root):
+        return
+    from huggingface_hub import snapshot_download
+
+    say(f"Mistral-7B-Instruct: 14.5 GB, downloaded from {REPOSITORY} into {weights_folder(root)}")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        snapshot_download(REPOSITORY, local_dir=weights_folder(root), allow_patterns=list(FILES))
+    except Exception as error:  # of many classes without one in common
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise UserError(
+            f"{REPOSITORY} cannot be downloaded ({reason}); accept its terms on huggingface.co, log in with: hf auth login, and start again"
+        ) from error
+
+
+def load(root: Path, precision: str) -> tuple[nn.Module, Any]:
+    """The model, in bfloat16 for precision "bf16", and its tokenizer, from the data folder.
+
+    Raises UserError if they are not there.
+    """
+    if not whole(root):
+        raise UserError(f"Mistral-7B-Instruct is not in {weights_folder(root)}; {mend(root, 'PubMedQA')}")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(weights_folder(root), dtype=dtype, local_files_only=True)
+    return model, AutoTokenizer.from_pretrained(weights_folder(root), local_files_only=True)
+
+
+def encoder(tokenizer: Any) -> Encode:
+    """Texts to token ids, with what the tokenizer puts before every text."""
+    return lambda texts: tokenizer(texts)["input_ids"]
+
+
+def whole(root: Path) -> bool:
+    """Whether all files of weights that the index names, the configuration and a tokenizer are there."""
+    folder = weights_folder(root)
+    if not (folder / "config.json").exists() or not any(folder.glob("tokenizer*")):
+        return False
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return (folder / "model.safetensors").exists()
+    return all((folder / file).exists() for file in set(json.loads(index.read_bytes())["weight_map"].values()))
+
+
+def weights_folder(root: Path) -> Path:
+    return root / "lora" / REPOSITORY.rpartition("/")[2]

@@ -1,0 +1,41 @@
+"""Brings questions and the model that LoRA starts from: PubMedQA and Mistral-7B, or questions about plays and a small model."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from tasks.gpt2 import prepare as text
+from tasks.gpt2.corpora import shakespeare
+from tasks.gpt2.shards import data_set_folder
+from tasks.lora import mistral, plays, pubmedqa, questions, small
+
+DATA_SETS = ("Plays", "PubMedQA")
+MINI = Path(__file__).parents[2] / "configs" / "scale" / "mini" / "lora.yaml"
+
+
+def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
+    """Puts the data set `name` of DATA_SETS and its model into `root`; does nothing if they are there.
+
+    Raises UserError if no source can be reached or a package is missing.
+    """
+    if name == "PubMedQA":
+        if not questions.finished(root, name, pubmedqa.RECIPE):
+            say("PubMedQA: 400 MB of questions, and as much in the cache of datasets")
+            questions.write(root, name, pubmedqa.RECIPE, pubmedqa.questions())
+        mistral.fetch(root, say)
+        return
+    recipe = mini_recipe()
+    text.prepare(recipe.text, root, say)
+    if not questions.finished(root, name, plays.RECIPE):
+        texts = data_set_folder(root, "texts")
+        shakespeare(texts, say)
+        questions.write(root, name, plays.RECIPE, plays.questions(texts))
+    small.trained(root, recipe, say)
+
+
+def mini_recipe() -> small.Recipe:
+    """The small model of the mini scale's configuration."""
+    cfg: Any = OmegaConf.load(MINI)
+    return small.Recipe(**cfg.task.small)

@@ -1,0 +1,59 @@
+"""How likely a model finds answers, how often the likeliest one is right, and how well it still knows its language."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tasks.gpt2.data import Blocks, in_order
+from tasks.lora.data import IGNORED, Batch, Encode, batch, rows
+from tasks.lora.questions import Question
+
+
+def answer_losses(model: nn.Module, inputs: Batch) -> Tensor:
+    """-log p(answer | prompt) of every row, in nats, float32 [rows]. Logits are computed only where some row has its answer."""
+    tokens, targets = inputs
+    places = (targets != IGNORED).any(0).nonzero()[:, 0]
+    logits = model(input_ids=tokens, use_cache=False, logits_to_keep=places).logits
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets[:, places].flatten(), ignore_index=IGNORED, reduction="none")
+    return losses.view(len(tokens), -1).sum(1)
+
+
+class Exam:
+    """Questions with the answers to choose from; `accuracy(model)` compares the answers' likelihoods, nothing is generated."""
+
+    def __init__(
+        self, questions: Sequence[Question], answers: Sequence[str], encode: Encode, most: int, batch_size: int, device: torch.device
+    ) -> None:
+        """Raises ValueError if a question's answer is not one of `answers`, or has no token of its own."""
+        self.count, self.choices = len(questions), len(answers)
+        self.right = torch.tensor([list(answers).index(question.answer) for question in questions], device=device)
+        self.rows = rows([replace(question, answer=answer) for question in questions for answer in answers], encode, most)
+        # Long rows together: fewer places to fill up.
+        self.order = sorted(range(len(self.rows)), key=lambda index: len(self.rows[index].tokens))
+        self.batch_size, self.device = batch_size, device
+
+    @torch.no_grad()
+    def accuracy(self, model: nn.Module) -> float:
+        """In percent."""
+        model.eval()
+        losses = torch.empty(len(self.rows), device=self.device)
+        for start in range(0, len(self.order), self.batch_size):
+            chosen = self.order[start : start + self.batch_size]
+            losses[chosen] = answer_losses(model, batch([self.rows[index] for index in chosen], self.device))
+        likeliest = losses.view(self.count, self.choices).argmin(1)
+        return 100 * (likeliest == self.right).double().mean().item()
+
+
+@torch.no_grad()
+def language_loss(model: nn.Module, blocks: Blocks, batch_size: int, most: int | None, device: torch.device) -> float:
+    """Mean loss of the next token over the first `most` blocks of a text, in nats."""
+    model.eval()
+    total, count = torch.zeros((), dtype=torch.float64, device=device), 0
+    for tokens, targets in in_order(blocks, batch_size, most, device):
+        logits = model(input_ids=tokens, use_cache=False).logits
+        total += F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
+        count += targets.numel()
+    return total.item() / count

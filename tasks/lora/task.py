@@ -1,0 +1,89 @@
+"""LoRA on Mistral-7B for PubMedQA (paper scale), or on a small Mistral for questions about plays (mini scale): builds the workload."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.engine.errors import UserError
+from tasks.engine.terminal import say
+from tasks.engine.workload import Metric, Workload
+from tasks.gpt2 import tokenizer as bpe
+from tasks.gpt2.data import Blocks
+from tasks.gpt2.shards import open_split
+from tasks.lora import adapters, data, harness, mistral, questions, small
+from tasks.lora.data import Batch, Encode
+from tasks.lora.scoring import Exam, answer_losses, language_loss
+
+
+def build(cfg: Any, device: torch.device) -> Workload:
+    """The workload of `cfg.task`; raises UserError if questions or model are not in `cfg.data_dir`, or a setting is wrong."""
+    task, root = cfg.task, Path(cfg.data_dir)
+    train, test = (questions.read(root, task.data.name, split) for split in questions.SPLITS)
+    model, encode, tokenizer = _base(cfg, root)
+    harness.check(task.harness, tokenizer)
+    try:
+        chosen = questions.subset(train, task.data.train_size, task.data.subset_seed)
+        rows = data.rows(chosen, encode, task.data.max_tokens)
+        exam = Exam(test, list(task.data.answers), encode, task.data.max_tokens, task.eval_batch_size, device)
+    except ValueError as error:
+        raise UserError(f"{task.data.name}: {error}") from error
+    adapters.add(model, task.lora.r, task.lora.alpha, task.lora.targets)
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return answer_losses(model, batch).mean()
+
+    def scores(model: nn.Module) -> dict[str, float]:
+        found = {"accuracy": exam.accuracy(model)}
+        if task.small is not None:
+            blocks = Blocks(open_split(root, task.small.text, "validation"), task.small.context)
+            found["language_loss"] = language_loss(model, blocks, task.eval_batch_size, task.eval_blocks, device)
+        if task.harness:
+            found |= harness.accuracies(model, tokenizer, task.harness, task.eval_batch_size)
+        return found
+
+    return Workload(
+        model=model,
+        batch_at=data.batches(rows, task.batch_size, cfg.seed, device),
+        loss=loss,
+        evaluate=evaluation(scores),
+        metric=Metric("accuracy_change", "percentage points", "higher"),
+        blocks=list(model.get_submodule("model.layers").children()),
+    )
+
+
+def _base(cfg: Any, root: Path) -> tuple[nn.Module, Encode, Any]:
+    """The model that LoRA starts from, its encoder, and its tokenizer for the harness (None for the small model)."""
+    task = cfg.task
+    if task.small is None:
+        model, tokenizer = mistral.load(root, task.precision)
+        return model, mistral.encoder(tokenizer), tokenizer
+    try:
+        recipe = small.Recipe(**task.small)
+        model = small.trained(root, recipe, say, cfg.quiet)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"task.small: {error}") from error
+    return model, bpe.load(root, recipe.vocabulary).encode_batch, None
+
+
+def evaluation(scores: Callable[[nn.Module], dict[str, float]]) -> Callable[[nn.Module], dict[str, float]]:
+    """Every score of the fine-tuned model, and its change against the model without LoRA, which is the same at every step.
+
+    For language_loss the change is called forgetting: how many nats the model has lost.
+    """
+    before: dict[str, float] = {}
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        if not before:
+            with adapters.without(model):
+                before.update(scores(model))
+        after = scores(model)
+        metrics: dict[str, float] = {}
+        for name, value in after.items():
+            change = "forgetting" if name == "language_loss" else f"{name}_change"
+            metrics |= {name: value, f"{name}_before": before[name], change: value - before[name]}
+        return metrics
+
+    return evaluate
