@@ -32,11 +32,11 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def frame(runs: Sequence[Run], metric: str) -> pd.DataFrame:
-    """One row a run in a fixed order; `value` is the metric, missing for a run that diverged."""
+    """One row a run in a fixed order; `value` is the metric, missing for a run that diverged, and `metrics.<name>` each of them."""
     rows = []
     for run in runs:
         result = {"run_id": run.record["run_id"], "status": run.record["status"], "value": run.record["metrics"].get(metric)}
-        rows.append(flatten(run.config) | result)
+        rows.append(flatten(run.config) | flatten(run.record["metrics"], "metrics.") | result)
     data = pd.DataFrame(rows)
     if data.empty:
         return pd.DataFrame(columns=["run_id", "status", "value", "seed", "lr", "regularizer.name"])
@@ -50,11 +50,17 @@ def label(value: Any) -> str:
 
 
 def of_panel(data: pd.DataFrame, panel: Mapping[str, Any]) -> pd.DataFrame:
-    """The runs of a panel: of its regularizer, with the values of its `select` (flattened configuration keys)."""
+    """The runs of a panel: of its regularizer, with the values of its `select` (flattened configuration keys).
+
+    `value` is the panel's own `metric` if it names one.
+    """
     chosen = data["regularizer.name"] == panel["regularizer"]
     for key, value in panel.get("select", {}).items():
         chosen &= data[key] == value if key in data else False
-    return data[chosen]
+    if "metric" not in panel:
+        return data[chosen]
+    name = f"metrics.{panel['metric']}"
+    return data[chosen].assign(value=pd.to_numeric(data[name]) if name in data else float("nan"))
 
 
 def panel_cells(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame) -> pd.DataFrame:

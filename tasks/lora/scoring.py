@@ -48,12 +48,14 @@ class Exam:
 
 
 @torch.no_grad()
-def language_loss(model: nn.Module, blocks: Blocks, batch_size: int, most: int | None, device: torch.device) -> float:
-    """Mean loss of the next token over the first `most` blocks of a text, in nats."""
+def language_scores(model: nn.Module, blocks: Blocks, batch_size: int, most: int | None, device: torch.device) -> dict[str, float]:
+    """Over the first `most` blocks of a text: the mean loss of the next token in nats, and how often the likeliest is right, in percent."""
     model.eval()
-    total, count = torch.zeros((), dtype=torch.float64, device=device), 0
+    total, right = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device)
+    count = 0
     for tokens, targets in in_order(blocks, batch_size, most, device):
         logits = model(input_ids=tokens, use_cache=False).logits
         total += F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
+        right += (logits.argmax(-1) == targets).sum()
         count += targets.numel()
-    return total.item() / count
+    return {"language_loss": total.item() / count, "language_accuracy": 100 * right.item() / count}

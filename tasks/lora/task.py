@@ -15,7 +15,7 @@ from tasks.gpt2.data import Blocks
 from tasks.gpt2.shards import open_split
 from tasks.lora import adapters, data, harness, mistral, questions, small
 from tasks.lora.data import Batch, Encode
-from tasks.lora.scoring import Exam, answer_losses, language_loss
+from tasks.lora.scoring import Exam, answer_losses, language_scores
 
 
 def build(cfg: Any, device: torch.device) -> Workload:
@@ -39,7 +39,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
         found = {"accuracy": exam.accuracy(model)}
         if task.small is not None:
             blocks = Blocks(open_split(root, task.small.text, "validation"), task.small.context)
-            found["language_loss"] = language_loss(model, blocks, task.eval_batch_size, task.eval_blocks, device)
+            found |= language_scores(model, blocks, task.eval_batch_size, task.eval_blocks, device)
         if task.harness:
             found |= harness.accuracies(model, tokenizer, task.harness, task.eval_batch_size)
         return found
