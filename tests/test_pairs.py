@@ -71,7 +71,7 @@ def test_five_pairs_are_the_fewest_that_can_be_significant():
     four, five = (stats.wilcoxon(range(1, n + 1), alternative="greater").pvalue for n in (4, 5))
     assert four >= 0.05 > five
     assert same(epoch_pairs([(200, 200)] * 5), "same-grokking")[0] == "holds"
-    assert same(epoch_pairs([(200, 200)] * 4), "same-grokking") == ("too few seeds to say", "4 pairs")
+    assert same(epoch_pairs([(200, 200)] * 4), "same-grokking") == ("too few seeds to say", "after - before: 4 pairs")
     assert same(epoch_pairs([(200, 400)] * 5), "same-grokking")[0] == "does not hold"
     assert same(epoch_pairs([(200, 200)] * 5), "same-grokking", complete=False) == ("runs missing", "")
 
@@ -81,7 +81,7 @@ def test_a_run_that_never_got_there_differs_by_more_than_any_other_and_two_of_th
     assert same(epoch_pairs([(200, None)] * 5), "same-grokking")[0] == "does not hold"
     assert same(epoch_pairs([(None, 200)] * 5), "same-grokking")[0] == "does not hold"
     assert same(epoch_pairs([(200, 200)] * 4 + [(200, None)]), "same-grokking")[0] == "undecided"
-    assert same(epoch_pairs([(None, None)] * 6), "same-grokking") == ("too few seeds to say", "0 pairs")
+    assert same(epoch_pairs([(None, None)] * 6), "same-grokking") == ("too few seeds to say", "after - before: 0 pairs")
     assert same(accuracy_pairs(lambda lr, seed: None))[0] == "does not hold"  # diverged
 
 
