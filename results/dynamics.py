@@ -72,14 +72,19 @@ def _mean(values: list[float]) -> str:
 
 
 def dynamics_figure(artefact: Mapping[str, Any], runs: Sequence[Run], footer: str) -> Figure:
-    """A row a quantity, a column a method or matrix; of each method the run with the lowest seed."""
+    """A row a quantity, a column a method or matrix; of each method the run with the lowest seed.
+
+    A single column's quantities stand side by side.
+    """
     settings = artefact["dynamics"]
     first = {method["title"]: chosen[0] for method in artefact["methods"] if (chosen := runs_of(method, runs))}
     matrices, by_method = settings["matrices"], settings["columns"] == "methods"
     columns = list(first) if by_method else matrices
     rows = [quantity for quantity in QUANTITIES if quantity in settings["quantities"]]
-    figure = Figure(figsize=(1.2 + 3.4 * max(1, len(columns)), 1.4 + 2.1 * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), max(1, len(columns)), squeeze=False, sharex=True, sharey="row")
+    down, across = (len(rows), len(columns)) if len(columns) > 1 else (1, len(rows))
+    figure = Figure(figsize=(2.4 + 3.4 * across, 1.6 + 2.1 * max(down, 1.2)), layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False, sharex=True, sharey="row" if len(columns) > 1 else False)
+    grid = grid if len(columns) > 1 else grid.T
     for across, column in enumerate(columns):
         lines = [(column, line) if by_method else (line, column) for line in (matrices if by_method else first)]
         for down, quantity in enumerate(rows):
@@ -90,7 +95,8 @@ def dynamics_figure(artefact: Mapping[str, Any], runs: Sequence[Run], footer: st
             axes.tick_params(labelsize=7)
             axes.spines[["top", "right"]].set_visible(False)
         grid[0][across].set_title(column.removesuffix(".weight"), fontsize=9)
-        grid[-1][across].set_xlabel("step", fontsize=8)
+    for axes in grid[-1] if len(columns) > 1 else grid[:, 0]:
+        axes.set_xlabel("step", fontsize=8)
     for down, quantity in enumerate(rows):
         grid[down][0].set_ylabel(QUANTITIES[quantity], fontsize=9)
     figure.suptitle(artefact["title"], fontsize=11)
