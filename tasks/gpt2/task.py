@@ -13,6 +13,7 @@ from tasks.engine.workload import Metric, Work, Workload
 from tasks.gpt2.data import Batch, Blocks, batches, in_order
 from tasks.gpt2.model import build as build_model
 from tasks.gpt2.sampling import sampler
+from tasks.gpt2.scores import next_token_scores
 from tasks.gpt2.shards import open_split
 
 
@@ -43,22 +44,12 @@ def build(cfg: Any, device: torch.device) -> Workload:
 def evaluation(validation: Blocks, task: Any, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
     """Mean loss of the next token in nats over validation blocks, its exponential, and how often the likeliest token is right."""
 
-    @torch.no_grad()
     def evaluate(model: nn.Module) -> dict[str, float]:
-        model.eval()
-        losses = torch.zeros((), dtype=torch.float64, device=device)
-        correct = torch.zeros((), dtype=torch.int64, device=device)
-        count = 0
-        for tokens, targets in in_order(validation, task.eval_batch_size, task.eval_blocks, device):
-            logits = model(tokens)
-            losses += nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
-            correct += (logits.argmax(-1) == targets).sum()
-            count += targets.numel()
-        loss = losses.item() / count
+        loss, accuracy = next_token_scores(model, model, in_order(validation, task.eval_batch_size, task.eval_blocks, device), device)
         return {
             "validation_loss": loss,
             "perplexity": math.exp(min(loss, 700.0)),  # a diverged run's loss would overflow
-            "next_token_accuracy": 100 * correct.item() / count,
+            "next_token_accuracy": accuracy,
         }
 
     return evaluate

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tasks.gpt2.data import Blocks, in_order
+from tasks.gpt2.scores import next_token_scores
 from tasks.lora.data import IGNORED, Batch, Encode, batch, rows
 from tasks.lora.questions import Question
 
@@ -47,15 +48,11 @@ class Exam:
         return 100 * (likeliest == self.right).double().mean().item()
 
 
-@torch.no_grad()
 def language_scores(model: nn.Module, blocks: Blocks, batch_size: int, most: int | None, device: torch.device) -> dict[str, float]:
-    """Over the first `most` blocks of a text: the mean loss of the next token in nats, and how often the likeliest is right, in percent."""
-    model.eval()
-    total, right = torch.zeros((), dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device)
-    count = 0
-    for tokens, targets in in_order(blocks, batch_size, most, device):
-        logits = model(input_ids=tokens, use_cache=False).logits
-        total += F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
-        right += (logits.argmax(-1) == targets).sum()
-        count += targets.numel()
-    return {"language_loss": total.item() / count, "language_accuracy": 100 * right.item() / count}
+    """Of the next token over the first `most` blocks of a text: the mean loss in nats, and how often the likeliest is right, in percent."""
+
+    def logits_of(tokens: Tensor) -> Tensor:
+        return model(input_ids=tokens, use_cache=False).logits
+
+    loss, accuracy = next_token_scores(model, logits_of, in_order(blocks, batch_size, most, device), device)
+    return {"language_loss": loss, "language_accuracy": accuracy}
