@@ -78,9 +78,14 @@ def write_artefact(
 
 
 def at_scale(artefact: Mapping[str, Any], scale: str) -> dict[str, Any]:
-    """Without the panels and claims that name other scales as their `scales`."""
+    """Without the panels and claims that name other scales as their `scales`, and with this scale's values to `select` by."""
     kept = {key: [one for one in artefact.get(key, ()) if scale in one.get("scales", (scale,))] for key in ("panels", "claims")}
+    kept["panels"] = [panel | {"select": _select_at(panel, scale)} if "select" in panel else panel for panel in kept["panels"]]
     return dict(artefact) | kept
+
+
+def _select_at(panel: Mapping[str, Any], scale: str) -> dict[str, Any]:
+    return {key: value[scale] if isinstance(value, Mapping) else value for key, value in panel["select"].items()}
 
 
 def _machine(hardware: Mapping[str, Any]) -> str:

@@ -54,6 +54,8 @@ def judge(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], complete
             ours, verdict = _same(artefact, claim, runs, scale)
         elif claim["kind"] == "same_values":
             ours, verdict = _same_values(artefact, claim, frame(runs, artefact["metric"]["name"]), scale)
+        elif claim["kind"] == "same_best":
+            ours, verdict = _same_best(artefact, claim, frame(runs, artefact["metric"]["name"]), scale)
         elif claim["kind"] == "budget":
             ours, verdict = _budget(artefact, claim, runs, scale)
         else:
@@ -67,8 +69,13 @@ def _panel(artefact: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return next(p for p in artefact["panels"] if p.get("id", p["regularizer"]) == name)
 
 
-def _panel_cells(artefact: Mapping[str, Any], data: pd.DataFrame, name: str) -> pd.DataFrame:
-    return panel_cells(artefact, _panel(artefact, name), data)
+def _panels(artefact: Mapping[str, Any], names: str | Sequence[str]) -> list[Mapping[str, Any]]:
+    """The panels of one side of a claim: one, or several that together are a method with more columns."""
+    return [_panel(artefact, name) for name in ([names] if isinstance(names, str) else names)]
+
+
+def _panel_cells(artefact: Mapping[str, Any], data: pd.DataFrame, names: str | Sequence[str]) -> pd.DataFrame:
+    return pd.concat([panel_cells(artefact, panel, data) for panel in _panels(artefact, names)], ignore_index=True)
 
 
 def _sign(artefact: Mapping[str, Any]) -> int:
@@ -105,12 +112,16 @@ def _signed_rank(differences: pd.Series, alternative: str = "two-sided") -> floa
     return float(stats.wilcoxon(differences, alternative=alternative).pvalue) if (differences != 0).any() else 1.0
 
 
-def _values(artefact: Mapping[str, Any], data: pd.DataFrame, name: str) -> pd.DataFrame:
-    """One panel's values: a row per (row, seed), a column per column of the panel; missing where a run diverged."""
-    panel = _panel(artefact, name)
-    column, chosen = panel.get("column"), of_panel(data, panel)
-    labels = chosen[column].map(label) if column else pd.Series("", index=chosen.index)
-    return chosen.assign(column=labels).pivot_table("value", [artefact["row"], "seed"], "column", dropna=False)
+def _values(artefact: Mapping[str, Any], data: pd.DataFrame, names: str | Sequence[str]) -> pd.DataFrame:
+    """The values of a claim's side: a row per (row, seed), a column per column of its panels; missing where a run diverged."""
+    panels, tables = _panels(artefact, names), []
+    for panel in panels:
+        column, chosen = panel.get("column"), of_panel(data, panel)
+        labels = chosen[column].map(label) if column else pd.Series("", index=chosen.index)
+        if len(panels) > 1:
+            labels = f"{panel['title']} " + labels
+        tables.append(chosen.assign(column=labels).pivot_table("value", [artefact["row"], "seed"], "column", dropna=False))
+    return pd.concat(tables, axis=1)
 
 
 def _held_out(values: pd.DataFrame, better: str) -> pd.Series:
@@ -218,6 +229,13 @@ def _same_values(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd
         verdicts.append(verdict)
     ranked = (TOO_FEW, FAILS, UNDECIDED, HOLDS)
     return "; ".join(said), min(verdicts, key=ranked.index)
+
+
+def _same_best(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame, scale: str) -> tuple[str, str]:
+    """Whether two methods, each at the column that is best by the other seeds, differ by less than a margin over learning rates x seeds."""
+    better = artefact["metric"]["better"]
+    left, right = (_held_out(_values(artefact, data, claim[side]), better) for side in ("left", "right"))
+    return _within((left - right).dropna(), claim["margin"][scale], "", f" {artefact['metric'].get('unit', '')}".rstrip())
 
 
 def _within(differences: pd.Series, margin: float, name: str, unit: str, tests: int = 1) -> tuple[str, str]:
