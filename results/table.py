@@ -34,14 +34,15 @@ def readable(artefact: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
     """`cell_table` for people: mean ± std (seeds), with what is missing or diverged said in the cell."""
     rows, digits = [], artefact["metric"].get("digits", 1)
     for _, cell in table.iterrows():
-        paper = f"{cell['mean_paper']:.{digits}f}{_spread(cell['std_paper'])}" if pd.notna(cell["mean_paper"]) else "-"
+        without_value = {1: "diverged", 0: "TBA"}.get(cell["diverged_paper"], "-")  # the paper leaves one cell open
+        paper = f"{cell['mean_paper']:.{digits}f}{_spread(cell['std_paper'])}" if pd.notna(cell["mean_paper"]) else without_value
         rows.append(
             {
                 "method": cell["method"],
                 artefact["row"]: power_of_ten(cell[artefact["row"]]),
                 "setting": cell["setting"] or "-",
                 "ours": _ours(cell),
-                "paper": "diverged" if cell["diverged_paper"] == 1 else paper,
+                "paper": paper,
                 "ours - paper": f"{cell['difference']:+.2f}" if pd.notna(cell["difference"]) else "-",
             }
         )
