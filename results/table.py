@@ -18,9 +18,10 @@ def cell_table(artefact: Mapping[str, Any], data: pd.DataFrame, seeds: int) -> p
     for panel in artefact["panels"]:
         ours = panel_cells(artefact, panel, data)
         theirs = published_cells(artefact, panel).rename(columns={"diverged": "diverged_paper"})
-        # The paper's 0.0003162 and a configured 3.162e-4 are the same row; floats are joined by their printed power of ten.
+        # The paper's 0.0003162 and a configured 3.162e-4 are the same row; floats are joined by their printed power of ten. Where the
+        # paper has one row alone, its cells may stand beside ours of any row.
         for table in (ours, theirs):
-            table["key"] = table["row"].map(power_of_ten)
+            table["key"] = "" if artefact.get("published_beside") == "every row" else table["row"].map(power_of_ten)
         joined = ours.merge(theirs.drop(columns="row"), on=["key", "column"], how="left", suffixes=("", "_paper")).drop(columns="key")
         joined.insert(0, "method", panel["title"])
         parts.append(joined)
