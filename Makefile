@@ -23,7 +23,7 @@ WORKERS ?= 2
 BENCH_OPTIONS := ROUNDS SHAPES DEVICE THREADS TABLES CONTEXT BATCH MEMORY_GB REBUILD
 
 .DEFAULT_GOAL := help
-.PHONY: setup test test-slurm lint reproduce bench clean help
+.PHONY: setup test test-slurm lint reproduce bench bench-loading clean help
 .DELETE_ON_ERROR:
 
 setup: .venv/.stamp $(EXTRAS:%=.venv/.stamp-%)  ## make .venv with the exact versions of the lock files (about 3 minutes)
@@ -47,6 +47,9 @@ reproduce-%: .venv/.stamp  ## one artefact, for example reproduce-figure2
 
 bench: .venv/.stamp  ## Tables I.2 and I.3: time and memory of optimizer and training steps (ROUNDS=15 SHAPES=toy,gpt2s DEVICE=cuda THREADS=2)
 	$(BIN)/python scripts/bench/step_times.py $(foreach name,$(BENCH_OPTIONS),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$($(name))))
+
+bench-loading: .venv/.stamp  ## images a second of the task imagenet's loader, of timm's and of the model (ARGS="device=cuda rounds=30")
+	$(BIN)/python scripts/bench/loading.py $(ARGS)
 
 clean:  ## remove caches and build output; keeps .venv, runs/ and data/
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -13,6 +13,7 @@ from results.curves import curve_figure, curve_table
 from results.dynamics import dynamics_figure, dynamics_table
 from results.files import draw, write
 from results.heatmap import heatmap_figure
+from results.interpolation import interpolated, interpolation_figure, interpolation_table
 from results.pairs import every_pair, pair_figure, pair_table
 from results.runs import Run, frame
 from results.table import best_table, cell_table, claims_table, latex, markdown, readable
@@ -35,6 +36,8 @@ def write_artefact(
     artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], out_dir: Path, *, expected: int, seeds: int, command: str
 ) -> Summary:
     """Writes table.md, table.csv, table.tex, claims.csv, figure.png and figure.svg; the same runs give the same bytes.
+
+    An artefact with `interpolation` also has <interpolation.name>.csv, .png and .svg.
 
     `expected` and `seeds` are the numbers of runs and of seeds that the artefact's grids have at this scale.
     """
@@ -65,16 +68,34 @@ def write_artefact(
         figure = curve_figure(artefact, runs, footer)
 
     claims = claims_table(verdicts)
+    more, more_files = _interpolation(artefact, runs, out_dir, footer)
     files = [
-        write(out_dir / "table.md", _page(artefact, facts, main, extra, claims)),
+        write(out_dir / "table.md", _page(artefact, facts, main, extra, claims) + more),
         write(out_dir / "table.csv", plain.to_csv(index=False)),
         write(out_dir / "table.tex", latex(main if extra is None else extra, artefact["title"])),
         write(out_dir / "claims.csv", pd.DataFrame([v.__dict__ for v in verdicts]).to_csv(index=False)),
         *draw(figure, out_dir),
+        *more_files,
     ]
     return Summary(
         "\n".join([_head(artefact, facts), markdown(main), "", _claims_in_lines(verdicts), str(out_dir / "table.md")]), tuple(files)
     )
+
+
+def _interpolation(artefact: Mapping[str, Any], runs: Sequence[Run], out_dir: Path, footer: str) -> tuple[str, list[Path]]:
+    """The page's section on interpolated weights, and the files that it brings; nothing where no run has such scores."""
+    points = interpolated(artefact, runs)
+    if points.empty:
+        return "", []
+    settings = artefact["interpolation"]
+    name = settings["name"]
+    files = [
+        write(out_dir / f"{name}.csv", points.to_csv(index=False)),
+        *draw(interpolation_figure(artefact, points, footer), out_dir, name),
+    ]
+    about = f"{artefact['metric']['label']}, mean over seeds, of every method's best cell."
+    lines = ["", f"## {settings['title']}", "", f"{about} {settings['note']}", "", f"![{name}]({name}.png)", ""]
+    return "\n".join([*lines, markdown(interpolation_table(artefact, points)), ""]), files
 
 
 def at_scale(artefact: Mapping[str, Any], scale: str) -> dict[str, Any]:

@@ -18,13 +18,13 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def draw(figure: Figure, out_dir: Path) -> list[Path]:
-    """figure.png and figure.svg."""
+def draw(figure: Figure, out_dir: Path, name: str = "figure") -> list[Path]:
+    """<name>.png and <name>.svg."""
     files = []
     # Neither the date nor a random salt, which would make every file differ from the last.
     with matplotlib.rc_context({"svg.hashsalt": "cpr", "svg.fonttype": "path"}):
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
-            files.append(write(out_dir / f"figure.{kind}", buffer.getvalue()))
+            files.append(write(out_dir / f"{name}.{kind}", buffer.getvalue()))
     return files

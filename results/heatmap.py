@@ -75,7 +75,8 @@ def _panel(ax: Axes, table: pd.DataFrame, lrs: list[float], low: float, high: fl
     for cell in table.itertuples():
         y, x = lrs.index(cell.row), columns.index(cell.column)
         dark = pd.isna(cell.mean) or (cell.mean - low) / max(high - low, 1e-9) > 0.6
-        text = "div." if pd.isna(cell.mean) else f"{cell.mean:.{digits}f}" + ("*" if cell.diverged else "")
+        without_value = "div." if cell.diverged else "TBA"  # the paper leaves one cell open
+        text = without_value if pd.isna(cell.mean) else f"{cell.mean:.{digits}f}" + ("*" if cell.diverged else "")
         if better == "lower" and not pd.isna(cell.mean):
             dark = not dark
         ax.text(x, y, text, ha="center", va="center", fontsize=8, color="black" if dark else "white")

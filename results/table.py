@@ -18,9 +18,10 @@ def cell_table(artefact: Mapping[str, Any], data: pd.DataFrame, seeds: int) -> p
     for panel in artefact["panels"]:
         ours = panel_cells(artefact, panel, data)
         theirs = published_cells(artefact, panel).rename(columns={"diverged": "diverged_paper"})
-        # The paper's 0.0003162 and a configured 3.162e-4 are the same row; floats are joined by their printed power of ten.
+        # The paper's 0.0003162 and a configured 3.162e-4 are the same row; floats are joined by their printed power of ten. Where the
+        # paper has one row alone, its cells may stand beside ours of any row.
         for table in (ours, theirs):
-            table["key"] = table["row"].map(power_of_ten)
+            table["key"] = "" if artefact.get("published_beside") == "every row" else table["row"].map(power_of_ten)
         joined = ours.merge(theirs.drop(columns="row"), on=["key", "column"], how="left", suffixes=("", "_paper")).drop(columns="key")
         joined.insert(0, "method", panel["title"])
         parts.append(joined)
@@ -34,14 +35,15 @@ def readable(artefact: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
     """`cell_table` for people: mean ± std (seeds), with what is missing or diverged said in the cell."""
     rows, digits = [], artefact["metric"].get("digits", 1)
     for _, cell in table.iterrows():
-        paper = f"{cell['mean_paper']:.{digits}f}{_spread(cell['std_paper'])}" if pd.notna(cell["mean_paper"]) else "-"
+        without_value = {1: "diverged", 0: "TBA"}.get(cell["diverged_paper"], "-")  # the paper leaves one cell open
+        paper = f"{cell['mean_paper']:.{digits}f}{_spread(cell['std_paper'])}" if pd.notna(cell["mean_paper"]) else without_value
         rows.append(
             {
                 "method": cell["method"],
                 artefact["row"]: power_of_ten(cell[artefact["row"]]),
                 "setting": cell["setting"] or "-",
                 "ours": _ours(cell),
-                "paper": "diverged" if cell["diverged_paper"] == 1 else paper,
+                "paper": paper,
                 "ours - paper": f"{cell['difference']:+.2f}" if pd.notna(cell["difference"]) else "-",
             }
         )

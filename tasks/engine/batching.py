@@ -11,13 +11,17 @@ from torch import Tensor
 from tasks.engine.seeding import generator_for
 
 
-def epoch_order(count: int, batch_size: int, seed: int) -> Callable[[int], Tensor]:
-    """`indices(step)`: every epoch is a permutation of `count` examples; its last, partial batch is kept."""
-    steps_per_epoch = -(-count // batch_size)
+def epoch_order(count: int, batch_size: int, seed: int, *, drop_last: bool = False, repeats: int = 1) -> Callable[[int], Tensor]:
+    """`indices(step)`: every epoch is a permutation of `count` examples; its last, partial batch is kept, unless `drop_last`.
+
+    repeats: an epoch, as long as before, has each example that many times in a row (repeated augmentation), and so a part of them only.
+    """
+    steps_per_epoch = count // batch_size if drop_last else -(-count // batch_size)
 
     @lru_cache(maxsize=2)
     def order(epoch: int) -> Tensor:
-        return torch.randperm(count, generator=generator_for(seed, "epoch", epoch))
+        permutation = torch.randperm(count, generator=generator_for(seed, "epoch", epoch))
+        return permutation.repeat_interleave(repeats)[:count]
 
     def indices(step: int) -> Tensor:
         epoch, number = divmod(step, steps_per_epoch)
@@ -29,8 +33,9 @@ def epoch_order(count: int, batch_size: int, seed: int) -> Callable[[int], Tenso
 def pieces(batch: Any, rank: int = 0, world: int = 1, micro_batch: int | None = None) -> list[tuple[Any, float]]:
     """Process `rank`'s part of a global batch in pieces of at most `micro_batch` examples, each with its share of the batch.
 
-    A batch is a tensor or a tuple of batches; dimension 0 counts examples. Every process gets as many pieces as every other, however
-    many examples there are: one without any gets an example of others, with the share 0.
+    A batch is a tuple of batches, or something with a length and slices, such as a tensor, whose dimension 0 counts examples. Every
+    process gets as many pieces as every other, however many examples there are: one without any gets an example of others, with the
+    share 0.
     """
     count = size_of(batch)
     passes = 1 if micro_batch is None else -(-count // (world * micro_batch))
@@ -41,8 +46,8 @@ def pieces(batch: Any, rank: int = 0, world: int = 1, micro_batch: int | None = 
 
 def size_of(batch: Any) -> int:
     """How many examples are in a batch."""
-    return batch.size(0) if isinstance(batch, Tensor) else size_of(batch[0])
+    return size_of(batch[0]) if isinstance(batch, tuple) else len(batch)
 
 
 def _cut(batch: Any, begin: int, end: int) -> Any:
-    return batch[begin:end] if isinstance(batch, Tensor) else tuple(_cut(part, begin, end) for part in batch)
+    return tuple(_cut(part, begin, end) for part in batch) if isinstance(batch, tuple) else batch[begin:end]

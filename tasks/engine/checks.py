@@ -23,12 +23,14 @@ NUMBERS: dict[str, tuple[str, float, bool]] = {
     "micro_batch": (WHOLE, 1, True),
     "checkpoint_every_steps": (WHOLE, 1, True),
     "checkpoint_every_minutes": (NUMBER, 0, True),
+    "loader_workers": (WHOLE, 0, False),
     "task.batch_size": (WHOLE, 1, False),
     "task.log_every_steps": (WHOLE, 1, False),
     "task.eval_every_steps": (WHOLE, 1, True),
     "task.schedule.warmup_steps": (WHOLE, 0, False),
     "task.schedule.final_factor": (NUMBER, 0, False),
     "task.schedule.power": (NUMBER, 0, False),
+    "task.schedule.start_factor": (NUMBER, 0, True),  # as is `warmup_prefix`, only some schedules have it
     "task.weight_decay_multiplier": (NUMBER, 0, False),
 }
 FLAGS = ("quiet", "deterministic", "compile", "task.reg_embedding")
@@ -46,8 +48,11 @@ def check(cfg: DictConfig) -> None:
     task = cfg.task
     if task.grad_clip is not None and not (_is(NUMBER, task.grad_clip) and task.grad_clip > 0):
         raise UserError(f"task.grad_clip={task.grad_clip} must be > 0, or null for none")
-    if task.schedule.final_factor > 1:
-        raise UserError(f"task.schedule.final_factor={task.schedule.final_factor} must lie in [0, 1]")
+    for key in ("final_factor", "start_factor"):
+        if (task.schedule.get(key) or 0) > 1:
+            raise UserError(f"task.schedule.{key}={task.schedule[key]} must lie in [0, 1]")
+    if not isinstance(task.schedule.get("warmup_prefix", True), bool):
+        raise UserError(f"task.schedule.warmup_prefix={task.schedule.warmup_prefix} must be true or false")
     for key, choices in (("task.schedule.decay", DECAYS), ("task.precision", PRECISIONS), ("parallel", WAYS)):
         value = OmegaConf.select(cfg, key)
         if value not in choices:

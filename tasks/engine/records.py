@@ -29,6 +29,7 @@ NOT_IDENTITY = (
     "nodes",
     "gpus",
     "micro_batch",
+    "loader_workers",
     "compile",
     "parallel",
     "checkpoint_every_steps",

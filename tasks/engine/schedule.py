@@ -7,15 +7,24 @@ DECAYS = ("cosine", "polynomial", "constant")
 
 
 def lr_factor(schedule: Any, step: int, num_steps: int) -> float:
-    """Factor on lr for the update number `step` (from 0): exactly 0 at the first one if there is a warm-up.
+    """Factor on lr for the update number `step` (from 0); with a warm-up that of the first one is `start_factor`, or 0 where none is given.
 
-    cosine: from 1 down to `final_factor` at num_steps. polynomial: (1 - progress)^power, down to `final_factor`.
+    cosine: from 1 down to `final_factor` at num_steps. polynomial: (1 - progress)^power, down to `final_factor`. Progress counts from the
+    end of the warm-up, or with `warmup_prefix: false` (timm's name for it) from step 0: the decay has then begun when the warm-up ends.
     """
     warmup = schedule.warmup_steps
     if step < warmup:
-        return step / warmup
-    progress = (step - warmup) / max(1, num_steps - warmup)
+        start = _given(schedule, "start_factor", 0.0)
+        return start + (1 - start) * step / warmup
+    begin = warmup if _given(schedule, "warmup_prefix", True) else 0
+    progress = (step - begin) / max(1, num_steps - begin)
     if schedule.decay == "constant":
         return 1.0
     remaining = (1 + math.cos(math.pi * progress)) / 2 if schedule.decay == "cosine" else (1 - progress) ** schedule.power
     return schedule.final_factor + (1 - schedule.final_factor) * remaining
+
+
+def _given(schedule: Any, key: str, default: Any) -> Any:
+    """A key that a schedule need not have."""
+    value = getattr(schedule, key, None)
+    return default if value is None else value

@@ -144,7 +144,7 @@ class Training:
                 self.seconds += time.monotonic() - begin
                 self._checkpoint_if_due(requests)
             begin = time.monotonic()
-            metrics = self._evaluate()
+            metrics = self._evaluate(last=True)
             self.seconds += time.monotonic() - begin
             return metrics
         finally:
@@ -205,9 +205,11 @@ class Training:
             return
         self.record_metrics(self._evaluate())
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self, last: bool = False) -> dict[str, float]:
+        workload = self.workload
         with autocast(self.cfg.task.precision, self.device):
-            return self.workload.evaluate(self.workload.model)
+            metrics = workload.evaluate(workload.model)
+            return metrics | workload.at_end(workload.model) if last and workload.at_end else metrics
 
     def _speed(self) -> dict[str, float]:
         """Since the last log; for people and wandb: in metrics.jsonl it would differ between equal runs."""

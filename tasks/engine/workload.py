@@ -33,13 +33,15 @@ class Workload:
     """One training problem.
 
     batch_at(step) is a pure function of (seed, step), so that resuming needs no replay; a batch is a tensor or a tuple of batches,
-    with one example per index of dimension 0. loss(model, batch) is a 0-dim tensor, the mean over the batch's examples, of which several
-    processes are given a part each. evaluate(model) returns the metrics of the model, which it
-    may leave in evaluation mode; every process evaluates all of it, since a sharded model computes with all of them only.
+    with one example per index of dimension 0, or something with a length whose slices are such batches. loss(model, batch) is a 0-dim
+    tensor, the mean over the batch's examples, of which several processes are given a part each. evaluate(model) returns the metrics of
+    the model, which it may leave in evaluation mode; every process evaluates all of it, since a sharded model computes with all of them
+    only.
 
     blocks: what FSDP gathers at a time, such as the blocks of a transformer; None for the model's children. Tied parameters must
     be in one block or in none. work: for the speed in progress bar, wandb and record. sample(model): a text that the model writes,
-    logged with every evaluation; the same model writes the same text.
+    logged with every evaluation; the same model writes the same text. at_end(model): further metrics of the trained model, which the
+    last evaluation alone has.
     """
 
     model: nn.Module
@@ -50,3 +52,4 @@ class Workload:
     blocks: list[nn.Module] | None = None
     work: Work | None = None
     sample: Callable[[nn.Module], str] | None = None
+    at_end: Callable[[nn.Module], dict[str, float]] | None = None

@@ -1,0 +1,70 @@
+"""Scores of models between two, from metrics such as wise_ft_0.0, wise_ft_0.1, ...: a curve over the share of the second model."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from results.curves import COLOURS
+from results.runs import Run, best_cell, frame, label, of_panel, panel_cells
+
+
+def interpolated(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
+    """A row a share of every run of the panels' best cells: method, setting, seed, share and value; empty without `interpolation`.
+
+    A share is what follows <interpolation.name>_ in a metric's name.
+    """
+    rows: list[dict[str, Any]] = []
+    if "interpolation" in artefact:
+        prefix, data = f"{artefact['interpolation']['name']}_", frame(runs, artefact["metric"]["name"])
+        for panel in artefact["panels"]:
+            for run, setting in _of_best_cell(artefact, panel, data, runs):
+                about = {"method": panel["title"], "setting": setting, "seed": run.config["seed"]}
+                scores = {float(name.removeprefix(prefix)): v for name, v in run.record["metrics"].items() if name.startswith(prefix)}
+                rows += [about | {"share": share, "value": scores[share]} for share in sorted(scores)]
+    return pd.DataFrame(rows, columns=["method", "setting", "seed", "share", "value"])
+
+
+def _of_best_cell(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run]) -> list[tuple[Run, str]]:
+    """The runs of a panel's best cell by seed, with its column ("-" where there is none)."""
+    best, column = best_cell(panel_cells(artefact, panel, data), artefact["metric"]["better"]), panel.get("column")
+    if best is None:
+        return []
+    chosen = of_panel(data, panel)
+    chosen = chosen[chosen[artefact["row"]] == best["row"]]
+    ids = set((chosen[chosen[column].map(label) == best["column"]] if column else chosen)["run_id"])
+    own = [run for run in runs if run.record["run_id"] in ids]
+    return [(run, best["column"] or "-") for run in sorted(own, key=lambda run: run.config["seed"])]
+
+
+def interpolation_table(artefact: Mapping[str, Any], points: pd.DataFrame) -> pd.DataFrame:
+    """A row a method: the mean over its seeds at every share, and the share with the best one."""
+    digits, rows = artefact["metric"].get("digits", 1), []
+    for (method, setting), own in points.groupby(["method", "setting"], sort=False):
+        means = own.groupby("share")["value"].mean()
+        best = means.idxmax() if artefact["metric"]["better"] == "higher" else means.idxmin()
+        cells = {f"{share:g}": f"{mean:.{digits}f}" for share, mean in means.items()}
+        rows.append({"method": method, "setting": setting} | cells | {"best": f"{means[best]:.{digits}f} at {best:g}"})
+    return pd.DataFrame(rows)
+
+
+def interpolation_figure(artefact: Mapping[str, Any], points: pd.DataFrame, footer: str) -> Figure:
+    """One colour a method: its mean over the seeds as a line, the seeds as dots."""
+    settings, metric = artefact["interpolation"], artefact["metric"]
+    figure = Figure(figsize=(7.5, 4.4), layout="constrained")
+    axes = figure.subplots()
+    colours = itertools.cycle(COLOURS)
+    for (method, setting), own in points.groupby(["method", "setting"], sort=False):
+        colour, means = next(colours), own.groupby("share")["value"].mean()
+        name = method if setting == "-" else f"{method}, {setting}"
+        axes.plot(means.index, means, color=colour, lw=1.8, label=name)
+        axes.scatter(own["share"], own["value"], color=colour, s=9, alpha=0.5, linewidths=0)
+    axes.set_xlabel(settings["x_label"])
+    axes.set_ylabel(f"{metric['label']}, {metric['unit']}")
+    axes.set_title(settings["title"], fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    figure.supxlabel(footer, fontsize=7.5, color="#444444")
+    return figure

@@ -1,0 +1,52 @@
+"""The images of tasks/imagenet, cropped as open_clip does, with their classes: batches as a pure function of (seed, step)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import open_clip
+import torch
+
+from tasks.engine.batching import epoch_order
+from tasks.engine.errors import UserError
+from tasks.engine.launch import launched
+from tasks.imagenet.data import Images
+from tasks.imagenet.loader import Augmented, Key, ReadAhead, Rows
+from tasks.imagenet.recipe import Transform
+
+
+def train_transform(data: Any, augment: Any) -> Transform:
+    """open_clip's training transform: a crop of the image, resized, and normalization; no flip. float32 [3, size, size]."""
+    return open_clip.image_transform(
+        data.image_size,
+        is_train=True,
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        interpolation=data.interpolation,
+        aug_cfg={"scale": tuple(augment.crop_scale)},
+    )
+
+
+def batches(images: Images, cfg: Any, device: torch.device) -> Callable[[int], Rows]:
+    """`batch_at(step)`: this process's part of the global batch on `device`; images float32, classes int64.
+
+    Raises UserError if there are fewer images than a batch has.
+    """
+    task, launch = cfg.task, launched()
+    count, size = len(images), task.batch_size
+    if count < size:
+        raise UserError(f"the data has {count} training images, fewer than task.batch_size={size}")
+    begin, end = launch.rank * size // launch.world, (launch.rank + 1) * size // launch.world
+    order = epoch_order(count, size, cfg.seed, drop_last=True)
+
+    def keys(step: int) -> list[Key]:
+        indices = order(step)
+        return [(step, row, int(indices[row])) for row in range(begin, end)]
+
+    augmented = Augmented(images, train_transform(task.data, task.augment), cfg.seed)
+    ahead = ReadAhead(augmented, keys, cfg.num_steps, cfg.loader_workers, device)
+
+    def batch_at(step: int) -> Rows:
+        pixels, classes = (part.to(device, non_blocking=True) for part in ahead.at(step))
+        return Rows(size, begin, pixels, classes)
+
+    return batch_at

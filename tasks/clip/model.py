@@ -1,0 +1,71 @@
+"""open_clip's models by name or by shape, and the classifier that is fine-tuned: an image tower and a linear head."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tasks.engine.errors import UserError
+
+
+class Head(nn.Linear):
+    """Features [batch, width] to logits [batch, classes]. normalize: features are scaled to length 1 first, as CLIP compares them."""
+
+    def __init__(self, width: int, classes: int, normalize: bool) -> None:
+        super().__init__(width, classes)
+        self.normalize = normalize
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(F.normalize(features, dim=-1) if self.normalize else features)
+
+
+class Classifier(nn.Module):
+    """Images [batch, 3, size, size] to logits [batch, classes]."""
+
+    def __init__(self, tower: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.tower, self.head = tower, head
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.tower(images))
+
+
+def shape_of(architecture: str) -> dict[str, Any]:
+    """The arguments of open_clip.CLIP for open_clip's model of that name.
+
+    Raises UserError if there is none, or its towers are not open_clip's own transformers.
+    """
+    if architecture not in open_clip.list_models():
+        raise UserError(
+            f"task.architecture={architecture!r} is unknown to open_clip {open_clip.__version__}; one it has is ViT-B-32-quickgelu"
+        )
+    shape = open_clip.get_model_config(architecture)
+    vision, text = shape["vision_cfg"], shape["text_cfg"]
+    # A ResNet's batch statistics cannot be interpolated (WiSE-FT); the other kinds have another class, tokenizer or library.
+    own = isinstance(vision.get("layers"), int) and not {"hf_model_name", "hf_tokenizer_name"} & set(text)
+    if not own or shape.get("custom_text") or "multimodal_cfg" in shape:
+        raise UserError(f"task.architecture={architecture}: its towers are not open_clip's own transformers; choose one such as ViT-B-32")
+    return shape
+
+
+def build_clip(shape: Mapping[str, Any]) -> open_clip.CLIP:
+    """A model with weights of its own; torch's global generators are as they were.
+
+    Raises TypeError or ValueError for a shape that cannot be built.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return open_clip.CLIP(**shape)
+
+
+def flops_per_image(tower: nn.Module, image_size: int) -> float:
+    """Of forward and backward, counted on a tower without memory: three times the matrix products of the forward pass."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    tower = copy.deepcopy(tower).to("meta")  # elsewhere torch's fused attention would not be counted
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        tower(torch.empty(1, 3, image_size, image_size, device="meta"))
+    return 3.0 * counter.get_total_flops()

@@ -1,0 +1,106 @@
+"""CLIP's ViT-B/32 fine-tuned on ImageNet (paper scale), or a small CLIP on Fashion-MNIST (mini scale): builds the workload."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tasks.clip import pretrained, small, wise_ft, zero_shot
+from tasks.clip.data import batches
+from tasks.clip.model import Classifier, Head, flops_per_image
+from tasks.engine.errors import UserError
+from tasks.engine.terminal import say
+from tasks.engine.workload import Metric, Work, Workload
+from tasks.imagenet.data import Images, classes_of, load
+from tasks.imagenet.loader import Batch, in_order
+
+HEADS = ("random", "zero_shot")
+
+
+def build(cfg: Any, device: torch.device) -> Workload:
+    """The workload of `cfg.task`; raises UserError if weights or images are not in `cfg.data_dir`, or a setting is wrong."""
+    task, root = cfg.task, Path(cfg.data_dir)
+    if task.head not in HEADS:
+        raise UserError(f"task.head={task.head!r} is unknown; choose one of {', '.join(HEADS)}")
+    alphas, names, templates = wise_ft.check(cfg), zero_shot.class_names(task.zero_shot), zero_shot.templates(task.zero_shot)
+    clip = _clip(cfg, root).to(device).eval()
+    if clip.visual.image_size != (task.data.image_size,) * 2:
+        raise UserError(f"task.data.image_size={task.data.image_size} is not the model's {clip.visual.image_size[0]}")
+    train, validation = _images(task, root, len(names))
+    start = Classifier(clip.visual, zero_shot.head(clip, names, templates, device)).requires_grad_(False)
+    model = copy.deepcopy(start).requires_grad_(True)
+    if task.head == "random":
+        model.head = Head(clip.visual.output_dim, len(names), normalize=False)
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        images, classes = batch
+        return F.cross_entropy(model(images).float(), classes)
+
+    def at_end(model: nn.Module) -> dict[str, float]:
+        assert isinstance(model, Classifier)
+        found = wise_ft.accuracies(start, model.eval(), sorted({0.0, *alphas}), in_order(validation, cfg, device))
+        return {"zero_shot_accuracy": found[0.0]} | {f"wise_ft_{alpha}": found[alpha] for alpha in alphas}
+
+    return Workload(
+        model=model,
+        batch_at=batches(train, cfg, device),
+        loss=loss,
+        evaluate=accuracy(validation, cfg, device),
+        metric=Metric("top1_accuracy", "%", "higher"),
+        blocks=list(model.tower.get_submodule("transformer.resblocks").children()),
+        # For MFU, which is known of some GPUs only.
+        work=Work("image", task.batch_size, flops_per_image(model.tower, task.data.image_size) if device.type == "cuda" else None),
+        at_end=at_end,
+    )
+
+
+def _clip(cfg: Any, root: Path) -> open_clip.CLIP:
+    """The pre-trained model, both towers."""
+    task = cfg.task
+    if task.small is not None and task.checkpoint is None:
+        return small.trained(root, _recipe(task, root), say, cfg.quiet)
+    path = pretrained.kept_at(root, task.architecture) if task.checkpoint is None else Path(task.checkpoint)
+    return pretrained.load(task.architecture, path)
+
+
+def _recipe(task: Any, root: Path) -> small.Recipe:
+    """The recipe. Raises UserError unless the small CLIP is trained on other images than it is fine-tuned on."""
+    recipe, count = small.recipe_of(task.small), len(small.everything(root)[0])
+    size = count if task.data.train_size is None else task.data.train_size
+    together = recipe.subset_seed != task.data.subset_seed or size + recipe.images > count
+    if task.data.name == small.DATA and together:
+        raise UserError(
+            f"task.small.images={recipe.images} and task.data.train_size={task.data.train_size} must be different ones of {count} images: "
+            f"together at most as many, and drawn with the same subset_seed"
+        )
+    return recipe
+
+
+def _images(task: Any, root: Path, classes: int) -> tuple[Images, Images]:
+    """Training and validation images. Raises UserError unless they are of as many classes as are named."""
+    train, validation = (load(task.data, root, split) for split in ("train", "val"))
+    for images in (train, validation):
+        if (found := classes_of(images) or classes) != classes:
+            raise UserError(f"{task.data.name} in {root} has {found} classes, and task.zero_shot.classes names {classes}")
+    return train, validation
+
+
+def accuracy(images: Images, cfg: Any, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
+    """Over all validation images: in percent how often the class is the likeliest; the mean cross-entropy."""
+
+    @torch.no_grad()
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        model.eval()
+        right, losses = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
+        for pixels, classes in in_order(images, cfg, device):
+            logits = model(pixels).float()
+            right += (logits.argmax(1) == classes).sum()
+            losses += F.cross_entropy(logits, classes, reduction="sum")
+        return {"top1_accuracy": 100 * right.item() / len(images), "validation_loss": losses.item() / len(images)}
+
+    return evaluate

@@ -1,0 +1,40 @@
+"""Classes by their names: the head whose rows are what the text tower makes of sentences about each class."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import open_clip
+import torch
+
+from tasks.clip.model import Head
+from tasks.engine.errors import UserError
+
+
+def class_names(cfg: Any) -> list[str]:
+    """`cfg.classes`: names in the order of the labels, or "imagenet": open_clip's names of its 1,000 classes."""
+    if cfg.classes == "imagenet":
+        return list(open_clip.IMAGENET_CLASSNAMES)
+    if isinstance(cfg.classes, str) or not cfg.classes:
+        raise UserError(f"task.zero_shot.classes={cfg.classes!r} must be a list of names, or imagenet")
+    return [str(name) for name in cfg.classes]
+
+
+def templates(cfg: Any) -> list[Any]:
+    """`cfg.templates`: sentences with {} for a name, or "openai": the 80 that OpenAI wrote for ImageNet, as functions of a name."""
+    if cfg.templates == "openai":
+        return list(open_clip.OPENAI_IMAGENET_TEMPLATES)
+    if isinstance(cfg.templates, str) or not cfg.templates or not all("{}" in template for template in cfg.templates):
+        raise UserError(f"task.zero_shot.templates={cfg.templates} must be a list of sentences with {{}} for the name, or openai")
+    return list(cfg.templates)
+
+
+def head(clip: open_clip.CLIP, names: Sequence[str], templates: Sequence[Any], device: torch.device) -> Head:
+    """The mean of each class's normalized text features, normalized, times CLIP's logit scale; bias 0. On `device`, as `clip` is."""
+    tokenize = partial(open_clip.tokenize, context_length=clip.context_length)
+    weights = open_clip.build_zero_shot_classifier(clip, tokenize, names, templates, device=device)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        made = Head(len(weights), len(names), normalize=True).to(device)
+        made.weight.copy_(clip.logit_scale.exp() * weights.T)
+        made.bias.zero_()
+    return made

@@ -1,0 +1,105 @@
+"""Labelled images by their index: folders of files, shards of the Hugging Face export, or Fashion-MNIST at mini scale."""
+
+import io
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL.Image import Image
+from PIL.Image import open as open_image
+from torch.utils.data import Subset
+
+from tasks.engine.errors import UserError
+from tasks.engine.seeding import generator_for
+
+SPLITS = ("train", "val")
+# Where each data set lies in data_dir. torchvision keeps Fashion-MNIST in a folder of its own.
+FOLDERS = {"ImageNet": "imagenet", "ImageNetParquet": "imagenet-parquet", "FashionMNIST": "."}
+SHARDS = {"train": "data/train-*.parquet", "val": "data/validation-*.parquet"}  # as Hugging Face names them
+
+
+class Images(Protocol):
+    """Pairs of an image and its class, from 0 on."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Image, int]: ...
+
+
+class Shards:
+    """Rows of parquet files with the columns `image` (the bytes of a file) and `label`, read through `datasets`.
+
+    It copies them once into an Arrow table beside them, which is memory-mapped: a row is read without the rest of its shard.
+    """
+
+    def __init__(self, files: list[Path], folder: Path) -> None:
+        datasets = import_datasets()
+        table = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train", cache_dir=str(folder / "arrow"))
+        self._table = table.cast_column("image", datasets.Image(decode=False))
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: int, /) -> tuple[Image, int]:
+        row = self._table[index]
+        return open_image(io.BytesIO(row["image"]["bytes"])), row["label"]
+
+
+def import_datasets() -> Any:
+    """The package `datasets`. Raises UserError if it is not installed."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError("ImageNetParquet needs the package datasets; install it with: pip install '.[language]'") from error
+    return datasets
+
+
+def load(cfg: Any, root: Path, split: str) -> Images:
+    """A split ("train" or "val") of `cfg.name` in the data folder `root`, or `cfg.train_size` or `cfg.val_size` images of it.
+
+    Which ones: those that a generator of `cfg.subset_seed` draws without replacement.
+
+    Raises UserError if the data set is not there, its name is unknown, or the size is out of range.
+    """
+    images, size = read(cfg.name, root, split), cfg[f"{split}_size"]
+    if size is None:
+        return images
+    if not 1 <= size <= len(images):
+        raise UserError(f"task.data.{split}_size={size} must lie in 1..{len(images)}")
+    chosen = torch.randperm(len(images), generator=generator_for(cfg.subset_seed, "subset", split))[:size]
+    return Subset(images, chosen.tolist())  # type: ignore[arg-type, return-value]
+
+
+@lru_cache(maxsize=4)  # a sweep's worker process reads the files once
+def read(name: str, root: Path, split: str) -> Images:
+    """All images of a split. Raises UserError as `load` does."""
+    import torchvision.datasets as datasets
+
+    if name not in FOLDERS:
+        raise UserError(f"task.data.name={name!r} is unknown; choose one of {', '.join(FOLDERS)}")
+    folder = root / FOLDERS[name]
+    try:
+        if name == "FashionMNIST":
+            return datasets.FashionMNIST(folder, train=split == "train", download=False)
+        if name == "ImageNet":
+            return datasets.ImageFolder(folder / split)
+    except (FileNotFoundError, RuntimeError) as error:  # no folder or no class in it; no files of Fashion-MNIST
+        raise UserError(_missing(name, root, split)) from error
+    files = sorted(folder.glob(SHARDS[split]))
+    if not files:
+        raise UserError(_missing(name, root, split))
+    return Shards(files, folder)
+
+
+def classes_of(images: Images) -> int | None:
+    """How many classes the images' folders are; None where they lie in no folders."""
+    while isinstance(images, Subset):
+        images = images.dataset  # type: ignore[assignment]
+    return len(images.class_to_idx) if hasattr(images, "class_to_idx") else None
+
+
+def _missing(name: str, root: Path, split: str) -> str:
+    return (
+        f"{name} ({split}) is not in {root / FOLDERS[name]}; bring it with: python scripts/prepare_data.py imagenet {name} data_dir={root}"
+    )

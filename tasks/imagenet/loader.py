@@ -1,0 +1,156 @@
+"""Batches as a pure function of (seed, step), read ahead by worker processes; each process of a run reads its own rows alone."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tasks.engine.batching import epoch_order
+from tasks.engine.errors import UserError
+from tasks.engine.launch import launched
+from tasks.engine.seeding import derive
+from tasks.imagenet.data import Images
+from tasks.imagenet.recipe import Mixing, Transform, drawing_from, eval_transform, train_transform
+
+Batch = tuple[Tensor, Tensor]
+Key = tuple[int, int, int]  # step, row of its batch, index of the image
+
+
+class Augmented(Dataset):
+    """The image of a key, augmented with random numbers of (seed, step, row), and its class."""
+
+    def __init__(self, images: Images, transform: Transform, seed: int) -> None:
+        self.images, self.transform, self.seed = images, transform, seed
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        step, row, index = key
+        image, label = self.images[index]
+        with drawing_from(derive(self.seed, "augment", step, row)):
+            return self.transform(in_colour(image)), label
+
+
+class Plain(Dataset):
+    """Images as they are evaluated, and their classes."""
+
+    def __init__(self, images: Images, transform: Transform) -> None:
+        self.images, self.transform = images, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.images[index]
+        return self.transform(in_colour(image)), label
+
+
+def in_colour(image: Image) -> Image:
+    """RGB, of which there is no second copy where the image is."""
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+class Rows:
+    """A batch of `count` examples of which the rows from `first` on are here; slices of those are tensors."""
+
+    def __init__(self, count: int, first: int, images: Tensor, targets: Tensor) -> None:
+        self.count, self.first, self.images, self.targets = count, first, images, targets
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, rows: slice) -> Batch:
+        begin, end = rows.start - self.first, rows.stop - self.first
+        if not 0 <= begin <= end <= len(self.images):
+            raise IndexError(f"rows {rows.start} to {rows.stop} are another process's")
+        return self.images[begin:end], self.targets[begin:end]
+
+
+class ReadAhead:
+    """at(step): the examples of keys(step), stacked. While step follows step, `workers` processes read those of the next ones.
+
+    Steps from `last` on are read when they are asked for. What comes does not depend on the number of workers.
+    """
+
+    def __init__(self, examples: Dataset, keys: Callable[[int], list[Key]], last: int, workers: int, device: torch.device) -> None:
+        self.examples, self.keys, self.last, self.workers, self.device = examples, keys, last, workers, device
+        self._next = -1
+        self._batches: Iterator[Any] = iter(())
+
+    def at(self, step: int) -> Batch:
+        if step != self._next or step >= self.last:
+            self._batches = self._from(step)
+        images, labels = next(self._batches)
+        self._next = step + 1
+        return images, labels
+
+    def _from(self, step: int) -> Iterator[Any]:
+        steps = range(step, max(self.last, step + 1))
+        return iter(loader(self.examples, self.workers, self.device, batch_sampler=(self.keys(s) for s in steps)))
+
+
+def loader(examples: Dataset, workers: int, device: torch.device, **options: Any) -> DataLoader:
+    """torch's loader, with no draw from the global generators and workers that end with their process."""
+    return DataLoader(
+        examples,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),
+        worker_init_fn=_follow_parent if workers else None,
+        **options,
+    )
+
+
+def _follow_parent(worker: int) -> None:
+    """A worker has the lock of the run's folder, as everything that its parent has open: a restart must not find it held by an orphan."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def batches(images: Images, cfg: Any, device: torch.device) -> Callable[[int], Rows]:
+    """`batch_at(step)`: this process's part of the global batch, mixed, on `device`; images float32, soft labels float32.
+
+    Raises UserError if there are fewer images than a batch has.
+    """
+    task, launch = cfg.task, launched()
+    count, size = len(images), task.batch_size
+    if count < size:
+        raise UserError(f"the data has {count} training images, fewer than task.batch_size={size}")
+    begin, end = launch.rank * size // launch.world, (launch.rank + 1) * size // launch.world
+    mixing = Mixing(task.augment, task.model.num_classes, size, cfg.seed)
+    rows = mixing.rows(begin, end)
+    own = slice(rows.index(begin), rows.index(begin) + end - begin)
+    order = epoch_order(count, size, cfg.seed, drop_last=True, repeats=task.augment.repeats)
+
+    def keys(step: int) -> list[Key]:
+        indices = order(step)
+        return [(step, row, int(indices[row])) for row in rows]
+
+    augmented = Augmented(images, train_transform(task.data, task.augment), cfg.seed)
+    ahead = ReadAhead(augmented, keys, cfg.num_steps, cfg.loader_workers, device)
+
+    def batch_at(step: int) -> Rows:
+        pixels, labels = (part.to(device, non_blocking=True) for part in ahead.at(step))
+        pixels, targets = mixing.mix(step, rows, pixels, labels)
+        if task.channels_last:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return Rows(size, begin, pixels[own], targets[own])
+
+    return batch_at
+
+
+def in_order(images: Images, cfg: Any, device: torch.device) -> Iterator[Batch]:
+    """All images as they are evaluated, float32, and their classes, `cfg.task.eval_batch_size` at a time, on `device`."""
+    plain = Plain(images, eval_transform(cfg.task.data))
+    for pixels, labels in loader(plain, cfg.loader_workers, device, batch_size=cfg.task.eval_batch_size):
+        yield pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)

@@ -1,0 +1,70 @@
+"""Brings ImageNet as far as its licence allows: unpacks what the user has downloaded, and says what is missing."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks.cifar100.prepare import prepare as prepare_small_images
+from tasks.engine.errors import UserError
+from tasks.imagenet.data import FOLDERS, SHARDS, SPLITS, import_datasets, read
+
+DATA_SETS = tuple(FOLDERS)
+IMAGES = {"train": 1_281_167, "val": 50_000}
+CLASSES = 1000
+# The archives of image-net.org, from which torchvision makes train/ and val/ with a folder for each class.
+ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+EXPORT = "hf download ILSVRC/imagenet-1k --repo-type dataset --include 'data/*' --local-dir"
+
+
+def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
+    """Puts the data set `name` of DATA_SETS into `root`; does nothing if it is there and whole.
+
+    Raises UserError where the user has to download something, or a package is missing.
+    """
+    folder = root / FOLDERS[name]
+    if name == "FashionMNIST":  # the files of the task cifar100's mini scale
+        prepare_small_images(name, root, say)
+    elif name == "ImageNet":
+        for split in SPLITS:
+            if not (folder / split).is_dir():
+                _unpack(folder, split, say)
+            _check_count(name, folder, split, *_files(folder / split))
+    else:
+        import_datasets()
+        if missing := [split for split in SPLITS if not list(folder.glob(SHARDS[split]))]:
+            terms = "https://huggingface.co/datasets/ILSVRC/imagenet-1k"
+            raise UserError(f"{name} ({missing[0]}) is not in {folder}: accept the terms at {terms}, then: {EXPORT} {folder}")
+        say(f"{name}: its Arrow copy in {folder / 'arrow'} takes another 150 GB and some minutes, unless it is there")
+        for split in SPLITS:
+            _check_count(name, folder, split, CLASSES, len(read(name, root, split)))
+
+
+def _unpack(folder: Path, split: str, say: Callable[[str], None]) -> None:
+    """Raises UserError if an archive is missing or damaged."""
+    from torchvision.datasets import ImageNet
+
+    if missing := [file for file in (ARCHIVES[split], DEVKIT) if not (folder / file).exists()]:
+        raise UserError(
+            f"ImageNet ({split}) is not in {folder}: register at https://image-net.org/download-images, put {' and '.join(missing)} there "
+            "and start the same command again; or put, or link, folders train and val there with a folder of JPEG files for each class"
+        )
+    say(f"ImageNet ({split}): unpacking {ARCHIVES[split]}")
+    try:
+        ImageNet(folder, split=split)
+    except (OSError, RuntimeError) as error:  # a checksum that does not match, a full disk
+        raise UserError(f"ImageNet ({split}): {error}; delete {folder / split} and try again") from error
+
+
+def _files(folder: Path) -> tuple[int, int]:
+    """How many classes, and images in all of them."""
+    classes = [entry.path for entry in os.scandir(folder) if entry.is_dir()]
+    return len(classes), sum(len(os.listdir(path)) for path in classes)
+
+
+def _check_count(name: str, folder: Path, split: str, classes: int, images: int) -> None:
+    if (classes, images) != (CLASSES, IMAGES[split]):
+        raise UserError(
+            f"{name} ({split}) in {folder} has {images:,} images of {classes:,} classes, not {IMAGES[split]:,} of {CLASSES:,}; "
+            "it was not unpacked to the end, or is another data set"
+        )

@@ -1,0 +1,70 @@
+"""DeiT or ResNet-50 on ImageNet (paper scale), or a tiny one on Fashion-MNIST (mini scale): builds the workload."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tasks.engine.errors import UserError
+from tasks.engine.workload import Metric, Work, Workload
+from tasks.imagenet.data import Images, classes_of, load
+from tasks.imagenet.loader import Batch, batches, in_order
+from tasks.imagenet.model import build as build_model
+from tasks.imagenet.model import flops_per_image
+from tasks.imagenet.recipe import criterion
+
+
+def build(cfg: Any, device: torch.device) -> Workload:
+    """The workload of `cfg.task`; raises UserError if the data set is not in `cfg.data_dir`."""
+    task, root = cfg.task, Path(cfg.data_dir)
+    train, validation = (load(task.data, root, split) for split in ("train", "val"))
+    for images in (train, validation):
+        if (found := classes_of(images) or 0) > task.model.num_classes:
+            raise UserError(f"{task.data.name} in {root} has {found} classes, more than task.model.num_classes={task.model.num_classes}")
+    model, of_soft_labels = build_model(task.model), criterion(task.loss)
+    if task.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        images, targets = batch
+        return of_soft_labels(model(images).float(), targets)
+
+    return Workload(
+        model=model,
+        batch_at=batches(train, cfg, device),
+        loss=loss,
+        evaluate=accuracy(validation, cfg, device),
+        metric=Metric("top1_accuracy", "%", "higher"),
+        blocks=list(model.blocks) if hasattr(model, "blocks") else None,  # type: ignore[arg-type]
+        # For MFU, which is known of some GPUs only.
+        work=Work("image", task.batch_size, flops_per_image(task.model, task.data.image_size) if device.type == "cuda" else None),
+    )
+
+
+def accuracy(images: Images, cfg: Any, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
+    """Over all validation images: in percent how often the class is the likeliest and among the five likeliest; the mean cross-entropy."""
+    five = min(5, cfg.task.model.num_classes)
+
+    @torch.no_grad()
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        model.eval()
+        first, among, losses = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(3))
+        for pixels, labels in in_order(images, cfg, device):
+            if cfg.task.channels_last:
+                pixels = pixels.contiguous(memory_format=torch.channels_last)
+            logits = model(pixels).float()
+            right = logits.topk(five).indices == labels[:, None]
+            first += right[:, 0].sum()
+            among += right.sum()
+            losses += F.cross_entropy(logits, labels, reduction="sum")
+        count = len(images)
+        return {
+            "top1_accuracy": 100 * first.item() / count,
+            "top5_accuracy": 100 * among.item() / count,
+            "validation_loss": losses.item() / count,
+        }
+
+    return evaluate
