@@ -4,17 +4,18 @@ import random
 
 import pytest
 import yaml
-from made_runs import ROOT, artefact, run
+from made_runs import artefact, run
 
 from results import Run, write_artefact
 from results.artefact import at_scale
-from results.published import published_cells
+from results.published import FOLDER, published_cells
 from results.runs import frame
 from results.table import cell_table
 from scripts.plan import expand, known_artefacts, load_artefact
 from tasks.engine.records import identity
 
 NAMES = [name for name in known_artefacts() if load_artefact(name)["layout"] == "heatmap"]
+PUBLISHED = [name for name in NAMES if (FOLDER / f"{name}.yaml").exists()]  # not the artefacts that are our own
 
 
 def planned(name: str, scale: str) -> list[Run]:
@@ -30,20 +31,20 @@ def planned(name: str, scale: str) -> list[Run]:
 
 
 def published_rows(name: str) -> list[dict]:
-    return yaml.safe_load((ROOT / "results" / "published" / f"{name}.yaml").read_text())["rows"]
+    return yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["rows"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_every_published_cell_stands_beside_a_run_of_the_paper_s_grid(name):
     definition = at_scale(artefact(name), "paper")
     table = cell_table(definition, frame(planned(name, "paper"), definition["metric"]["name"]), seeds=1)
-    diverged = sum(row["mean"] is None for row in published_rows(name))
-    assert table["mean_paper"].notna().sum() == len(published_rows(name)) - diverged
-    assert (table["diverged_paper"] == 1).sum() == diverged
+    rows = published_rows(name)
+    assert table["mean_paper"].notna().sum() == sum(row["mean"] is not None for row in rows)
+    assert (table["diverged_paper"] == 1).sum() == sum(row.get("diverged", False) for row in rows)
     assert (table["seeds"] == 1).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_no_published_row_belongs_to_two_panels(name):
     panels = at_scale(artefact(name), "paper")["panels"]
     assert sum(len(published_cells(artefact(name), panel)) for panel in panels) == len(published_rows(name))

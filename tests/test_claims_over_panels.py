@@ -1,60 +1,13 @@
-"""Figures C.1 and E.1 to E.8: a run of the paper's grid for each published cell, and claims over several panels as over one method."""
+"""Claims over several panels as over one method, and of two methods being the same."""
 
 import itertools
 import random
 
-import pytest
-import yaml
-from made_runs import ROOT, artefact, run
+from made_runs import artefact, run
 
 from results import Run
-from results.artefact import at_scale, write_artefact
+from results.artefact import at_scale
 from results.claims import judge
-from results.published import published_cells
-from results.runs import frame
-from results.table import cell_table
-from scripts.plan import expand, load_artefact
-from tasks.engine.records import identity
-
-NAMES = ("figure_c1", "figure_e1", "figure_e2", "figure_e3", "figure_e4", "figure_e6", "figure_e7", "figure_e8")
-MOST_MINI_RUNS = 118  # of 25 s on one of two cores: under 25 minutes, and most artefacts share runs
-
-
-def planned(name: str, scale: str) -> list[Run]:
-    """A run with an accuracy for every configuration of the artefact's grids."""
-    runs, options = [], {"scale": scale} | ({"seeds": "1"} if scale == "paper" else {})
-    for number, (run_id, cfg) in enumerate(expand(load_artefact(name), options, {}).items()):
-        made = run("a", 1, {"top1_accuracy": random.Random(number).uniform(60, 70)})
-        runs.append(Run(identity(cfg), made.record | {"run_id": run_id}))
-    return runs
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_published_cell_stands_beside_a_run_of_the_paper_s_grid(name):
-    definition = at_scale(artefact(name), "paper")
-    table = cell_table(definition, frame(planned(name, "paper"), "top1_accuracy"), seeds=1)
-    rows = yaml.safe_load((ROOT / "results" / "published" / f"{name}.yaml").read_text())["rows"]
-    assert table["mean_paper"].notna().sum() == len(rows)
-    assert (table["seeds"] == 1).all()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_mini_scale_fills_every_panel_in_time_and_is_written(name, tmp_path):
-    runs = planned(name, "mini")
-    assert len(runs) <= MOST_MINI_RUNS
-    definition = artefact(name)
-    table = cell_table(at_scale(definition, "mini"), frame(runs, "top1_accuracy"), seeds=3)
-    assert set(table["method"]) == {panel["title"] for panel in definition["panels"]}
-    assert table["seeds"].sum() == len(runs)  # each run is in one cell
-    write_artefact(definition, "mini", runs, tmp_path, expected=len(runs), seeds=3, command="a command")
-    assert (tmp_path / "figure.png").stat().st_size > 20_000
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_no_published_row_belongs_to_two_panels(name):
-    definition = at_scale(artefact(name), "paper")
-    rows = yaml.safe_load((ROOT / "results" / "published" / f"{name}.yaml").read_text())["rows"]
-    assert sum(len(published_cells(definition, panel)) for panel in definition["panels"]) == len(rows)
 
 
 def schedules(value) -> list[Run]:
