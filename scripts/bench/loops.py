@@ -1,8 +1,8 @@
-"""The engine's training loop against a plain one:  python scripts/bench/loops.py [rounds=30] [steps=5] [key=value of train.py ...]
+"""The engine's loop against a plain one:  python scripts/bench/loops.py [task=gpt2|cifar100] [rounds=30] [steps=5] [key=value ...]
 
 Same model, batch, data type and CPU, one process a loop, by turns: in each round every loop takes `steps` whole steps (batch, forward,
-backward, clipping, optimizer, schedule, and of the engine its logs) while the others wait. Tokens a second, the ratio to the plain loop
-of the same round (median and quartiles), and the memory beside what the imports take, at its peak.
+backward, clipping, optimizer, schedule, and of the engine its logs) while the others wait. Tokens or images a second, the ratio to the
+plain loop of the same round (median and quartiles), and the memory beside what the imports take, at its peak. The keys are train.py's.
 """
 
 import json
@@ -12,22 +12,32 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts.bench import plain_loop
+from scripts.bench import plain_cifar100, plain_gpt2
 from scripts.common import compose_config, one_line_errors
 from tasks.engine.errors import UserError
 from tasks.engine.run import run
 
-LOOPS = {"plain, AdamW": None, "engine, AdamW": "adamw", "engine, AdamCPR IP": "adamcpr_ip", "engine, AdamCPR WS": "adamcpr_ws"}
+# Those of a task that are not the engine's; the first is what the others are held against.
+PLAIN: dict[str, dict[str, Callable[[Any, Callable[[], None]], None]]] = {
+    "gpt2": {"plain, AdamW": plain_gpt2.train},
+    "cifar100": {
+        "plain, AdamW": partial(plain_cifar100.train, augment=True),
+        "plain, images as they are": partial(plain_cifar100.train, augment=False),
+    },
+}
+ENGINE = {"engine, AdamW": "adamw", "engine, AdamCPR IP": "adamcpr_ip", "engine, AdamCPR WS": "adamcpr_ws"}
 WARM_UP = 3  # rounds that do not count
 
 
-def work(regularizer: str | None, overrides: list[str], runs_dir: str, parent: Connection) -> None:
+def work(task: str, name: str, overrides: list[str], runs_dir: str, parent: Connection) -> None:
     """A loop in a process of its own, which takes a step for every message of its parent."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     waiting = 0
@@ -41,26 +51,26 @@ def work(regularizer: str | None, overrides: list[str], runs_dir: str, parent: C
                 sys.exit()  # nobody wants the rest of the run
         waiting -= 1
 
-    if regularizer is None:
-        plain_loop.train(compose_config(overrides), turn)
-    else:
-        cfg = compose_config([*overrides, f"regularizer={regularizer}", f"runs_dir={runs_dir}", "quiet=true"])
+    if name in ENGINE:
+        cfg = compose_config([*overrides, f"regularizer={ENGINE[name]}", f"runs_dir={runs_dir}", "quiet=true"])
         run(cfg, progress=lambda steps: turn())
+    else:
+        PLAIN[task][name](compose_config(overrides), turn)
 
 
-def measure(rounds: int, steps: int, overrides: list[str]) -> tuple[dict[str, list[float]], dict[str, int]]:
+def measure(task: str, rounds: int, steps: int, overrides: list[str]) -> tuple[dict[str, list[float]], dict[str, int]]:
     """loop -> seconds of each round, and KB at the peak."""
     context = multiprocessing.get_context("spawn")
-    seconds: dict[str, list[float]] = {name: [] for name in LOOPS}
+    names = [*PLAIN[task], *ENGINE]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     memory: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as runs_dir:
         ends: dict[str, Connection] = {}
-        for name, regularizer in LOOPS.items():
+        for name in names:
             ends[name], other = context.Pipe()
-            context.Process(target=work, args=(regularizer, overrides, runs_dir, other), daemon=True).start()
+            context.Process(target=work, args=(task, name, overrides, runs_dir, other), daemon=True).start()
             other.close()
             ends[name].recv()
-        names = list(LOOPS)
         for number in range(WARM_UP + rounds):
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 begin = time.perf_counter()
@@ -73,15 +83,15 @@ def measure(rounds: int, steps: int, overrides: list[str]) -> tuple[dict[str, li
     return seconds, memory
 
 
-def report(seconds: dict[str, list[float]], memory: dict[str, int], tokens: int) -> list[str]:
-    """A line a loop; `tokens`: of a round."""
-    plain = seconds[next(iter(LOOPS))]
-    lines = [f"{'loop':20} {'tokens/s':>10} {'x plain (quartiles)':>24} {'peak memory, MB':>16}"]
+def report(seconds: dict[str, list[float]], memory: dict[str, int], unit: str, count: int) -> list[str]:
+    """A line a loop, the plain one first; `count`: of tokens or images, in a round."""
+    plain = next(iter(seconds.values()))
+    lines = [f"{'loop':26} {unit + '/s':>10} {'x plain (quartiles)':>24} {'peak memory, MB':>16}"]
     for name, times in seconds.items():
         ratios = [base / own for base, own in zip(plain, times, strict=True)]
         low, _, high = quantiles(ratios, n=4)
         spread = f"{median(ratios):.3f} ({low:.3f} to {high:.3f})"
-        lines.append(f"{name:20} {tokens / median(times):10,.0f} {spread:>24} {memory[name] / 1024:16,.0f}")
+        lines.append(f"{name:26} {count / median(times):10,.0f} {spread:>24} {memory[name] / 1024:16,.0f}")
     return lines
 
 
@@ -93,14 +103,18 @@ def main(arguments: list[str]) -> None:
         rounds, steps = (numbers[key](given.pop(key, default)) for key, default in (("rounds", "30"), ("steps", "5")))
     except ValueError as error:
         raise UserError(f"rounds= and steps= must be whole numbers: {error}") from None
+    task = given.pop("task", "gpt2")
+    if task not in PLAIN:
+        raise UserError(f"task={task} has no plain loop to be held against; choose one of {', '.join(PLAIN)}")
     total = (WARM_UP + rounds + 1) * steps
-    overrides = ["task=gpt2", "device=cpu", "task.eval_every_steps=null", "task.sample_tokens=0"]
+    overrides = [f"task={task}", "device=cpu", "task.eval_every_steps=null", *(["task.sample_tokens=0"] if task == "gpt2" else [])]
     overrides += [f"{key}={value}" for key, value in given.items()] + [f"num_steps={total}"]
     cfg = compose_config(overrides)
-    seconds, memory = measure(rounds, steps, overrides)
+    seconds, memory = measure(task, rounds, steps, overrides)
     about = {key: cfg.task[key] for key in ("batch_size", "precision")} | {"model": dict(cfg.task.model)}
     print(f"{json.dumps(about)}; {rounds} rounds of {steps} steps")
-    print("\n".join(report(seconds, memory, steps * cfg.task.batch_size * cfg.task.model.context)))
+    unit, each = ("tokens", cfg.task.model.context) if task == "gpt2" else ("images", 1)
+    print("\n".join(report(seconds, memory, unit, steps * cfg.task.batch_size * each)))
 
 
 if __name__ == "__main__":
