@@ -1,6 +1,5 @@
 """The small CLIP that stands for OpenAI's at mini scale: open_clip's model and loss, images and captions, kept in the data folder."""
 
-import fcntl
 import hashlib
 import json
 import math
@@ -17,10 +16,9 @@ from tqdm import tqdm
 
 from cpr import regularized_groups
 from tasks.clip.model import build_clip
-from tasks.engine import checkpoint
 from tasks.engine.batching import epoch_order
 from tasks.engine.errors import UserError
-from tasks.engine.files import disk_full_is_said, write_atomically
+from tasks.engine.kept import Weights, kept, one_thread
 from tasks.engine.schedule import lr_factor
 from tasks.engine.seeding import derive, generator_for
 from tasks.imagenet.data import read
@@ -69,19 +67,13 @@ def trained(root: Path, recipe: Recipe, say: Callable[[str], None], quiet: bool 
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
         raise UserError(f"task.small.shape: open_clip cannot make a CLIP of it ({error})") from error
     path = kept_at(root, recipe)
-    with disk_full_is_said(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(".lock"), "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # let go of when the process ends, however it ends
-            content = checkpoint.read(path) if path.exists() else None
-            if content is None:
-                for left_over in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed while it wrote
-                    left_over.unlink()
-                if not quiet:
-                    say(f"training the small CLIP that is fine-tuned: {recipe.steps} steps on {DATA}, once; kept as {path}")
-                content = {"recipe": asdict(recipe), "model": _train(root, recipe, quiet)}
-                write_atomically(path, lambda file: torch.save(content, file))
-    model.load_state_dict(content["model"])
+
+    def train() -> Weights:
+        if not quiet:
+            say(f"training the small CLIP that is fine-tuned: {recipe.steps} steps on {DATA}, once; kept as {path}")
+        return _train(root, recipe, quiet)
+
+    model.load_state_dict(kept(path, asdict(recipe), train))
     return model
 
 
@@ -123,7 +115,7 @@ def everything(root: Path) -> tuple[Tensor, Tensor]:
     return found.data, found.targets
 
 
-def _train(root: Path, recipe: Recipe, quiet: bool) -> dict[str, Tensor]:
+def _train(root: Path, recipe: Recipe, quiet: bool) -> Weights:
     """Contrastively, by AdamW on the CPU and one thread: the same bits in every process of a machine."""
     images, classes = pairs(root, recipe)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (recipe.mean, recipe.std))
@@ -132,9 +124,7 @@ def _train(root: Path, recipe: Recipe, quiet: bool) -> dict[str, Tensor]:
     indices = epoch_order(len(images), recipe.batch_size, recipe.seed, drop_last=True)
     schedule: Any = OmegaConf.create({"warmup_steps": recipe.warmup_steps, "decay": "cosine", "final_factor": 0.0})
     contrast = open_clip.ClipLoss()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         with torch.random.fork_rng(devices=[]):  # a run's own random numbers do not depend on whether it had to train this
             torch.manual_seed(derive(recipe.seed, "small"))
             model = open_clip.CLIP(**recipe.shape).train()
@@ -154,6 +144,4 @@ def _train(root: Path, recipe: Recipe, quiet: bool) -> dict[str, Tensor]:
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             model.logit_scale.data.clamp_(0, LARGEST_SCALE)
-    finally:
-        torch.set_num_threads(threads)
     return {name: value.clone() for name, value in model.state_dict().items()}

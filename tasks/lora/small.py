@@ -1,6 +1,5 @@
 """The small model that stands for Mistral-7B at mini scale: its architecture, trained on Shakespeare's works kept in the data folder."""
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Callable
@@ -11,11 +10,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
-from tasks.engine import checkpoint
-from tasks.engine.files import disk_full_is_said, write_atomically
+from tasks.engine.kept import Weights, kept, one_thread
 from tasks.engine.schedule import lr_factor
 from tasks.engine.seeding import derive, generator_for
 from tasks.gpt2 import tokenizer
@@ -79,20 +77,15 @@ def trained(root: Path, recipe: Recipe, say: Callable[[str], None], quiet: bool 
     Of several processes one trains, and the others wait for it. Raises UserError if the text is not prepared or the disk is full.
     """
     path = kept_at(root, recipe)
-    with disk_full_is_said(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(".lock"), "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # let go of when the process ends, however it ends
-            content = checkpoint.read(path) if path.exists() else None
-            if content is None:
-                for left_over in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed while it wrote
-                    left_over.unlink()
-                if not quiet:
-                    say(f"training the small model that LoRA starts from: {recipe.steps} steps on {recipe.text}, once; kept as {path}")
-                content = {"recipe": asdict(recipe), "model": _train(root, recipe, quiet)}
-                write_atomically(path, lambda file: torch.save(content, file))
+
+    def train() -> Weights:
+        if not quiet:
+            say(f"training the small model that LoRA starts from: {recipe.steps} steps on {recipe.text}, once; kept as {path}")
+        return _train(root, recipe, quiet)
+
+    weights = kept(path, asdict(recipe), train)
     model = empty(recipe)
-    model.load_state_dict(content["model"])
+    model.load_state_dict(weights)
     return model
 
 
@@ -103,15 +96,13 @@ def kept_at(root: Path, recipe: Recipe) -> Path:
     return root / "lora" / "small" / f"{hashlib.sha256(content).hexdigest()[:16]}.pt"
 
 
-def _train(root: Path, recipe: Recipe, quiet: bool) -> dict[str, Tensor]:
+def _train(root: Path, recipe: Recipe, quiet: bool) -> Weights:
     """AdamW with the settings of most language models, on the CPU and one thread: the same bits in every process of a machine."""
     blocks = Blocks(open_split(root, recipe.text, "train"), recipe.context)
     batch_at = batches(blocks, recipe.batch_size, recipe.seed, CPU)
     questions_at = _questions(root, recipe)
     schedule: Any = OmegaConf.create({"warmup_steps": recipe.warmup_steps, "decay": "cosine", "final_factor": 0.1})
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         with torch.random.fork_rng(devices=[]):  # a run's own random numbers do not depend on whether it had to train this
             torch.manual_seed(derive(recipe.seed, "small"))
             model = empty(recipe).train()
@@ -128,8 +119,6 @@ def _train(root: Path, recipe: Recipe, quiet: bool) -> dict[str, Tensor]:
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-    finally:
-        torch.set_num_threads(threads)
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
