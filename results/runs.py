@@ -90,6 +90,20 @@ def cells(data: pd.DataFrame, regularizer: str, row: str, column: str | None) ->
     return table.reset_index()
 
 
+def held_out_best(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame) -> pd.Series | None:
+    """The cell that is best by one half of the test examples, with its mean and std on the other half (tasks/engine/halves.py).
+
+    None where the panel's metric has no such halves, or the runs are of a time when it had none.
+    """
+    name = panel.get("metric", artefact["metric"]["name"])
+    halves = [panel_cells(artefact, dict(panel) | {"metric": name + half}, data) for half in ("_selection", "_report")]
+    best = best_cell(halves[0], artefact["metric"]["better"])
+    if best is None:
+        return None
+    reported = halves[1]
+    return reported[(reported["row"] == best["row"]) & (reported["column"] == best["column"])].iloc[0]
+
+
 def best_cell(table: pd.DataFrame, better: str) -> pd.Series | None:
     """The cell with the best mean among those without a diverged run; None if there is none."""
     whole = table[(table["diverged"] == 0) & table["mean"].notna()]

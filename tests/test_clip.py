@@ -340,7 +340,16 @@ def test_a_run_has_zero_shot_and_wise_ft_scores_in_its_last_evaluation(root, tmp
     assert "regularized: 11 of 34 tensors" in done.stdout + done.stderr
     (record,) = records(tmp_path).values()
     metrics = record["metrics"]
-    assert set(metrics) == {"top1_accuracy", "validation_loss", "zero_shot_accuracy", "wise_ft_0.0", "wise_ft_0.5", "wise_ft_1.0"}
+    assert set(metrics) == {
+        "top1_accuracy",
+        "top1_accuracy_selection",
+        "top1_accuracy_report",
+        "validation_loss",
+        "zero_shot_accuracy",
+        "wise_ft_0.0",
+        "wise_ft_0.5",
+        "wise_ft_1.0",
+    }
     assert metrics["wise_ft_0.0"] == metrics["zero_shot_accuracy"] and metrics["wise_ft_1.0"] == metrics["top1_accuracy"]
     assert record["metric"] == {"name": "top1_accuracy", "unit": "%", "better": "higher"}
     (log,) = tmp_path.glob("clip/*/metrics.jsonl")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tasks.cifar100.data import Batch, Images, batches, load, normalizer, subset
 from tasks.cifar100.model import ResNet18
+from tasks.engine.halves import with_halves
 from tasks.engine.workload import Metric, Workload
 
 
@@ -35,16 +36,16 @@ def build(cfg: Any, device: torch.device) -> Workload:
 
 
 def accuracy(test: Images, cfg: Any, device: torch.device, batch_size: int = 1000) -> Callable[[nn.Module], dict[str, float]]:
-    """Top-1 accuracy in percent on the whole test set, in evaluation mode."""
+    """Top-1 accuracy in percent on the whole test set and on its halves, in evaluation mode."""
     images, labels, normalize = test.images.to(device), test.labels.to(device), normalizer(cfg, device)
 
     @torch.no_grad()
     def evaluate(model: nn.Module) -> dict[str, float]:
         model.eval()
-        correct = torch.zeros((), dtype=torch.int64, device=device)
+        right = torch.empty(len(labels), dtype=torch.bool, device=device)
         for start in range(0, len(labels), batch_size):
             chosen = slice(start, start + batch_size)
-            correct += (model(normalize(images[chosen])).argmax(1) == labels[chosen]).sum()
-        return {"top1_accuracy": 100 * correct.item() / len(labels)}
+            right[chosen] = model(normalize(images[chosen])).argmax(1) == labels[chosen]
+        return with_halves("top1_accuracy", right, 100)
 
     return evaluate

@@ -14,6 +14,7 @@ from tasks.clip import pretrained, small, wise_ft, zero_shot
 from tasks.clip.data import batches
 from tasks.clip.model import Classifier, Head, flops_per_image
 from tasks.engine.errors import UserError
+from tasks.engine.halves import with_halves
 from tasks.engine.terminal import say
 from tasks.engine.workload import Metric, Work, Workload
 from tasks.imagenet.data import Images, classes_of, load
@@ -91,16 +92,16 @@ def _images(task: Any, root: Path, classes: int) -> tuple[Images, Images]:
 
 
 def accuracy(images: Images, cfg: Any, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
-    """Over all validation images: in percent how often the class is the likeliest; the mean cross-entropy."""
+    """Over all validation images: in percent how often the class is the likeliest, also over each half of them; the mean cross-entropy."""
 
     @torch.no_grad()
     def evaluate(model: nn.Module) -> dict[str, float]:
         model.eval()
-        right, losses = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
+        right, losses = [], []
         for pixels, classes in in_order(images, cfg, device):
             logits = model(pixels).float()
-            right += (logits.argmax(1) == classes).sum()
-            losses += F.cross_entropy(logits, classes, reduction="sum")
-        return {"top1_accuracy": 100 * right.item() / len(images), "validation_loss": losses.item() / len(images)}
+            right.append(logits.argmax(1) == classes)
+            losses.append(F.cross_entropy(logits, classes, reduction="none"))
+        return with_halves("top1_accuracy", torch.cat(right), 100) | {"validation_loss": torch.cat(losses).double().mean().item()}
 
     return evaluate

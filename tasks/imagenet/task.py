@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tasks.engine.errors import UserError
+from tasks.engine.halves import with_halves
 from tasks.engine.workload import Metric, Work, Workload
 from tasks.imagenet.data import Images, classes_of, load
 from tasks.imagenet.loader import Batch, batches, in_order
@@ -45,26 +46,29 @@ def build(cfg: Any, device: torch.device) -> Workload:
 
 
 def accuracy(images: Images, cfg: Any, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
-    """Over all validation images: in percent how often the class is the likeliest and among the five likeliest; the mean cross-entropy."""
+    """Over all validation images: in percent how often the class is the likeliest and among the five likeliest; the mean cross-entropy.
+
+    How often it is the likeliest also over each half of them.
+    """
     five = min(5, cfg.task.model.num_classes)
 
     @torch.no_grad()
     def evaluate(model: nn.Module) -> dict[str, float]:
         model.eval()
-        first, among, losses = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(3))
+        first, among, losses = [], [], []
         for pixels, labels in in_order(images, cfg, device):
             if cfg.task.channels_last:
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
             logits = model(pixels).float()
             right = logits.topk(five).indices == labels[:, None]
-            first += right[:, 0].sum()
-            among += right.sum()
-            losses += F.cross_entropy(logits, labels, reduction="sum")
-        count = len(images)
-        return {
-            "top1_accuracy": 100 * first.item() / count,
-            "top5_accuracy": 100 * among.item() / count,
-            "validation_loss": losses.item() / count,
-        }
+            first.append(right[:, 0])
+            among.append(right.any(1))
+            losses.append(F.cross_entropy(logits, labels, reduction="none"))
+        others = {"top5_accuracy": 100 * _mean(among), "validation_loss": _mean(losses)}
+        return with_halves("top1_accuracy", torch.cat(first), 100) | others
 
     return evaluate
+
+
+def _mean(values: list[Tensor]) -> float:
+    return torch.cat(values).double().mean().item()
