@@ -35,15 +35,15 @@ def test_one_half_chooses_the_setting_and_the_other_scores_it():
         runs.append(scored("adamw", seed, 80.0, 70.0 + seed, weight_decay=0.01))  # chosen
         runs.append(scored("adamw", seed, 79.0, 90.0, weight_decay=0.1))  # the best by the paper's own way of choosing
     row = best_table(FIGURE2, frame(runs, "top1_accuracy")).set_index("method").loc["AdamW"]
-    assert row["best of ours"] == "84.50 ± 0.00 (lr 1e-3, 0.1)"
-    assert row[HELD_OUT] == "72.00 ± 1.00 (lr 1e-3, 0.01)"
+    assert row["best of ours"] == "84.50 ± 0.00 (lr 1e-3.0, 0.1)"
+    assert row[HELD_OUT] == "72.00 ± 1.00 (lr 1e-3.0, 0.01)"
 
 
 def test_a_cell_with_a_diverged_run_is_not_chosen():
     runs = [scored("adamw", seed, 80.0, 70.0, weight_decay=0.01) for seed in (1, 2)] + [run("adamw", 3, None, weight_decay=0.01)]
     runs += [scored("adamw", seed, 60.0, 61.0, weight_decay=0.1) for seed in (1, 2, 3)]
     row = best_table(FIGURE2, frame(runs, "top1_accuracy")).set_index("method").loc["AdamW"]
-    assert row[HELD_OUT] == "61.00 ± 0.00 (lr 1e-3, 0.1)"
+    assert row[HELD_OUT] == "61.00 ± 0.00 (lr 1e-3.0, 0.1)"
 
 
 def test_runs_without_such_scores_have_no_such_column():
