@@ -124,12 +124,15 @@ def describe(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], expec
     hardware = [run.record["hardware"] for run in runs]
     versions = [run.record["versions"] for run in runs]
     diverged = sum(run.record["status"] != "finished" for run in runs)
-    data = {f"{run.config['task']['data']['description']}; {run.config['num_steps']} steps" for run in runs}
+    steps: dict[str, set[int]] = {}
+    for run in runs:
+        steps.setdefault(run.config["task"]["data"]["description"], set()).add(run.config["num_steps"])
+    data = [f"{name}; {', '.join(map(str, sorted(numbers)))} steps" for name, numbers in sorted(steps.items())]
     return {
         "scale": scale,
         "seeds": distinct([run.config["seed"] for run in runs]),
         "runs": f"{len(runs)} of {expected}" + (f" ({diverged} diverged)" if diverged else ""),
-        "data": "; ".join(sorted(data)) or "-",
+        "data": "; ".join(data) or "-",
         "hardware": distinct([_machine(h) for h in hardware]),
         "versions": distinct([f"Python {v['python']}, torch {v['torch']}" for v in versions]),
         "code": distinct([run.record["git_commit"] for run in runs]),

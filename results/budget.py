@@ -93,8 +93,11 @@ def equal_budget_line(artefact: Mapping[str, Any], scale: str, runs: Sequence[Ru
     if not found:
         return f"The budget at which {reference} reaches {goal}'s score is unknown: runs are missing."
     known = pd.Series([budget for budget in found.values() if budget is not None], dtype=float)
-    largest = scores(artefact, scale, runs).query("method == @reference")["budget"].max()
+    measured = scores(artefact, scale, runs).query("method == @reference")["budget"]
+    smallest, largest = measured.min(), measured.max()
     said = f"{known.median():.2f}x in the median of {len(known)} seeds ({known.min():.2f}x to {known.max():.2f}x)" if len(known) else ""
+    if (at_once := int((known == smallest).sum())) > 0:
+        said += f", or less in {at_once} of them: {smallest:g}x is the smallest measured"
     never = f"not within {largest:g}x in {len(found) - len(known)} of {len(found)} seeds" if len(known) < len(found) else ""
     return f"{reference} reaches {goal}'s score at a budget of: {', '.join(part for part in (said, never) if part)}."
 

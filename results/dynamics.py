@@ -91,7 +91,8 @@ def dynamics_figure(artefact: Mapping[str, Any], runs: Sequence[Run], footer: st
             axes = grid[down][across]
             for colour, (title, matrix) in zip(COLOURS, lines, strict=False):
                 label = (matrix.removesuffix(".weight") if by_method else title) if (down, across) == (0, 0) else None
-                _line(axes, first[title], matrix, quantity, colour, label)
+                of_all_matrices = by_method and quantity == "loss"
+                _line(axes, first[title], matrix, quantity, "black" if of_all_matrices else colour, label)
             axes.tick_params(labelsize=7)
             axes.spines[["top", "right"]].set_visible(False)
         grid[0][across].set_title(column.removesuffix(".weight"), fontsize=9)
@@ -107,8 +108,8 @@ def dynamics_figure(artefact: Mapping[str, Any], runs: Sequence[Run], footer: st
 
 
 def _line(axes: Axes, run: Run, matrix: str, quantity: str, colour: str, label: str | None) -> None:
-    if quantity == "loss":  # one for all matrices of a run
-        axes.plot(*series(run, "validation_loss"), color="black" if label is None else colour, lw=1.2, label=label)
+    if quantity == "loss":
+        axes.plot(*series(run, "validation_loss"), color=colour, lw=1.2, label=label)
         return
     axes.plot(*trace(run, matrix, quantity), color=colour, lw=1.3, label=label)
     if (moment := bound_set(run, matrix)) is not None:

@@ -1,6 +1,7 @@
 """The heat map of Figure 2: one panel a method, ours above the paper's, one colour scale for each row of panels."""
 
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,10 +38,15 @@ def heatmap_figure(artefact: Mapping[str, Any], data: pd.DataFrame, subtitle: st
     for part, (title, tables) in zip(parts, rows, strict=True):
         axes = part.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0]
         _row_of_panels(part, list(axes), panels, tables, artefact["metric"])
-        part.suptitle(title, fontsize=9, color="#444444", x=0.01, ha="left")
-    figure.suptitle(artefact["title"], fontsize=11)
-    figure.supxlabel(footer, fontsize=7.5, color="#444444")
+        part.suptitle(_wrapped(title, figure, 9), fontsize=9, color="#444444", x=0.01, ha="left")
+    figure.suptitle(_wrapped(artefact["title"], figure, 11), fontsize=11)
+    figure.supxlabel(_wrapped(footer, figure, 7.5), fontsize=7.5, color="#444444")
     return figure
+
+
+def _wrapped(text: str, figure: Figure, points: float) -> str:
+    """In lines that a narrow figure has room for; a character is about half as wide as its size."""
+    return textwrap.fill(text, int(figure.get_figwidth() * 72 / (0.55 * points)))
 
 
 def _row_of_panels(part: Any, axes: list[Axes], panels: list[Any], tables: list[pd.DataFrame], metric: Mapping[str, Any]) -> None:
@@ -61,6 +67,7 @@ def _row_of_panels(part: Any, axes: list[Axes], panels: list[Any], tables: list[
     bar = part.colorbar(image, ax=axes, extend="min" if metric["better"] == "higher" else "max", pad=0.01, fraction=0.03)
     bar.set_label(", ".join(metric[key] for key in ("label", "unit") if key in metric), fontsize=8)
     bar.ax.tick_params(labelsize=7)
+    bar.ax.yaxis.get_major_formatter().set_useOffset(False)  # not 0.01 "+ 20.9"
 
 
 def _panel(ax: Axes, table: pd.DataFrame, lrs: list[float], low: float, high: float, metric: Mapping[str, Any]) -> Any:

@@ -68,6 +68,7 @@ def test_budgets_are_compared_within_a_seed():
         share = math.log((58 + seed / 100) / (60 + seed / 100)) / math.log((57 + seed / 100) / (60 + seed / 100))
         assert budget == pytest.approx(1.5**share)
     assert "1.31x in the median of 6 seeds (1.31x to 1.31x)." in equal_budget_line(FIGURE1, "mini", runs)
+    assert "or less in 6 of them: 1x is the smallest measured." in equal_budget_line(FIGURE1, "mini", budget_runs(goal=70.0))
     assert "not within 2x in 6 of 6 seeds." in equal_budget_line(FIGURE1, "mini", budget_runs(goal=40.0))
     assert "runs are missing" in equal_budget_line(FIGURE1, "mini", [r for r in runs if r.config["regularizer"]["name"] == "adamw"])
 
