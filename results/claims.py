@@ -88,12 +88,14 @@ def _best(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFr
     At every learning rate and seed each method plays the column that is best by the mean over the OTHER seeds: the column and its
     value come from different runs, so a method with more columns has no better chance. Learning rates are not exchangeable, so no
     normal distribution of the differences is assumed.
+
+    With `chosen_by`, the panels of another score of the same runs, that score decides which cell and column are best.
     """
-    better = artefact["metric"]["better"]
-    best_left, best_right = (best_cell(_panel_cells(artefact, data, claim[side]), better) for side in ("left", "right"))
+    better, by = artefact["metric"]["better"], claim.get("chosen_by", claim)
+    best_left, best_right = (_best_by(artefact, data, claim[side], by[side]) for side in ("left", "right"))
     if best_left is None or best_right is None:
         return "", MISSING
-    left, right = (_held_out(_values(artefact, data, claim[side]), better) for side in ("left", "right"))
+    left, right = (_held_out(_values(artefact, data, claim[side]), better, _values(artefact, data, by[side])) for side in ("left", "right"))
     differences = _sign(artefact) * (left - right).dropna()
     ours = f"{best_left['mean']:.2f} against {best_right['mean']:.2f}"
     if len(differences) < FEWEST_PAIRS:
@@ -124,15 +126,27 @@ def _values(artefact: Mapping[str, Any], data: pd.DataFrame, names: str | Sequen
     return pd.concat(tables, axis=1)
 
 
-def _held_out(values: pd.DataFrame, better: str) -> pd.Series:
-    """(row, seed) -> the value, at that seed, of the column that is best by the mean over the row's other seeds."""
+def _best_by(artefact: Mapping[str, Any], data: pd.DataFrame, names: str, by: str) -> pd.Series | None:
+    """Of the panels `names`, the cell that is the best one of the panels `by`."""
+    best = best_cell(_panel_cells(artefact, data, by), artefact["metric"]["better"])
+    if best is None or by == names:
+        return best
+    table = _panel_cells(artefact, data, names)
+    return table[(table["row"] == best["row"]) & (table["column"] == best["column"])].iloc[0]
+
+
+def _held_out(values: pd.DataFrame, better: str, by: pd.DataFrame | None = None) -> pd.Series:
+    """(row, seed) -> the value, at that seed, of the column that is best by the mean over the row's other seeds.
+
+    Best by `by`, if that is given, a table of the same rows and columns.
+    """
     played = {}
-    for row, of_row in values.groupby(level=0):
+    for row, of_row in (values if by is None else by).groupby(level=0):
         whole = of_row.droplevel(0).dropna(axis=1)  # a column with a diverged run is not the best
-        for seed, own in whole.iterrows():
+        for seed in whole.index:
             others = whole.drop(index=seed).mean()
             if others.notna().any():
-                played[row, seed] = own[others.idxmax() if better == "higher" else others.idxmin()]
+                played[row, seed] = values.loc[(row, seed), others.idxmax() if better == "higher" else others.idxmin()]
     return pd.Series(played, dtype=float)
 
 

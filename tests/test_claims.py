@@ -5,10 +5,27 @@ import math
 import statistics
 
 import pytest
-from made_runs import ADAMW, CPR, FIGURE2, GROKKING, LRS, SEEDS, SETTINGS, curve, either_metric, figure2_data, grid, measured_by, noisy
+from made_runs import (
+    ADAMW,
+    CPR,
+    FIGURE2,
+    GROKKING,
+    LRS,
+    SEEDS,
+    SETTINGS,
+    artefact,
+    curve,
+    either_metric,
+    figure2_data,
+    grid,
+    measured_by,
+    noisy,
+    run,
+)
 from scipy import stats
 
 from results import Run
+from results.artefact import at_scale
 from results.claims import judge
 from results.table import best_table
 
@@ -191,3 +208,17 @@ def test_sooner_is_against_the_soonest_of_the_others_at_each_seed(ours, theirs, 
     runs += [curve(method, seed, at) for seed in range(len(ours)) for method, at in zip(ADAMW, theirs, strict=True)]
     assert judged("grokking", runs, GROKKING) == (verdict, said)
     assert judged("grokking", runs, GROKKING, complete=False) == ("runs missing", "")
+
+
+def test_what_is_forgotten_is_compared_where_the_questions_are_answered_best():
+    """A bound set early learns nothing and forgets nothing: not the cell that counts."""
+    runs = []
+    for lr, seed in itertools.product((1.778e-3, 3.162e-3), SEEDS):
+        for decay, learned, forgotten in ((0.001, 15.0, -2.0), (0.1, 20.0, -10.0)):
+            finals = {"accuracy_change": learned + seed / 10, "language_accuracy_change": forgotten}
+            runs.append(run("adamw", seed, finals, lr=lr, weight_decay=decay))
+        for start, learned, forgotten in (("1x", 0.0, 0.0), ("4x", 17.0, -5.0 - seed / 10)):
+            finals = {"accuracy_change": learned + seed / 10, "language_accuracy_change": forgotten}
+            runs.append(run("adamcpr_ws", seed, finals, lr=lr, warm_start=start))
+    verdict, ours = judged("lora-forgets-less", runs, at_scale(artefact("figure_k1"), "mini"))
+    assert verdict == "holds" and ours.startswith("-5.20 against -10.00; median difference +4.80 over 6 pairs")
