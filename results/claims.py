@@ -126,7 +126,7 @@ def _values(artefact: Mapping[str, Any], data: pd.DataFrame, names: str | Sequen
     return pd.concat(tables, axis=1)
 
 
-def _best_by(artefact: Mapping[str, Any], data: pd.DataFrame, names: str, by: str) -> pd.Series | None:
+def _best_by(artefact: Mapping[str, Any], data: pd.DataFrame, names: str | Sequence[str], by: str | Sequence[str]) -> pd.Series | None:
     """Of the panels `names`, the cell that is the best one of the panels `by`."""
     best = best_cell(_panel_cells(artefact, data, by), artefact["metric"]["better"])
     if best is None or by == names:
