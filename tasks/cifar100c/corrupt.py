@@ -75,7 +75,7 @@ def corrupted(corrupt: Corrupt, images: np.ndarray, name: str) -> np.ndarray:
 
 
 def _write(folder: Path, recipe: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> None:
-    corrupt = _library()
+    corrupt, versions = _library()
     for path in (folder / "labels.npy", folder / "manifest.json", *folder.glob(".*.tmp")):  # while they are missing, the set is not whole
         path.unlink(missing_ok=True)
     for name in CORRUPTIONS:
@@ -83,7 +83,7 @@ def _write(folder: Path, recipe: dict[str, Any], images: np.ndarray, labels: np.
     digests = {f"{name}.npy": _digest(folder / f"{name}.npy") for name in CORRUPTIONS}
     _save(folder / "labels.npy", np.tile(labels, len(SEVERITIES)))
     digests["labels.npy"] = _digest(folder / "labels.npy")
-    content = {"recipe": recipe, "versions": _versions(), "files": digests}
+    content = {"recipe": recipe, "versions": versions, "files": digests}
     write_bytes_atomically(folder / "manifest.json", json.dumps(content, indent=1).encode())
 
 
@@ -95,16 +95,12 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _library() -> Corrupt:
-    """Raises UserError if it is not installed."""
+def _library() -> tuple[Corrupt, dict[str, str]]:
+    """What corrupts an image, and the versions of all that the pixels may depend on. Raises UserError if it is not installed."""
     try:
         from imagecorruptions import corrupt
-    except ImportError as error:
-        raise UserError(f"{NAME} is made by the package imagecorruptions-imaug; install it with: make setup EXTRAS=corruptions") from error
-    return corrupt
-
-
-def _versions() -> dict[str, str]:
-    """Of what the pixels may depend on."""
+    except ImportError as error:  # also where OpenCV lacks a library of the system
+        needed = "needs the package imagecorruptions-imaug; install it with: make setup EXTRAS=corruptions"
+        raise UserError(f"{NAME} {needed} ({error})") from error
     names = ("imagecorruptions-imaug", "numba", "numpy", "opencv-python", "pillow", "scikit-image", "scipy")
-    return {name: importlib.metadata.version(name) for name in names}
+    return corrupt, {name: importlib.metadata.version(name) for name in names}

@@ -33,7 +33,7 @@ EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # CIFAR-100-C
 
 @dataclass(frozen=True)
 class Corrupted:
-    """files: corruption -> uint8 [5 n, height, width, channels], memory-mapped; labels int64 [count] of the first images, which are scored."""
+    """files: corruption -> uint8 [5 n, height, width, channels], memory-mapped. labels: int64 [count], of the images that are scored."""
 
     files: dict[str, np.ndarray]
     severities: Sequence[int]
@@ -68,7 +68,9 @@ def load(cfg: Any, root: Path) -> Corrupted:
     labels = torch.from_numpy(_open(folder, "labels", mend).astype(np.int64))
     n = len(labels) // len(SEVERITIES)
     if labels.ndim != 1 or not n or not torch.equal(labels, clean[:n].repeat(len(SEVERITIES))):
-        raise UserError(f"{folder / 'labels.npy'} does not hold the labels of {name}'s test images, five times; delete {folder}, then {mend}")
+        raise UserError(
+            f"{folder / 'labels.npy'} does not hold the labels of {name}'s test images, five times; delete {folder}, then {mend}"
+        )
     count = n if wanted.images is None else wanted.images
     if not 1 <= count <= n:
         raise UserError(f"task.corruptions.images={wanted.images} must lie in 1..{n}, the test images of {folder}")

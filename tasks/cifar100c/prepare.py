@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from tasks.cifar100 import prepare as clean
 from tasks.cifar100c import corrupt
-from tasks.cifar100c.data import CORRUPTIONS, EXTRA, FOLDERS, SHAPES
+from tasks.cifar100c.data import CORRUPTIONS, EXTRA, FOLDERS, SEVERITIES, SHAPES
 from tasks.engine.errors import UserError
 from tasks.engine.files import disk_full_is_said, write_atomically
 
@@ -21,6 +21,7 @@ MINI = Path(__file__).parents[2] / "configs" / "scale" / "mini" / "cifar100c.yam
 ARCHIVE = "CIFAR-100-C.tar"
 URL = f"https://zenodo.org/records/3555552/files/{ARCHIVE}"
 MD5 = "11f0ed0f1191edbf9fa23466ae6021d3"  # the one of that record
+IMAGES = 10_000
 NEEDED = 6 * 10**9  # bytes: the archive and what is in it
 # labels.npy is last: where it is, the set is whole.
 FILES = (*(f"{name}.npy" for name in CORRUPTIONS + EXTRA), "labels.npy")
@@ -72,7 +73,7 @@ def published(root: Path, say: Callable[[str], None]) -> None:
 
 def whole(folder: Path) -> bool:
     """Whether all files are there, with the right shapes and as long as their headers say."""
-    shape = (50_000, *SHAPES["CIFAR100"])
+    shape = (len(SEVERITIES) * IMAGES, *SHAPES["CIFAR100"])
     try:
         found = {name: np.load(folder / name, mmap_mode="r").shape for name in FILES}
     except (OSError, ValueError, EOFError):

@@ -15,7 +15,7 @@ from tasks.engine.workload import Metric, Workload
 
 
 def build(cfg: Any, device: torch.device) -> Workload:
-    """The workload of `cfg.task`; raises UserError if the clean or the corrupted images are not in `cfg.data_dir`, or a setting is wrong."""
+    """The workload of `cfg.task`; raises UserError if clean or corrupted images are not in `cfg.data_dir`, or a setting is wrong."""
     images = load(cfg.task, Path(cfg.data_dir))
     return replace(
         build_clean(cfg, device),
@@ -24,7 +24,9 @@ def build(cfg: Any, device: torch.device) -> Workload:
     )
 
 
-def corrupted_accuracy(images: Corrupted, cfg: Any, device: torch.device, batch_size: int = 1000) -> Callable[[nn.Module], dict[str, float]]:
+def corrupted_accuracy(
+    images: Corrupted, cfg: Any, device: torch.device, batch_size: int = 1000
+) -> Callable[[nn.Module], dict[str, float]]:
     """Top-1 accuracy in percent, in evaluation mode: the mean over corruptions and severities, and of each corruption and each severity.
 
     All have the same number of images, so that the mean over them is that over all images too.
