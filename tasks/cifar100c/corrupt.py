@@ -1,7 +1,7 @@
 """Mini scale's counterpart of CIFAR-100-C: the benchmark's corruptions on the first test images of Fashion-MNIST, made once.
 
 The corruptions are those of imagecorruptions-imaug, which scales them with the image where it can. corrupt_tta, which needs no numba, has
-elastic transformations of up to 45 pixels, meant for images of 224. Both have ImageNet-C's strengths, not CIFAR-10-C's milder ones:
+elastic transformations by up to 45 pixels, meant for images of 224. Both have ImageNet-C's strengths, not CIFAR-10-C's milder ones:
 configs/scale/mini/cifar100c.yaml says what that means for the severities that are scored.
 """
 

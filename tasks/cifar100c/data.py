@@ -64,10 +64,9 @@ def load(cfg: Any, root: Path) -> Corrupted:
     folder, mend = root / FOLDERS[name], f"python scripts/prepare_data.py cifar100c {name} data_dir={root}"
     if not (folder / "labels.npy").exists():
         raise UserError(f"{FOLDERS[name]} is not in {root}; bring it with: {mend}")
-    clean = load_clean(cfg.data, root, train=False).labels
-    labels = torch.from_numpy(_open(folder, "labels", mend).astype(np.int64))
-    n = len(labels) // len(SEVERITIES)
-    if labels.ndim != 1 or not n or not torch.equal(labels, clean[:n].repeat(len(SEVERITIES))):
+    clean, labels = load_clean(cfg.data, root, train=False).labels.numpy(), _open(folder, "labels", mend)
+    n = labels.size // len(SEVERITIES)
+    if not n or not np.array_equal(labels, np.tile(clean[:n], len(SEVERITIES))):
         raise UserError(
             f"{folder / 'labels.npy'} does not hold the labels of {name}'s test images, five times; delete {folder}, then {mend}"
         )
@@ -80,7 +79,7 @@ def load(cfg: Any, root: Path) -> Corrupted:
         if file.dtype != np.uint8 or file.shape != shape:
             found = f"{file.dtype} {list(file.shape)}"
             raise UserError(f"{folder / corruption}.npy is {found}, not uint8 {list(shape)}; delete {folder}, then {mend}")
-    return Corrupted(files, list(wanted.severities), labels[:count])
+    return Corrupted(files, list(wanted.severities), torch.from_numpy(labels[:count].astype(np.int64)))
 
 
 def _check(key: str, values: list[Any], known: Sequence[Any]) -> None:
@@ -93,6 +92,6 @@ def _open(folder: Path, name: str, mend: str) -> np.ndarray:
     if not path.exists():
         raise UserError(f"{path.name} is not in {folder}; take it out of task.corruptions.names, or delete {folder}, then {mend}")
     try:
-        return np.load(path, mmap_mode="r")
-    except (ValueError, EOFError) as error:  # another format, shorter than its header says, or a pickle
+        return np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:  # another format, or shorter than its header says
         raise UserError(f"{path} is damaged ({error}); delete {folder}, then {mend}") from error

@@ -75,8 +75,8 @@ def whole(folder: Path) -> bool:
     """Whether all files are there, with the right shapes and as long as their headers say."""
     shape = (len(SEVERITIES) * IMAGES, *SHAPES["CIFAR100"])
     try:
-        found = {name: np.load(folder / name, mmap_mode="r").shape for name in FILES}
-    except (OSError, ValueError, EOFError):
+        found = {name: np.lib.format.open_memmap(folder / name, mode="r").shape for name in FILES}
+    except (OSError, ValueError):
         return False
     return found == dict.fromkeys(FILES, shape) | {"labels.npy": shape[:1]}
 
