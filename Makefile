@@ -8,7 +8,7 @@ INSTALL := $(PIP) install -qq --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-# make setup EXTRAS="language segmentation" adds the libraries of those tasks.
+# make setup EXTRAS="language segmentation corruptions" adds the libraries of those tasks.
 EXTRAS ?=
 # make reproduce SCALE=mini SEEDS=1,2 JOBS=2 DEVICE=cpu; without them the artefact's own seeds, one job per core, the scale's device.
 # LAUNCHER=slurm [WAIT=true] submits to a cluster; ARGS="launcher.partition=gpu" adds any other key, ARGS=--dry-run only lists.
@@ -44,6 +44,8 @@ reproduce: .venv/.stamp  ## grokking, then Figure 2, into results/mini (SCALE= S
 
 reproduce-%: .venv/.stamp  ## one artefact, for example reproduce-figure2
 	$(BIN)/python scripts/reproduce.py $* $(OPTIONS)
+
+reproduce-figure_e5: .venv/.stamp-corruptions  # with which mini scale's images are made
 
 bench: .venv/.stamp  ## Tables I.2 and I.3: time and memory of optimizer and training steps (ROUNDS=15 SHAPES=toy,gpt2s DEVICE=cuda THREADS=2)
 	$(BIN)/python scripts/bench/step_times.py $(foreach name,$(BENCH_OPTIONS),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$($(name))))

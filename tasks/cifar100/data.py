@@ -33,10 +33,14 @@ def load(cfg: Any, root: Path, train: bool) -> Images:
     Raises UserError if the files are not there (`prepare_data.py` brings them) or the name is unknown.
     """
     data = _read(cfg.name, root, train)
-    images = data.images
+    return Images(at_size(data.images, cfg).contiguous(), data.labels)
+
+
+def at_size(images: Tensor, cfg: Any) -> Tensor:
+    """Images uint8 [n, channels, height, width] as the model takes them: downsampled, grey ones repeated."""
     if cfg.downsample > 1:
         images = F.avg_pool2d(images.float(), cfg.downsample).round().to(torch.uint8)
-    return Images(images.expand(-1, len(cfg.mean), -1, -1).contiguous(), data.labels)
+    return images.expand(-1, len(cfg.mean), -1, -1)
 
 
 @lru_cache(maxsize=4)  # a sweep's worker process reads the files once

@@ -1,0 +1,106 @@
+"""Mini scale's counterpart of CIFAR-100-C: the benchmark's corruptions on the first test images of Fashion-MNIST, made once.
+
+The corruptions are those of imagecorruptions-imaug, which scales them with the image where it can. corrupt_tta, which needs no numba, has
+elastic transformations by up to 45 pixels, meant for images of 224. Both have ImageNet-C's strengths, not CIFAR-10-C's milder ones:
+configs/scale/mini/cifar100c.yaml says what that means for the severities that are scored.
+"""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.cifar100c.data import CORRUPTIONS, FOLDERS, SEVERITIES
+from tasks.engine.errors import UserError
+from tasks.engine.files import disk_full_is_said, write_atomically, write_bytes_atomically
+from tasks.engine.seeding import derive
+
+NAME = FOLDERS["FashionMNIST"]
+SEED = 0
+PADDING = 2  # the library wants 32 pixels, Fashion-MNIST has 28; its background is black
+# These draw from a generator of their own, which they seed with an argument; the others from NumPy's global one.
+SEEDED = ("impulse_noise", "glass_blur")
+
+Corrupt = Callable[..., np.ndarray]
+
+
+def make(root: Path, images: np.ndarray, labels: np.ndarray, say: Callable[[str], None]) -> None:
+    """Puts corrupted copies of images, uint8 [n, 28, 28], and their labels [n] into `root`; does nothing if they are there and whole.
+
+    Of several processes one makes them, and the others wait for it. Raises UserError if the library is missing or the disk is full.
+    """
+    folder = root / NAME
+    recipe = {"images": len(images), "seed": SEED, "source": hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()}
+    with disk_full_is_said(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".lock", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # let go of when the process ends, however it ends
+            if not finished(folder, recipe):
+                say(f"{NAME}: corrupting {len(images):,} images in {len(CORRUPTIONS) * len(SEVERITIES)} ways, a minute or two, once")
+                _write(folder, recipe, images, labels)
+
+
+def finished(folder: Path, recipe: dict[str, Any]) -> bool:
+    """Whether the folder holds what this recipe made, to the bit."""
+    try:
+        known = json.loads((folder / "manifest.json").read_bytes())
+        return known["recipe"] == recipe and all(_digest(folder / name) == digest for name, digest in known["files"].items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def corrupted(corrupt: Corrupt, images: np.ndarray, name: str) -> np.ndarray:
+    """uint8 [5 n, 28, 28, 1] of images uint8 [n, 28, 28]. What an image becomes depends on itself, its index, `name` and SEED alone.
+
+    The library makes colours of a grey image, and has noise of its own for each: one of them is kept, since their mean would have less.
+    """
+    padded = np.pad(images, ((0, 0), (PADDING, PADDING), (PADDING, PADDING)))
+    result = np.empty((len(SEVERITIES), *images.shape, 1), np.uint8)
+    state = np.random.get_state()
+    try:
+        for severity in SEVERITIES:
+            for index, image in enumerate(padded):
+                seed = derive(SEED, name, severity, index) % 2**32
+                np.random.seed(seed)
+                made = corrupt(image, severity=severity, corruption_name=name, **({"seed": seed} if name in SEEDED else {}))
+                result[severity - 1, index, :, :, 0] = made[PADDING:-PADDING, PADDING:-PADDING, 1]
+    finally:
+        np.random.set_state(state)
+    return result.reshape(-1, *result.shape[2:])
+
+
+def _write(folder: Path, recipe: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> None:
+    corrupt, versions = _library()
+    for path in (folder / "labels.npy", folder / "manifest.json", *folder.glob(".*.tmp")):  # while they are missing, the set is not whole
+        path.unlink(missing_ok=True)
+    for name in CORRUPTIONS:
+        _save(folder / f"{name}.npy", corrupted(corrupt, images, name))
+    digests = {f"{name}.npy": _digest(folder / f"{name}.npy") for name in CORRUPTIONS}
+    _save(folder / "labels.npy", np.tile(labels, len(SEVERITIES)))
+    digests["labels.npy"] = _digest(folder / "labels.npy")
+    content = {"recipe": recipe, "versions": versions, "files": digests}
+    write_bytes_atomically(folder / "manifest.json", json.dumps(content, indent=1).encode())
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    write_atomically(path, lambda file: np.save(file, array))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _library() -> tuple[Corrupt, dict[str, str]]:
+    """What corrupts an image, and the versions of all that the pixels may depend on. Raises UserError if it is not installed."""
+    try:
+        from imagecorruptions import corrupt
+    except ImportError as error:  # also where OpenCV lacks a library of the system
+        needed = "needs the package imagecorruptions-imaug; install it with: make setup EXTRAS=corruptions"
+        raise UserError(f"{NAME} {needed} ({error})") from error
+    names = ("imagecorruptions-imaug", "numba", "numpy", "opencv-python", "pillow", "scikit-image", "scipy")
+    return corrupt, {name: importlib.metadata.version(name) for name in names}

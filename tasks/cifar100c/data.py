@@ -1,0 +1,97 @@
+"""Corrupted test images as they lie on disk, in the layout of CIFAR-100-C: `<root>/<set>/<corruption>.npy`, and labels.npy.
+
+An array is uint8 [5 n, height, width, channels]: n test images at severity 1, then the same ones at 2, to 5; labels.npy has their 5 n
+labels. It is written last: where it is, the set is whole.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.cifar100.data import load as load_clean
+from tasks.engine.errors import UserError
+
+# The clean set's name, and the folder of its corrupted test images.
+FOLDERS = {"CIFAR100": "CIFAR-100-C", "FashionMNIST": "FashionMNIST-C"}
+# Of one test image: height, width and channels as they are on disk.
+SHAPES = {"CIFAR100": (32, 32, 3), "FashionMNIST": (28, 28, 1)}
+SEVERITIES = (1, 2, 3, 4, 5)
+# Noise, blur, weather, digital: the benchmark's 15 corruptions.
+CORRUPTIONS = (
+    *("gaussian_noise", "shot_noise", "impulse_noise"),
+    *("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    *("snow", "frost", "fog", "brightness"),
+    *("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+)
+EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # CIFAR-100-C has these four too, meant for validation
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """files: corruption -> uint8 [5 n, height, width, channels], memory-mapped. labels: int64 [count], of the images that are scored."""
+
+    files: dict[str, np.ndarray]
+    severities: Sequence[int]
+    labels: Tensor
+
+    def batches(self, size: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+        """Index of the corruption and of the severity, images uint8 [at most size, channels, height, width], their labels."""
+        count = len(self.labels)
+        for number, file in enumerate(self.files.values()):
+            for place, severity in enumerate(self.severities):
+                images = file[(severity - 1) * (len(file) // len(SEVERITIES)) :][:count]
+                for start in range(0, count, size):
+                    pixels = torch.from_numpy(np.array(images[start : start + size]))
+                    yield number, place, pixels.permute(0, 3, 1, 2), self.labels[start : start + size]
+
+
+def load(cfg: Any, root: Path) -> Corrupted:
+    """The corrupted test images that `cfg`, a configuration's task, names.
+
+    Raises UserError for a wrong setting, for files that are not there or not of this layout, and for labels that are not the clean set's.
+    """
+    wanted, name = cfg.corruptions, cfg.data.name
+    if name not in FOLDERS:
+        raise UserError(f"task.data.name={name!r} is unknown; choose one of {', '.join(FOLDERS)}")
+    known = CORRUPTIONS + EXTRA
+    _check("names", list(wanted.names), known)
+    _check("severities", list(wanted.severities), SEVERITIES)
+    folder, mend = root / FOLDERS[name], f"python scripts/prepare_data.py cifar100c {name} data_dir={root}"
+    if not (folder / "labels.npy").exists():
+        raise UserError(f"{FOLDERS[name]} is not in {root}; bring it with: {mend}")
+    clean, labels = load_clean(cfg.data, root, train=False).labels.numpy(), _open(folder, "labels", mend)
+    n = labels.size // len(SEVERITIES)
+    if not n or not np.array_equal(labels, np.tile(clean[:n], len(SEVERITIES))):
+        raise UserError(
+            f"{folder / 'labels.npy'} does not hold the labels of {name}'s test images, five times; delete {folder}, then {mend}"
+        )
+    count = n if wanted.images is None else wanted.images
+    if not 1 <= count <= n:
+        raise UserError(f"task.corruptions.images={wanted.images} must lie in 1..{n}, the test images of {folder}")
+    files = {corruption: _open(folder, corruption, mend) for corruption in wanted.names}
+    shape = (len(labels), *SHAPES[name])
+    for corruption, file in files.items():
+        if file.dtype != np.uint8 or file.shape != shape:
+            found = f"{file.dtype} {list(file.shape)}"
+            raise UserError(f"{folder / corruption}.npy is {found}, not uint8 {list(shape)}; delete {folder}, then {mend}")
+    return Corrupted(files, list(wanted.severities), torch.from_numpy(labels[:count].astype(np.int64)))
+
+
+def _check(key: str, values: list[Any], known: Sequence[Any]) -> None:
+    if not values or len(set(values)) < len(values) or not set(values) <= set(known):
+        raise UserError(f"task.corruptions.{key}={values} must be different ones of {', '.join(map(str, known))}")
+
+
+def _open(folder: Path, name: str, mend: str) -> np.ndarray:
+    path = folder / f"{name}.npy"
+    if not path.exists():
+        raise UserError(f"{path.name} is not in {folder}; take it out of task.corruptions.names, or delete {folder}, then {mend}")
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:  # another format, or shorter than its header says
+        raise UserError(f"{path} is damaged ({error}); delete {folder}, then {mend}") from error

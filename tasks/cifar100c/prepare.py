@@ -1,0 +1,95 @@
+"""Brings the clean and the corrupted images: CIFAR-100 and CIFAR-100-C, or Fashion-MNIST and corruptions of its test images."""
+
+import shutil
+import socket
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from tasks.cifar100 import prepare as clean
+from tasks.cifar100c import corrupt
+from tasks.cifar100c.data import CORRUPTIONS, EXTRA, FOLDERS, SEVERITIES, SHAPES
+from tasks.engine.errors import UserError
+from tasks.engine.files import disk_full_is_said, write_atomically
+
+DATA_SETS = clean.DATA_SETS
+MINI = Path(__file__).parents[2] / "configs" / "scale" / "mini" / "cifar100c.yaml"
+ARCHIVE = "CIFAR-100-C.tar"
+URL = f"https://zenodo.org/records/3555552/files/{ARCHIVE}"
+MD5 = "11f0ed0f1191edbf9fa23466ae6021d3"  # the one of that record
+IMAGES = 10_000
+NEEDED = 6 * 10**9  # bytes: the archive and what is in it
+# labels.npy is last: where it is, the set is whole.
+FILES = (*(f"{name}.npy" for name in CORRUPTIONS + EXTRA), "labels.npy")
+
+
+def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
+    """Puts the data set `name` of DATA_SETS and its corrupted test images into `root`; does nothing if they are there.
+
+    Raises UserError if no source can be reached, the library that corrupts is missing, or the disk is too small.
+    """
+    clean.prepare(name, root, say)
+    if name == "CIFAR100":
+        with disk_full_is_said(root):
+            published(root, say)
+        return
+    import torchvision.datasets as datasets
+
+    cfg: Any = OmegaConf.load(MINI)
+    test, count = datasets.FashionMNIST(root, train=False), cfg.task.corruptions.images
+    corrupt.make(root, test.data[:count].numpy(), test.targets[:count].numpy(), say)
+
+
+def published(root: Path, say: Callable[[str], None]) -> None:
+    """CIFAR-100-C as its authors published it. An archive that lies in `root` already is verified and taken.
+
+    Raises UserError if it cannot be downloaded, is another one, or there is no room.
+    """
+    from torchvision.datasets.utils import check_integrity, download_url
+
+    folder, archive = root / FOLDERS["CIFAR100"], root / ARCHIVE
+    if whole(folder):
+        return
+    there = archive.stat().st_size if archive.exists() else 0
+    if (free := shutil.disk_usage(root).free) < NEEDED - there:
+        room = f"needs {NEEDED / 1e9:.0f} GB on the disk of {root}, where {free / 1e9:.1f} GB are free"
+        raise UserError(f"CIFAR-100-C {room}; free some, or choose another data_dir")
+    if not check_integrity(str(archive), MD5):
+        say(f"CIFAR-100-C: 2.9 GB, downloaded into {root}; 6 GB on disk, 3 GB once {ARCHIVE} is deleted")
+        socket.setdefaulttimeout(30)  # a network that swallows packets would otherwise mean minutes of silence
+        try:
+            download_url(URL, root, ARCHIVE, MD5)
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"CIFAR-100-C cannot be downloaded ({reason}); put {ARCHIVE} of {URL} into {root}") from error
+        finally:
+            socket.setdefaulttimeout(None)
+    unpack(archive, folder)
+
+
+def whole(folder: Path) -> bool:
+    """Whether all files are there, with the right shapes and as long as their headers say."""
+    shape = (len(SEVERITIES) * IMAGES, *SHAPES["CIFAR100"])
+    try:
+        found = {name: np.lib.format.open_memmap(folder / name, mode="r").shape for name in FILES}
+    except (OSError, ValueError):
+        return False
+    return found == dict.fromkeys(FILES, shape) | {"labels.npy": shape[:1]}
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Each file whole or not at all. Raises UserError if the archive lacks one."""
+    folder.mkdir(exist_ok=True)
+    for path in (folder / "labels.npy", *folder.glob(".*.tmp")):
+        path.unlink(missing_ok=True)
+    with tarfile.open(archive) as tar:
+        members = {Path(member.name).name: member for member in tar.getmembers() if member.isfile()}
+        if missing := [name for name in FILES if name not in members]:
+            raise UserError(f"{archive} lacks {', '.join(missing)}; delete it and start the same command again")
+        for name in FILES:
+            source: Any = tar.extractfile(members[name])
+            write_atomically(folder / name, lambda file, source=source: shutil.copyfileobj(source, file))

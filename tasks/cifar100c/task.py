@@ -1,0 +1,51 @@
+"""The task cifar100, its score the accuracy on corrupted test images after the last step: builds the workload."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tasks.cifar100.data import at_size, normalizer
+from tasks.cifar100.task import build as build_clean
+from tasks.cifar100c.data import Corrupted, load
+from tasks.engine.workload import Metric, Workload
+
+
+def build(cfg: Any, device: torch.device) -> Workload:
+    """The workload of `cfg.task`; raises UserError if clean or corrupted images are not in `cfg.data_dir`, or a setting is wrong."""
+    images = load(cfg.task, Path(cfg.data_dir))
+    return replace(
+        build_clean(cfg, device),
+        metric=Metric("corrupted_accuracy", "%", "higher"),
+        at_end=corrupted_accuracy(images, cfg.task.data, device),
+    )
+
+
+def corrupted_accuracy(
+    images: Corrupted, cfg: Any, device: torch.device, batch_size: int = 1000
+) -> Callable[[nn.Module], dict[str, float]]:
+    """Top-1 accuracy in percent, in evaluation mode: the mean over corruptions and severities, and of each corruption and each severity.
+
+    All have the same number of images, so that the mean over them is that over all images too.
+    """
+    normalize = normalizer(cfg, device)
+
+    @torch.no_grad()
+    def score(model: nn.Module) -> dict[str, float]:
+        model.eval()
+        correct = torch.zeros(len(images.files), len(images.severities), dtype=torch.int64, device=device)
+        for number, place, pixels, labels in images.batches(batch_size):
+            logits = model(normalize(at_size(pixels.to(device), cfg)))
+            correct[number, place] += (logits.argmax(1) == labels.to(device)).sum()
+        accuracy = 100 * correct.cpu().double() / len(images.labels)
+        result = {"corrupted_accuracy": accuracy.mean().item()}
+        for severity, column in zip(images.severities, accuracy.T, strict=True):
+            result[f"corrupted_accuracy_severity_{severity}"] = column.mean().item()
+        for name, row in zip(images.files, accuracy, strict=True):
+            result[f"corrupted_accuracy_{name}"] = row.mean().item()
+        return result
+
+    return score
