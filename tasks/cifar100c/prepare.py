@@ -4,6 +4,7 @@ import shutil
 import socket
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,4 +93,4 @@ def unpack(archive: Path, folder: Path) -> None:
             raise UserError(f"{archive} lacks {', '.join(missing)}; delete it and start the same command again")
         for name in FILES:
             source: Any = tar.extractfile(members[name])
-            write_atomically(folder / name, lambda file, source=source: shutil.copyfileobj(source, file))
+            write_atomically(folder / name, partial(shutil.copyfileobj, source))
