@@ -85,9 +85,11 @@ def test_the_score_is_a_plain_loop_s(root):
     torch.manual_seed(0)
     workload = build_workload(cfg, torch.device("cpu"))
     model = workload.model
-    with torch.no_grad():  # some statistics, so that it does not call everything the same
-        for step in range(20):
-            model.train()(workload.batch_at(step)[0])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for step in range(20):  # an untrained model calls everything the same
+        workload.loss(model.train(), workload.batch_at(step)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
     model.eval()
     found = workload.at_end(model)
     labels, normalize = np.load(root / corrupt.NAME / "labels.npy"), normalizer(cfg.task.data, torch.device("cpu"))
