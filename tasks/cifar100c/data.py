@@ -39,15 +39,15 @@ class Corrupted:
     severities: Sequence[int]
     labels: Tensor
 
-    def batches(self, size: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-        """Index of the corruption and of the severity, images uint8 [at most size, channels, height, width], their labels."""
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images uint8 [at most size, channels, height, width] and their labels: all of a severity, then the next, of each corruption."""
         count = len(self.labels)
-        for number, file in enumerate(self.files.values()):
-            for place, severity in enumerate(self.severities):
+        for file in self.files.values():
+            for severity in self.severities:
                 images = file[(severity - 1) * (len(file) // len(SEVERITIES)) :][:count]
                 for start in range(0, count, size):
                     pixels = torch.from_numpy(np.array(images[start : start + size]))
-                    yield number, place, pixels.permute(0, 3, 1, 2), self.labels[start : start + size]
+                    yield pixels.permute(0, 3, 1, 2), self.labels[start : start + size]
 
 
 def load(cfg: Any, root: Path) -> Corrupted:

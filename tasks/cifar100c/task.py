@@ -11,6 +11,7 @@ from torch import nn
 from tasks.cifar100.data import at_size, normalizer
 from tasks.cifar100.task import build as build_clean
 from tasks.cifar100c.data import Corrupted, load
+from tasks.engine.halves import with_halves
 from tasks.engine.workload import Metric, Workload
 
 
@@ -29,19 +30,20 @@ def corrupted_accuracy(
 ) -> Callable[[nn.Module], dict[str, float]]:
     """Top-1 accuracy in percent, in evaluation mode: the mean over corruptions and severities, and of each corruption and each severity.
 
-    All have the same number of images, so that the mean over them is that over all images too.
+    All have the same images, so that the mean over them is that over all images too; it also comes for each half of the images.
     """
     normalize = normalizer(cfg, device)
 
     @torch.no_grad()
     def score(model: nn.Module) -> dict[str, float]:
         model.eval()
-        correct = torch.zeros(len(images.files), len(images.severities), dtype=torch.int64, device=device)
-        for number, place, pixels, labels in images.batches(batch_size):
-            logits = model(normalize(at_size(pixels.to(device), cfg)))
-            correct[number, place] += (logits.argmax(1) == labels.to(device)).sum()
-        accuracy = 100 * correct.cpu().double() / len(images.labels)
-        result = {"corrupted_accuracy": accuracy.mean().item()}
+        found = [
+            model(normalize(at_size(pixels.to(device), cfg))).argmax(1) == labels.to(device)
+            for pixels, labels in images.batches(batch_size)
+        ]
+        right = torch.cat(found).cpu().double().view(len(images.files), len(images.severities), len(images.labels))
+        accuracy = 100 * right.mean(2)
+        result = with_halves("corrupted_accuracy", right.mean((0, 1)), 100)
         for severity, column in zip(images.severities, accuracy.T, strict=True):
             result[f"corrupted_accuracy_severity_{severity}"] = column.mean().item()
         for name, row in zip(images.files, accuracy, strict=True):
