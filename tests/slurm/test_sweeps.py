@@ -43,8 +43,9 @@ def running(cluster: Cluster, runs_dir: Path, but: set[str]) -> tuple[str, Path]
     found: list[tuple[str, Path]] = []
 
     def look() -> bool:
-        for line in cluster.output("squeue", "-h", "-r", "-t", "RUNNING", "-o", "%F_%K %K %j").splitlines():
+        for line in cluster.output("squeue", "-h", "-r", "-t", "RUNNING", "-o", "%F %K %j").splitlines():
             job, index, name = line.split()
+            job = f"{job}_{index}" if index.isdigit() else job  # what is submitted again may be a single job, no array
             note = runs_dir / "slurm" / f"{name.rpartition('-')[2]}.json"
             if job not in but and note.exists():
                 folder = runs_dir / "grokking" / json.loads(note.read_text())["jobs"][int(index) if index.isdigit() else 0][0]
