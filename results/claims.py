@@ -22,7 +22,7 @@ from scipy import stats
 from results.budget import scores
 from results.curves import first_step_at
 from results.pairs import pairs, part_of
-from results.runs import Run, best_cell, frame, label, of_panel, panel_cells
+from results.runs import Run, best_cell, cell_at, frame, label, of_panel, panel_cells
 
 HOLDS, FAILS, UNDECIDED, TOO_FEW, MISSING = "holds", "does not hold", "undecided", "too few seeds to say", "runs missing"
 # With fewer pairs a two-sided signed-rank or sign test cannot reach p < 0.05 whatever the differences are.
@@ -131,8 +131,7 @@ def _best_by(artefact: Mapping[str, Any], data: pd.DataFrame, names: str | Seque
     best = best_cell(_panel_cells(artefact, data, by), artefact["metric"]["better"])
     if best is None or by == names:
         return best
-    table = _panel_cells(artefact, data, names)
-    return table[(table["row"] == best["row"]) & (table["column"] == best["column"])].iloc[0]
+    return cell_at(_panel_cells(artefact, data, names), best)
 
 
 def _held_out(values: pd.DataFrame, better: str, by: pd.DataFrame | None = None) -> pd.Series:

@@ -100,8 +100,12 @@ def held_out_best(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: p
     best = best_cell(halves[0], artefact["metric"]["better"])
     if best is None:
         return None
-    reported = halves[1]
-    return reported[(reported["row"] == best["row"]) & (reported["column"] == best["column"])].iloc[0]
+    return cell_at(halves[1], best)
+
+
+def cell_at(table: pd.DataFrame, cell: pd.Series) -> pd.Series:
+    """The cell of `table` that has the row and the column of `cell`, a cell of another score of the same runs."""
+    return table[(table["row"] == cell["row"]) & (table["column"] == cell["column"])].iloc[0]
 
 
 def best_cell(table: pd.DataFrame, better: str) -> pd.Series | None:

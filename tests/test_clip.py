@@ -23,6 +23,7 @@ from tasks.engine.errors import UserError
 from tasks.engine.launch import Launch
 from tasks.engine.run import build_workload
 from tasks.engine.seeding import random_state
+from tasks.imagenet import loader
 from tasks.imagenet.data import load
 from tasks.imagenet.recipe import eval_transform
 
@@ -288,7 +289,7 @@ def test_images_are_transformed_as_open_clip_does():
 @pytest.mark.parametrize("world", [1, 3])
 def test_a_batch_depends_on_seed_and_step_alone_and_each_process_reads_its_part(root, world, monkeypatch):
     def batch(rank: int, seed: int = 1):
-        monkeypatch.setattr(clip_data, "launched", lambda: Launch(rank, world, rank))
+        monkeypatch.setattr(loader, "launched", lambda: Launch(rank, world, rank))
         cfg = config(root, f"seed={seed}")
         return clip_data.batches(load(cfg.task.data, root, "train"), cfg, CPU)(4)
 

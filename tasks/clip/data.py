@@ -7,10 +7,8 @@ import open_clip
 import torch
 
 from tasks.engine.batching import epoch_order
-from tasks.engine.errors import UserError
-from tasks.engine.launch import launched
 from tasks.imagenet.data import Images
-from tasks.imagenet.loader import Augmented, Key, ReadAhead, Rows
+from tasks.imagenet.loader import Augmented, Key, ReadAhead, Rows, own_part
 from tasks.imagenet.recipe import Transform
 
 
@@ -31,12 +29,9 @@ def batches(images: Images, cfg: Any, device: torch.device) -> Callable[[int], R
 
     Raises UserError if there are fewer images than a batch has.
     """
-    task, launch = cfg.task, launched()
-    count, size = len(images), task.batch_size
-    if count < size:
-        raise UserError(f"the data has {count} training images, fewer than task.batch_size={size}")
-    begin, end = launch.rank * size // launch.world, (launch.rank + 1) * size // launch.world
-    order = epoch_order(count, size, cfg.seed, drop_last=True)
+    task, size = cfg.task, cfg.task.batch_size
+    begin, end = own_part(len(images), size)
+    order = epoch_order(len(images), size, cfg.seed, drop_last=True)
 
     def keys(step: int) -> list[Key]:
         indices = order(step)

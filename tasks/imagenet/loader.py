@@ -117,20 +117,28 @@ def _follow_parent(worker: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def own_part(count: int, size: int) -> tuple[int, int]:
+    """First row of this process's part of a global batch of `size` of `count` training images, and the row behind its last.
+
+    Raises UserError if there are fewer images than a batch has.
+    """
+    if count < size:
+        raise UserError(f"the data has {count} training images, fewer than task.batch_size={size}")
+    launch = launched()
+    return launch.rank * size // launch.world, (launch.rank + 1) * size // launch.world
+
+
 def batches(images: Images, cfg: Any, device: torch.device) -> Callable[[int], Rows]:
     """`batch_at(step)`: this process's part of the global batch, mixed, on `device`; images float32, soft labels float32.
 
     Raises UserError if there are fewer images than a batch has.
     """
-    task, launch = cfg.task, launched()
-    count, size = len(images), task.batch_size
-    if count < size:
-        raise UserError(f"the data has {count} training images, fewer than task.batch_size={size}")
-    begin, end = launch.rank * size // launch.world, (launch.rank + 1) * size // launch.world
+    task, size = cfg.task, cfg.task.batch_size
+    begin, end = own_part(len(images), size)
     mixing = Mixing(task.augment, task.model.num_classes, size, cfg.seed)
     rows = mixing.rows(begin, end)
     own = slice(rows.index(begin), rows.index(begin) + end - begin)
-    order = epoch_order(count, size, cfg.seed, drop_last=True, repeats=task.augment.repeats)
+    order = epoch_order(len(images), size, cfg.seed, drop_last=True, repeats=task.augment.repeats)
 
     def keys(step: int) -> list[Key]:
         indices = order(step)
