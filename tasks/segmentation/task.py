@@ -55,7 +55,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
         evaluate=lambda _: validation.dice(trainer, cfg.loader_workers),
         metric=Metric("dice", "percent", "higher"),
         blocks=[*trainer.network.encoder.stages, *trainer.network.decoder.stages],
-        work=Work("patch", task.batch_size),
+        work=Work("crop", task.batch_size),
         at_end=pictures,
     )
 
