@@ -45,7 +45,8 @@ def build(cfg: Any, device: torch.device) -> Workload:
         return trainer.loss(model(data), list(targets))
 
     def pictures(_: nn.Module) -> dict[str, float]:
-        validation.write_overlays(trainer, raw.folder_of(root, task.data.name), records.run_folder(cfg) / "overlays")
+        if launched().rank == 0:
+            validation.write_overlays(trainer, raw.folder_of(root, task.data.name), records.run_folder(cfg) / "overlays")
         return {}
 
     return Workload(
