@@ -15,6 +15,7 @@ from results.files import draw, write
 from results.heatmap import heatmap_figure
 from results.interpolation import interpolated, interpolation_figure, interpolation_table
 from results.pairs import every_pair, pair_figure, pair_table
+from results.progress import progress, progress_figure, progress_table
 from results.runs import Run, frame
 from results.table import best_table, cell_table, claims_table, latex, markdown, readable
 
@@ -37,7 +38,7 @@ def write_artefact(
 ) -> Summary:
     """Writes table.md, table.csv, table.tex, claims.csv, figure.png and figure.svg; the same runs give the same bytes.
 
-    An artefact with `interpolation` also has <interpolation.name>.csv, .png and .svg.
+    An artefact with `interpolation` also has <interpolation.name>.csv, .png and .svg, one with `progress` progress.csv, .png and .svg.
 
     `expected` and `seeds` are the numbers of runs and of seeds that the artefact's grids have at this scale.
     """
@@ -68,7 +69,8 @@ def write_artefact(
         figure = curve_figure(artefact, runs, footer)
 
     claims = claims_table(verdicts)
-    more, more_files = _interpolation(artefact, runs, out_dir, footer)
+    sections = [section(artefact, runs, out_dir, footer) for section in (_interpolation, _progress)]
+    more, more_files = "".join(text for text, _ in sections), [file for _, files in sections for file in files]
     files = [
         write(out_dir / "table.md", _page(artefact, facts, main, extra, claims) + more),
         write(out_dir / "table.csv", plain.to_csv(index=False)),
@@ -96,6 +98,21 @@ def _interpolation(artefact: Mapping[str, Any], runs: Sequence[Run], out_dir: Pa
     about = f"{artefact['metric']['label']}, mean over seeds, of every method's best cell."
     lines = ["", f"## {settings['title']}", "", f"{about} {settings['note']}", "", f"![{name}]({name}.png)", ""]
     return "\n".join([*lines, markdown(interpolation_table(artefact, points)), ""]), files
+
+
+def _progress(artefact: Mapping[str, Any], runs: Sequence[Run], out_dir: Path, footer: str) -> tuple[str, list[Path]]:
+    """The page's section on scores over training, and the files that it brings; nothing where the artefact does not ask for it."""
+    rows = progress(artefact, runs)
+    if rows.empty:
+        return "", []
+    settings = artefact["progress"]
+    files = [
+        write(out_dir / "progress.csv", rows.to_csv(index=False)),
+        *draw(progress_figure(artefact, rows, footer), out_dir, "progress"),
+    ]
+    about = f"Of every method's best cell; thin lines are runs, thick ones their mean. {settings['note']}"
+    lines = ["", f"## {settings['title']}", "", about, "", "![progress](progress.png)", ""]
+    return "\n".join([*lines, markdown(progress_table(artefact, rows)), ""]), files
 
 
 def at_scale(artefact: Mapping[str, Any], scale: str) -> dict[str, Any]:

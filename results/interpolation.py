@@ -20,14 +20,14 @@ def interpolated(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFra
     if "interpolation" in artefact:
         prefix, data = f"{artefact['interpolation']['name']}_", frame(runs, artefact["metric"]["name"])
         for panel in artefact["panels"]:
-            for run, setting in _of_best_cell(artefact, panel, data, runs):
+            for run, setting in of_best_cell(artefact, panel, data, runs):
                 about = {"method": panel["title"], "setting": setting, "seed": run.config["seed"]}
                 scores = {float(name.removeprefix(prefix)): v for name, v in run.record["metrics"].items() if name.startswith(prefix)}
                 rows += [about | {"share": share, "value": scores[share]} for share in sorted(scores)]
     return pd.DataFrame(rows, columns=["method", "setting", "seed", "share", "value"])
 
 
-def _of_best_cell(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run]) -> list[tuple[Run, str]]:
+def of_best_cell(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run]) -> list[tuple[Run, str]]:
     """The runs of a panel's best cell by seed, with its column ("-" where there is none)."""
     best, column = best_cell(panel_cells(artefact, panel, data), artefact["metric"]["better"]), panel.get("column")
     if best is None:

@@ -15,7 +15,10 @@ HELD_OUT = "ours, chosen by half of the test set and scored on the other"
 
 
 def cell_table(artefact: Mapping[str, Any], data: pd.DataFrame, seeds: int) -> pd.DataFrame:
-    """A row a cell of our grid: mean, std and seeds of ours and of the paper's, and the difference of the means."""
+    """A row a cell of our grid: mean, std and seeds of ours and of the paper's, and the difference of the means.
+
+    A panel may have a number of `seeds` of its own, where its grids have.
+    """
     parts = []
     for panel in artefact["panels"]:
         ours = panel_cells(artefact, panel, data)
@@ -26,10 +29,11 @@ def cell_table(artefact: Mapping[str, Any], data: pd.DataFrame, seeds: int) -> p
             table["key"] = "" if artefact.get("published_beside") == "every row" else table["row"].map(power_of_ten)
         joined = ours.merge(theirs.drop(columns="row"), on=["key", "column"], how="left", suffixes=("", "_paper")).drop(columns="key")
         joined.insert(0, "method", panel["title"])
+        joined["expected"] = panel.get("seeds", seeds)
         parts.append(joined)
     table = pd.concat(parts, ignore_index=True)
     table["difference"] = table["mean"] - pd.to_numeric(table["mean_paper"])
-    table["missing"] = (seeds - table["seeds"] - table["diverged"]).clip(lower=0)
+    table["missing"] = (table.pop("expected") - table["seeds"] - table["diverged"]).clip(lower=0)
     return table.rename(columns={"row": artefact["row"], "column": "setting"})
 
 

@@ -88,7 +88,8 @@ def _decay(cfg: Any, key: str = "weight_decay") -> float:
 
 def _groups(cfg: Any, model: nn.Module, weight_decay: float = 0.0) -> list[dict[str, Any]]:
     groups = regularized_groups(model, reg_embedding=cfg.task.reg_embedding)
-    return [group | {"weight_decay": weight_decay if group["regularize"] else 0.0} for group in groups]
+    everywhere = cfg.task.get("decay_all", False)  # biases and normalization weights too, where a task wants it so
+    return [group | {"weight_decay": weight_decay if group["regularize"] or everywhere else 0.0} for group in groups]
 
 
 def _adam(cfg: Any) -> dict[str, Any]:

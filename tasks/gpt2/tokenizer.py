@@ -11,9 +11,9 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from tasks.engine import pypi
 from tasks.engine.errors import UserError
 from tasks.engine.files import disk_full_is_said, write_bytes_atomically
-from tasks.gpt2 import pypi
 
 VOCABULARY_SIZE = 50257
 BYTES = 256  # entries that are no merges: one a byte

@@ -1,22 +1,20 @@
 """Batches as a pure function of (seed, step), read ahead by worker processes; each process of a run reads its own rows alone."""
 
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from tasks.engine.batching import epoch_order
 from tasks.engine.errors import UserError
 from tasks.engine.launch import launched
-from tasks.engine.seeding import derive
+from tasks.engine.loading import loader
+from tasks.engine.seeding import derive, drawing_from
 from tasks.imagenet.data import Images
-from tasks.imagenet.recipe import Mixing, Transform, drawing_from, eval_transform, train_transform
+from tasks.imagenet.recipe import Mixing, Transform, eval_transform, train_transform
 
 Batch = tuple[Tensor, Tensor]
 Key = tuple[int, int, int]  # step, row of its batch, index of the image
@@ -91,30 +89,6 @@ class ReadAhead:
     def _from(self, step: int) -> Iterator[Any]:
         steps = range(step, max(self.last, step + 1))
         return iter(loader(self.examples, self.workers, self.device, batch_sampler=(self.keys(s) for s in steps)))
-
-
-def loader(examples: Dataset, workers: int, device: torch.device, **options: Any) -> DataLoader:
-    """torch's loader, with no draw from the global generators and workers that end with their process."""
-    return DataLoader(
-        examples,
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),
-        worker_init_fn=_follow_parent if workers else None,
-        **options,
-    )
-
-
-def _follow_parent(worker: int) -> None:
-    """A worker has the lock of the run's folder, as everything that its parent has open: a restart must not find it held by an orphan."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def own_part(count: int, size: int) -> tuple[int, int]:

@@ -1,12 +1,9 @@
 """What is done to images and labels, with timm's own parts, and every random number from a seed that is given."""
 
-import contextlib
 import itertools
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from PIL.Image import Image
 from timm.data import Mixup, create_transform
@@ -14,7 +11,7 @@ from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from tasks.engine.errors import UserError
-from tasks.engine.seeding import derive
+from tasks.engine.seeding import derive, drawing_from
 
 Transform = Callable[[Image], Tensor]
 
@@ -52,21 +49,6 @@ def criterion(cfg: Any) -> nn.Module:
     if cfg.name == "binary_cross_entropy":
         return BinaryCrossEntropy(smoothing=0.0, target_threshold=cfg.threshold)
     raise UserError(f"task.loss.name={cfg.name!r} is unknown; choose cross_entropy or binary_cross_entropy")
-
-
-@contextlib.contextmanager
-def drawing_from(seed: int) -> Iterator[None]:
-    """Within it Python's, NumPy's and torch's CPU generators, which timm draws from, start at `seed`; afterwards they go on as before."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
 
 
 class Mixing:

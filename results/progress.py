@@ -1,0 +1,66 @@
+"""What the runs of each method's best cell scored while they trained: curves, and every run's last scores."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from results.curves import COLOURS
+from results.interpolation import of_best_cell
+from results.runs import Run, frame
+
+
+def progress(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
+    """A row an evaluation of every run of the panels' best cells: method, setting, seed, step and each metric of the kind.
+
+    The kind is the artefact's metric, and those whose name begins with its name and "_": dice, dice_grey, dice_white. Empty without
+    `progress`.
+    """
+    rows: list[dict[str, Any]] = []
+    if "progress" in artefact:
+        data = frame(runs, artefact["metric"]["name"])
+        for panel in artefact["panels"]:
+            for run, setting in of_best_cell(artefact, panel, data, runs):
+                about = {"method": panel["title"], "setting": setting, "seed": run.config["seed"]}
+                rows += [about | {"step": row["step"]} | of_kind(artefact, row) for row in run.metrics if of_kind(artefact, row)]
+    return pd.DataFrame(rows, columns=None if rows else ["method", "setting", "seed", "step"])
+
+
+def of_kind(artefact: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The artefact's metric and its parts."""
+    name = artefact["metric"]["name"]
+    return {key: value for key, value in metrics.items() if key == name or key.startswith(f"{name}_")}
+
+
+def progress_table(artefact: Mapping[str, Any], rows: pd.DataFrame) -> pd.DataFrame:
+    """A row a method: mean ± std over the runs' last evaluations, of each metric; and how much the first one rose since the one before."""
+    name, digits, lines = artefact["metric"]["name"], artefact["metric"].get("digits", 1), []
+    names = [column for column in rows if column not in ("method", "setting", "seed", "step")]
+    for (method, setting), own in rows.groupby(["method", "setting"], sort=False):
+        *before, last = (part for _, part in own.groupby("step"))
+        cells = {key: f"{last[key].mean():.{digits}f} ± {last[key].std():.{digits}f}" for key in names if last[key].notna().any()}
+        rise = f"{last[name].mean() - before[-1][name].mean():+.{digits}f}" if before else "-"
+        lines.append({"method": method, "setting": setting} | cells | {"since the evaluation before": rise})
+    return pd.DataFrame(lines)
+
+
+def progress_figure(artefact: Mapping[str, Any], rows: pd.DataFrame, footer: str) -> Figure:
+    """One colour a method: the mean over its runs as a thick line, each run as a thin one."""
+    settings, metric = artefact["progress"], artefact["metric"]
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axes = figure.subplots()
+    colours = itertools.cycle(COLOURS)
+    for (method, setting), own in rows.groupby(["method", "setting"], sort=False):
+        colour, means = next(colours), own.groupby("step")[metric["name"]].mean()
+        for _, of_run in own.groupby("seed"):
+            axes.plot(of_run["step"], of_run[metric["name"]], color=colour, lw=0.7, alpha=0.4)
+        axes.plot(means.index, means, color=colour, lw=2.0, marker=".", label=method if setting == "-" else f"{method}, {setting}")
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"{metric['label']}, {metric['unit']}")
+    axes.set_title(settings["title"], fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    figure.supxlabel(footer, fontsize=7.5, color="#444444")
+    return figure

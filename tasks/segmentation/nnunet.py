@@ -1,0 +1,175 @@
+"""nnU-Net's own pipeline up to training: fingerprint, plans, preprocessing, folds; made once for each data set and plan, and kept.
+
+<data_dir>/segmentation/preprocessed/<hash>/ is a folder as nnU-Net's own commands know it: their variable nnUNet_preprocessed.
+"""
+
+import contextlib
+import hashlib
+import importlib
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata, util
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks.engine.errors import UserError
+from tasks.segmentation import raw
+
+CONFIGURATION, PLANS = "3d_fullres", "nnUNetPlans"
+AUGMENTING = "nnUNet_n_proc_DA"  # the number of processes
+SPLIT_SEED = 12345  # nnU-Net's own
+FINGERPRINT = "nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor"
+PREPROCESSOR = "nnunetv2.preprocessing.preprocessors.default_preprocessor"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is not left to nnU-Net's planner. patch: voxels, None for the planner's; features: of the first stage, and the most of any."""
+
+    patch: tuple[int, int, int] | None
+    features: tuple[int, int]
+    batch_size: int
+    folds: int
+
+
+def require() -> None:
+    """Raises UserError if nnU-Net is not installed."""
+    if util.find_spec("nnunetv2") is None:
+        raise UserError("the task segmentation needs nnU-Net v2: make setup EXTRAS=segmentation, or pip install '.[segmentation]'")
+
+
+def use(root: Path, preprocessed: Path, results: Path, processes: int) -> None:
+    """Tells nnU-Net its folders, and to augment in this process and compile nothing: the engine does both, or not, as it is asked."""
+    os.environ |= {
+        "nnUNet_raw": str(root / "segmentation" / "raw"),
+        "nnUNet_preprocessed": str(preprocessed),
+        "nnUNet_results": str(results),
+        AUGMENTING: "0",
+        "nnUNet_def_n_proc": str(max(1, processes)),
+        "nnUNet_compile": "f",
+    }
+
+
+def preprocessed(root: Path, name: str, plan: Plan, processes: int, results: Path) -> Path:
+    """The folder with the data set's preprocessed cases, made now if need be; nnU-Net's environment points to it.
+
+    Of several processes one makes it, and the others wait. Raises UserError if the data set is not prepared or the plan cannot be.
+    """
+    cases = raw.manifest(root, name)["cases"]
+    content = json.dumps([name, cases, asdict(plan), metadata.version("nnunetv2")], sort_keys=True)
+    folder = root / "segmentation" / "preprocessed" / hashlib.sha256(content.encode()).hexdigest()[:16]
+    if plan.folds > len(cases):
+        raise UserError(f"task.folds={plan.folds} are more than {name}'s {len(cases)} cases")
+    with raw.locked(folder):
+        if not folder.exists():
+            with raw.made_at_once(folder) as fresh, quietly():
+                use(root, fresh, results, processes)
+                _make(fresh / raw.folder_of(root, name).name, raw.NUMBERS[name], plan, processes)
+    use(root, folder, results, processes)
+    return folder / raw.folder_of(root, name).name
+
+
+def _make(folder: Path, number: int, plan: Plan, processes: int) -> None:
+    from nnunetv2.experiment_planning import plan_and_preprocess_api as api
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    with pools(processes, FINGERPRINT):
+        api.extract_fingerprint_dataset(number, num_processes=max(1, processes), show_progress_bar=False)
+    threads = torch.get_num_threads()
+    os.environ[AUGMENTING] = "1"  # the planner takes it for the number of torch's threads
+    api.plan_experiment_dataset(number)
+    os.environ[AUGMENTING] = "0"
+    torch.set_num_threads(threads)
+    path = folder / f"{PLANS}.json"
+    plans = json.loads(path.read_text())
+    apply(plans["configurations"][CONFIGURATION], plan)
+    path.write_text(json.dumps(plans, indent=1))
+    with pools(processes, PREPROCESSOR):
+        api.preprocess_dataset(number, PLANS, (CONFIGURATION,), [max(1, processes)], show_progress_bar=False)
+    names = sorted(path.name.removesuffix(raw.SUFFIX) for path in (folder / "gt_segmentations").iterdir())
+    splits = generate_crossval_split(names, SPLIT_SEED, plan.folds)
+    splits = [{part: list(map(str, keys)) for part, keys in split.items()} for split in splits]
+    (folder / "splits_final.json").write_text(json.dumps(splits, indent=1))
+
+
+def apply(configuration: dict[str, Any], plan: Plan) -> None:
+    """Changes nnU-Net's configuration to the plan's patch, batch and features, by nnU-Net's own rule for the number of stages.
+
+    Raises UserError for a patch that its stages do not divide.
+    """
+    patch = list(plan.patch or configuration["patch_size"])
+    pooled = _pooling(configuration["spacing"], patch)
+    if list(pooled.patch) != patch:
+        raise UserError(f"task.plan.patch={patch} cannot be halved as often as nnU-Net does; the next one that can is {list(pooled.patch)}")
+    stages = len(pooled.strides)
+    first, most = plan.features
+    configuration |= {"patch_size": patch, "batch_size": plan.batch_size}
+    configuration["architecture"]["arch_kwargs"] |= {
+        "n_stages": stages,
+        "features_per_stage": [min(most, first * 2**stage) for stage in range(stages)],
+        "kernel_sizes": [list(map(int, size)) for size in pooled.kernels],
+        "strides": [list(map(int, stride)) for stride in pooled.strides],
+        "n_conv_per_stage": [2] * stages,  # the planner's numbers
+        "n_conv_per_stage_decoder": [2] * (stages - 1),
+    }
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """Strides and kernels of every stage, and the patch that they fit."""
+
+    strides: Sequence[Sequence[int]]
+    kernels: Sequence[Sequence[int]]
+    patch: Sequence[int]
+
+
+def _pooling(spacing: Sequence[float], patch: Sequence[int]) -> Pooling:
+    from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+
+    least_edge, most_halvings = 4, 999999  # the planner's
+    _, strides, kernels, fitting, _ = get_pool_and_conv_props(spacing, patch, least_edge, most_halvings)
+    return Pooling(strides, kernels, [int(edge) for edge in fitting])
+
+
+@contextlib.contextmanager
+def pools(processes: int, *modules: str) -> Iterator[None]:
+    """Without processes the pools of nnU-Net's modules are a thread of this one: each process of theirs would import torch anew."""
+    with contextlib.ExitStack() as stack:
+        for name in () if processes else modules:
+            stack.enter_context(_replaced(importlib.import_module(name), "multiprocessing", _Threads))
+        yield
+
+
+class _Threads:
+    """Of the module multiprocessing what nnU-Net asks for."""
+
+    @staticmethod
+    def get_context(_: str) -> Any:
+        return _Threads
+
+    @staticmethod
+    def Pool(_: int) -> ThreadPool:
+        return ThreadPool(1)
+
+
+@contextlib.contextmanager
+def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
+    kept = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, kept)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """nnU-Net prints plans, citations and paths; they are in its log files too."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield

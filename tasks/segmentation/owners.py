@@ -1,0 +1,142 @@
+"""Heart, BTCV, BraTS 2020 and AMOS22 as their owners publish them, read case by case: what the user has downloaded and unpacked."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.engine.errors import UserError
+from tasks.segmentation.raw import Case, Facts
+
+BTCV_ORGANS = [
+    "spleen",
+    "right_kidney",
+    "left_kidney",
+    "gallbladder",
+    "esophagus",
+    "liver",
+    "stomach",
+    "aorta",
+    "vena_cava",
+    "portal_and_splenic_vein",
+    "pancreas",
+    "right_adrenal_gland",
+    "left_adrenal_gland",
+]
+AMOS_ORGANS = [
+    "spleen",
+    "right_kidney",
+    "left_kidney",
+    "gallbladder",
+    "esophagus",
+    "liver",
+    "stomach",
+    "aorta",
+    "vena_cava",
+    "pancreas",
+    "right_adrenal_gland",
+    "left_adrenal_gland",
+    "duodenum",
+    "bladder",
+    "prostate_or_uterus",
+]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set's facts, the folder that its archive unpacks to, where it comes from, and its cases in that folder."""
+
+    facts: Facts
+    folder: str
+    download: str
+    cases: Callable[[Path], Iterator[Case]]
+
+
+def cases(source: Source, folder: Path) -> Iterator[Case]:
+    """The cases in the unpacked folder.
+
+    Raises UserError if the folder is missing, laid out otherwise, or a case lacks a file.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"{source.facts.name} is not in {folder}: {source.download} ({source.facts.licence}), unpack it there and try again"
+        )
+    found = 0
+    for case in source.cases(folder):
+        found += 1
+        yield case
+    if not found:
+        raise UserError(f"{source.facts.name}: {folder} is not laid out as its owners publish it, it holds no case; unpack it anew")
+
+
+def _paired(images: str, labels: str, name: Callable[[str], str] = str, keep: Callable[[str], bool] = bool) -> Any:
+    """Cases with one image each: files of the folder `images`, and as many of the folder `labels` with `name` of theirs."""
+
+    def read(folder: Path) -> Iterator[Case]:
+        for path in sorted((folder / images).glob("[!.]*.nii.gz")):  # macOS has left files "._..." in the Decathlon's archives
+            if keep(path.name):
+                yield Case(path.name.removesuffix(".nii.gz"), [_load(path)], _load(folder / labels / name(path.name)))
+
+    return read
+
+
+def _brats(folder: Path) -> Iterator[Case]:
+    for patient in sorted(path for path in folder.glob("BraTS20_Training_*") if path.is_dir()):
+        stem = str(patient / patient.name)
+        segmentation = _either(f"{stem}_seg", patient)
+        label = _load(segmentation)
+        values = np.asanyarray(label.dataobj)
+        label = type(label)(np.where(values == 4, 3, values).astype(np.uint8), label.affine)  # its owners left out 3
+        yield Case(patient.name, [_load(_either(f"{stem}_{kind}", patient)) for kind in ("t1", "t1ce", "t2", "flair")], label)
+
+
+def _either(stem: str, patient: Path) -> Path:
+    """Compressed or not. Of patient 355 the label has another name in the owners' archive."""
+    misnamed = sorted(patient.glob("*Segm.nii*")) if stem.endswith("_seg") else []
+    return next((path for path in (Path(f"{stem}.nii.gz"), Path(f"{stem}.nii"), *misnamed) if path.exists()), Path(f"{stem}.nii.gz"))
+
+
+def _load(path: Path) -> Any:
+    import nibabel
+
+    if not path.exists():
+        raise UserError(f"{path} is missing: an image has a label of the same name; unpack the owners' archive anew")
+    try:
+        return nibabel.load(path)
+    except nibabel.filebasedimages.ImageFileError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+HEART = Source(
+    Facts("Heart", ["MRI"], ["background", "left_atrium"], 20, "CC BY-SA 4.0"),
+    "Task02_Heart",
+    "download Task02_Heart.tar of the Medical Segmentation Decathlon from http://medicaldecathlon.com",
+    _paired("imagesTr", "labelsTr"),
+)
+BTCV = Source(
+    Facts("BTCV", ["CT"], ["background", *BTCV_ORGANS], 30, "free after registration at Synapse"),
+    "BTCV/Training",
+    "register at https://www.synapse.org/Synapse:syn3193805 and download Abdomen/RawData.zip",
+    _paired("img", "label", lambda name: name.replace("img", "label")),
+)
+BRATS = Source(
+    Facts(
+        "BraTS",
+        ["T1", "T1ce", "T2", "FLAIR"],
+        ["background", "necrosis", "edema", "enhancing_tumour"],
+        369,
+        "free after registration, for research",
+    ),
+    "MICCAI_BraTS2020_TrainingData",
+    "ask for the training data of BraTS 2020 at https://www.med.upenn.edu/cbica/brats2020/registration.html",
+    _brats,
+)
+AMOS22 = Source(
+    Facts("AMOS22", ["CT"], ["background", *AMOS_ORGANS], 200, "CC BY 4.0"),
+    "amos22",
+    "download amos22.zip from https://zenodo.org/records/7155725",
+    _paired("imagesTr", "labelsTr", keep=lambda name: int(name[5:9]) < 500),  # task 1: CT; from 500 on they are MRI
+)
+SOURCES = {source.facts.name: source for source in (HEART, BTCV, BRATS, AMOS22)}

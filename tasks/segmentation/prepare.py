@@ -1,0 +1,25 @@
+"""Brings data sets into nnU-Net's raw format: blocks of the MNI152 template, or what the user has from its owners."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks.segmentation import mni, nnunet, owners, raw
+
+DATA_SETS = ("MNI152", *owners.SOURCES)
+
+
+def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
+    """Puts the data set `name` of DATA_SETS into `root`; does nothing if it is there.
+
+    Raises UserError where the user has to download something, for files that are not as their owners publish them, and without nnU-Net.
+    """
+    nnunet.require()
+    if raw.finished(root, name):
+        return
+    if name == "MNI152":
+        mni.prepare(root, say)
+        return
+    source = owners.SOURCES[name]
+    folder = root / "segmentation" / "source" / source.folder
+    say(f"{name}: reading {source.facts.cases} cases of {folder}; licence: {source.facts.licence}")
+    raw.write(root, source.facts, owners.cases(source, folder))

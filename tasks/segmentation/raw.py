@@ -1,0 +1,162 @@
+"""Data sets in nnU-Net's raw format, checked case by case while they are written; a folder is whole or not there.
+
+<data_dir>/segmentation/raw/Dataset901_Heart/  imagesTr/la_003_0000.nii.gz  labelsTr/la_003.nii.gz  dataset.json  manifest.json
+"""
+
+import fcntl
+import gzip
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.engine.errors import UserError
+from tasks.engine.files import disk_full_is_said, sync_folder, write_bytes_atomically
+
+# nnU-Net knows a data set by its number.
+NUMBERS = {"MNI152": 900, "Heart": 901, "BTCV": 902, "BraTS": 903, "AMOS22": 904}
+SUFFIX = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One volume: an image of each channel and the label of each voxel, as nibabel's images."""
+
+    name: str
+    channels: Sequence[Any]
+    label: Any
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a data set is: its channels (nnU-Net normalizes "CT" otherwise than others), its labels, 0 first, and its number of cases."""
+
+    name: str
+    channels: Sequence[str]
+    labels: Sequence[str]
+    cases: int
+    licence: str
+
+
+def folder_of(root: Path, name: str) -> Path:
+    """Where the raw data set lies, or will."""
+    return root / "segmentation" / "raw" / f"Dataset{NUMBERS[name]}_{name}"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Of several processes one is inside at a time; the others wait. Let go of when the process ends, however it ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.name}.lock"), "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def made_at_once(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` when the block ends well; the caller holds the lock of `path`."""
+    fresh = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed
+    fresh.mkdir(parents=True)
+    with disk_full_is_said(path):
+        yield fresh
+        shutil.rmtree(path, ignore_errors=True)
+        fresh.rename(path)
+        sync_folder(path.parent)
+
+
+def write(root: Path, facts: Facts, cases: Iterable[Case]) -> None:
+    """Writes the data set; the same cases give the same bytes.
+
+    Raises UserError for a case that is not as nnU-Net needs it, and for another number of cases than the data set has.
+    """
+    folder, rows = folder_of(root, facts.name), []
+    with locked(folder), made_at_once(folder) as fresh:
+        for part in ("imagesTr", "labelsTr"):
+            (fresh / part).mkdir()
+        for case in cases:
+            _check(facts, case)
+            images = {f"imagesTr/{case.name}_{number:04}{SUFFIX}": image for number, image in enumerate(case.channels)}
+            files = {path: _save(fresh / path, image) for path, image in (images | {f"labelsTr/{case.name}{SUFFIX}": case.label}).items()}
+            spacing = [round(float(zoom), 4) for zoom in case.label.header.get_zooms()[:3]]
+            rows.append({"name": case.name, "shape": list(case.label.shape), "spacing": spacing, "files": files})
+        if len(rows) != facts.cases:
+            raise UserError(f"{facts.name} has {len(rows)} cases here, not {facts.cases}; not unpacked to the end, or another one")
+        _write_json(fresh / "dataset.json", _for_nnunet(facts))
+        _write_json(fresh / "manifest.json", {"name": facts.name, "licence": facts.licence, "cases": rows})
+
+
+def _for_nnunet(facts: Facts) -> dict[str, Any]:
+    return {
+        "channel_names": {str(number): channel for number, channel in enumerate(facts.channels)},
+        "labels": {label: number for number, label in enumerate(facts.labels)},
+        "numTraining": facts.cases,
+        "file_ending": SUFFIX,
+    }
+
+
+def _write_json(path: Path, content: Any) -> None:
+    write_bytes_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _save(path: Path, image: Any) -> dict[str, Any]:
+    content = gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)  # nibabel would write the time into it
+    path.write_bytes(content)
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _check(facts: Facts, case: Case) -> None:
+    where = f"{facts.name}, case {case.name}: "
+    if len(case.channels) != len(facts.channels):
+        raise UserError(f"{where}{len(case.channels)} images, not one for each of {', '.join(facts.channels)}")
+    for channel, image in zip(facts.channels, case.channels, strict=True):
+        if image.shape != case.label.shape or len(image.shape) != 3:
+            raise UserError(f"{where}{channel} has the shape {image.shape}, its label {case.label.shape}; they must be equal, and 3D")
+        if not np.allclose(image.affine, case.label.affine, atol=1e-2):  # spacing, orientation and origin
+            raise UserError(f"{where}{channel} and its label lie at different places (spacing, orientation or origin)")
+        if not np.isfinite(np.asanyarray(image.dataobj)).all():
+            raise UserError(f"{where}{channel} holds NaN or infinite values")
+    found = np.unique(np.asanyarray(case.label.dataobj))
+    if unknown := [value for value in found.tolist() if value not in range(len(facts.labels))]:
+        raise UserError(f"{where}label {unknown[0]:g} is none of 0 to {len(facts.labels) - 1} ({', '.join(facts.labels)})")
+
+
+def finished(root: Path, name: str) -> bool:
+    """Whether the data set is there and every file as long as it was."""
+    return not _damaged(folder_of(root, name))
+
+
+def _damaged(folder: Path) -> str | None:
+    """The file that is missing or has another length; None if all is well."""
+    try:
+        rows = json.loads((folder / "manifest.json").read_text())["cases"]
+        json.loads((folder / "dataset.json").read_text())
+    except (OSError, ValueError, KeyError):
+        return "manifest.json or dataset.json"
+    for row in rows:
+        for name, file in row["files"].items():
+            if not (folder / name).exists() or (folder / name).stat().st_size != file["bytes"]:
+                return str(name)
+    return None
+
+
+def manifest(root: Path, name: str) -> Mapping[str, Any]:
+    """manifest.json of a prepared data set: its cases with the SHA-256 of their files.
+
+    Raises UserError if the data set is not there or not whole.
+    """
+    if name not in NUMBERS:
+        raise UserError(f"task.data.name={name} is unknown; choose one of {', '.join(NUMBERS)}")
+    folder = folder_of(root, name)
+    command = f"python scripts/prepare_data.py segmentation {name} data_dir={root}"
+    if not folder.exists():
+        raise UserError(f"{name} is not in {folder}; bring it with: {command}")
+    if damaged := _damaged(folder):
+        raise UserError(f"{folder}: {damaged} is missing or not as long as it was; bring the data set anew with: {command}")
+    return json.loads((folder / "manifest.json").read_text())

@@ -1,0 +1,133 @@
+"""nnU-Net in the suite's own loop: builds the workload of one fold from CPRTrainer's network, loss, batches and validation.
+
+Not nnU-Net's loop around it: this one goes on with the same bits after a kill at any step, writes R, κ and λ over training, and its records
+and failures are those of every other task. tests/test_segmentation.py holds the two against each other: they end with equal weights.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from tasks.engine import records
+from tasks.engine.errors import UserError
+from tasks.engine.launch import launched
+from tasks.engine.loading import loader
+from tasks.engine.workload import Metric, Work, Workload
+from tasks.segmentation import nnunet, raw, validation
+from tasks.segmentation.nnunet import Plan
+
+Batch = tuple[Tensor, tuple[Tensor, ...]]
+
+
+def build(cfg: Any, device: torch.device) -> Workload:
+    """The workload of one fold; raises UserError without nnU-Net or the data set, and for a setting that cannot be."""
+    nnunet.require()
+    task, root = cfg.task, Path(cfg.data_dir).absolute()
+    fold = fold_of(task.fold, task.folds, cfg.seed)
+    trainer = make_trainer(cfg, fold, device)
+    if trainer.configuration_manager.batch_dice and (cfg.nodes * cfg.gpus > 1 or cfg.micro_batch):
+        raise UserError("nnU-Net's plan takes Dice over the whole batch: train it on one GPU, with micro_batch=null")
+    trainer.initialize()
+    trainer.optimizer = trainer.lr_scheduler = None  # the loop's own are the same
+    with nnunet.quietly():
+        trainer.open_patches()
+    if not task.mirror:
+        trainer.inference_allowed_mirroring_axes = None
+    trainer.set_deep_supervision_enabled(True)
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        data, targets = batch
+        return trainer.loss(model(data), list(targets))
+
+    def pictures(_: nn.Module) -> dict[str, float]:
+        if launched().rank == 0:
+            validation.write_overlays(trainer, raw.folder_of(root, task.data.name), records.run_folder(cfg) / "overlays")
+        return {}
+
+    return Workload(
+        model=trainer.network,
+        batch_at=batches(trainer, cfg, device),
+        loss=loss,
+        evaluate=lambda _: validation.dice(trainer, cfg.loader_workers),
+        metric=Metric("dice", "percent", "higher"),
+        blocks=[*trainer.network.encoder.stages, *trainer.network.decoder.stages],
+        work=Work("crop", task.batch_size),
+        at_end=pictures,
+    )
+
+
+def fold_of(fold: int | None, folds: int, seed: int) -> int:
+    """The fold asked for; else the seed's own: seeds 1 to `folds` are the folds, each with random numbers of its own.
+
+    Raises UserError for a fold that there is not.
+    """
+    if fold is None:
+        return (seed - 1) % folds
+    if fold not in range(folds):
+        raise UserError(f"task.fold={fold} must be a whole number from 0 to {folds - 1}, or null for the seed's own")
+    return fold
+
+
+def make_trainer(cfg: Any, fold: int, device: torch.device) -> Any:
+    """A CPRTrainer of the run, with the data set preprocessed; its files go to the folder nnunet of the run's."""
+    task, root, rank = cfg.task, Path(cfg.data_dir).absolute(), launched().rank
+    results = records.run_folder(cfg).absolute() / ("nnunet" if rank == 0 else f"nnunet_{rank}")
+    plan = Plan(_patch(task.plan.patch), _pair(task.plan.features), task.batch_size, task.folds)
+    folder = nnunet.preprocessed(root, task.data.name, plan, cfg.loader_workers, results)
+    from tasks.segmentation.trainer import CPRTrainer  # reads nnU-Net's environment
+
+    plans, dataset = (json.loads((folder / name).read_text()) for name in (f"{nnunet.PLANS}.json", "dataset.json"))
+    with nnunet.quietly():
+        trainer = CPRTrainer(plans, nnunet.CONFIGURATION, fold, dataset, device)
+    trainer.configure(cfg)
+    return trainer
+
+
+def _patch(patch: Any) -> tuple[int, int, int] | None:
+    return None if patch is None else tuple(patch)  # type: ignore[return-value]
+
+
+def _pair(features: Any) -> tuple[int, int]:
+    first, most = features
+    return first, most
+
+
+class _Patches(Dataset):
+    """The batch of an iteration, for processes that read ahead."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def __getitem__(self, step: int) -> Batch:
+        batch = self.trainer.batch_at(step)
+        return batch["data"], tuple(batch["target"])
+
+
+def batches(trainer: Any, cfg: Any, device: torch.device) -> Callable[[int], Batch]:
+    """`batch_at(step)`: data, float32 [batch, channels, *patch], and a target for each of the network's outputs, on `device`.
+
+    What comes does not depend on the number of processes that read ahead.
+    """
+    patches = _Patches(trainer)
+    ahead: Iterator[Batch] = iter(())
+    following = -1
+
+    def batch_at(step: int) -> Batch:
+        nonlocal ahead, following
+        if not cfg.loader_workers:
+            data, targets = patches[step]
+        else:
+            if step != following:
+                ahead = iter(
+                    loader(patches, cfg.loader_workers, device, batch_size=None, sampler=range(step, max(cfg.num_steps, step + 1)))
+                )
+            data, targets = next(ahead)
+            following = step + 1
+        return data.to(device, non_blocking=True), tuple(target.to(device, non_blocking=True) for target in targets)
+
+    return batch_at

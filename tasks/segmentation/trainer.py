@@ -1,0 +1,101 @@
+"""CPRTrainer: nnU-Net's trainer with the suite's optimizers, regularizers, schedule and seeds.
+
+A run of the suite takes its network, loss, batches and validation, and trains with the suite's own loop (tasks/segmentation/task.py).
+nnU-Net's command line trains with nnU-Net's loop, and ends with the same weights:
+
+    CPR_CONFIG=my.yaml PYTHONPATH=. nnUNet_extTrainer=tasks/segmentation nnUNetv2_train 901 3d_fullres 0 -tr CPRTrainer
+
+where my.yaml is the config.yaml of a run's folder, or what `python scripts/train.py task=segmentation ... --cfg job --resolve` prints.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from omegaconf import OmegaConf
+from torch.optim import Optimizer
+
+from tasks.engine.checks import check
+from tasks.engine.device import set_up
+from tasks.engine.errors import UserError
+from tasks.engine.optimizers import build_optimizer
+from tasks.engine.schedule import lr_factor
+from tasks.engine.seeding import derive, drawing_from, seed_everything
+from tasks.segmentation.nnunet import AUGMENTING
+
+VARIABLE = "CPR_CONFIG"
+
+
+class CPRTrainer(nnUNetTrainer):
+    """Differs from its parent in the optimizer, the learning rate, which is set at every iteration, and with `deterministic` the batches.
+
+    cfg: a run's configuration, of the environment's CPR_CONFIG where there is one. iteration: how many updates have been done.
+    """
+
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = torch.device("cuda")) -> None:  # noqa: B008
+        plans.setdefault("continue_training", False)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.iteration = 0
+        self.cfg: Any = None
+        if VARIABLE in os.environ:
+            self.configure(OmegaConf.load(os.environ[VARIABLE]))
+
+    def configure(self, cfg: Any) -> None:
+        """Takes over a run's configuration; raises UserError for one that cannot be."""
+        check(cfg)
+        self.cfg = cfg
+        self.num_iterations_per_epoch = _epoch(cfg.num_steps)
+        self.num_epochs = cfg.num_steps // self.num_iterations_per_epoch
+        self.initial_lr = cfg.lr
+
+    def initialize(self) -> None:
+        """Seeds, then builds network, optimizer and loss."""
+        if self.cfg is None:
+            raise UserError(f"CPRTrainer needs a configuration: set {VARIABLE} to the config.yaml of a run's folder")
+        set_up(self.cfg)
+        seed_everything(self.cfg.seed)
+        super().initialize()
+
+    def configure_optimizers(self) -> tuple[Optimizer, PolyLRScheduler]:
+        optimizer = build_optimizer(self.cfg, self.network)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)  # overruled by train_step
+
+    def on_train_epoch_start(self) -> None:
+        self.iteration = self.current_epoch * self.num_iterations_per_epoch  # also after nnU-Net has loaded a checkpoint
+        super().on_train_epoch_start()
+
+    def train_step(self, batch: dict) -> dict:
+        factor = lr_factor(self.cfg.task.schedule, self.iteration, self.cfg.num_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.cfg.lr * factor
+        self.iteration += 1
+        return super().train_step(batch)
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """nnU-Net's own; if deterministic those of one process, with the batch of an iteration a function of seed and iteration alone."""
+        if not self.cfg.deterministic:
+            return super().get_dataloaders()
+        return self._numbered(), self.open_patches()
+
+    def open_patches(self) -> Any:
+        """Opens the fold's cases for `batch_at`; returns the batches of the validation cases."""
+        os.environ[AUGMENTING] = "0"
+        self._patches, validation = super().get_dataloaders()
+        return validation
+
+    def batch_at(self, iteration: int) -> dict[str, Any]:
+        """The training batch of an iteration: `data`, float32 [batch, channels, *patch], and `target`, a list with one for each output."""
+        with drawing_from(derive(self.cfg.seed, "batch", iteration)):
+            return self._patches.data_loader.generate_train_batch()
+
+    def _numbered(self) -> Iterator[dict[str, Any]]:
+        while True:
+            yield self.batch_at(self.iteration)
+
+
+def _epoch(steps: int, most: int = 250) -> int:
+    """nnU-Net's 250 iterations, or the next lower number that divides the steps."""
+    return next(length for length in range(min(most, steps), 0, -1) if steps % length == 0)
