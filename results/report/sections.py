@@ -146,9 +146,16 @@ def _remarks(runs: Sequence[Run], table: pd.DataFrame, folder: Path, expected: i
         said = ", ".join(f"{number} of {commit}" for commit, number in commits.items())
         remarks.append(f"The runs are of {len(commits)} commits of this repository: {said}.")
     path = folder / "table.csv"
-    if path.exists() and path.read_text() != table.to_csv(index=False):
+    if path.exists() and not _same_numbers(path, table):
         remarks.append("The committed table.csv holds other numbers than these records; the command above writes it anew.")
     return tuple(remarks)
+
+
+def _same_numbers(path: Path, table: pd.DataFrame) -> bool:
+    """Whether the written table has the same rows, in the columns that both have: a later version may write more of them."""
+    written, now = (pd.read_csv(source, dtype=str, keep_default_na=False) for source in (path, io.StringIO(table.to_csv(index=False))))
+    shared = [column for column in written.columns if column in now.columns]
+    return bool(written[shared].equals(now[shared]))
 
 
 def _shown(
@@ -196,9 +203,12 @@ def _committed(base: Section, artefact: Mapping[str, Any], scale: str, folder: P
 
 def _read_csv(path: Path, artefact: Mapping[str, Any]) -> pd.DataFrame:
     """table.csv with a setting as the text that it is: 0.10 and 0.1 were written as what they are."""
-    if artefact["layout"] in ("heatmap", "pairs"):
+    if artefact["layout"] == "heatmap":
         table = pd.read_csv(path, dtype={"setting": str})
-        return table.assign(setting=table["setting"].fillna("")) if "setting" in table else table
+        table = table if "diverged_paper" in table else table.assign(diverged_paper=float("nan"))  # tables of before it was written
+        return table.assign(setting=table["setting"].fillna(""))
+    if artefact["layout"] == "pairs":
+        return pd.read_csv(path)
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
