@@ -62,11 +62,7 @@ def main(arguments: list[str]) -> None:
     if not rows:
         print("their configurations are the same")
     if (name := shared_metric(runs)) is not None:
-        points = {
-            letter: [(row["step"], row[name]) for row in run.metrics if isinstance(row.get(name), int | float)]
-            for letter, run in zip(LETTERS, runs, strict=False)
-        }
-        print(curve(name, points))
+        print(curve(name, {letter: run.points(name) for letter, run in zip(LETTERS, runs, strict=False)}))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ class FoundRun:
             return ": ".join(str(self.record[key]) for key in ("status", "reason") if self.record[key])
         return f"{'running' if is_held(self.folder) else 'not ended'}, step {last_step(self.folder)} of {self.config['num_steps']}"
 
+    def points(self, name: str) -> list[tuple[int, float]]:
+        """Steps and values of one metric."""
+        return [(row["step"], row[name]) for row in self.metrics if isinstance(row.get(name), int | float)]
+
 
 def find(name: str, runs_dir: Path) -> FoundRun:
     """The run in the folder `name`, or with the run id `name`, of which a unique beginning is enough.

@@ -57,13 +57,12 @@ def main(arguments: list[str]) -> None:
         raise UserError("name one run: python scripts/show.py RUN [runs_dir=runs] [matrix=NAME]")
     run = find(names[0], Path(options.get("runs_dir", "runs")))
     show(("", " "), facts(run))
-    for name in ("loss", *(name for name in run.metrics[-1] if name not in ("step", "loss", "lr"))) if run.metrics else ():
-        points = [(row["step"], row[name]) for row in run.metrics if isinstance(row.get(name), int | float)]
-        print(curve(name, {name: points}))
+    for name in dict.fromkeys(("loss", run.record["metric"]["name"] if run.record else "validation_loss")):
+        print(curve(name, {name: run.points(name)}))
     if (matrix := matrix_of(run, options.get("matrix"))) is not None:
         ended = Run(run.config, {"run_id": run.folder.name}, run.metrics, run.dynamics)
         lines = {symbol: list(zip(*trace(ended, matrix, key), strict=True)) for symbol, key in (("R", "R"), ("κ", "kappa"))}
-        print(curve(f"R and κ of {matrix}", {symbol: points for symbol, points in lines.items() if points}))
+        print(curve(f"R and κ of {matrix}", lines))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ LETTERS = "ABCDEFGH"  # as many curves as can be told apart
 
 
 def curve(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """The lines over their steps, as wide as the terminal (at most 100 columns); with several, each has a mark of its own.
+    """The lines over their steps, as wide as the terminal (at most 100 columns); with several, each is drawn with the
+    first character of its name.
 
     Points that are not finite are left out; a line that has none left is not drawn.
     """
@@ -19,7 +20,7 @@ def curve(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str
     if not finite:
         return f"{title}: no values"
     xs, ys = ([[point[axis] for point in points] for points in finite.values()] for axis in (0, 1))
-    several = {"legend_labels": list(finite), "character_set": "ascii"} if len(finite) > 1 else {}
+    marks = {"legend_labels": list(finite), "character_set": "ascii", "force_ascii_characters": list(finite)} if len(finite) > 1 else {}
     width = min(100, shutil.get_terminal_size().columns) - 20
-    drawn = plot_to_string(ys, xs, title=title, width=max(20, width), height=10, lines=True, color=False, **several)
+    drawn = plot_to_string(ys, xs, title=title, width=max(20, width), height=10, lines=True, color=False, **marks)
     return str(drawn)
