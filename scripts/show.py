@@ -21,7 +21,11 @@ from tasks.engine.errors import UserError
 def facts(run: FoundRun) -> list[tuple[str, str]]:
     """What there is to say of a run, in lines."""
     flat = flatten(run.config)
-    about = {"run": run.folder.name, "state": run.state, "task": f"{flat['task.name']}, {flat['task.data.description']}, scale {flat['scale']}"}
+    about = {
+        "run": run.folder.name,
+        "state": run.state,
+        "task": f"{flat['task.name']}, {flat['task.data.description']}, scale {flat['scale']}",
+    }
     settings = [f"{key.removeprefix('regularizer.')}={value}" for key, value in flat.items() if key.startswith("regularizer.")]
     about |= {"method": ", ".join(settings), "training": f"lr {flat['lr']:g}, {flat['num_steps']} steps, seed {flat['seed']}"}
     if run.record is not None:

@@ -4,6 +4,7 @@ import json
 import re
 from html import unescape
 from html.parser import HTMLParser
+from itertools import chain
 
 import pytest
 from commands import call, is_one_line
@@ -35,7 +36,9 @@ class Resources(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         for name, value in attributes:
-            if (name in ("src", "srcset", "data", "poster", "action") or (name == "href" and tag != "a")) and not (value or "").startswith("data:"):
+            if (name in ("src", "srcset", "data", "poster", "action") or (name == "href" and tag != "a")) and not (value or "").startswith(
+                "data:"
+            ):
                 self.found.append((tag, value))
 
 
@@ -77,7 +80,7 @@ def test_both_sides_of_a_heat_map_share_one_colour_scale_from_their_best_cells(t
         cells = [
             (z, float(text))
             for trace in traces
-            for z, text, hover in zip(sum(trace["z"], []), sum(trace["text"], []), sum(trace["hovertext"], []), strict=True)
+            for z, text, hover in zip(*(chain(*trace[key]) for key in ("z", "text", "hovertext")), strict=True)
             if z is not None and side in hover.partition("<br>")[0]
         ]
         best = max(value for _, value in cells)

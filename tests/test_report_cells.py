@@ -153,7 +153,12 @@ def test_a_pair(name, written):
     means = [f"{statistics.mean(r['metrics'][part['metric']['name']] for r in own):.2f}" for own in of_lr.values()]
     assert in_latex(results / name, part["title"], *means)
     ids = {record["run_id"] for record in pair.values()}
-    points = [(x, y) for t in figures(results / "index.html", name) for x, y, names in zip(t["x"], t["y"], t["customdata"], strict=True) if set(names.split()) == ids]
+    points = [
+        (x, y)
+        for t in figures(results / "index.html", name)
+        for x, y, names in zip(t["x"], t["y"], t["customdata"], strict=True)
+        if set(names.split()) == ids
+    ]
     assert points == [pytest.approx(tuple(scores[side] for side in sides))]
 
 

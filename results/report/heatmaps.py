@@ -16,7 +16,7 @@ from results.published import published_cells
 from results.report.panels import Panel, escaped, figure
 from results.runs import Run, best_cell, flatten, frame, label, of_panel
 
-CELL_WIDTH, CELL_HEIGHT, SIDES = 58, 38, ("ours", "published")
+CELL_WIDTH, CELL_HEIGHT, SIDES = 54, 38, ("ours", "published")
 Runs = Mapping[tuple[float, str], Sequence[Run]]
 
 
@@ -42,7 +42,9 @@ def heatmap_panels(artefact: Mapping[str, Any], table: pd.DataFrame, runs: Seque
     return panels, f"{far:.3g} {unit}"
 
 
-def _distances(artefact: Mapping[str, Any], tables: Mapping[tuple[int, str], pd.DataFrame]) -> tuple[dict[tuple[int, str], pd.Series], float]:
+def _distances(
+    artefact: Mapping[str, Any], tables: Mapping[tuple[int, str], pd.DataFrame]
+) -> tuple[dict[tuple[int, str], pd.Series], float]:
     """Every cell's distance to the best one, and the distance from which on all are painted alike."""
     compared: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for number, side in tables:
@@ -58,9 +60,10 @@ def _distances(artefact: Mapping[str, Any], tables: Mapping[tuple[int, str], pd.
                 found[key] = mean * float("nan")
             else:
                 found[key] = best["mean"] - mean if artefact["metric"]["better"] == "higher" else 100 * (mean / best["mean"] - 1)
-    # The worst cells (a learning rate of 0.1) would otherwise leave no colours for the differences that matter.
-    every = pd.concat(list(found.values())).dropna()
-    return found, max(float(every.quantile(0.85)), 1e-3) if len(every) else 1.0
+    # The worst cells (a learning rate of 0.1), and a side that has more of them, would leave no colours for the differences that matter.
+    sides = [pd.concat([distance for key, distance in found.items() if key[1] == side]).quantile(0.85) for side in SIDES]
+    known = [float(quantile) for quantile in sides if pd.notna(quantile)]
+    return found, max(min(known), max(known) / 4, 1e-3) if known else 1.0
 
 
 def _runs_by_cell(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run]) -> Runs:
@@ -98,11 +101,14 @@ def _panel(artefact: Mapping[str, Any], panel: Mapping[str, Any], side: str, cel
         [trace],
         shapes=_outline(cells, rows, columns, metric["better"]),
         annotations=marks,
-        xaxis={"tickvals": list(range(len(columns))), "ticktext": names, "title": {"text": panel.get("column_label", "")}, "range": [-0.5, len(columns) - 0.5]},
-        yaxis={"tickvals": list(range(len(rows))), "ticktext": [power_of_ten(row) for row in rows], "range": [len(rows) - 0.5, -0.5]},
-    )  # fmt: skip
-    title = side if side == "ours" else f"published: {artefact['published_as']}"
-    return Panel(made, title, (panel["regularizer"],), 74 + CELL_WIDTH * max(2, len(columns)), 74 + CELL_HEIGHT * len(rows), panel["title"])
+        xaxis=_axis(names, [-0.5, len(columns) - 0.5]) | {"title": {"text": panel.get("column_label", "")}},
+        yaxis=_axis([power_of_ten(row) for row in rows], [len(rows) - 0.5, -0.5]),
+    )
+    return Panel(made, side, (panel["regularizer"],), 74 + CELL_WIDTH * max(2, len(columns)), 74 + CELL_HEIGHT * len(rows), panel["title"])
+
+
+def _axis(names: list[str], ends: list[float]) -> dict[str, Any]:
+    return {"tickvals": list(range(len(names))), "ticktext": names, "range": ends}
 
 
 def _outline(cells: pd.DataFrame, rows: list[float], columns: list[str], better: str) -> list[dict[str, Any]]:

@@ -70,7 +70,10 @@ def budget_panels(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run]) 
     if len(known):  # the start of training would flatten the end
         y["range"] = [math.log10(known.min() * 0.98), math.log10(known.max() * 1.3)]
     left = figure(curves, xaxis={"title": {"text": "step"}}, yaxis=y)
-    right = figure(finals, shapes=shapes, xaxis={"title": {"text": "training budget"}, "ticksuffix": "x"}, yaxis={"title": {"text": metric["label"]}})
+    budgets = sorted(table["budget"].unique().tolist())
+    x = {"title": {"text": "training budget"}, "tickvals": budgets, "ticksuffix": "x"}
+    x |= {"range": [budgets[0] - 0.25, budgets[-1] + 0.25]} if budgets else {}
+    right = figure(finals, shapes=shapes, xaxis=x, yaxis={"title": {"text": metric["label"]}})
     return [
         Panel(left, "over training", _methods(artefact), 640, 380, legend=tuple(legend)),
         Panel(right, "at the end; dashed: the mean of " + artefact["budget"]["goal"], _methods(artefact), 420, 380),
@@ -91,9 +94,13 @@ def dynamics_panels(artefact: Mapping[str, Any], runs: Sequence[Run]) -> list[Pa
             if not traces:
                 continue
             made = figure(traces, shapes=shapes, xaxis={"title": {"text": "step"}}, yaxis={"exponentformat": "e"})
-            legend = [(colour, _short(matrix) if by_method else title, regularizers[title]) for colour, (title, matrix) in zip(COLOURS, lines, strict=False)]
+            legend = tuple(
+                (colour, _short(matrix) if by_method else title, regularizers[title])
+                for colour, (title, matrix) in zip(COLOURS, lines, strict=False)
+            )
+            has_legend = any(panel.group == _short(column) for panel in panels)  # one legend for the panels of a column
             methods = tuple(dict.fromkeys(regularizers[title] for title, _ in lines))
-            panels.append(Panel(made, QUANTITIES[quantity], methods, 370, 260, _short(column), tuple(legend)))
+            panels.append(Panel(made, QUANTITIES[quantity], methods, 350, 260, _short(column), () if has_legend else legend))
     return panels
 
 
@@ -126,7 +133,14 @@ def interpolation_panels(artefact: Mapping[str, Any], points: pd.DataFrame) -> l
         legend.append((colour, name, regularizers[method]))
         text = f"{escaped(name)}<br>share %{{x:g}}: %{{y:.4g}}<extra></extra>"
         traces.append(
-            go.Scatter(x=means.index.tolist(), y=means.tolist(), mode="lines+markers", line={"color": colour}, meta=regularizers[method], hovertemplate=text)
+            go.Scatter(
+                x=means.index.tolist(),
+                y=means.tolist(),
+                mode="lines+markers",
+                line={"color": colour},
+                meta=regularizers[method],
+                hovertemplate=text,
+            )
         )
     settings = artefact["interpolation"]
     made = figure(traces, xaxis={"title": {"text": settings["x_label"]}}, yaxis={"title": {"text": artefact["metric"]["label"]}})
@@ -137,7 +151,9 @@ def _line(x: Sequence[Any], y: Sequence[Any], run: Run, about: str, colour: str,
     """One run's line or dot, which says what it is when pointed at, and names its run when clicked."""
     text = f"<b>{escaped(about)}</b>, seed {run.config['seed']}<br>{escaped(run.record['run_id'])}<br>%{{x:g}}: %{{y:.4g}}<extra></extra>"
     name, regularizer = run.record["run_id"], run.config["regularizer"]["name"]
-    look: dict[str, Any] = {"line": {"color": colour} | line} if mode == "lines" else {"marker": {"color": colour, "size": 9, "opacity": 0.75}}
+    look: dict[str, Any] = (
+        {"line": {"color": colour} | line} if mode == "lines" else {"marker": {"color": colour, "size": 9, "opacity": 0.75}}
+    )
     return go.Scatter(x=list(x), y=list(y), mode=mode, name=name, meta=regularizer, customdata=[name] * len(x), hovertemplate=text, **look)
 
 
@@ -147,4 +163,3 @@ def _methods(artefact: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _short(name: str) -> str:
     return name.removesuffix(".weight")
-

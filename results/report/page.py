@@ -14,7 +14,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from results.artefact import LEGEND
-from results.claims import FAILS, HOLDS, MISSING, TOO_FEW, UNDECIDED
+from results.claims import FAILS, HOLDS, MISSING, TOO_FEW, UNDECIDED, Verdict
 from results.files import write
 from results.report.panels import Panel
 from results.report.run_data import pack, points_each
@@ -41,6 +41,7 @@ def render(sections: Sequence[Section], scale: str) -> str:
     return environment.get_template("page.html").render(
         scale=scale,
         sections=sections,
+        claims=_claims(sections),
         tally=_tally(sections),
         run_count=len({run.record["run_id"] for run in runs}),
         commits=sorted({str(run.record["git_commit"]) for run in runs}),
@@ -73,6 +74,12 @@ def slug(text: str) -> str:
 def groups(section: Section) -> list[tuple[str, list[tuple[int, Panel]]]]:
     """The section's numbered panels, those of a group together."""
     return [(name, list(own)) for name, own in itertools.groupby(enumerate(section.panels), key=lambda one: one[1].group)]
+
+
+def _claims(sections: Sequence[Section]) -> list[tuple[Section, Verdict]]:
+    """Every claim with its section, those that were measured first."""
+    every = [(section, verdict) for section in sections for verdict in section.verdicts]
+    return sorted(every, key=lambda one: one[1].verdict in ("not measured", MISSING))
 
 
 def _tally(sections: Sequence[Section]) -> list[tuple[str, int]]:

@@ -35,14 +35,27 @@ def pair_panels(artefact: Mapping[str, Any], scale: str, table: pd.DataFrame, ru
         traces, legend, method = [], [], regularizers.get(part["task"], "")
         for colour, (lr, of_lr) in zip(COLOURS, finite.groupby("lr"), strict=False):
             ids = [" ".join(of_pair.get((part["task"], lr, seed), [])) for seed in of_lr["seed"]]
-            said = [f"lr {power_of_ten(lr)}, seed {seed}<br>{escaped(names).replace(' ', '<br>')}" for seed, names in zip(of_lr["seed"], ids, strict=True)]
+            said = [
+                f"lr {power_of_ten(lr)}, seed {seed}<br>{escaped(names).replace(' ', '<br>')}"
+                for seed, names in zip(of_lr["seed"], ids, strict=True)
+            ]
             text = f"%{{hovertext}}<br>{escaped(first)} %{{x:.4g}}, {escaped(second)} %{{y:.4g}}<extra></extra>"
             look = {"color": colour, "size": 9, "opacity": 0.75}
             traces.append(
-                go.Scatter(x=of_lr[first].tolist(), y=of_lr[second].tolist(), mode="markers", marker=look, customdata=ids, hovertext=said, hovertemplate=text)
+                go.Scatter(
+                    x=of_lr[first].tolist(),
+                    y=of_lr[second].tolist(),
+                    mode="markers",
+                    marker=look,
+                    customdata=ids,
+                    hovertext=said,
+                    hovertemplate=text,
+                )
             )
             legend.append((colour, f"lr {power_of_ten(lr)}", method))
-        made = figure(traces, shapes=_around_equality(finite, first, second, part["margin"][scale]), xaxis=_axis(first), yaxis=_axis(second))
+        made = figure(
+            traces, shapes=_around_equality(finite, first, second, part["margin"][scale]), xaxis=_axis(first), yaxis=_axis(second)
+        )
         hidden = f"; {len(own) - len(finite)} pair(s) not shown" if len(finite) < len(own) else ""
         title = f"{part['title']}: {part['metric']['label']}, margin ± {part['margin'][scale]:g}{hidden}"
         panels.append(Panel(made, title, (method,), 500, 420, legend=tuple(legend)))
@@ -71,17 +84,18 @@ def time_panels(data: pd.DataFrame) -> list[Panel]:
             if chosen.empty:
                 continue
             legend.append((colour, title, ""))
-            spread = {"array": (chosen["ratio_q3"] - chosen["ratio"]).tolist(), "arrayminus": (chosen["ratio"] - chosen["ratio_q1"]).tolist()}
+            spread = {
+                "array": (chosen["ratio_q3"] - chosen["ratio"]).tolist(),
+                "arrayminus": (chosen["ratio"] - chosen["ratio_q1"]).tolist(),
+            }
             text = f"<b>%{{y}}</b>, {title}<br>%{{x:.3f}} x fused AdamW<br>%{{customdata:.4g}} s, %{{hovertext}} rounds<extra></extra>"
-            traces.append(
-                go.Scatter(
-                    x=chosen["ratio"].tolist(), y=chosen["method"].tolist(), mode="markers", marker={"color": colour, "size": 8},
-                    error_x={"type": "data", "symmetric": False, "thickness": 1.5, "width": 0, **spread}, customdata=chosen["seconds"].tolist(),
-                    hovertext=[str(rounds) for rounds in chosen["rounds"]], hovertemplate=text,
-                )
-            )  # fmt: skip
+            points = {"x": chosen["ratio"].tolist(), "y": chosen["method"].tolist(), "customdata": chosen["seconds"].tolist()}
+            error = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 0} | spread
+            rounds = [str(number) for number in chosen["rounds"]]
+            look = {"color": colour, "size": 8}
+            traces.append(go.Scatter(**points, mode="markers", marker=look, error_x=error, hovertext=rounds, hovertemplate=text))
         one = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": 1, "x1": 1, "line": {"color": LEVEL, "dash": "dash", "width": 1}}
         x = {"type": "log", "title": {"text": "x fused AdamW"}, "dtick": "D2"}
         made = figure(traces, shapes=[one], xaxis=x, yaxis={"autorange": "reversed"})
-        panels.append(Panel(made, str(shape), (), 540, 90 + 22 * len(methods), legend=tuple(legend)))
+        panels.append(Panel(made, str(shape), (), 530, 90 + 22 * len(methods), legend=tuple(legend)))
     return panels

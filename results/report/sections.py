@@ -22,10 +22,10 @@ from results.report.lines import budget_panels, curve_panels, dynamics_panels, i
 from results.report.panels import Panel
 from results.report.points import pair_panels, time_panels
 from results.runs import Run, frame
+from results.step_time_limits import judge_times
 from results.step_times import READING, TITLES, paper_table, published
 from results.step_times import describe as describe_times
 from results.step_times import frame as times_frame
-from results.step_time_limits import judge_times
 from results.table import best_table, readable
 
 RECORDS, COMMITTED, NOT_RUN, PLANNED = "from records", "from the committed files", "runs missing", "planned"
@@ -36,7 +36,8 @@ class Section:
     """state: where its numbers are from, one of the four above; `remarks` are what a reader must know of them.
 
     image: the committed figure.svg, where no interactive figure can be drawn from the committed table.
-    far: what the end of the heat maps' colour scale stands for. methods: the regularizers, for the page's filter.
+    far: what the end of the heat maps' colour scale stands for. published_as: what the published ones are of. methods: the
+    regularizers, for the page's filter.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Section:
     remarks: tuple[str, ...] = ()
     panels: Sequence[Panel] = ()
     far: str = ""
+    published_as: str = ""
     image: str = ""
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     files: tuple[str, ...] = ()
@@ -91,6 +93,7 @@ def _base(artefact: Mapping[str, Any], scale: str, folder: Path) -> Section:
         claims_of=artefact.get("claims_of", "the paper"),
         claim_methods={claim["id"]: _claim_methods(artefact, claim) for claim in artefact["claims"]},
         note=artefact.get("notes", {}).get(scale, ""),
+        published_as=artefact.get("published_as", ""),
         files=_files(folder),
     )
 
@@ -253,4 +256,6 @@ def planned_section(name: str) -> Section:
     title = f"{'Figure' if name.startswith('figure') else 'Table'} {letter[0]}.{letter[1:]}: {content['metric']['name'].replace('_', ' ')}"
     optimizers = tuple(dict.fromkeys(row["optimizer"] for row in content["rows"]))
     tables = {f"Published ({content['source']})": pd.DataFrame(content["rows"])}
-    return Section(name, title, (content["task"],), optimizers, f"make reproduce-{name}", PLANNED, tables=tables, note=content.get("notes", ""))
+    return Section(
+        name, title, (content["task"],), optimizers, f"make reproduce-{name}", PLANNED, tables=tables, note=content.get("notes", "")
+    )

@@ -1,4 +1,4 @@
-"""Tests of the report page in a browser: `make test-browser`. Everything that uses `page` is marked `browser`, which `make test` leaves out."""
+"""Tests of the report page in a browser: `make test-browser`. All that use `page` are marked `browser`, which `make test` leaves out."""
 
 import shutil
 from collections.abc import Iterator

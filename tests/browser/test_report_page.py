@@ -24,7 +24,9 @@ def centre_of(page, figure, x, y):
 
 
 def visible(page, selector):
-    return page.evaluate("s => [...document.querySelectorAll(s)].filter(e => e.offsetParent).map(e => e.id || e.textContent.trim())", selector)
+    return page.evaluate(
+        "s => [...document.querySelectorAll(s)].filter(e => e.offsetParent).map(e => e.id || e.textContent.trim())", selector
+    )
 
 
 def test_every_artefact_has_a_figure_or_says_why_not_and_a_verdict(page):
@@ -55,7 +57,9 @@ def test_pointing_at_a_cell_shows_its_seeds_and_a_click_the_runs_with_their_dyna
     page.wait_for_selector("#runs[open] #dynamics svg")
     text = page.locator("#runs").inner_text()
     assert all(name in text for name in ids) and "abc1234" in text
-    page.wait_for_function("document.querySelectorAll('#dynamics .scatterlayer .trace').length === 3")  # R of three seeds: AdamW has no bound
+    page.wait_for_function(
+        "document.querySelectorAll('#dynamics .scatterlayer .trace').length === 3"
+    )  # R of three seeds: AdamW has no bound
     page.keyboard.press("Escape")
     page.wait_for_selector("#runs", state="hidden")
 
@@ -108,7 +112,8 @@ def test_nothing_is_wider_than_the_screen(page, width, colours):
         drawn(page, name)
     page.evaluate("document.querySelectorAll('section details').forEach(details => { details.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    wide = "[...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll, .plot') && e.getBoundingClientRect().right > innerWidth + 1).length"
+    wide = """[...document.querySelectorAll('main *')]
+        .filter(e => !e.closest('.scroll, .plot') && e.getBoundingClientRect().right > innerWidth + 1).length"""
     assert page.evaluate(wide) == 0
     assert page.evaluate("document.documentElement.dataset.theme") == colours
 
