@@ -10,7 +10,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from made_records import metrics_of, mini, write_run
+from made_records import expand_once, metrics_of, mini, write_run
 
 from results.heatmap import power_of_ten
 from results.step_times import TITLES
@@ -24,7 +24,8 @@ MINI_TIMES = Path(__file__).resolve().parents[1] / "results" / "mini"
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """Records of every artefact, and what reproduce.py and report.py make of them; the pictures are not drawn."""
-    runs_dir, results_dir = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("results")
+    results_dir = tmp_path_factory.mktemp("results")
+    runs_dir = results_dir / "runs"
     wanted: dict[Path, set[str]] = {}
     configs = {}
     for name in known_artefacts():
@@ -32,15 +33,20 @@ def written(tmp_path_factory):
             configs[run_folder(cfg, run_id)] = cfg
             wanted.setdefault(run_folder(cfg, run_id), set()).update(metrics_of(name))
     with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(results_dir)
         patch.setattr("os.fsync", lambda _: None)
+        patch.setattr("scripts.plan.expand", expand_once)
+        patch.setattr("scripts.report.expand", expand_once)
+        for figure in ("heatmap_figure", "pair_figure", "budget_figure", "dynamics_figure", "curve_figure", "interpolation_figure"):
+            patch.setattr(f"results.artefact.{figure}", lambda *_: None)
         for folder, cfg in configs.items():
             write_run(runs_dir, cfg, wanted[folder])
         patch.setattr("results.artefact.draw", lambda *_: [])
         for name in known_artefacts():
-            p = plan(load_artefact(name), {"scale": "mini"}, {"runs_dir": str(runs_dir)})
+            p = plan(load_artefact(name), {"scale": "mini"}, {})
             assert not p.todo
             reproduce.reproduce(p, {"scale": "mini"}, results_dir / "mini" / name, "a command")
-        report.main(["scale=mini", f"runs_dir={runs_dir}", f"results_dir={results_dir}"])
+        report.main(["scale=mini", f"results_dir={results_dir}"])
     return runs_dir, results_dir / "mini"
 
 

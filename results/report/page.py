@@ -92,7 +92,7 @@ def _figures(sections: Sequence[Section]) -> dict[str, Any]:
     made = {}
     for section in sections:
         for number, panel in enumerate(section.panels):
-            figure = json.loads(panel.figure.to_json(engine="json"))
+            figure = panel.figure.to_plotly_json()
             figure["layout"].pop("template", None)  # the page's own colours, light or dark
             made[f"{section.name}-{number}"] = figure
     return made
