@@ -63,7 +63,7 @@ def figures(page: Path, name: str) -> list[dict]:
 
 def value_at(config: dict, key: str):
     for part in key.split("."):
-        config = config[part]
+        config = config.get(part) if isinstance(config, dict) else None  # a run of another method has no such key
     return config
 
 

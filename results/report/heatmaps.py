@@ -68,7 +68,8 @@ def _distances(
 
 def _runs_by_cell(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run]) -> Runs:
     """(row, column) -> the cell's runs by seed."""
-    chosen, by_id, found = of_panel(data, panel), {run.record["run_id"]: run for run in runs}, {}
+    chosen, by_id = of_panel(data, panel), {run.record["run_id"]: run for run in runs}
+    found: dict[Any, list[Run]] = {}
     if chosen.empty:
         return {}
     columns = chosen[panel["column"]].map(label) if "column" in panel else pd.Series("", index=chosen.index)
@@ -81,7 +82,8 @@ def _panel(artefact: Mapping[str, Any], panel: Mapping[str, Any], side: str, cel
     metric = artefact["metric"]
     rows = sorted(cells["row"].unique())
     columns = sorted(cells["column"].unique(), key=column_order)
-    shown: dict[str, list[list[Any]]] = {key: [[None] * len(columns) for _ in rows] for key in ("z", "text", "hovertext", "customdata")}
+    blank = {"z": None, "text": "", "hovertext": "not in this grid", "customdata": ""}
+    shown: dict[str, list[list[Any]]] = {key: [[value] * len(columns) for _ in rows] for key, value in blank.items()}
     marks = []
     for cell in cells.to_dict("records"):
         y, x = rows.index(cell["row"]), columns.index(cell["column"])

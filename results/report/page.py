@@ -18,7 +18,7 @@ from results.claims import FAILS, HOLDS, MISSING, TOO_FEW, UNDECIDED, Verdict
 from results.files import write
 from results.report.panels import Panel
 from results.report.run_data import pack, points_each
-from results.report.sections import Section
+from results.report.sections import NUMBERED, Section
 
 HERE = Path(__file__).parent
 VERDICTS = (HOLDS, FAILS, UNDECIDED, TOO_FEW, "not measured", MISSING)
@@ -59,7 +59,7 @@ def render(sections: Sequence[Section], scale: str) -> str:
 
 def place(name: str) -> tuple[int, str, int, str]:
     """The paper's order: figures and tables of the text, those of the appendices by letter, then what has no number."""
-    found = re.fullmatch(r"(figure|table)_?([a-z]?)(\d+)", name)
+    found = NUMBERED.fullmatch(name)
     if found is None:
         return 2, "", 0, name
     kind, letter, number = found.groups()

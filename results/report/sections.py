@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from results.step_times import describe as describe_times
 from results.step_times import frame as times_frame
 from results.table import best_table, readable
 
+NUMBERED = re.compile(r"(figure|table)_?([a-z]?)(\d+)")  # the names of the paper's figures and tables
 RECORDS, COMMITTED, NOT_RUN, PLANNED = "from records", "from the committed files", "runs missing", "planned"
 
 
@@ -252,8 +254,9 @@ def step_times_section(name: str, folder: Path) -> Section:
 def planned_section(name: str) -> Section:
     """An artefact of which only the paper's numbers are here: results/published/<name>.yaml."""
     content = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
-    letter = name.removeprefix("figure_").removeprefix("table_").upper()
-    title = f"{'Figure' if name.startswith('figure') else 'Table'} {letter[0]}.{letter[1:]}: {content['metric']['name'].replace('_', ' ')}"
+    found = NUMBERED.fullmatch(name)
+    number = f"{found[1].title()} {found[2].upper()}{'.' * bool(found[2])}{found[3]}" if found else name
+    title = f"{number}: {content['metric']['name'].replace('_', ' ')}"
     optimizers = tuple(dict.fromkeys(row["optimizer"] for row in content["rows"]))
     tables = {f"Published ({content['source']})": pd.DataFrame(content["rows"])}
     return Section(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_records import mini, write_artefact_runs, write_run
+from made_records import expand_once, mini, write_artefact_runs, write_run
 
 from results import write_artefact
 from scripts import report
@@ -35,14 +35,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def report_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with an artefact of every layout from records, one from committed files, and the others without runs."""
-    runs_dir, results_dir = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("results")
+    results_dir = tmp_path_factory.mktemp("results")
+    runs_dir = results_dir / "runs"
     for name in ("figure1", "figure4", "figure5", "grokking", "evaluate_at"):
         write_artefact_runs(runs_dir, name)
     committed = [report.run_on_record(write_run(runs_dir / "elsewhere", cfg, ["top1_accuracy"])) for cfg in mini("figure2").values()]
     runs = [run for run in committed if run is not None]
     out = results_dir / "mini" / "figure2"
     write_artefact(load_artefact("figure2"), "mini", runs, out, expected=len(runs), seeds=4, command="a command")
-    report.main(["scale=mini", f"runs_dir={runs_dir}", f"results_dir={results_dir}"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(results_dir)
+        patch.setattr("scripts.report.expand", expand_once)
+        report.main(["scale=mini", f"results_dir={results_dir}"])
     return results_dir / "mini" / "index.html"
 
 

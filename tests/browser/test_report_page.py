@@ -23,6 +23,15 @@ def centre_of(page, figure, x, y):
     )
 
 
+def point_at(page, figure, x, y):
+    """Moves the mouse to a point of a figure's axes, and waits for what is said of it; where that is on the screen."""
+    place = centre_of(page, figure, x, y)
+    page.mouse.move(place[0] - 2, place[1])
+    page.mouse.move(*place)
+    page.wait_for_selector(f'[data-figure="{figure}"] .hoverlayer .hovertext')
+    return place
+
+
 def visible(page, selector):
     return page.evaluate(
         "s => [...document.querySelectorAll(s)].filter(e => e.offsetParent).map(e => e.id || e.textContent.trim())", selector
@@ -45,15 +54,12 @@ def test_every_artefact_has_a_figure_or_says_why_not_and_a_verdict(page):
 
 def test_pointing_at_a_cell_shows_its_seeds_and_a_click_the_runs_with_their_dynamics(page):
     drawn(page, "figure4")
-    x, y = centre_of(page, "figure4-0", 1, 0)
-    page.mouse.move(x - 3, y)
-    page.mouse.move(x, y)
-    page.wait_for_selector("#figure4 .hoverlayer .hovertext")
+    place = point_at(page, "figure4-0", 1, 0)
     hover = page.locator("#figure4 .hoverlayer").first.inner_html()
     ids = page.evaluate("document.querySelector('[data-figure=\"figure4-0\"]').data[0].customdata[0][1]").split()
     assert len(ids) == 3 and all(name in hover for name in ids)
     assert all(word in hover for word in ("mean", "seed 1", "seed 2", "seed 3", "regularizer.weight_decay=0.01"))
-    page.mouse.click(x, y)
+    page.mouse.click(*place)
     page.wait_for_selector("#runs[open] #dynamics svg")
     text = page.locator("#runs").inner_text()
     assert all(name in text for name in ids) and "abc1234" in text
@@ -67,7 +73,7 @@ def test_pointing_at_a_cell_shows_its_seeds_and_a_click_the_runs_with_their_dyna
 def test_a_click_on_a_curve_shows_r_kappa_and_lambda_of_its_run(page):
     drawn(page, "figure5")
     trace = page.evaluate("(({x, y, name}) => ({x: x[2], y: y[2], name}))(document.querySelector('[data-figure=\"figure5-0\"]').data[0])")
-    page.mouse.click(*centre_of(page, "figure5-0", trace["x"], trace["y"]))
+    page.mouse.click(*point_at(page, "figure5-0", trace["x"], trace["y"]))
     page.wait_for_selector("#runs[open] #dynamics svg")
     page.wait_for_function("document.querySelectorAll('#dynamics .scatterlayer .trace').length >= 3")
     assert page.evaluate("document.getElementById('dynamics').data.map(t => t.yaxis)")[:3] == ["y", "y", "y2"]
