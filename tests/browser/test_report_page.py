@@ -134,6 +134,8 @@ def test_the_button_changes_light_to_dark(page):
 
 
 def test_in_print_everything_is_drawn_and_the_controls_are_gone(page):
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
     page.emulate_media(media="print", color_scheme="dark")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.evaluate("document.documentElement.dataset.theme") == "light"
