@@ -40,8 +40,8 @@ def expand_once(artefact: dict[str, Any], options: dict[str, str], overrides: di
 
 def write_run(runs_dir: Path, cfg: DictConfig, metrics: Iterable[str], commit: str = "abc1234", failed: bool = False) -> Path:
     """One run's folder: scores between 60 and 70 that follow from its run id, R, κ and λ that grow with the steps."""
-    folder = records.run_folder(cfg).name
-    draw, folder = random.Random(folder), runs_dir / cfg.task.name / folder
+    run_id = records.run_id(cfg)
+    draw, folder = random.Random(run_id), runs_dir / cfg.task.name / run_id
     folder.mkdir(parents=True, exist_ok=True)
     scores = {metric: draw.uniform(60, 70) for metric in sorted(metrics)}
     evaluated = [{"step": step} | {name: value - 50 + step for name, value in scores.items()} for step in STEPS]

@@ -65,7 +65,7 @@ def budget_panels(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run]) 
         if method["title"] == artefact["budget"]["goal"] and pd.notna(mean):
             level = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": mean, "y1": mean}
             shapes.append(level | {"line": {"color": LEVEL, "dash": "dash", "width": 1}})
-    y = {"title": {"text": metric["label"]}, "type": "log"}
+    y: dict[str, Any] = {"title": {"text": metric["label"]}, "type": "log"}
     known = table["score"].dropna()
     if len(known):  # the start of training would flatten the end
         y["range"] = [math.log10(known.min() * 0.98), math.log10(known.max() * 1.3)]
@@ -86,7 +86,7 @@ def dynamics_panels(artefact: Mapping[str, Any], runs: Sequence[Run]) -> list[Pa
     own = {method["title"]: [run for run in runs_of(method, runs) if len(run.dynamics) > 1] for method in artefact["methods"]}
     regularizers = {method["title"]: method["regularizer"] for method in artefact["methods"]}
     by_method = settings["columns"] == "methods"
-    panels = []
+    panels: list[Panel] = []
     for column in regularizers if by_method else settings["matrices"]:
         lines = [(column, line) if by_method else (line, column) for line in (settings["matrices"] if by_method else regularizers)]
         for quantity in (q for q in QUANTITIES if q in settings["quantities"]):
