@@ -23,7 +23,7 @@ WORKERS ?= 2
 BENCH_OPTIONS := ROUNDS SHAPES DEVICE THREADS TABLES CONTEXT BATCH MEMORY_GB REBUILD
 
 .DEFAULT_GOAL := help
-.PHONY: setup test test-slurm lint reproduce bench bench-loading clean help
+.PHONY: setup test test-slurm test-browser lint reproduce report bench bench-loading clean help
 .DELETE_ON_ERROR:
 
 setup: .venv/.stamp $(EXTRAS:%=.venv/.stamp-%)  ## make .venv with the exact versions of the lock files (about 3 minutes)
@@ -33,6 +33,9 @@ test: .venv/.stamp  ## run the tests
 
 test-slurm: .venv/.stamp  ## run the tests that need a Slurm on one that is started for them (as root on Debian; skipped elsewhere)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm $(or $(TESTS),tests/slurm)
+
+test-browser: .venv/.stamp  ## test the report page in Chromium (Debian: apt-get install chromium; skipped where it is missing)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser $(or $(TESTS),tests/browser)
 
 lint: .venv/.stamp  ## check style, formatting and types
 	$(BIN)/ruff check .
@@ -46,6 +49,9 @@ reproduce-%: .venv/.stamp  ## one artefact, for example reproduce-figure2
 	$(BIN)/python scripts/reproduce.py $* $(OPTIONS)
 
 reproduce-figure_e5: .venv/.stamp-corruptions  # with which mini scale's images are made
+
+report: .venv/.stamp  ## results/<scale>/index.html: every claim and artefact on one page (SCALE= ARGS="runs_dir=runs")
+	$(BIN)/python scripts/report.py scale=$(SCALE) $(ARGS)
 
 bench: .venv/.stamp  ## Tables I.2 and I.3: time and memory of optimizer and training steps (ROUNDS=15 SHAPES=toy,gpt2s DEVICE=cuda THREADS=2)
 	$(BIN)/python scripts/bench/step_times.py $(foreach name,$(BENCH_OPTIONS),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$($(name))))

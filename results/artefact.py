@@ -49,23 +49,21 @@ def write_artefact(
     facts = describe(artefact, scale, runs, expected, command)
     footer = f"{facts['scale']}; seeds {facts['seeds']}; {facts['runs']} runs; {facts['hardware']}"
     extra = None
+    plain = main = plain_table(artefact, scale, runs, seeds)
     if artefact["layout"] == "heatmap":
         data = frame(runs, artefact["metric"]["name"])
-        plain = cell_table(artefact, data, seeds)
         main, extra = best_table(artefact, data), readable(artefact, plain)
         figure = heatmap_figure(artefact, data, facts["data"], footer)
     elif artefact["layout"] == "pairs":
-        plain, main = every_pair(artefact, runs), pair_table(artefact, runs)
+        main = pair_table(artefact, runs)
         figure = pair_figure(artefact, scale, runs, footer)
     elif artefact["layout"] == "budget":
-        plain, main = scores(artefact, scale, runs), budget_table(artefact, scale, runs)
+        main = budget_table(artefact, scale, runs)
         figure = budget_figure(artefact, scale, runs, footer)
         facts["equal budget"] = equal_budget_line(artefact, scale, runs)
     elif artefact["layout"] == "dynamics":
-        plain = main = dynamics_table(artefact, runs)
         figure = dynamics_figure(artefact, runs, footer)
     else:
-        plain = main = curve_table(artefact, runs)
         figure = curve_figure(artefact, runs, footer)
 
     claims = claims_table(verdicts)
@@ -82,6 +80,17 @@ def write_artefact(
     return Summary(
         "\n".join([_head(artefact, facts), markdown(main), "", _claims_in_lines(verdicts), str(out_dir / "table.md")]), tuple(files)
     )
+
+
+def plain_table(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], seeds: int) -> pd.DataFrame:
+    """What table.csv holds, of an artefact `at_scale`."""
+    if artefact["layout"] == "heatmap":
+        return cell_table(artefact, frame(runs, artefact["metric"]["name"]), seeds)
+    if artefact["layout"] == "pairs":
+        return every_pair(artefact, runs)
+    if artefact["layout"] == "budget":
+        return scores(artefact, scale, runs)
+    return dynamics_table(artefact, runs) if artefact["layout"] == "dynamics" else curve_table(artefact, runs)
 
 
 def _interpolation(artefact: Mapping[str, Any], runs: Sequence[Run], out_dir: Path, footer: str) -> tuple[str, list[Path]]:

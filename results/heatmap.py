@@ -72,7 +72,7 @@ def _row_of_panels(part: Any, axes: list[Axes], panels: list[Any], tables: list[
 
 def _panel(ax: Axes, table: pd.DataFrame, lrs: list[float], low: float, high: float, metric: Mapping[str, Any]) -> Any:
     better, digits = metric["better"], metric.get("digits", 1)
-    columns = sorted(table["column"].unique(), key=_column_order)
+    columns = sorted(table["column"].unique(), key=column_order)
     grid = np.full((max(1, len(lrs)), max(1, len(columns))), np.nan)
     best = best_cell(table, better)
     for cell in table.itertuples():
@@ -95,7 +95,8 @@ def _panel(ax: Axes, table: pd.DataFrame, lrs: list[float], low: float, high: fl
     return image
 
 
-def _column_order(text: str) -> float:
+def column_order(text: str) -> float:
+    """The number that a column's label stands for; 0 for one that is none."""
     try:
         return float(text.removesuffix("x"))
     except ValueError:

@@ -1,6 +1,7 @@
 """The paper's numbers (results/published/*.yaml), keyed as our cells are."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,13 @@ from results.runs import label
 FOLDER = Path(__file__).parent / "published"
 
 
+@cache  # an artefact has many panels, and YAML is slow to read
+def published_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of published numbers, which are not to be changed."""
+    rows: list[dict[str, Any]] = yaml.safe_load(path.read_text())["rows"]
+    return rows
+
+
 def published_cells(artefact: Mapping[str, Any], panel: Mapping[str, Any]) -> pd.DataFrame:
     """row, column, mean, std and seeds of one panel, and how many runs diverged; empty where the paper prints no values."""
     path = FOLDER / f"{artefact['name']}.yaml"
@@ -19,7 +27,7 @@ def published_cells(artefact: Mapping[str, Any], panel: Mapping[str, Any]) -> pd
     if not path.exists() or "published" not in panel:
         return pd.DataFrame(columns=columns)
     rows = []
-    for published in yaml.safe_load(path.read_text())["rows"]:
+    for published in published_rows(path):
         if all(published.get(key) == value for key, value in panel["published"].items()):
             mean, std, seeds = published["mean"], published.get("std"), published.get("seeds")
             row = panel.get("published_row", published.get(artefact["row"]))  # a table of one learning rate prints none in its rows

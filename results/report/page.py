@@ -1,0 +1,119 @@
+"""The report page: sections, Plotly's JavaScript and the runs' data in one HTML file that needs no network."""
+
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from results.artefact import LEGEND
+from results.claims import FAILS, HOLDS, MISSING, TOO_FEW, UNDECIDED, Verdict
+from results.files import write
+from results.report.panels import Panel
+from results.report.run_data import pack, points_each
+from results.report.sections import NUMBERED, Section
+
+HERE = Path(__file__).parent
+VERDICTS = (HOLDS, FAILS, UNDECIDED, TOO_FEW, "not measured", MISSING)
+
+
+def write_report(sections: Sequence[Section], scale: str, path: Path) -> Path:
+    """Writes the page; the same sections give the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write(path, render(sections, scale))
+
+
+def render(sections: Sequence[Section], scale: str) -> str:
+    """The page's HTML."""
+    sections = sorted(sections, key=lambda section: place(section.name))
+    runs = [run for section in sections for run in section.runs]
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
+    )
+    environment.filters |= {"table": html_table, "slug": slug, "groups": groups}
+    return environment.get_template("page.html").render(
+        scale=scale,
+        sections=sections,
+        claims=_claims(sections),
+        tally=_tally(sections),
+        run_count=len({run.record["run_id"] for run in runs}),
+        commits=sorted({str(run.record["git_commit"]) for run in runs}),
+        points=points_each(runs),
+        legend=LEGEND.replace("*", "").replace("`", "").rpartition("; see")[0] + ".",
+        tasks=sorted({task for section in sections for task in section.tasks}),
+        methods=sorted({method for section in sections for method in section.methods}),
+        style=Markup((HERE / "style.css").read_text()),
+        script=Markup((HERE / "page.js").read_text()),
+        plotly=Markup(get_plotlyjs()),
+        figures=in_script(_figures(sections)),
+        runs=Markup(pack(runs)),
+    )
+
+
+def place(name: str) -> tuple[int, str, int, str]:
+    """The paper's order: figures and tables of the text, those of the appendices by letter, then what has no number."""
+    found = NUMBERED.fullmatch(name)
+    if found is None:
+        return 2, "", 0, name
+    kind, letter, number = found.groups()
+    return (1 if letter else 0), letter or kind, int(number), kind
+
+
+def slug(text: str) -> str:
+    """Words for a class name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def groups(section: Section) -> list[tuple[str, list[tuple[int, Panel]]]]:
+    """The section's numbered panels, those of a group together."""
+    return [(name, list(own)) for name, own in itertools.groupby(enumerate(section.panels), key=lambda one: one[1].group)]
+
+
+def _claims(sections: Sequence[Section]) -> list[tuple[Section, Verdict]]:
+    """Every claim with its section, those that were measured first."""
+    every = [(section, verdict) for section in sections for verdict in section.verdicts]
+    return sorted(every, key=lambda one: one[1].verdict in ("not measured", MISSING))
+
+
+def _tally(sections: Sequence[Section]) -> list[tuple[str, int]]:
+    counts = Counter(verdict.verdict for section in sections for verdict in section.verdicts)
+    return [(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]]
+
+
+def _figures(sections: Sequence[Section]) -> dict[str, Any]:
+    """<artefact>-<number> -> data and layout as Plotly takes them."""
+    made = {}
+    for section in sections:
+        for number, panel in enumerate(section.panels):
+            figure = panel.figure.to_plotly_json()
+            figure["layout"].pop("template", None)  # the page's own colours, light or dark
+            made[f"{section.name}-{number}"] = figure
+    return made
+
+
+def in_script(content: Mapping[str, Any]) -> Markup:
+    """JSON that cannot end the script element that it stands in."""
+    return Markup(json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))
+
+
+def html_table(table: pd.DataFrame) -> Markup:
+    """A table with its text escaped; numbers to five digits, nothing for what is missing."""
+
+    def shown(value: Any) -> str:
+        if isinstance(value, float):
+            return "" if pd.isna(value) else f"{value:.5g}"
+        return "" if value is None else str(value)
+
+    head = Markup("").join(Markup("<th scope='col'>{}</th>").format(column) for column in table.columns)
+    rows = [
+        Markup("<tr>") + Markup("").join(Markup("<td>{}</td>").format(shown(value)) for value in row) + Markup("</tr>")
+        for row in table.itertuples(index=False)
+    ]
+    return Markup("<table class='data'><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(head, Markup("").join(rows))

@@ -1,0 +1,86 @@
+"""What the page shows of a single run when a cell or a curve is clicked: its record, configuration, and R, κ and λ over training."""
+
+import base64
+import gzip
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from results.runs import Run, flatten
+
+# So many numbers of R, κ and λ take about 1.5 MB of the page; they are shared out evenly among the matrices of all runs.
+NUMBERS, FEWEST_POINTS, MOST_POINTS = 600_000, 8, 80
+QUANTITIES = {"R": "R", "kappa": "κ", "lambda": "λ"}
+
+
+def pack(runs: Sequence[Run]) -> str:
+    """The page's data of all runs, as base64 of gzip of JSON; the same runs give the same text.
+
+    {"matrices": [[name, ...], ...], "runs": {run id: {...}}}; a run's `dynamics` has its number in `matrices`, the steps kept, and of each
+    quantity the values of every matrix at them.
+    """
+    points = points_each(runs)
+    lists: list[list[str]] = []
+    packed = {}
+    for run in sorted({run.record["run_id"]: run for run in runs}.values(), key=lambda run: run.record["run_id"]):
+        packed[run.record["run_id"]] = _about(run) | {"dynamics": _dynamics(run, points, lists)}
+    content = json.dumps({"matrices": lists, "runs": packed}, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(gzip.compress(content.encode(), mtime=0)).decode()
+
+
+def unpack(text: str) -> dict[str, Any]:
+    """What `pack` was given, as the page reads it."""
+    content: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(text)))
+    return content
+
+
+def points_each(runs: Sequence[Run]) -> int:
+    """How many steps of every matrix are kept."""
+    matrices = sum(len(run.dynamics[0]["matrices"]) for run in {run.record["run_id"]: run for run in runs}.values() if run.dynamics)
+    return max(FEWEST_POINTS, min(MOST_POINTS, NUMBERS // max(1, len(QUANTITIES) * matrices)))
+
+
+def _about(run: Run) -> dict[str, Any]:
+    record = run.record
+    hardware, versions = record["hardware"], record["versions"]
+    machine = f"{hardware['gpu'] or hardware['cpu']}, {hardware['threads']} thread(s)"
+    return {
+        "task": run.config["task"]["name"],
+        "method": run.config["regularizer"]["name"],
+        "seed": run.config["seed"],
+        "status": record["status"],
+        "reason": record.get("reason"),
+        "metrics": {name: _short(value) for name, value in record["metrics"].items()},
+        "seconds": _short(record["seconds"]),
+        "commit": record["git_commit"],
+        "machine": f"{machine}, Python {versions['python']}, torch {versions['torch']}",
+        "config": {key: value for key, value in flatten(run.config).items() if key != "task.data.description"},
+    }
+
+
+def _dynamics(run: Run, points: int, lists: list[list[str]]) -> dict[str, Any] | None:
+    """None where nothing is on record, as for a method without regularized matrices."""
+    if len(run.dynamics) < 2:
+        return None
+    names, *rows = run.dynamics
+    if names["matrices"] not in lists:
+        lists.append(names["matrices"])
+    places = sorted({round(i * (len(rows) - 1) / max(1, points - 1)) for i in range(points)}) if len(rows) > points else range(len(rows))
+    kept = [rows[place] for place in places]
+    found: dict[str, Any] = {"list": lists.index(names["matrices"]), "steps": [row["step"] for row in kept]}
+    for quantity in QUANTITIES:
+        if any(quantity in row for row in kept):
+            found[quantity] = [[_short(_at(row, quantity, number)) for row in kept] for number in range(len(names["matrices"]))]
+    return found
+
+
+def _at(row: Mapping[str, Any], quantity: str, number: int) -> float | None:
+    return row[quantity][number] if quantity in row else None
+
+
+def _short(value: Any) -> Any:
+    """Five digits; None for what is not finite, which JSON cannot hold."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.5g}") if math.isfinite(value) else None

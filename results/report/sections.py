@@ -1,0 +1,264 @@
+"""A section of the report page: an artefact from its runs' records, from its committed files, or from what is published alone."""
+
+import base64
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from results.artefact import at_scale, describe, plain_table
+from results.budget import budget_table, equal_budget_line
+from results.claims import MISSING, Verdict, judge
+from results.interpolation import interpolated, interpolation_table
+from results.pairs import pair_table
+from results.published import FOLDER
+from results.report.heatmaps import heatmap_panels
+from results.report.lines import budget_panels, curve_panels, dynamics_panels, interpolation_panels
+from results.report.panels import Panel
+from results.report.points import pair_panels, time_panels
+from results.runs import Run, frame
+from results.step_time_limits import judge_times
+from results.step_times import READING, TITLES, paper_table, published
+from results.step_times import describe as describe_times
+from results.step_times import frame as times_frame
+from results.table import best_table, readable
+
+NUMBERED = re.compile(r"(figure|table)_?([a-z]?)(\d+)")  # the names of the paper's figures and tables
+RECORDS, COMMITTED, NOT_RUN, PLANNED = "from records", "from the committed files", "runs missing", "planned"
+
+
+@dataclass(frozen=True)
+class Section:
+    """state: where its numbers are from, one of the four above; `remarks` are what a reader must know of them.
+
+    image: the committed figure.svg, where no interactive figure can be drawn from the committed table.
+    far: what the end of the heat maps' colour scale stands for. published_as: what the published ones are of. methods: the
+    regularizers, for the page's filter.
+    """
+
+    name: str
+    title: str
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    command: str
+    state: str
+    verdicts: Sequence[Verdict] = ()
+    claims_of: str = "the paper"
+    claim_methods: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+    remarks: tuple[str, ...] = ()
+    panels: Sequence[Panel] = ()
+    far: str = ""
+    published_as: str = ""
+    image: str = ""
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    runs: Sequence[Run] = ()
+
+
+def section(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], folder: Path, *, expected: int, seeds: int) -> Section:
+    """An artefact's section: of its records where all have ended; else of its committed files; else of the records that there are.
+
+    runs: those that the artefact's own grids ask for, and no others. expected, seeds: as for `write_artefact`.
+    """
+    artefact = at_scale(artefact, scale)
+    base = _base(artefact, scale, folder)
+    if (folder / "table.csv").exists() and len(runs) < expected:
+        found = _committed(base, artefact, scale, folder)
+        return replace(found, remarks=(*found.remarks, f"{len(runs)} of its {expected} runs have a record here: no single runs are shown."))
+    if not runs:
+        table = plain_table(artefact, scale, [], seeds) if artefact["layout"] == "heatmap" else None
+        panels, far = heatmap_panels(artefact, table, []) if table is not None else ([], "")
+        verdicts = judge(artefact, scale, [], complete=False)
+        return replace(base, verdicts=verdicts, panels=panels, far=far, facts={"runs": f"0 of {expected}"})
+    return _from_runs(base, artefact, scale, sorted(runs, key=lambda run: run.record["run_id"]), folder, expected, seeds)
+
+
+def _base(artefact: Mapping[str, Any], scale: str, folder: Path) -> Section:
+    """What is known of an artefact without any run."""
+    grids = artefact["scales"][scale]["grids"]
+    tasks = tuple(dict.fromkeys(str(grid.get("task") or artefact["task"]) for grid in grids))
+    return Section(
+        artefact["name"],
+        artefact["title"],
+        tasks,
+        tuple(dict.fromkeys(grid["regularizer"] for grid in grids)),
+        f"make reproduce-{artefact['name']}" + ("" if scale == "mini" else f" SCALE={scale}"),
+        NOT_RUN,
+        claims_of=artefact.get("claims_of", "the paper"),
+        claim_methods={claim["id"]: _claim_methods(artefact, claim) for claim in artefact["claims"]},
+        note=artefact.get("notes", {}).get(scale, ""),
+        published_as=artefact.get("published_as", ""),
+        files=_files(folder),
+    )
+
+
+def _files(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(path.name for path in folder.glob("*.*") if not path.name.startswith("."))) if folder.is_dir() else ()
+
+
+def _claim_methods(artefact: Mapping[str, Any], claim: Mapping[str, Any]) -> tuple[str, ...]:
+    """The regularizers that a claim compares; none where it names none."""
+    known = {panel.get("id", panel["regularizer"]): panel["regularizer"] for panel in artefact["panels"]}
+    known |= {method["title"]: method["regularizer"] for method in artefact.get("methods", ())}
+    named: list[str] = []
+    for side in ("left", "right", "reference"):
+        value = claim.get(side, [])
+        value = value["method"] if isinstance(value, Mapping) else value
+        named += [value] if isinstance(value, str) else value
+    return tuple(dict.fromkeys(known[name] for name in named if name in known))
+
+
+def _from_runs(
+    base: Section, artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], folder: Path, expected: int, seeds: int
+) -> Section:
+    table = plain_table(artefact, scale, runs, seeds)
+    panels, far, tables = _shown(artefact, scale, table, runs)
+    facts = describe(artefact, scale, runs, expected, base.command)
+    facts = {name: fact for name, fact in facts.items() if name != "command"}
+    if artefact["layout"] == "budget":
+        facts["equal budget"] = equal_budget_line(artefact, scale, runs)
+    return replace(
+        base,
+        state=RECORDS if len(runs) == expected else NOT_RUN,
+        verdicts=judge(artefact, scale, runs, complete=len(runs) == expected),
+        facts=facts,
+        remarks=_remarks(runs, table, folder, expected),
+        panels=panels,
+        far=far,
+        tables=tables,
+        runs=runs,
+    )
+
+
+def _remarks(runs: Sequence[Run], table: pd.DataFrame, folder: Path, expected: int) -> tuple[str, ...]:
+    """What must not go unsaid: missing and failed runs, code of several commits, and a committed table with other numbers."""
+    remarks = [f"{expected - len(runs)} of {expected} runs are missing: no claim is judged."] if len(runs) < expected else []
+    failed = [run for run in runs if run.record["status"] != "finished"]
+    if failed:
+        remarks.append("Failed: " + "; ".join(f"{run.record['run_id']} ({run.record.get('reason')})" for run in failed))
+    commits: dict[str, int] = {}
+    for run in runs:
+        commits[str(run.record["git_commit"])] = commits.get(str(run.record["git_commit"]), 0) + 1
+    if len(commits) > 1:
+        said = ", ".join(f"{number} of {commit}" for commit, number in commits.items())
+        remarks.append(f"The runs are of {len(commits)} commits of this repository: {said}.")
+    path = folder / "table.csv"
+    if path.exists() and not _same_numbers(path, table):
+        remarks.append("The committed table.csv holds other numbers than these records; the command above writes it anew.")
+    return tuple(remarks)
+
+
+def _same_numbers(path: Path, table: pd.DataFrame) -> bool:
+    """Whether the written table has the same rows, in the columns that both have: a later version may write more of them."""
+    written, now = (pd.read_csv(source, dtype=str, keep_default_na=False) for source in (path, io.StringIO(table.to_csv(index=False))))
+    shared = [column for column in written.columns if column in now.columns]
+    return bool(written[shared].equals(now[shared]))
+
+
+def _shown(
+    artefact: Mapping[str, Any], scale: str, table: pd.DataFrame, runs: Sequence[Run]
+) -> tuple[Sequence[Panel], str, dict[str, pd.DataFrame]]:
+    """Panels, the end of the colour scale, and tables; curves and matrices need the runs, the other layouts their plain table alone."""
+    layout = artefact["layout"]
+    if layout == "heatmap":
+        panels, far = heatmap_panels(artefact, table, runs)
+        data = frame(runs, artefact["metric"]["name"])
+        tables = {"Best cells": best_table(artefact, data)} if runs else {}
+        tables["Every cell"] = readable(artefact, table)
+        points = interpolated(artefact, runs)
+        if not points.empty:
+            panels = [*panels, *interpolation_panels(artefact, points)]
+            tables[artefact["interpolation"]["title"]] = interpolation_table(artefact, points)
+        return panels, far, tables
+    if layout == "pairs":
+        tables = {"Means over seeds": pair_table(artefact, runs)} if runs else {}
+        return pair_panels(artefact, scale, table, runs), "", tables | {"Every pair": table}
+    if not runs:
+        return (), "", {"Table": table}
+    if layout == "budget":
+        return budget_panels(artefact, scale, runs), "", {"Budgets": budget_table(artefact, scale, runs), "Every run": table}
+    return (dynamics_panels if layout == "dynamics" else curve_panels)(artefact, runs), "", {"Table": table}
+
+
+def _committed(base: Section, artefact: Mapping[str, Any], scale: str, folder: Path) -> Section:
+    """The section of what `make reproduce-<name>` has left in results/<scale>/<name>/."""
+    table = _read_csv(folder / "table.csv", artefact)
+    panels, far, tables = _shown(artefact, scale, table, [])
+    picture = folder / "figure.svg"
+    image = "data:image/svg+xml;base64," + base64.b64encode(picture.read_bytes()).decode() if not panels and picture.exists() else ""
+    return replace(
+        base,
+        state=COMMITTED,
+        verdicts=read_verdicts(folder / "claims.csv"),
+        facts=read_facts(folder / "table.md"),
+        panels=panels,
+        far=far,
+        tables=tables,
+        image=image,
+    )
+
+
+def _read_csv(path: Path, artefact: Mapping[str, Any]) -> pd.DataFrame:
+    """table.csv with a setting as the text that it is: 0.10 and 0.1 were written as what they are."""
+    if artefact["layout"] == "heatmap":
+        table = pd.read_csv(path, dtype={"setting": str})
+        table = table if "diverged_paper" in table else table.assign(diverged_paper=float("nan"))  # tables of before it was written
+        return table.assign(setting=table["setting"].fillna(""))
+    if artefact["layout"] == "pairs":
+        return pd.read_csv(path)
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def read_verdicts(path: Path) -> list[Verdict]:
+    """The verdicts of claims.csv; none where there is no claim."""
+    content = path.read_text().strip() if path.exists() else ""
+    if not content:
+        return []
+    return [Verdict(**row) for row in pd.read_csv(io.StringIO(content), dtype=str, keep_default_na=False).to_dict("records")]
+
+
+def read_facts(path: Path) -> dict[str, str]:
+    """The list `- name: fact` at the head of a table.md."""
+    facts = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        if line.startswith(("!", "##")):
+            break
+        name, colon, fact = line.removeprefix("- ").partition(": ")
+        if line.startswith("- ") and colon and name != "command":
+            facts[name] = fact
+    return facts
+
+
+def step_times_section(name: str, folder: Path) -> Section:
+    """Table I.2 or I.3, from its rounds.json: every round's seconds."""
+    base = Section(name, TITLES[name], ("step times",), (), f"make bench TABLES={name}", NOT_RUN, files=_files(folder), note=READING)
+    theirs, path = published(name), folder / "rounds.json"
+    record = json.loads(path.read_text()) if path.exists() else {"shapes": {}}
+    verdicts = judge_times(name, record, theirs[theirs["row"] == "adamcpr"].set_index("shape")["ratio_paper"].to_dict())
+    data = times_frame(record)
+    if not path.exists():
+        return replace(base, verdicts=[replace(v, verdict=MISSING) for v in verdicts], tables={"Published": theirs})
+    facts = {name: fact for name, fact in describe_times(record).items() if name != "command"}
+    tables = {"Seconds, and multiples of AdamW": paper_table(data, theirs)}
+    return replace(base, state=RECORDS, verdicts=verdicts, facts=facts, panels=time_panels(data), tables=tables)
+
+
+def planned_section(name: str) -> Section:
+    """An artefact of which only the paper's numbers are here: results/published/<name>.yaml."""
+    content = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    found = NUMBERED.fullmatch(name)
+    number = f"{found[1].title()} {found[2].upper()}{'.' * bool(found[2])}{found[3]}" if found else name
+    title = f"{number}: {content['metric']['name'].replace('_', ' ')}"
+    optimizers = tuple(dict.fromkeys(row["optimizer"] for row in content["rows"]))
+    tables = {f"Published ({content['source']})": pd.DataFrame(content["rows"])}
+    return Section(
+        name, title, (content["task"],), optimizers, f"make reproduce-{name}", PLANNED, tables=tables, note=content.get("notes", "")
+    )

@@ -1,0 +1,70 @@
+"""Runs beside each other:  python scripts/compare.py RUN RUN ... [runs_dir=runs]
+
+RUN is a run's folder or a run id, of which the beginning is enough. Shows in which keys of their configurations the runs differ, how each
+ended, and their curves of the task's metric in one plot.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from results.runs import flatten
+from scripts.common import one_line_errors
+from scripts.run_folders import FoundRun, find
+from scripts.tables import show
+from scripts.terminal_curves import LETTERS, curve
+from tasks.engine.errors import UserError
+from tasks.engine.records import NOT_IDENTITY
+
+
+def differing(runs: list[FoundRun]) -> list[list[str]]:
+    """A row a key that is not the same in all runs; keys that cannot change a result are left out."""
+    flat = [{k: v for k, v in flatten(run.config).items() if k.partition(".")[0] not in NOT_IDENTITY} for run in runs]
+    keys = list(dict.fromkeys(key for config in flat for key in config))
+    rows = [[key, *(str(config[key]) if key in config else "-" for config in flat)] for key in keys]
+    return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def endings(runs: list[FoundRun]) -> list[list[str]]:
+    """Rows of states, final metrics, time and code."""
+    metrics = list(dict.fromkeys(name for run in runs if run.record for name in run.record["metrics"]))
+
+    def of(run: FoundRun, name: str) -> str:
+        value = run.record["metrics"].get(name) if run.record else None
+        return "-" if value is None else f"{value:.5g}"
+
+    rows = [["state", *(run.state for run in runs)], *([name, *(of(run, name) for run in runs)] for name in metrics)]
+    rows.append(["seconds", *(f"{run.record['seconds']:.0f}" if run.record else "-" for run in runs)])
+    rows.append(["commit", *(str(run.record["git_commit"]) if run.record else "-" for run in runs)])
+    return rows
+
+
+def shared_metric(runs: list[FoundRun]) -> str | None:
+    """The task's metric if all runs have it in their logs, else the loss if they have that."""
+    named = [run.record["metric"]["name"] for run in runs if run.record]
+    for name in [*dict.fromkeys(named), "loss"]:
+        if all(any(name in row for row in run.metrics) for run in runs):
+            return str(name)
+    return None
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the comparison."""
+    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    names = [argument for argument in arguments if "=" not in argument]
+    if not 2 <= len(names) <= len(LETTERS) or set(options) - {"runs_dir"}:
+        raise UserError(f"name 2 to {len(LETTERS)} runs: python scripts/compare.py RUN RUN ... [runs_dir=runs]")
+    runs = [find(name, Path(options.get("runs_dir", "runs"))) for name in names]
+    columns = [f"{letter} {run.folder.name}" for letter, run in zip(LETTERS, runs, strict=False)]
+    rows = differing(runs)
+    show(("", *columns), [*rows, *endings(runs)])
+    if not rows:
+        print("their configurations are the same")
+    if (name := shared_metric(runs)) is not None:
+        print(curve(name, {letter: run.points(name) for letter, run in zip(LETTERS, runs, strict=False)}))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])

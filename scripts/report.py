@@ -1,0 +1,82 @@
+"""The report page results/<scale>/index.html:  python scripts/report.py [scale=mini] [runs_dir=runs] [results_dir=results]
+
+One file for a browser, without a network: every claim with its verdict, every artefact with interactive figures, the paper's numbers beside
+ours and the command. Of each artefact it takes the records of exactly the runs that reproduce.py would, where all of them have ended; else
+what is committed under results/<scale>/<artefact>/; else it says what is missing. Trains nothing, and changes no run's folder.
+"""
+
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.arguments import Request, read_arguments
+from scripts.common import ROOT, one_line_errors
+from scripts.plan import expand, known_artefacts, load_artefact
+from scripts.tables import size
+from tasks.engine import records
+from tasks.engine.errors import UserError
+from tasks.engine.terminal import say
+
+if TYPE_CHECKING:
+    from results.report import Section
+    from results.runs import Run
+
+LOGS = ("metrics.jsonl", "dynamics.jsonl")
+
+
+@cache  # artefacts share runs
+def run_on_record(folder: Path) -> "Run | None":
+    """The run if it has ended and its files are whole; a damaged one is said, left out and left alone: reproduce.py does it again."""
+    from results.runs import Run
+
+    try:
+        record = records.read_record(folder)
+        if record is None:
+            return None
+        return Run(record["config"], record, *records.read_logs(folder, record, tuple(name for name in LOGS if name in record["files"])))
+    except records.DamagedRecord as damage:
+        say(f"{damage}; left out")
+        return None
+
+
+def section_of(name: str, request: Request, root: Path) -> "Section":
+    """The section of one of configs/artefact/*.yaml, with its own grids and seeds."""
+    from results.report import section
+
+    artefact = load_artefact(name)
+    configs = expand(artefact, request.options, {key: request.overrides[key] for key in ("runs_dir",) if key in request.overrides})
+    runs = [run for run_id, cfg in configs.items() if (run := run_on_record(records.run_folder(cfg, run_id))) is not None]
+    seeds = len({cfg.seed for cfg in configs.values()})
+    scale = request.options["scale"]
+    return section(artefact, scale, runs, root / scale / name, expected=len(configs), seeds=seeds)
+
+
+def main(arguments: list[str]) -> None:
+    """Reads what there is and writes the page."""
+    request = read_arguments(arguments)
+    if request.names or "seeds" in request.options or set(request.overrides) - {"runs_dir"}:
+        raise UserError("report.py takes scale=, runs_dir= and results_dir= alone: the page holds every artefact as it is defined")
+    from results.published import FOLDER
+    from results.report import planned_section, step_times_section, write_report
+    from results.step_times import TITLES
+
+    scale, root = request.options["scale"], Path(request.options.get("results_dir", ROOT / "results"))
+    known = known_artefacts()
+    published_alone = sorted({path.stem for path in FOLDER.glob("*.yaml")} - {*known, *TITLES})
+    sections = [
+        *(section_of(name, request, root) for name in known),
+        *(step_times_section(name, root / scale / name) for name in TITLES),
+        *(planned_section(name) for name in published_alone),
+    ]
+    path = write_report(sections, scale, root / scale / "index.html")
+    states = [section.state for section in sections]
+    said = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    print(f"{path}: {len(sections)} artefacts ({said}), {size(path.stat().st_size)}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])

@@ -1,0 +1,68 @@
+"""Runs as a person names them, for show.py and compare.py: a folder, or a run id under runs_dir."""
+
+import contextlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scripts.states import is_held, last_step, whole_record
+from tasks.engine.errors import UserError
+
+LOGS = ("metrics.jsonl", "dynamics.jsonl")
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run that has begun; record is None before it has ended. The logs are read as they are: a run in progress has some already."""
+
+    folder: Path
+    config: dict[str, Any]
+    record: dict[str, Any] | None
+    metrics: list[dict[str, Any]]
+    dynamics: list[dict[str, Any]]
+
+    @property
+    def state(self) -> str:
+        """In a few words: the record's status with its reason, or how far the run is."""
+        if self.record is not None:
+            return ": ".join(str(self.record[key]) for key in ("status", "reason") if self.record[key])
+        return f"{'running' if is_held(self.folder) else 'not ended'}, step {last_step(self.folder)} of {self.config['num_steps']}"
+
+    def points(self, name: str) -> list[tuple[int, float]]:
+        """Steps and values of one metric."""
+        return [(row["step"], row[name]) for row in self.metrics if isinstance(row.get(name), int | float)]
+
+
+def find(name: str, runs_dir: Path) -> FoundRun:
+    """The run in the folder `name`, or with the run id `name`, of which a unique beginning is enough.
+
+    Raises UserError if there is none, or more than one.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        folders = sorted(path.parent for path in runs_dir.glob(f"*/{name}*/config.yaml"))
+        exact = [path for path in folders if path.name == name]
+        folders = exact or folders
+        if not folders:
+            raise UserError(f"run {name!r} is neither a folder nor the beginning of a run id in {runs_dir}/; runs_dir= names another place")
+        if len(folders) > 1:
+            raise UserError(f"run {name!r} is not unique: {', '.join(str(path) for path in folders[:5])}{', ...' * (len(folders) > 5)}")
+        folder = folders[0]
+    if not (folder / "config.yaml").exists():
+        raise UserError(f"{folder} is no run's folder: it has no config.yaml")
+    metrics, dynamics = (_lines(folder / log) for log in LOGS)
+    record = whole_record(folder)
+    config = record["config"] if record is not None else yaml.safe_load((folder / "config.yaml").read_text())
+    return FoundRun(folder, config, record, metrics, dynamics)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log; one that is just being written is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows

@@ -1,0 +1,74 @@
+"""A quick look at one run:  python scripts/show.py RUN [runs_dir=runs] [matrix=NAME]
+
+RUN is a run's folder or a run id, of which the beginning is enough. Shows what it is, how it ended, its curve, and R and κ of the matrix
+named (a part of the name is enough), else of the one that is furthest above its bound at the end, or the first.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from results.dynamics import trace
+from results.runs import Run, flatten
+from scripts.common import one_line_errors
+from scripts.run_folders import FoundRun, find
+from scripts.tables import show
+from scripts.terminal_curves import curve
+from tasks.engine.errors import UserError
+
+
+def facts(run: FoundRun) -> list[tuple[str, str]]:
+    """What there is to say of a run, in lines."""
+    flat = flatten(run.config)
+    about = {
+        "run": run.folder.name,
+        "state": run.state,
+        "task": f"{flat['task.name']}, {flat['task.data.description']}, scale {flat['scale']}",
+    }
+    settings = [f"{key.removeprefix('regularizer.')}={value}" for key, value in flat.items() if key.startswith("regularizer.")]
+    about |= {"method": ", ".join(settings), "training": f"lr {flat['lr']:g}, {flat['num_steps']} steps, seed {flat['seed']}"}
+    if run.record is not None:
+        hardware, record = run.record["hardware"], run.record
+        about |= {name: f"{value:.5g}" for name, value in record["metrics"].items()}
+        about["took"] = f"{record['seconds']:.0f} s, {record['steps_per_second']:.3g} steps/s on {hardware['gpu'] or hardware['cpu']}"
+        about["code"] = f"commit {record['git_commit']}, torch {record['versions']['torch']}"
+    return list(about.items())
+
+
+def matrix_of(run: FoundRun, asked: str | None) -> str | None:
+    """The matrix to show; None where nothing is on record.
+
+    Raises UserError for a name that no matrix has.
+    """
+    if len(run.dynamics) < 2:
+        return None
+    names, last = run.dynamics[0]["matrices"], run.dynamics[-1]
+    if asked is not None:
+        found = [name for name in names if asked in name]
+        if not found:
+            raise UserError(f"matrix={asked} is in none of {', '.join(names)}")
+        return str(found[0])
+    above = {name: size / bound for name, size, bound in zip(names, last["R"], last.get("kappa", []), strict=False) if bound}
+    return max(above, key=lambda name: above[name]) if above else str(names[0])
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the run."""
+    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    names = [argument for argument in arguments if "=" not in argument]
+    if len(names) != 1 or set(options) - {"runs_dir", "matrix"}:
+        raise UserError("name one run: python scripts/show.py RUN [runs_dir=runs] [matrix=NAME]")
+    run = find(names[0], Path(options.get("runs_dir", "runs")))
+    show(("", " "), facts(run))
+    for name in dict.fromkeys(("loss", run.record["metric"]["name"] if run.record else "validation_loss")):
+        print(curve(name, {name: run.points(name)}))
+    if (matrix := matrix_of(run, options.get("matrix"))) is not None:
+        ended = Run(run.config, {"run_id": run.folder.name}, run.metrics, run.dynamics)
+        lines = {symbol: list(zip(*trace(ended, matrix, key), strict=True)) for symbol, key in (("R", "R"), ("κ", "kappa"))}
+        print(curve(f"R and κ of {matrix}", lines))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])

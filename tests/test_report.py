@@ -1,0 +1,248 @@
+"""The report page from made-up records: what it says, what it must not say, and that it stands alone."""
+
+import json
+import re
+from html import unescape
+from html.parser import HTMLParser
+from itertools import chain
+
+import pytest
+from commands import call, is_one_line
+from made_records import MATRICES, STEPS, mini, write_artefact_runs, write_run
+from made_runs import FIGURE2, artefact, grid, noisy, run
+
+from results import write_artefact
+from results.claims import judge
+from results.report import planned_section, section, write_report
+from results.report.page import place, render
+from results.report.run_data import MOST_POINTS, pack, points_each, unpack
+from results.report.sections import COMMITTED, NOT_RUN, RECORDS
+from scripts import compare, report, show
+from scripts.plan import known_artefacts
+from tasks.engine.errors import UserError
+
+
+def figure2_section(folder, runs=None, **changes):
+    return section(FIGURE2 | changes, "mini", grid(noisy) if runs is None else runs, folder, expected=72, seeds=3)
+
+
+class Resources(HTMLParser):
+    """What a browser would fetch for a page."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.found = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        for name, value in attributes:
+            if (name in ("src", "srcset", "data", "poster", "action") or (name == "href" and tag != "a")) and not (value or "").startswith(
+                "data:"
+            ):
+                self.found.append((tag, value))
+
+
+def words(html):
+    return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"<(script|style).*?</\1>", " ", html, flags=re.DOTALL))))
+
+
+def figures(html):
+    return json.loads(re.search(r'<script type="application/json" id="figures">(.*?)</script>', html, re.DOTALL)[1])
+
+
+def run_data(html):
+    return unpack(re.search(r'<script type="text/plain" id="run-data">(.*?)</script>', html, re.DOTALL)[1])
+
+
+def test_the_page_says_every_claim_with_its_verdict_and_the_command(tmp_path):
+    made = figure2_section(tmp_path)
+    said = words(render([made], "mini"))
+    for verdict in judge(FIGURE2, "mini", grid(noisy), complete=True):
+        assert all(text in said for text in (verdict.text, verdict.published, verdict.ours, verdict.verdict))
+    assert made.state == RECORDS and "make reproduce-figure2" in said and "a processor" in said
+    assert made.remarks == ()
+    assert "make reproduce-figure2 SCALE=paper" in render([section(FIGURE2, "paper", [], tmp_path, expected=273, seeds=3)], "paper")
+
+
+def test_the_page_stands_alone_is_small_and_comes_out_the_same(tmp_path):
+    first, second = (write_report([figure2_section(tmp_path / "figure2")], "mini", tmp_path / name) for name in ("a.html", "b.html"))
+    assert first.read_bytes() == second.read_bytes()
+    assert first.stat().st_size < 10e6
+    assert Resources(first.read_text()).found == []
+    assert "@import" not in first.read_text().partition("</style>")[0] and "url(" not in first.read_text().partition("</style>")[0]
+
+
+def test_both_sides_of_a_heat_map_share_one_colour_scale_from_their_best_cells(tmp_path):
+    traces = [figure["data"][0] for figure in figures(render([figure2_section(tmp_path)], "mini")).values()]
+    assert len(traces) == 6  # three methods, ours and published
+    assert {trace["zmin"] for trace in traces} == {0} and len({trace["zmax"] for trace in traces}) == 1
+    for side in ("ours", "published"):
+        cells = [
+            (z, float(text))
+            for trace in traces
+            for z, text, hover in zip(*(chain(*trace[key]) for key in ("z", "text", "hovertext")), strict=True)
+            if z is not None and side in hover.partition("<br>")[0]
+        ]
+        best = max(value for _, value in cells)
+        assert min(z for z, _ in cells) == 0
+        assert all(z == pytest.approx(best - value, abs=0.11) for z, value in cells)  # the texts have one digit
+
+
+def test_a_run_s_data_are_those_of_its_record(tmp_path):
+    folder = write_run(tmp_path, next(iter(mini("figure_c2").values())), ["perplexity"])
+    made = report.run_on_record(folder)
+    data = unpack(pack([made, made]))
+    about, log = data["runs"][folder.name], made.dynamics[1:]
+    assert about["metrics"]["perplexity"] == pytest.approx(made.record["metrics"]["perplexity"], rel=1e-4)
+    assert about["config"]["regularizer.kappa_update"] == made.config["regularizer"]["kappa_update"]
+    assert data["matrices"][about["dynamics"]["list"]] == MATRICES and about["dynamics"]["steps"] == list(STEPS)
+    for number in range(len(MATRICES)):
+        for quantity in ("R", "kappa", "lambda"):
+            values = [row[quantity][number] for row in log]  # κ is None before it is set
+            assert about["dynamics"][quantity][number] == [value if value is None else pytest.approx(value, rel=1e-4) for value in values]
+
+
+def test_of_many_runs_fewer_steps_are_kept_so_that_the_page_stays_small():
+    rows = [{"step": step, "R": [1.0] * 20, "kappa": [1.0] * 20, "lambda": [1.0] * 20} for step in range(1000)]
+    many = [run("adamcpr_ip", seed, {"top1_accuracy": 1.0}) for seed in range(1000)]
+    many = [type(one)(one.config, one.record, (), ({"matrices": [str(i) for i in range(20)]}, *rows)) for one in many]
+    assert points_each(many[:1]) == MOST_POINTS
+    assert points_each(many) == 10
+    kept = unpack(pack(many[:1]))["runs"][many[0].record["run_id"]]["dynamics"]["steps"]
+    assert len(kept) == MOST_POINTS and (kept[0], kept[-1]) == (0, 999)
+
+
+def test_missing_runs_leave_the_published_numbers_and_the_claims_undecided(tmp_path):
+    made = figure2_section(tmp_path, [])
+    said = words(render([made], "mini"))
+    assert made.state == NOT_RUN and {verdict.verdict for verdict in made.verdicts} == {"runs missing"}
+    assert "0 of 72" in said and "make reproduce-figure2" in said
+    assert "76.6" in [text for panel in made.panels for row in panel.figure.data[0].text for text in row]
+    some = figure2_section(tmp_path, grid(noisy)[:5])
+    assert some.state == NOT_RUN and "67 of 72 runs are missing" in some.remarks[0]
+    assert {verdict.verdict for verdict in some.verdicts} == {"runs missing"}
+
+
+def test_without_all_records_the_committed_files_speak(tmp_path):
+    runs = grid(noisy)
+    write_artefact(FIGURE2, "mini", runs, tmp_path, expected=72, seeds=3, command="a command")
+    with_records, without = figure2_section(tmp_path, runs), figure2_section(tmp_path, runs[:5])
+    assert (with_records.state, without.state) == (RECORDS, COMMITTED)
+    assert with_records.remarks == () and without.runs == ()
+    assert [vars(verdict) for verdict in without.verdicts] == [vars(verdict) for verdict in with_records.verdicts]
+    assert dict(without.facts) == dict(with_records.facts)
+    for ours, theirs in zip(with_records.panels, without.panels, strict=True):
+        assert (ours.figure.data[0].text, ours.figure.data[0].z) == (theirs.figure.data[0].text, theirs.figure.data[0].z)
+    assert "5 of its 72 runs have a record here" in without.remarks[-1]
+
+
+def test_what_a_reader_must_know_of_the_runs_is_said(tmp_path):
+    runs = grid(lambda name, lr, setting, seed: None if (setting, seed) == ("4x", 2) else noisy(name, lr, setting, seed))
+    for one in runs[:9]:
+        one.record["git_commit"] = "0ld"
+    write_artefact(FIGURE2, "mini", grid(noisy), tmp_path, expected=72, seeds=3, command="a command")
+    remarks = " ".join(figure2_section(tmp_path, runs).remarks)
+    assert "2 commits" in remarks and "9 of 0ld" in remarks and "63 of abc" in remarks
+    assert remarks.count("adamcpr_ws-2-") == 3 and "Failed" in remarks
+    assert "committed table.csv holds other numbers" in remarks
+
+
+def test_text_of_a_configuration_cannot_become_markup(tmp_path):
+    evil = "</script><img src=x onerror=alert(1)>"
+    runs = [run("adamw", 1, {"top1_accuracy": 80.0}, weight_decay=0, evil=evil)]
+    html = render([figure2_section(tmp_path, runs, title=f"Figure 2: {evil}", notes={"mini": evil})], "mini")
+    assert "<img" not in html.partition("<script>")[0]
+    assert Resources(html).found == [] and evil in json.dumps(run_data(html))
+
+
+def test_sections_stand_in_the_paper_s_order():
+    names = ["figure_e1", "grokking", "table_c1", "figure10", "table1", "figure_c2", "figure2"]
+    assert sorted(names, key=place) == ["figure2", "figure10", "table1", "table_c1", "figure_c2", "figure_e1", "grokking"]
+
+
+def test_an_artefact_that_has_no_command_yet_shows_the_paper_s_numbers():
+    said = words(render([planned_section("table_j1")], "mini"))
+    assert "this command does not exist yet" in said and "84.23" in said
+
+
+# ---- The command line
+
+
+@pytest.fixture
+def grokking(tmp_path, monkeypatch):
+    """Records of grokking's runs; the page has it and one more artefact, which spares the expansion of all."""
+    monkeypatch.setattr(report, "known_artefacts", lambda: ["figure5", "grokking"])
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    return tmp_path / "runs", tmp_path / "results", write_artefact_runs(tmp_path / "runs", "grokking")
+
+
+def page_of(runs_dir, results_dir):
+    report.run_on_record.cache_clear()
+    report.main(["scale=mini", f"runs_dir={runs_dir}", f"results_dir={results_dir}"])
+    return (results_dir / "mini" / "index.html").read_text()
+
+
+def test_report_takes_the_runs_of_the_artefact_and_no_others(grokking, capsys):
+    runs_dir, results_dir, folders = grokking
+    other = [cfg.copy() for cfg in list(mini("grokking").values())[:3]]
+    other[0].scale, other[1].num_steps, other[2].seed = "paper", 7, 99
+    strangers = [write_run(runs_dir, cfg, ["validation_accuracy", "train_accuracy"]) for cfg in other]
+    html = page_of(runs_dir, results_dir)
+    assert set(run_data(html)["runs"]) == {folder.name for folder in folders}
+    assert not any(folder.name in html for folder in strangers)
+    assert all(f'id="{name}"' in html for name in ("figure5", "grokking", "table_i2", "table_j1"))
+    assert "1 from records" in capsys.readouterr().out
+
+
+def test_a_damaged_record_is_left_out_said_and_left_alone(grokking, capsys):
+    runs_dir, results_dir, folders = grokking
+    path = folders[0] / "record.json"
+    path.write_text(path.read_text().replace('"num_steps": ', '"num_steps": 1'))
+    before = {p: p.read_bytes() for p in runs_dir.rglob("*") if p.is_file()}
+    html = page_of(runs_dir, results_dir)
+    assert "damaged" in capsys.readouterr().err
+    assert folders[0].name not in html and "1 of 6 runs are missing" in words(html)
+    assert {p: p.read_bytes() for p in runs_dir.rglob("*") if p.is_file()} == before
+
+
+def test_report_refuses_what_would_change_the_artefacts():
+    with pytest.raises(UserError, match="as it is defined"):
+        report.main(["seeds=1"])
+    with pytest.raises(UserError, match="as it is defined"):
+        report.main(["figure2"])
+
+
+@pytest.mark.parametrize("name", known_artefacts())
+def test_every_artefact_can_be_missing(name, tmp_path):
+    made = section(artefact(name), "paper", [], tmp_path, expected=3, seeds=1)
+    assert made.state == NOT_RUN and made.command == f"make reproduce-{name} SCALE=paper"
+    assert len(made.verdicts) == sum("paper" in claim.get("scales", ["paper"]) for claim in artefact(name)["claims"])
+
+
+# ---- In a terminal
+
+
+def test_show_says_what_a_run_is_and_draws_it(grokking, capsys):
+    runs_dir, _, folders = grokking
+    folder = next(f for f in folders if f.name.startswith("adamcpr"))
+    score = json.loads((folder / "record.json").read_text())["metrics"]["validation_accuracy"]
+    show.main([folder.name[:-4], f"runs_dir={runs_dir}", "matrix=2.mlp"])
+    said = capsys.readouterr().out
+    assert all(text in said for text in (folder.name, "finished", f"{score:.5g}", "abc1234", "R and κ of blocks.2.mlp.0.weight", "┌"))
+
+
+def test_compare_says_how_runs_differ(grokking, capsys):
+    runs_dir, _, folders = grokking
+    adamw = [folder for folder in folders if folder.name.startswith("adamw-")][:2]
+    compare.main([*(str(folder) for folder in adamw), f"runs_dir={runs_dir}"])
+    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.strip()}
+    decays = [str(json.loads((folder / "record.json").read_text())["config"]["regularizer"]["weight_decay"]) for folder in adamw]
+    assert lines["regularizer.weight_decay"] == decays and lines["state"] == ["finished", "finished"]
+    assert "seed" not in lines and "lr" not in lines
+
+
+@pytest.mark.parametrize(("script", "names"), [("show.py", ("nothing",)), ("compare.py", ("nothing", "at-all"))])
+def test_a_run_that_is_not_there_is_one_line(script, names, tmp_path):
+    done = call(script, *names, f"runs_dir={tmp_path}")
+    assert done.returncode == 2
+    is_one_line(done, "nothing", str(tmp_path))

@@ -1,0 +1,210 @@
+"""A wrong number cannot hide: of every artefact one cell, from the records' files by plain code, against table.csv, LaTeX and the page.
+
+All artefacts' runs lie in one folder: what does not belong to a cell is always there to get into it.
+"""
+
+import csv
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+from made_records import expand_once, metrics_of, mini, write_run
+
+from results.heatmap import power_of_ten
+from results.step_times import TITLES
+from scripts import report, reproduce
+from scripts.plan import known_artefacts, load_artefact, plan
+from tasks.engine.records import run_folder
+
+MINI_TIMES = Path(__file__).resolve().parents[1] / "results" / "mini"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Records of every artefact, and what reproduce.py and report.py make of them; the pictures are not drawn."""
+    results_dir = tmp_path_factory.mktemp("results")
+    runs_dir = results_dir / "runs"
+    wanted: dict[Path, set[str]] = {}
+    configs = {}
+    for name in known_artefacts():
+        for run_id, cfg in mini(name).items():
+            configs[run_folder(cfg, run_id)] = cfg
+            wanted.setdefault(run_folder(cfg, run_id), set()).update(metrics_of(name))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(results_dir)
+        patch.setattr("os.fsync", lambda _: None)
+        patch.setattr("scripts.plan.expand", expand_once)
+        patch.setattr("scripts.report.expand", expand_once)
+        for figure in ("heatmap_figure", "pair_figure", "budget_figure", "dynamics_figure", "curve_figure", "interpolation_figure"):
+            patch.setattr(f"results.artefact.{figure}", lambda *_: None)
+        for folder, cfg in configs.items():
+            write_run(runs_dir, cfg, wanted[folder])
+        patch.setattr("results.artefact.draw", lambda *_: [])
+        for name in known_artefacts():
+            p = plan(load_artefact(name), {"scale": "mini"}, {})
+            assert not p.todo
+            reproduce.reproduce(p, {"scale": "mini"}, results_dir / "mini" / name, "a command")
+        report.main(["scale=mini", f"results_dir={results_dir}"])
+    return runs_dir, results_dir / "mini"
+
+
+def raw(runs_dir: Path, name: str) -> list[dict]:
+    """The records of an artefact's runs, as they are on disk."""
+    return [json.loads((runs_dir / cfg.task.name / run_id / "record.json").read_text()) for run_id, cfg in mini(name).items()]
+
+
+def figures(page: Path, name: str) -> list[dict]:
+    """The traces of an artefact's figures on the page."""
+    content = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page.read_text(), re.DOTALL)
+    return [trace for key, figure in json.loads(content[1]).items() if key.rpartition("-")[0] == name for trace in figure["data"]]
+
+
+def value_at(config: dict, key: str):
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else None  # a run of another method has no such key
+    return config
+
+
+def has(record: dict, settings: dict) -> bool:
+    return all(value_at(record["config"], key) == value for key, value in settings.items())
+
+
+def of_layout(layout: str) -> list[str]:
+    return [name for name in known_artefacts() if load_artefact(name)["layout"] == layout]
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "table.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def in_latex(folder: Path, *words: str) -> bool:
+    return any(all(word in line for word in words) for line in (folder / "table.tex").read_text().splitlines())
+
+
+@pytest.mark.parametrize("name", of_layout("heatmap"))
+def test_a_cell_of_a_heat_map(name, written):
+    runs_dir, results = written
+    artefact, cell = load_artefact(name), rows_of(results / name)[-1]
+    panel = next(p for p in artefact["panels"] if p["title"] == cell["method"] and "mini" in p.get("scales", ["mini"]))
+    settings = {key: v["mini"] if isinstance(v, dict) else v for key, v in panel.get("select", {}).items()}
+    settings |= {"regularizer.name": panel["regularizer"], "lr": float(cell["lr"])}
+    chosen = [record for record in raw(runs_dir, name) if has(record, settings)]
+    if "column" in panel:
+
+        def shown(value):
+            return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+        chosen = [record for record in chosen if shown(value_at(record["config"], panel["column"])) == cell["setting"]]
+    values = [record["metrics"][panel.get("metric", artefact["metric"]["name"])] for record in chosen]
+    mean, std = statistics.mean(values), statistics.stdev(values)
+    assert (float(cell["mean"]), float(cell["std"])) == pytest.approx((mean, std))
+    assert int(cell["seeds"]) == len(values) == len({record["config"]["seed"] for record in chosen})
+    assert in_latex(results / name, power_of_ten(float(cell["lr"])), f"{mean:.2f}")
+    ids = {record["run_id"] for record in chosen}
+    found = [
+        (trace["text"][y][x], trace["hovertext"][y][x])
+        for trace in figures(results / "index.html", name)
+        if trace["type"] == "heatmap"
+        for y, row in enumerate(trace["customdata"])
+        for x, names in enumerate(row)
+        if set(names.split()) == ids
+    ]
+    text, hover = next((text, hover) for text, hover in found if panel["title"].replace(">", "&gt;") in hover)
+    assert text == f"{mean:.{artefact['metric'].get('digits', 1)}f}"
+    assert all(f"seed {r['config']['seed']}: {v:.4g} · {r['run_id']}" in hover for r, v in zip(chosen, values, strict=True))
+
+
+@pytest.mark.parametrize("name", of_layout("curves"))
+def test_the_end_of_a_curve(name, written):
+    runs_dir, results = written
+    artefact = load_artefact(name)
+    method, metric = artefact["methods"][0], artefact["metric"]["name"]
+    chosen = [r for r in raw(runs_dir, name) if has(r, method["select"] | {"regularizer.name": method["regularizer"]})]
+    mean = f"{statistics.mean(r['metrics'][metric] for r in chosen):.2f}"
+    row = next(row for row in rows_of(results / name) if row["method"] == method["title"])
+    assert row[f"final {metric.replace('_', ' ')}"].split(" ")[0] == mean
+    assert in_latex(results / name, method["title"], mean)
+    ends = [trace["y"][-1] for trace in figures(results / "index.html", name) if trace["name"] == chosen[0]["run_id"]]
+    assert ends == [pytest.approx(chosen[0]["metrics"][y], rel=1e-4) for y in artefact["curves"]["y"]]
+
+
+@pytest.mark.parametrize("name", of_layout("budget"))
+def test_a_score_at_a_budget(name, written):
+    runs_dir, results = written
+    artefact = load_artefact(name)
+    row = rows_of(results / name)[0]
+    method = next(m for m in artefact["methods"] if m["title"] == row["method"])
+    chosen = [r for r in raw(runs_dir, name) if has(r, {"regularizer.name": method["regularizer"], "num_steps": int(row["steps"])})]
+    scores = {r["config"]["seed"]: r["metrics"][artefact["metric"]["name"]] for r in chosen}
+    assert float(row["score"]) == pytest.approx(scores[int(row["seed"])])
+    assert in_latex(results / name, method["title"], row["steps"], f"{statistics.mean(scores.values()):.2f}")
+    dots = {trace["name"]: trace["y"] for trace in figures(results / "index.html", name) if trace["mode"] == "markers"}
+    assert all(dots[r["run_id"]] == [pytest.approx(r["metrics"][artefact["metric"]["name"]])] for r in chosen)
+
+
+@pytest.mark.parametrize("name", of_layout("pairs"))
+def test_a_pair(name, written):
+    runs_dir, results = written
+    artefact = load_artefact(name)
+    part, sides = artefact["parts"][-1], artefact["pair"]["values"]
+    row = [row for row in rows_of(results / name) if row["task"] == part["task"]][-1]
+    settings = {"task.name": part["task"], "lr": float(row["lr"])}
+    of_lr = {side: [r for r in raw(runs_dir, name) if has(r, settings | {artefact["pair"]["key"]: side})] for side in sides}
+    pair = {side: next(r for r in own if r["config"]["seed"] == int(row["seed"])) for side, own in of_lr.items()}
+    scores = {side: record["metrics"][part["metric"]["name"]] for side, record in pair.items()}
+    assert {side: float(row[side]) for side in sides} == pytest.approx(scores)
+    means = [f"{statistics.mean(r['metrics'][part['metric']['name']] for r in own):.2f}" for own in of_lr.values()]
+    assert in_latex(results / name, part["title"], *means)
+    ids = {record["run_id"] for record in pair.values()}
+    points = [
+        (x, y)
+        for t in figures(results / "index.html", name)
+        for x, y, names in zip(t["x"], t["y"], t["customdata"], strict=True)
+        if set(names.split()) == ids
+    ]
+    assert points == [pytest.approx(tuple(scores[side] for side in sides))]
+
+
+@pytest.mark.parametrize("name", of_layout("dynamics"))
+def test_the_size_of_a_matrix_at_the_end(name, written):
+    runs_dir, results = written
+    artefact = load_artefact(name)
+    method, matrix = artefact["methods"][-1], artefact["dynamics"]["matrices"][0]
+    chosen = [r for r in raw(runs_dir, name) if has(r, method["select"] | {"regularizer.name": method["regularizer"]})]
+    last = {}
+    for record in chosen:
+        first, *_, end = (runs_dir / record["config"]["task"]["name"] / record["run_id"] / "dynamics.jsonl").read_text().splitlines()
+        last[record["run_id"]] = json.loads(end)["R"][json.loads(first)["matrices"].index(matrix)]
+    mean = f"{statistics.mean(last.values()):.3g}"
+    row = next(r for r in rows_of(results / name) if (r["method"], r["matrix"]) == (method["title"], matrix.removesuffix(".weight")))
+    assert row["R at last"].split(" ")[0] == mean
+    assert in_latex(results / name, matrix.removesuffix(".weight"), mean)
+    ends = {trace["y"][-1] for trace in figures(results / "index.html", name) if trace["name"] in last}
+    assert all(any(end == pytest.approx(value, rel=1e-4) for end in ends) for value in last.values())
+
+
+@pytest.mark.parametrize("name", TITLES)
+def test_a_ratio_of_step_times(name):
+    record = json.loads((MINI_TIMES / name / "rounds.json").read_text())
+    methods = record["shapes"]["gpt2s"]["training_step"]["methods"]
+    label, method = next((label, method) for label, method in methods.items() if method["row"] == "adamcpr")
+    ratio = statistics.median(a / b for a, b in zip(method["seconds"], methods["AdamW, fused"]["seconds"], strict=True))
+    wanted = {"part": "training_step", "shape": "gpt2s", "method": label}
+    row = next(row for row in rows_of(MINI_TIMES / name) if wanted.items() <= row.items())
+    assert float(row["ratio"]) == pytest.approx(ratio)
+    assert in_latex(MINI_TIMES / name, "AdamCPR", f"{ratio:.3f}x")
+
+
+@pytest.mark.parametrize("name", TITLES)
+def test_a_ratio_of_step_times_is_on_the_page(name):
+    from results.report import step_times_section
+
+    methods = json.loads((MINI_TIMES / name / "rounds.json").read_text())["shapes"]["gpt2s"]["training_step"]["methods"]
+    label, method = next((label, method) for label, method in methods.items() if method["row"] == "adamcpr")
+    ratio = statistics.median(a / b for a, b in zip(method["seconds"], methods["AdamW, fused"]["seconds"], strict=True))
+    panel = next(panel for panel in step_times_section(name, MINI_TIMES / name).panels if panel.title == "gpt2s")
+    places = [dict(zip(trace.y, trace.x, strict=True)).get(label) for trace in panel.figure.data]
+    assert any(place == pytest.approx(ratio) for place in places)
