@@ -4,6 +4,7 @@ Skipped where the extra docs is not installed: `make setup EXTRAS=docs`.
 """
 
 import importlib
+import os
 import re
 import shlex
 import shutil
@@ -56,7 +57,7 @@ COMMANDS = sorted({(name(page), command) for page in SHOWN for command in comman
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     arguments = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
     return folder
@@ -185,8 +186,8 @@ def check_script(copy: Path, script: str, arguments: list[str]) -> None:
     elif script == "scripts/prepare_data.py":
         assert not keys and not flags
         assert (copy / "configs/task" / f"{names[0]}.yaml").exists(), names[0]
-        if names[1:]:
-            assert set(names[1:]) <= set(importlib.import_module(f"tasks.{names[0]}.prepare").DATA_SETS)
+        sources = "".join(path.read_text() for path in ROOT.glob("tasks/*/*.py"))  # imported, they bring all of open_clip
+        assert not [data_set for data_set in names[1:] if f'"{data_set}"' not in sources]
     elif script in ("scripts/reproduce.py", "scripts/status.py", "scripts/retry.py", "scripts/prune.py"):
         assert flags <= {"--dry-run", "--yes", "--orphans"}
         for artefact in names:
@@ -243,9 +244,9 @@ def test_the_optimizers_of_the_how_to_train(copy, tmp_path):
 
 
 def test_the_task_of_the_how_to_learns_and_its_heat_map_is_written(copy, tmp_path):
-    run(copy, "scripts/train.py", "task=spirals", "regularizer=adamcpr_ip", f"runs_dir={tmp_path}")
+    run(copy, "scripts/train.py", "task=spirals", "regularizer=adamw", "regularizer.weight_decay=0.01", f"runs_dir={tmp_path}")
     (record,) = records(tmp_path).values()
-    assert record["metrics"]["accuracy"] > 80
+    assert record["metrics"]["accuracy"] > 90
     arguments = ("spirals", f"runs_dir={tmp_path}", "seeds=1", "num_steps=2", "jobs=1")
     assert "12 would be trained" in run(copy, "scripts/reproduce.py", *arguments, "--dry-run").stdout
     run(copy, "scripts/reproduce.py", *arguments)
