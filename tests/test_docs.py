@@ -200,7 +200,8 @@ def check_make(copy: Path, arguments: list[str]) -> None:
     """Fails unless the targets are the Makefile's, and the variables are read there."""
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
-    variables = set(re.findall(r"\$\(?(?:if \$\()?([A-Z]+)\b", makefile)) | set(re.search(r"^BENCH_OPTIONS := (.*)$", makefile, re.M)[1].split())
+    of_bench = re.findall(r"^BENCH_OPTIONS := (.*)$", makefile, re.MULTILINE)[0].split()
+    variables = {*re.findall(r"\$\(?(?:if \$\()?([A-Z]+)\b", makefile), *of_bench}
     for argument in arguments:
         key, is_variable, value = argument.partition("=")
         if is_variable:

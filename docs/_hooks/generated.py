@@ -83,7 +83,8 @@ def section(file: Path, heading: str) -> str:
     except StopIteration:
         raise ValueError(f"{file.name} has no heading {heading!r}") from None
     end = next((number for number, level in levels.items() if number > start and level <= levels[start]), len(lines))
-    return "\n".join(re.sub(r"^#{2,}(?= )", lambda found: "#" * (len(found[0]) - levels[start] + 1), line) for line in lines[start + 1 : end])
+    text = "\n".join(lines[start + 1 : end])
+    return re.sub(r"^##+(?= )", lambda found: "#" * (len(found[0]) - levels[start] + 1), text, flags=re.MULTILINE)
 
 
 def first_sentence(readme: Path) -> str:
