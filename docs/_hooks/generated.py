@@ -55,7 +55,7 @@ def part(name: str) -> str:
         rows = [(f"[{task.name}]({task.name}.md)", first_sentence(task / "README.md")) for task in task_folders()]
         return table(("task", "what"), rows)
     if name == "results":
-        return table(("artefact", "scale", "runs", "claims"), [row_of(scale, folder) for scale, folder in result_folders()])
+        return table(("artefact", "scale", "runs or rounds", "claims"), [row_of(scale, folder) for scale, folder in result_folders()])
     if ": " in name:
         file, heading = name.split(": ", 1)
         return section(ROOT / file, heading)
