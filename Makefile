@@ -8,7 +8,7 @@ INSTALL := $(PIP) install -qq --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-# make setup EXTRAS="language segmentation corruptions" adds the libraries of those tasks.
+# make setup EXTRAS="language segmentation corruptions" adds the libraries of those tasks, EXTRAS=docs those of the documentation.
 EXTRAS ?=
 # make reproduce SCALE=mini SEEDS=1,2 JOBS=2 DEVICE=cpu; without them the artefact's own seeds, one job per core, the scale's device.
 # LAUNCHER=slurm [WAIT=true] submits to a cluster; ARGS="launcher.partition=gpu" adds any other key, ARGS=--dry-run only lists.
@@ -23,7 +23,7 @@ WORKERS ?= 2
 BENCH_OPTIONS := ROUNDS SHAPES DEVICE THREADS TABLES CONTEXT BATCH MEMORY_GB REBUILD
 
 .DEFAULT_GOAL := help
-.PHONY: setup test test-slurm test-browser lint reproduce report bench bench-loading clean help
+.PHONY: setup test test-slurm test-browser lint docs reproduce report bench bench-loading clean help
 .DELETE_ON_ERROR:
 
 setup: .venv/.stamp $(EXTRAS:%=.venv/.stamp-%)  ## make .venv with the exact versions of the lock files (about 3 minutes)
@@ -41,6 +41,10 @@ lint: .venv/.stamp  ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/.stamp .venv/.stamp-docs  ## build the documentation into build/docs; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/docs/index.html"
 
 reproduce: .venv/.stamp  ## grokking, then Figure 2, into results/mini (SCALE= SEEDS= JOBS= DEVICE=)
 	$(BIN)/python scripts/reproduce.py grokking figure2 $(OPTIONS)
@@ -78,7 +82,7 @@ help:  ## this list
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
-# What a task needs beyond requirements.lock.
+# What a task, or the documentation, needs beyond requirements.lock.
 .venv/.stamp-%: .venv/.stamp requirements-%.lock
 	$(INSTALL) -r requirements-$*.lock
 	@touch $@

@@ -31,7 +31,7 @@ class AdamCPR(Optimizer):
             (*) A plain list of parameters, of which none would be regularized, is an error.
         lr: learning rate >= 0; a 0-dim tensor too.
         betas: decay of the moments, each in [0, 1).
-        eps: >= 0, added to the denominator.
+        eps: added to the denominator, >= 0.
         kappa_init_method: "inflection_point" (Kappa-IP), "warm_start" (Kappa-WS), "uniform" (Kappa-K), "dependent" (Kappa-kI0).
         kappa_init_param: WS: number of steps s (best: twice the lr warm-up; default 1000). Kappa-K: κ, (*) per element.
             kI0: the factor k. IP: unused.
@@ -56,7 +56,7 @@ class AdamCPR(Optimizer):
     and `kappa_set`, 0-dim; for IP `sample` and `growth`. All of it is in `state_dict()`.
 
     R(θ_{t+1}) is known from step t on, unless the parameter's version says that somebody else has changed it since. Changes that
-    leave no version are seen one step late: through `parameter.data`, or of DTensors by torch._foreach_ operations.
+    leave no version are seen one step late: through `parameter.data`, or of DTensors by `torch._foreach_` operations.
 
     A step never waits for the device. `torch.compile` leaves it as it is: one pass over memory has nothing to fuse. With the Triton kernel
     it can be captured in a CUDA graph after a first step; `lr` may then be a 0-dim tensor on the device, which a schedule changes in place.

@@ -39,7 +39,7 @@ class AMOS(Optimizer):
         lr: ξ >= 0; its authors recommend about 1/√(batches of an epoch).
         beta: β in [0, 1); they recommend 1 − β of about the size of lr.
         zeta: ζ >= 0, how fast lr and decay fade.
-        extra_l2: >= 0; the paper's "weight decay" of 1e-6 to 1e-2.
+        extra_l2: the paper's "weight decay" of 1e-6 to 1e-2, >= 0.
         legacy_sign: the sign of extra_l2 in `pytorch_optimizer`.
         reg_embedding: whether nn.Embedding counts as a weight (only if `params` is a model).
 

@@ -1,0 +1,122 @@
+"""Pages and parts of pages that are made from files of the repository, so that nothing stands twice.
+
+A page for every tasks/*/README.md and results/<scale>/*/table.md; and in a page's text, on a line of its own:
+
+    {{ README.md: Command line }}     what stands under that heading
+    {{ configs/task }}                a table of the folder's files, with the comment at their head
+    {{ tasks }}, {{ results }}        tables of those pages
+"""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[2]
+SCALES = ("mini", "paper")
+DIRECTIVE = re.compile(r"^\{\{ (.+?) \}\}$", re.MULTILINE)
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """mkdocs: the site's files."""
+    for task in task_folders():
+        files.append(File.generated(config, f"tasks/{task.name}.md", content=(task / "README.md").read_text()))
+    for scale, folder in result_folders():
+        page = f"results/{scale}/{folder.name}"
+        files.append(File.generated(config, f"{page}/index.md", content=result_page(folder)))
+        for picture in folder.glob("*.png"):
+            files.append(File.generated(config, f"{page}/{picture.name}", abs_src_path=str(picture)))
+    return files
+
+
+def on_config(config: Any) -> Any:
+    """mkdocs: the navigation gets the pages that are made here."""
+    for section in config.nav:
+        for name, pages in section.items() if isinstance(section, dict) else ():
+            if name == "Tasks":
+                pages += [f"tasks/{task.name}.md" for task in task_folders()]
+            if name == "Results":
+                pages += [{short_title(folder): f"results/{scale}/{folder.name}/index.md"} for scale, folder in result_folders()]
+    return config
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """mkdocs: a page's text."""
+    return DIRECTIVE.sub(lambda found: part(found[1]), markdown)
+
+
+def part(name: str) -> str:
+    """What stands in place of {{ name }}. Raises ValueError for a name or heading that is not there."""
+    if name == "tasks":
+        rows = [(f"[{task.name}]({task.name}.md)", first_sentence(task / "README.md")) for task in task_folders()]
+        return table(("task", "what"), rows)
+    if name == "results":
+        return table(("artefact", "scale", "runs or rounds", "claims"), [row_of(scale, folder) for scale, folder in result_folders()])
+    if ": " in name:
+        file, heading = name.split(": ", 1)
+        return section(ROOT / file, heading)
+    if (ROOT / name).is_dir():
+        return table(("file", "what"), [(f"`{path.stem}`", head_comment(path)) for path in sorted((ROOT / name).glob("*.yaml"))])
+    raise ValueError(f"{{{{ {name} }}}} is unknown")
+
+
+def task_folders() -> list[Path]:
+    return sorted(path.parent for path in ROOT.glob("tasks/*/README.md"))
+
+
+def result_folders() -> Iterator[tuple[str, Path]]:
+    for scale in SCALES:
+        for path in sorted(ROOT.glob(f"results/{scale}/*/table.md")):
+            yield scale, path.parent
+
+
+def section(file: Path, heading: str) -> str:
+    """The text under a heading, up to the next one of its level or above; headings in it come to lie one below a page's title."""
+    lines = file.read_text().splitlines()
+    levels = {number: len(line) - len(line.lstrip("#")) for number, line in enumerate(lines) if re.match(r"#+ ", line)}
+    try:
+        start = next(number for number in levels if lines[number].lstrip("# ") == heading)
+    except StopIteration:
+        raise ValueError(f"{file.name} has no heading {heading!r}") from None
+    end = next((number for number, level in levels.items() if number > start and level <= levels[start]), len(lines))
+    text = "\n".join(lines[start + 1 : end])
+    return re.sub(r"^##+(?= )", lambda found: "#" * (len(found[0]) - levels[start] + 1), text, flags=re.MULTILINE)
+
+
+def first_sentence(readme: Path) -> str:
+    paragraph = readme.read_text().split("\n\n")[1]
+    return re.split(r"(?<=[.:;])\s", " ".join(paragraph.split()))[0].rstrip(".:;")
+
+
+def head_comment(path: Path) -> str:
+    first = next(line for line in path.read_text().splitlines() if line.startswith("# ") and not line.startswith("# @"))
+    return re.split(r"(?<=\.) ", first[2:])[0].rstrip(".").replace("|", "\\|")
+
+
+def title_of(folder: Path) -> str:
+    return (folder / "table.md").read_text().splitlines()[0].removeprefix("# ")
+
+
+def short_title(folder: Path) -> str:
+    return title_of(folder).split(":")[0]
+
+
+def result_page(folder: Path) -> str:
+    """table.md; its tables may be wider than the page, and a list follows its title at once."""
+    return (folder / "table.md").read_text()
+
+
+def row_of(scale: str, folder: Path) -> tuple[str, ...]:
+    runs = re.search(r"^- (?:runs|rounds): (.*)$", (folder / "table.md").read_text(), re.MULTILINE)
+    with open(folder / "claims.csv", newline="") as file:
+        verdicts = Counter(row["verdict"] for row in csv.DictReader(file))
+    claims = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+    return f"[{title_of(folder)}]({scale}/{folder.name}/index.md)", scale, runs[1] if runs else "", claims or "none"
+
+
+def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows))
