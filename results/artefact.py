@@ -15,7 +15,7 @@ from results.files import draw, write
 from results.heatmap import heatmap_figure
 from results.interpolation import interpolated, interpolation_figure, interpolation_table
 from results.pairs import every_pair, pair_figure, pair_table
-from results.progress import progress, progress_figure, progress_table
+from results.progress import pictures, progress, progress_figure, progress_table
 from results.runs import Run, frame
 from results.table import best_table, cell_table, claims_table, latex, markdown, readable
 
@@ -38,7 +38,7 @@ def write_artefact(
 ) -> Summary:
     """Writes table.md, table.csv, table.tex, claims.csv, figure.png and figure.svg; the same runs give the same bytes.
 
-    An artefact with `interpolation` also has <interpolation.name>.csv, .png and .svg, one with `progress` progress.csv, .png and .svg.
+    An artefact with `interpolation` also has <interpolation.name>.csv, .png and .svg, one with `progress` progress.csv, .png and .svg, and its pictures.
 
     `expected` and `seeds` are the numbers of runs and of seeds that the artefact's grids have at this scale.
     """
@@ -121,7 +121,14 @@ def _progress(artefact: Mapping[str, Any], runs: Sequence[Run], out_dir: Path, f
     ]
     about = f"Of every method's best cell; thin lines are runs, thick ones their mean. {settings['note']}"
     lines = ["", f"## {settings['title']}", "", about, "", "![progress](progress.png)", ""]
-    return "\n".join([*lines, markdown(progress_table(artefact, rows)), ""]), files
+    lines += [markdown(progress_table(artefact, rows)), ""]
+    if drawn := pictures(artefact, runs):
+        folder = out_dir / settings["pictures"]
+        folder.mkdir(exist_ok=True)
+        files += [write(folder / name, path.read_bytes()) for name, path in drawn]
+        lines += [settings["pictures_note"], ""]
+        lines += [line for name, _ in drawn for line in (f"{name.removesuffix('.png')}:", "", f"![{name}]({folder.name}/{name})", "")]
+    return "\n".join(lines), files
 
 
 def at_scale(artefact: Mapping[str, Any], scale: str) -> dict[str, Any]:

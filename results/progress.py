@@ -1,7 +1,8 @@
-"""What the runs of each method's best cell scored while they trained: curves, and every run's last scores."""
+"""What the runs of each method's best cell scored while they trained: curves, every run's last scores, and pictures that they drew."""
 
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -26,6 +27,23 @@ def progress(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
                 about = {"method": panel["title"], "setting": setting, "seed": run.config["seed"]}
                 rows += [about | {"step": row["step"]} | of_kind(artefact, row) for row in run.metrics if of_kind(artefact, row)]
     return pd.DataFrame(rows, columns=None if rows else ["method", "setting", "seed", "step"])
+
+
+def pictures(artefact: Mapping[str, Any], runs: Sequence[Run]) -> list[tuple[str, Path]]:
+    """What the first seed's run of each panel's best cell has drawn, in its folder `progress.pictures`: name and file of each picture.
+
+    The name is the panel's id (or regularizer) and the file's own: sgd_block_03.png. Empty where the artefact shows none.
+    """
+    found: list[tuple[str, Path]] = []
+    if where := artefact.get("progress", {}).get("pictures"):
+        data = frame(runs, artefact["metric"]["name"])
+        for panel in artefact["panels"]:
+            best = [run for run, _ in of_best_cell(artefact, panel, data, runs)]
+            first = min(best, key=lambda run: run.config["seed"], default=None)
+            if first is not None and first.folder is not None:
+                prefix = panel.get("id", panel["regularizer"])
+                found += [(f"{prefix}_{path.name}", path) for path in sorted((first.folder / where).glob("*.png"))]
+    return found
 
 
 def of_kind(artefact: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, float]:

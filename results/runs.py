@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,12 +13,14 @@ class Run:
     """A run that ended: its resolved configuration, its record.json and the lines of its metrics.jsonl.
 
     dynamics: the lines of its dynamics.jsonl (the matrices' names, then their sizes), for an artefact that shows them.
+    folder: where its other files lie, for an artefact that shows pictures of them.
     """
 
     config: Mapping[str, Any]
     record: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     dynamics: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    folder: Path | None = None
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

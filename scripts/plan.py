@@ -69,7 +69,7 @@ def ended(artefact: dict[str, Any], cfg: DictConfig, run_id: str | None = None) 
         return None
     try:
         logs = ("metrics.jsonl", *(("dynamics.jsonl",) if artefact["layout"] == "dynamics" else ()))
-        return Run(record["config"], record, *records.read_logs(folder, record, logs))
+        return Run(record["config"], record, *records.read_logs(folder, record, logs), folder=folder)
     except records.DamagedRecord as damage:
         records.give_up(folder, damage, say)
         return None

@@ -1,5 +1,7 @@
 """Scores over training of every method's best cell: which runs, which metrics, what the page says."""
 
+import dataclasses
+
 import pandas as pd
 import pytest
 from made_runs import artefact, run
@@ -48,3 +50,17 @@ def test_the_page_has_the_curves(tmp_path):
     assert "![progress](progress.png)" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "progress.png").stat().st_size > 10_000
     assert pd.read_csv(tmp_path / "progress.csv")["dice"].max() == pytest.approx(93)
+
+
+def test_the_page_shows_the_first_fold_s_pictures_of_the_best_cell(tmp_path):
+    folders = [tmp_path / str(number) for number, _ in enumerate(RUNS)]
+    for folder, made in zip(folders, RUNS, strict=True):
+        (folder / "overlays").mkdir(parents=True)
+        (folder / "overlays" / "block_01.png").write_bytes(repr(made.config["regularizer"]).encode() + bytes([made.config["seed"]]))
+    drawn = [dataclasses.replace(made, folder=folder) for made, folder in zip(RUNS, folders, strict=True)]
+    out = tmp_path / "out"
+    write_artefact(TABLE_J1, "mini", drawn, out, expected=len(RUNS), seeds=3, command="a command")
+    assert [path.name for path in (out / "overlays").iterdir()] == ["sgd_block_01.png"]
+    first = folders[3] / "overlays" / "block_01.png"  # weight decay 1e-2, seed 1
+    assert (out / "overlays" / "sgd_block_01.png").read_bytes() == first.read_bytes()
+    assert "![sgd_block_01.png](overlays/sgd_block_01.png)" in (out / "table.md").read_text()
