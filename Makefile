@@ -23,7 +23,7 @@ WORKERS ?= 2
 BENCH_OPTIONS := ROUNDS SHAPES DEVICE THREADS TABLES CONTEXT BATCH MEMORY_GB REBUILD
 
 .DEFAULT_GOAL := help
-.PHONY: setup test test-slurm test-browser lint docs reproduce report bench bench-loading clean help
+.PHONY: setup test test-slurm test-browser lint docs reproduce reproduce-all report readme bench bench-loading clean help
 .DELETE_ON_ERROR:
 
 setup: .venv/.stamp $(EXTRAS:%=.venv/.stamp-%)  ## make .venv with the exact versions of the lock files (about 3 minutes)
@@ -52,10 +52,26 @@ reproduce: .venv/.stamp  ## grokking, then Figure 2, into results/mini (SCALE= S
 reproduce-%: .venv/.stamp  ## one artefact, for example reproduce-figure2
 	$(BIN)/python scripts/reproduce.py $* $(OPTIONS)
 
+# A variable, not $(MAKE) itself in the recipe: make -n would run that line, sweep and all.
+MEASURE_TIMES = $(MAKE) runs/.bench-$(SCALE)
+# Without an extra its artefacts are said not to be done, and the others are. Exit codes above 1 are the user's mistakes and signals.
+reproduce-all: .venv/.stamp  ## every artefact, the cheapest first, then Tables I.2 and I.3; goes on where it was stopped (ARGS=--dry-run lists)
+	$(if $(filter --dry-run,$(ARGS)),,-$(MAKE) -k setup EXTRAS="language segmentation corruptions")
+	@failed=0; $(BIN)/python scripts/reproduce_all.py $(OPTIONS) || failed=$$?; [ $$failed -le 1 ] || exit $$failed; \
+	$(if $(SEEDS)$(ARGS)$(filter-out local,$(LAUNCHER)),echo "Tables I.2 and I.3 are left to make bench",$(MEASURE_TIMES) || failed=1); exit $$failed
+
+# Marks Tables I.2 and I.3 as measured on this machine, at paper scale on its GPU.
+runs/.bench-%:
+	$(MAKE) bench DEVICE=$(or $(DEVICE),$(if $(filter paper,$*),cuda,cpu))
+	@mkdir -p runs && touch $@
+
 reproduce-figure_e5: .venv/.stamp-corruptions  # with which mini scale's images are made
 
 report: .venv/.stamp  ## results/<scale>/index.html: every claim and artefact on one page (SCALE= ARGS="runs_dir=runs")
 	$(BIN)/python scripts/report.py scale=$(SCALE) $(ARGS)
+
+readme: .venv/.stamp  ## README.md's first figure and its table of artefacts, from the configurations and the committed results
+	$(BIN)/python scripts/readme.py
 
 bench: .venv/.stamp  ## Tables I.2 and I.3: time and memory of optimizer and training steps (ROUNDS=15 SHAPES=toy,gpt2s DEVICE=cuda THREADS=2)
 	$(BIN)/python scripts/bench/step_times.py $(foreach name,$(BENCH_OPTIONS),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$($(name))))

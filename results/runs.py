@@ -20,7 +20,7 @@ class Run:
     record: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     dynamics: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
-    folder: Path | None = None
+    folder: Path | None = field(default=None, kw_only=True)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,12 +10,13 @@ What the artefact's own definition does not ask for goes to <runs_dir>/results/ 
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts.arguments import jobs_of, read_arguments
+from scripts.arguments import Request, jobs_of, read_arguments
 from scripts.common import ROOT, one_line_errors
 from scripts.dry_run import dry_run
 from scripts.launchers.local import run_all
@@ -23,6 +24,9 @@ from scripts.plan import Plan, ended, load_artefact, plan
 from scripts.prepare_data import prepare_task
 from tasks.engine import records
 from tasks.engine.errors import UserError
+
+if TYPE_CHECKING:
+    from results.runs import Run
 
 
 def results_folder(name: str, options: dict[str, str], overrides: dict[str, str], runs_dir: Path) -> Path:
@@ -32,13 +36,15 @@ def results_folder(name: str, options: dict[str, str], overrides: dict[str, str]
     return root / options["scale"] / name
 
 
-def require_writable(folder: Path) -> None:
-    """Raises UserError where results could not be written: to be known before the runs, not after them."""
+def writable_folder(p: Plan, request: Request) -> Path:
+    """Where the artefact's results go. Raises UserError if they could not be written: to be known before the runs, not after them."""
+    folder = results_folder(p.artefact["name"], request.options, request.overrides, Path(p.configs[0].runs_dir))
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UserError(
             f"{folder} cannot be written: {there} is read-only or no folder; results_dir= names another place, runs_dir= for runs"
         )
+    return folder
 
 
 def prepare(plans: list[Plan]) -> None:
@@ -57,20 +63,29 @@ def prepare(plans: list[Plan]) -> None:
         prepare_task(task, [name], Path(folder))
 
 
-def reproduce(p: Plan, options: dict[str, str], out: Path, command: str) -> None:
-    """One artefact, from runs to results in the folder `out`; `command` is what the table says of how it was made."""
-    name = p.artefact["name"]
+def reproduce(p: Plan, request: Request, out: Path) -> "list[Run] | None":
+    """One artefact, from runs to results in the folder `out`; returns its runs, or None if they are left to the cluster."""
+    name, options = p.artefact["name"], request.options
     print(f"{name}: {len(p.configs)} runs, {len(p.runs)} done, {len(p.todo)} to do", flush=True)
     runs = list(p.runs)
     if p.todo:
         if not train(p.todo, options, name):
             print(f"{name}: the same command writes the results when the runs have ended; wait=true waits for them")
-            return
+            return None
         runs += [run for cfg in p.todo if (run := ended(p.artefact, cfg)) is not None]
     seeds = len({cfg.seed for cfg in p.configs})
     from results import write_artefact  # brings matplotlib and scipy: nothing for a dry run
 
+    command = command_of(name, request)
     print(write_artefact(p.artefact, options["scale"], runs, out, expected=len(p.configs), seeds=seeds, command=command).text)
+    return runs
+
+
+def command_of(name: str, request: Request) -> str:
+    """What the table says of how it was made: no key that changes no result."""
+    left_out = (*records.NOT_IDENTITY, "jobs", "results_dir", "wait")
+    narrowed = [f"{key}={value}" for key, value in request.given.items() if key.partition(".")[0] not in left_out]
+    return " ".join(["python scripts/reproduce.py", name, *narrowed])
 
 
 def train(todo: list[DictConfig], options: dict[str, str], name: str) -> bool:
@@ -99,15 +114,10 @@ def main(arguments: list[str]) -> None:
             dry_run(artefact, request)
         return
     plans = [plan(artefact, options, overrides) for artefact in artefacts]
-    folders = [results_folder(p.artefact["name"], options, overrides, Path(p.configs[0].runs_dir)) for p in plans]
-    for out in folders:
-        require_writable(out)
+    folders = [writable_folder(p, request) for p in plans]
     prepare(plans)
     for p, out in zip(plans, folders, strict=True):
-        name = p.artefact["name"]
-        left_out = (*records.NOT_IDENTITY, "jobs", "results_dir", "wait")
-        narrowed = [f"{key}={value}" for key, value in request.given.items() if key.partition(".")[0] not in left_out]
-        reproduce(p, options, out, " ".join(["python scripts/reproduce.py", name, *narrowed]))
+        reproduce(p, request, out)
 
 
 if __name__ == "__main__":

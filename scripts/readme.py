@@ -1,0 +1,145 @@
+"""README.md's first figure and its table of artefacts:  python scripts/readme.py
+
+Both stand between the comments `<!-- make readme: NAME -->` and `<!-- end -->`. They are made of the `readme:` entries of
+configs/artefact/*.yaml and configs/bench.yaml, the number of runs in the grids, and the verdicts and facts in results/<scale>/<name>/.
+"""
+
+import csv
+import itertools
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tasks.engine.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+FIGURE = ("mini", "grokking")
+SCALES = ("mini", "paper")
+NUMBERED = re.compile(r"(figure|table)_?([a-z]?)(\d+)")  # the names of the paper's figures and tables
+COLUMNS = ("paper item", "command", "mini cost", "paper cost (estimate)", "state")
+
+
+def rewritten(text: str, root: Path = ROOT) -> str:
+    """README.md's text with its made parts as they should be.
+
+    Raises UserError where a part's comments are missing, or an artefact's entry.
+    """
+    for name, made in (("figure", figure(root)), ("artefacts", table(root))):
+        begin, end = f"<!-- make readme: {name} -->\n", "<!-- end -->"
+        before, mark, rest = text.partition(begin)
+        _, closing, after = rest.partition(end)
+        if not mark or not closing:
+            raise UserError(f"README.md needs a part that begins with <!-- make readme: {name} --> and ends with <!-- end -->")
+        text = f"{before}{begin}{made}\n{end}{after}"
+    return text
+
+
+def figure(root: Path) -> str:
+    """The figure with a caption of one line: what it shows, of which runs, and what is claimed of it."""
+    scale, name = FIGURE
+    folder = root / "results" / scale / name
+    title, facts = title_of(folder), facts_of(folder)
+    of = f"{scale} scale, seed{'s' * (',' in facts['seeds'])} {facts['seeds']}, {facts['runs']} runs, {facts['hardware']}"
+    claims = "; ".join(f'"{row["text"]}": **{row["verdict"]}**' for row in claims_of(folder))
+    path = folder.relative_to(root)
+    return f"![{title}]({path}/figure.png)\n\n*{title}. Ours, {of}. [Numbers]({path}/table.md). {claims}.*"
+
+
+def table(root: Path) -> str:
+    """A row for each artefact, in the paper's order; then what is not in the paper."""
+    entries = {path.stem: yaml.safe_load(path.read_text()) for path in (root / "configs" / "artefact").glob("*.yaml")}
+    rows = {}
+    for name, artefact in entries.items():
+        if "readme" not in artefact:
+            raise UserError(f"configs/artefact/{name}.yaml needs an entry readme: with item, mini and paper; figure2.yaml has one")
+        readme = artefact["readme"]
+        costs = [readme[scale].format(runs=f"{count_runs(artefact, scale):,}") for scale in SCALES]
+        rows[place(readme.get("place", name))] = (readme["item"], f"`make reproduce-{name}`", *costs, state(name, root))
+    for name, readme in yaml.safe_load((root / "configs" / "bench.yaml").read_text()).items():
+        rows[place(name)] = (readme["item"], f"`make bench TABLES={name}`", readme["mini"], "", state(name, root))
+    lines = (COLUMNS, ("---",) * len(COLUMNS), *(row for _, row in sorted(rows.items())))
+    return "\n".join("| " + " | ".join(cell for cell in line) + " |" for line in lines)
+
+
+def place(name: str) -> tuple[int, str, int, str]:
+    """To sort by: the paper's figures, its tables, those of its appendices, and what has no number. The report page has the same order."""
+    found = NUMBERED.fullmatch(name)
+    if found is None:
+        return 2, "", 0, name
+    kind, letter, number = found.groups()
+    return (1 if letter else 0), letter or kind, int(number), kind
+
+
+def count_runs(artefact: dict[str, Any], scale: str) -> int:
+    """How many different runs the artefact's grids have at the scale."""
+    runs = set()
+    for grid in artefact["scales"][scale]["grids"]:
+        settings = {"task": artefact.get("task"), "seed": artefact["scales"][scale]["seeds"]} | grid
+        values = [value if isinstance(value, list) else [value] for value in settings.values()]
+        runs |= {tuple(sorted(zip(settings, map(str, run), strict=True))) for run in itertools.product(*values)}
+    return len(runs)
+
+
+def state(name: str, root: Path) -> str:
+    """What the committed results say, for each scale that has some."""
+    said = []
+    for scale in SCALES:
+        folder = root / "results" / scale / name
+        if (folder / "table.md").exists():
+            said.append(f"[{scale}]({folder.relative_to(root)}/table.md): {shortfall(folder)}{verdicts(claims_of(folder))}")
+    return "; ".join(said) or "not run yet"
+
+
+def shortfall(folder: Path) -> str:
+    """How many runs there are where some are missing, and how many diverged; else nothing."""
+    found = re.match(r"(\d+) of (\d+)(?: \((\d+) diverged\))?", facts_of(folder).get("runs", ""))
+    if found is None:
+        return ""
+    missing = f"{found[1]} of {found[2]} runs, " if found[1] != found[2] else ""
+    return missing + (f"{found[3]} diverged, " if found[3] else "")
+
+
+def verdicts(claims: list[dict[str, str]]) -> str:
+    """How many claims hold, and what became of the others."""
+    if not claims:
+        return "done, no claims"
+    if len(claims) == 1:
+        return f"1 claim, {claims[0]['verdict']}"
+    counts = Counter(row["verdict"] for row in claims)
+    words = {"does not hold": "do not", "too few seeds to say": "with too few seeds to say", "runs missing": "with runs missing"}
+    others = [f"{count} {words.get(verdict, verdict)}" for verdict, count in sorted(counts.items()) if verdict != "holds"]
+    return ", ".join([f"{counts['holds']} of {len(claims)} claims hold", *others])
+
+
+def claims_of(folder: Path) -> list[dict[str, str]]:
+    """The rows of claims.csv by the names of its columns; none where there are no claims."""
+    with open(folder / "claims.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def title_of(folder: Path) -> str:
+    return (folder / "table.md").read_text().splitlines()[0].removeprefix("# ")
+
+
+def facts_of(folder: Path) -> dict[str, str]:
+    """The list at the head of table.md."""
+    return dict(re.findall(r"^- ([\w ]+): (.*)$", (folder / "table.md").read_text(), re.MULTILINE))
+
+
+def main(arguments: list[str]) -> None:
+    """Rewrites README.md."""
+    README.write_text(rewritten(README.read_text()))
+
+
+if __name__ == "__main__":
+    from scripts.common import one_line_errors
+
+    with one_line_errors():
+        main(sys.argv[1:])

@@ -1,0 +1,89 @@
+"""README.md's made parts: they are as `make readme` would make them, and the state of an artefact is what its committed files say."""
+
+import csv
+import shutil
+
+import pytest
+import yaml
+from commands import ROOT
+
+from scripts.readme import README, count_runs, figure, rewritten, state, table
+from tasks.engine.errors import UserError
+
+
+def write_results(root, name, rows, runs="6 of 6", scale="mini"):
+    folder = root / "results" / scale / name
+    folder.mkdir(parents=True)
+    (folder / "table.md").write_text(f"# A title\n\n- scale: {scale}\n- runs: {runs}\n")
+    with open(folder / "claims.csv", "w", newline="") as file:
+        if not rows:
+            file.write("\n")
+            return
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def rows(*verdicts, **columns):
+    return [{"claim": f"c{number}", **columns, "verdict": verdict} for number, verdict in enumerate(verdicts)]
+
+
+def test_the_readme_is_as_make_readme_writes_it():
+    assert README.read_text() == rewritten(README.read_text()), "run: make readme"
+
+
+def test_every_artefact_has_one_row_and_the_paper_s_order():
+    commands = [line.split(" | ")[1].strip("`").split()[-1] for line in table(ROOT).splitlines()[2:]]
+    names = [command.removeprefix("reproduce-").removeprefix("TABLES=") for command in commands]
+    assert sorted(names) == sorted([*(path.stem for path in ROOT.glob("configs/artefact/*.yaml")), "table_i2", "table_i3"])
+    assert names[:8] == ["grokking", "figure1", "figure2", "figure3", "figure4", "figure5", "table1", "table2"]
+    assert names[-5:] == ["table_j1", "amos22", "figure_k1", "evaluate_at", "resnet50"]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        (("holds", "undecided", "holds"), "2 of 3 claims hold, 1 undecided"),
+        (("does not hold", "does not hold", "too few seeds to say"), "0 of 3 claims hold, 2 do not, 1 with too few seeds to say"),
+        (("does not hold",), "1 claim, does not hold"),
+        ((), "done, no claims"),
+    ],
+)
+def test_the_state_counts_the_verdicts_whatever_other_columns_there_are(tmp_path, verdicts, said):
+    write_results(tmp_path, "figure2", rows(*verdicts, p="0.5", low="-1"))
+    assert state("figure2", tmp_path) == f"[mini](results/mini/figure2/table.md): {said}"
+
+
+def test_the_state_tells_missing_runs_and_both_scales(tmp_path):
+    assert state("figure2", tmp_path) == "not run yet"
+    write_results(tmp_path, "figure2", rows("holds", "holds"))
+    write_results(tmp_path, "figure2", rows("undecided", "holds"), runs="90 of 96 (6 diverged)", scale="paper")
+    mini, paper = state("figure2", tmp_path).split("; ")
+    assert mini.endswith(": 2 of 2 claims hold")
+    assert paper == "[paper](results/paper/figure2/table.md): 90 of 96 runs, 6 diverged, 1 of 2 claims hold, 1 undecided"
+
+
+def test_runs_are_counted_once_though_two_grids_have_them():
+    grids = [
+        {"regularizer": "a", "lr": [1, 2]},
+        {"regularizer": "a", "lr": 2, "seed": [1, 2, 3]},
+        {"task": "t", "regularizer": "a", "lr": 1},
+    ]
+    assert count_runs({"task": "s", "scales": {"mini": {"seeds": [1, 2], "grids": grids}}}, "mini") == 2 * 2 + 1 + 2
+
+
+def test_the_figure_is_there_and_its_caption_tells_scale_seeds_and_hardware(tmp_path):
+    shutil.copytree(ROOT / "results" / "mini" / "grokking", tmp_path / "results" / "mini" / "grokking")
+    picture, caption = figure(tmp_path).split("\n\n")
+    assert (tmp_path / picture.split("](")[1].rstrip(")")).exists()
+    assert "\n" not in caption
+    assert all(word in caption for word in ("mini scale", "seed", "thread"))
+
+
+def test_a_missing_mark_or_entry_is_said(tmp_path):
+    with pytest.raises(UserError, match="make readme: figure"):
+        rewritten("# A text without marks")
+    (tmp_path / "configs" / "artefact").mkdir(parents=True)
+    (tmp_path / "configs" / "artefact" / "new.yaml").write_text(yaml.safe_dump({"title": "new"}))
+    with pytest.raises(UserError, match=r"new\.yaml needs an entry readme:"):
+        table(tmp_path)

@@ -1,0 +1,92 @@
+"""make reproduce-all: all artefacts, the cheapest first, and one that cannot be done stops no other."""
+
+import subprocess
+
+from commands import ROOT, call, records
+from made_runs import run
+
+from results import Run
+from scripts import reproduce_all
+from scripts.plan import Plan
+
+
+def to_do(text):
+    """artefact -> runs, ended and to do, in the order of the listing."""
+    return {line.split()[0]: tuple(map(int, line.split()[1:4])) for line in text.splitlines()[1:-1]}
+
+
+def test_an_artefact_without_its_data_is_said_and_the_others_are_done(tmp_path, capsys):
+    arguments = ("table1", "grokking", "scale=paper", "device=cpu", "seeds=1", "num_steps=4", "task.eval_every_steps=null")
+    arguments += (f"runs_dir={tmp_path}", f"data_dir={tmp_path / 'none'}", "jobs=1")
+    first = call("reproduce_all.py", *arguments)
+    assert first.returncode == 1, first.stderr
+    said = [line for line in first.stderr.splitlines() if "table1" in line]
+    assert [line.split(":")[0] for line in said] == ["table1 is not done", "error"]
+    assert "ImageNet" in said[0]
+    assert "1 of 2 artefacts are not done: table1" in said[1]
+    assert {path.parent.name for path in tmp_path.glob("results/paper/*/table.md")} == {"grokking"}
+    assert len(records(tmp_path)) == 6
+    reproduce_all.main([*arguments, "--dry-run"])
+    assert to_do(capsys.readouterr().out) == {"grokking": (6, 6, 0), "table1": (14, 0, 14)}
+
+
+def test_a_dry_run_lists_the_cheapest_first_and_counts_shared_runs_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(reproduce_all, "known_artefacts", lambda: ["figure3", "figure_g1", "figure5"])
+    reproduce_all.main([f"runs_dir={tmp_path / 'runs'}", "--dry-run"])
+    listed = capsys.readouterr().out
+    # Figure G.1 has Figure 5's three runs, and Figure 3 all nine of Figure G.1.
+    assert list(to_do(listed).items()) == [("figure5", (3, 0, 3)), ("figure_g1", (9, 0, 6)), ("figure3", (36, 0, 27))]
+    assert listed.splitlines()[-1].startswith("3 artefacts, scale mini: 36 runs to do, cost 0.48 core-hours (estimated)")
+    assert not list(tmp_path.iterdir())
+
+
+def failed(reason):
+    made = run("adamw", 1, None)
+    return Run(made.config, made.record | {"reason": reason})
+
+
+def test_a_run_that_diverged_is_a_result_and_one_that_was_killed_is_not():
+    good = [run("adamw", seed, {"accuracy": 1.0}) for seed in (1, 2)]
+    assert reproduce_all.judged("a", good, 2) == reproduce_all.Outcome("done")
+    diverged = reproduce_all.judged("a", [*good, failed("loss is nan between steps 1 and 8")], 3)
+    assert (diverged.words, diverged.failed) == ("done, 1 of 3 runs diverged", False)
+    killed = reproduce_all.judged("a", [*good, failed("out of memory at step 3, in 3 attempts")], 3)
+    assert killed.failed
+    assert "1 of 3 runs failed (out of memory" in killed.words
+    assert reproduce_all.judged("a", good, 3).failed
+
+
+def test_a_fault_in_one_artefact_stops_no_other_and_a_cluster_has_all_runs_before_one_is_waited_for(monkeypatch):
+    asked = []
+
+    def plan(artefact, options, overrides):
+        asked.append((artefact["name"], options["wait"]))
+        if artefact["name"] == "broken":
+            raise ZeroDivisionError("a fault")
+        return Plan(artefact, [], [], [])
+
+    monkeypatch.setattr(reproduce_all, "plan", plan)
+    monkeypatch.setattr(reproduce_all, "writable_folder", lambda p, request: None)
+    monkeypatch.setattr(reproduce_all, "reproduce", lambda p, request, out: [] if request.options["wait"] == "true" else None)
+    request = reproduce_all.read_arguments(["wait=true"])
+    outcomes = reproduce_all.attempt_all([{"name": name} for name in ("a", "broken", "b")], request)
+    assert asked == [("a", "false"), ("broken", "false"), ("b", "false"), ("a", "true"), ("b", "true")]
+    assert {name: outcome.words for name, outcome in outcomes.items()} == {
+        "a": "done",
+        "broken": "not done: ZeroDivisionError: a fault",
+        "b": "done",
+    }
+
+
+def test_make_reproduce_all_installs_the_extras_first_and_measures_times_last():
+    def lines(*arguments):
+        done = subprocess.run(["make", "-n", "reproduce-all", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    extras, bench = 'setup EXTRAS="language segmentation corruptions"', "make runs/.bench-mini"
+    whole = lines()
+    places = [whole.index(word) for word in (extras, "reproduce_all.py scale=mini", bench)]
+    assert places == sorted(places)
+    listed = lines("ARGS=--dry-run")
+    assert extras not in listed
+    assert bench not in listed
