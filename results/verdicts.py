@@ -77,10 +77,14 @@ def decide(claims: Sequence[Mapping[str, Any]], findings: Sequence[Finding | Non
             continue
         p, p_holm, median = finding.p, corrected.get(number), finding.median
         ours = finding.said if p_holm is None else f"{finding.said}; p = {p:.3f}, Holm {p_holm:.3f}{finding.about}"
-        if p_holm is not None and p_holm < LEVEL:
+        if p_holm is None:
+            verdict = TOO_FEW
+        elif p_holm < LEVEL:
             verdict = finding.towards or UNDECIDED
         else:
-            verdict = UNDECIDED if p_holm is not None and holm(tested | {number: finding.least})[number] < LEVEL else TOO_FEW
+            # Holm's factor is at most the number of tests: where that is enough, the others' p-values do not matter.
+            possible = finding.least * len(tested) < LEVEL or holm(tested | {number: finding.least})[number] < LEVEL
+            verdict = UNDECIDED if possible else TOO_FEW
         paired = (median.low, median.high, median.pairs) if median else (None, None, None)
         verdicts.append(Verdict(*about, ours, verdict, p, p_holm, *paired))
     return verdicts
