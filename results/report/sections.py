@@ -202,7 +202,7 @@ def _committed(base: Section, artefact: Mapping[str, Any], scale: str, folder: P
     return replace(
         base,
         state=COMMITTED,
-        remarks=(UNCORRECTED,) if any(", p = " in verdict.ours and verdict.p is None for verdict in verdicts) else (),
+        remarks=(UNCORRECTED,) if any("p = " in verdict.ours and verdict.p is None for verdict in verdicts) else (),
         verdicts=verdicts,
         facts=read_facts(folder / "table.md"),
         panels=panels,
