@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from results.budget import budget_figure, budget_table, equal_budget_line, scores
-from results.claims import Verdict, judge
+from results.claims import judge
 from results.curves import curve_figure, curve_table
 from results.dynamics import dynamics_figure, dynamics_table
 from results.files import draw, write
@@ -17,11 +17,15 @@ from results.interpolation import interpolated, interpolation_figure, interpolat
 from results.pairs import every_pair, pair_figure, pair_table
 from results.progress import pictures, progress, progress_figure, progress_table
 from results.runs import Run, frame
-from results.table import best_table, cell_table, claims_table, latex, markdown, readable
+from results.sensitivity import sensitivity_table, tuning_budget
+from results.table import best_table, cell_table, claims_table, held_out_note, latex, markdown, readable
+from results.to_target import target_table
+from results.verdicts import Verdict, to_csv
 
 LEGEND = (
-    "Verdicts: *holds* and *does not hold* are significant (p < 0.05) where a test applies; *undecided* is neither; *too few seeds "
-    "to say* means that no outcome of the test could have been significant; see `results/claims.py`."
+    "Verdicts: *holds* and *does not hold* are significant (p < 0.05 after Holm's correction over an artefact's claims) where a test "
+    "applies; *undecided* is neither; *too few seeds to say* means that no outcome of the test could have been significant. Brackets "
+    "hold the 95 % bootstrap interval of a median difference. See `results/verdicts.py`."
 )
 
 
@@ -38,7 +42,8 @@ def write_artefact(
 ) -> Summary:
     """Writes table.md, table.csv, table.tex, claims.csv, figure.png and figure.svg; the same runs give the same bytes.
 
-    An artefact with `interpolation` also has <interpolation.name>.csv, .png and .svg, one with `progress` progress.csv, .png and .svg, and its pictures.
+    An artefact with `interpolation` also has <interpolation.name>.csv, .png and .svg, one with `progress` progress.csv, .png and .svg,
+    and its pictures.
 
     `expected` and `seeds` are the numbers of runs and of seeds that the artefact's grids have at this scale.
     """
@@ -48,11 +53,12 @@ def write_artefact(
     verdicts = judge(artefact, scale, runs, complete=len(runs) == expected)
     facts = describe(artefact, scale, runs, expected, command)
     footer = f"{facts['scale']}; seeds {facts['seeds']}; {facts['runs']} runs; {facts['hardware']}"
-    extra = None
+    extra, notes = None, [artefact.get("notes", {}).get(scale, "")]
     plain = main = plain_table(artefact, scale, runs, seeds)
     if artefact["layout"] == "heatmap":
         data = frame(runs, artefact["metric"]["name"])
         main, extra = best_table(artefact, data), readable(artefact, plain)
+        notes.append(held_out_note(artefact, runs, main))
         figure = heatmap_figure(artefact, data, facts["data"], footer)
     elif artefact["layout"] == "pairs":
         main = pair_table(artefact, runs)
@@ -60,20 +66,19 @@ def write_artefact(
     elif artefact["layout"] == "budget":
         main = budget_table(artefact, scale, runs)
         figure = budget_figure(artefact, scale, runs, footer)
-        facts["equal budget"] = equal_budget_line(artefact, scale, runs)
     elif artefact["layout"] == "dynamics":
         figure = dynamics_figure(artefact, runs, footer)
     else:
         figure = curve_figure(artefact, runs, footer)
 
-    claims = claims_table(verdicts)
+    claims, beside = claims_table(verdicts), tuning_tables(artefact, runs)
     sections = [section(artefact, runs, out_dir, footer) for section in (_interpolation, _progress)]
     more, more_files = "".join(text for text, _ in sections), [file for _, files in sections for file in files]
     files = [
-        write(out_dir / "table.md", _page(artefact, facts, main, extra, claims) + more),
+        write(out_dir / "table.md", _page(artefact, facts, notes, main, claims, beside, extra) + more),
         write(out_dir / "table.csv", plain.to_csv(index=False)),
         write(out_dir / "table.tex", latex(main if extra is None else extra, artefact["title"])),
-        write(out_dir / "claims.csv", pd.DataFrame([v.__dict__ for v in verdicts]).to_csv(index=False)),
+        write(out_dir / "claims.csv", to_csv(verdicts)),
         *draw(figure, out_dir),
         *more_files,
     ]
@@ -91,6 +96,15 @@ def plain_table(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], se
     if artefact["layout"] == "budget":
         return scores(artefact, scale, runs)
     return dynamics_table(artefact, runs) if artefact["layout"] == "dynamics" else curve_table(artefact, runs)
+
+
+def tuning_tables(artefact: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
+    """By title: how sensitive the methods of a heat map are, and when one has another's final score. What says nothing is left out."""
+    if artefact["layout"] != "heatmap" or not runs:
+        return {}
+    data = frame(runs, artefact["metric"]["name"])
+    tables = {"Sensitivity": sensitivity_table(artefact, data), "Steps to the other's final score": target_table(artefact, data, runs)}
+    return {title: table for title, table in tables.items() if not table.empty}
 
 
 def _interpolation(artefact: Mapping[str, Any], runs: Sequence[Run], out_dir: Path, footer: str) -> tuple[str, list[Path]]:
@@ -132,9 +146,11 @@ def _progress(artefact: Mapping[str, Any], runs: Sequence[Run], out_dir: Path, f
 
 
 def at_scale(artefact: Mapping[str, Any], scale: str) -> dict[str, Any]:
-    """Without the panels and claims that name other scales as their `scales`, and with this scale's values to `select` by."""
+    """Without the panels and claims that name other scales as their `scales`; with this scale's values to `select` by and `near`."""
     kept = {key: [one for one in artefact.get(key, ()) if scale in one.get("scales", (scale,))] for key in ("panels", "claims")}
     kept["panels"] = [panel | {"select": _select_at(panel, scale)} if "select" in panel else panel for panel in kept["panels"]]
+    if isinstance(nears := artefact.get("metric", {}).get("near"), Mapping):
+        kept["metric"] = artefact["metric"] | {"near": nears[scale]}
     return dict(artefact) | kept
 
 
@@ -161,7 +177,7 @@ def describe(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], expec
     for run in runs:
         steps.setdefault(run.config["task"]["data"]["description"], set()).add(run.config["num_steps"])
     data = [f"{name}; {', '.join(map(str, sorted(numbers)))} steps" for name, numbers in sorted(steps.items())]
-    return {
+    facts = {
         "scale": scale,
         "seeds": distinct([run.config["seed"] for run in runs]),
         "runs": f"{len(runs)} of {expected}" + (f" ({diverged} diverged)" if diverged else ""),
@@ -171,19 +187,34 @@ def describe(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], expec
         "code": distinct([run.record["git_commit"] for run in runs]),
         "command": f"`{command}`",
     }
+    if artefact["layout"] == "budget":
+        facts["equal budget"] = equal_budget_line(artefact, scale, runs)
+    if artefact["layout"] == "heatmap" and runs and (tuned := tuning_budget(artefact, frame(runs, artefact["metric"]["name"]))):
+        facts["tuning budget"] = tuned
+    return facts
 
 
 def _head(artefact: Mapping[str, Any], facts: Mapping[str, str]) -> str:
     return f"{artefact['title']}\nscale {facts['scale']}, seeds {facts['seeds']}, {facts['runs']} runs; {facts['data']}\n"
 
 
-def _page(artefact: Mapping[str, Any], facts: Mapping[str, str], main: pd.DataFrame, extra: Any, claims: pd.DataFrame) -> str:
+def _page(
+    artefact: Mapping[str, Any],
+    facts: Mapping[str, str],
+    notes: Sequence[str],
+    main: pd.DataFrame,
+    claims: pd.DataFrame,
+    beside: Mapping[str, pd.DataFrame],
+    extra: pd.DataFrame | None,
+) -> str:
+    """table.md; `notes` stand over the main table, the tables `beside` under the claims."""
     lines = [f"# {artefact['title']}", "", *(f"- {name}: {fact}" for name, fact in facts.items()), "", "![figure](figure.png)", ""]
-    if note := artefact.get("notes", {}).get(facts["scale"]):
-        lines += [note, ""]
+    lines += [line for note in notes if note for line in (note, "")]
     lines += [markdown(main), ""]
     if len(claims):
         lines += [f"## Claims of {artefact.get('claims_of', 'the paper')}", "", markdown(claims), "", LEGEND, ""]
+    for title, table in beside.items():
+        lines += [f"## {title}", "", markdown(table), ""]
     if extra is not None:
         metric = artefact["metric"]
         unit = f" in {metric['unit']}" if "unit" in metric else ""

@@ -31,8 +31,19 @@ def series(run: Run, name: str) -> tuple[list[int], list[float]]:
 
 def first_step(run: Run, name: str, target: float, higher: bool) -> int | None:
     """The first evaluated step with the metric at the target or better; None if the run never got there."""
-    steps, values = series(run, name)
+    return first_at(*series(run, name), target, higher)
+
+
+def first_at(steps: Sequence[int], values: Sequence[float], target: float, higher: bool) -> int | None:
+    """The first of the steps whose value is the target or better; None if there is none."""
     return next((step for step, value in zip(steps, values, strict=True) if (value >= target if higher else value <= target)), None)
+
+
+def mean_series(runs: Sequence[Run], name: str) -> tuple[list[int], list[float]]:
+    """`series` of the mean over runs, at the steps at which all of them were evaluated."""
+    table = pd.DataFrame([dict(zip(*series(run, name), strict=True)) for run in runs], dtype=float)
+    means = table.dropna(axis=1).mean().sort_index()
+    return [int(step) for step in means.index], means.to_list()
 
 
 def first_step_at(artefact: Mapping[str, Any], method: Mapping[str, Any], runs: Sequence[Run], name: str | None = None) -> dict[int, Any]:

@@ -29,14 +29,16 @@ def interpolated(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFra
 
 def of_best_cell(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run]) -> list[tuple[Run, str]]:
     """The runs of a panel's best cell by seed, with its column ("-" where there is none)."""
-    best, column = best_cell(panel_cells(artefact, panel, data), artefact["metric"]["better"]), panel.get("column")
-    if best is None:
-        return []
-    chosen = of_panel(data, panel)
-    chosen = chosen[chosen[artefact["row"]] == best["row"]]
-    ids = set((chosen[chosen[column].map(label) == best["column"]] if column else chosen)["run_id"])
-    own = [run for run in runs if run.record["run_id"] in ids]
-    return [(run, best["column"] or "-") for run in sorted(own, key=lambda run: run.config["seed"])]
+    best = best_cell(panel_cells(artefact, panel, data), artefact["metric"]["better"])
+    return [] if best is None else [(run, best["column"] or "-") for run in of_cell(artefact, panel, data, runs, best)]
+
+
+def of_cell(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run], cell: pd.Series) -> list[Run]:
+    """The runs of a panel's cell, by seed."""
+    chosen, column = of_panel(data, panel), panel.get("column")
+    chosen = chosen[chosen[artefact["row"]] == cell["row"]]
+    ids = set((chosen[chosen[column].map(label) == cell["column"]] if column else chosen)["run_id"])
+    return sorted((run for run in runs if run.record["run_id"] in ids), key=lambda run: run.config["seed"])
 
 
 def interpolation_table(artefact: Mapping[str, Any], points: pd.DataFrame) -> pd.DataFrame:

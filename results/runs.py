@@ -117,3 +117,14 @@ def best_cell(table: pd.DataFrame, better: str) -> pd.Series | None:
     if whole.empty:
         return None
     return whole.loc[whole["mean"].idxmax() if better == "higher" else whole["mean"].idxmin()]
+
+
+def near(table: pd.DataFrame, best: float, within: float, better: str) -> pd.Series:
+    """Which cells of a table are at most `within` behind the score `best`; a cell with a diverged run is not."""
+    behind = best - table["mean"] if better == "higher" else table["mean"] - best
+    return (behind <= within + 1e-9) & (table["diverged"] == 0)
+
+
+def comparable(panel: Mapping[str, Any]) -> str:
+    """What is equal for panels whose cells may be compared: their metric and the settings of their task."""
+    return str((panel.get("metric"), {key: value for key, value in panel.get("select", {}).items() if key.startswith("task.")}))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from results.claims import Verdict
+from results.verdicts import Verdict
 
 REFERENCE = "AdamW, fused"
 MODELS = {"gpt2s": "GPT2s", "gpt2m": "GPT2m", "gpt2l": "GPT2l", "gpt2xl": "GPT2xl"}

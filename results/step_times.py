@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from results.claims import Verdict
 from results.files import draw, write
 from results.published import FOLDER
 from results.step_time_limits import MODELS, REFERENCE, judge_times
 from results.step_times_figure import ratio_figure
 from results.table import claims_table, latex, markdown
+from results.verdicts import Verdict, to_csv
 
 TITLES = {
     "table_i2": "Table I.2: seconds per training step at batch size 1",
@@ -64,7 +64,7 @@ def write_step_times(table: str, record: Mapping[str, Any], out_dir: Path) -> st
     write(out_dir / "table.md", "\n".join(page))
     write(out_dir / "table.csv", data.to_csv(index=False))
     write(out_dir / "table.tex", latex(main, TITLES[table]))
-    write(out_dir / "claims.csv", pd.DataFrame([v.__dict__ for v in verdicts]).to_csv(index=False))
+    write(out_dir / "claims.csv", to_csv(verdicts))
     draw(ratio_figure(data, TITLES[table], f"{facts['hardware']}; {facts['rounds']} rounds"), out_dir)
     return "\n".join([TITLES[table], markdown(main), "", _in_lines(verdicts), str(out_dir / "table.md")])
 

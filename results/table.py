@@ -1,17 +1,18 @@
 """Tables: ours beside the paper's, as Markdown, CSV and LaTeX."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from results.claims import Verdict
 from results.heatmap import power_of_ten
 from results.published import published_cells
-from results.runs import best_cell, held_out_best, panel_cells
+from results.runs import Run, best_cell, held_out_best, panel_cells
+from results.verdicts import Verdict
 
 HELD_OUT = "ours, chosen by half of the test set and scored on the other"
+TASKS_WITH_HALVES = ("cifar100", "cifar100c", "clip", "imagenet")  # those that score example by example, with tasks/engine/halves.py
 
 
 def cell_table(artefact: Mapping[str, Any], data: pd.DataFrame, seeds: int) -> pd.DataFrame:
@@ -71,6 +72,16 @@ def best_table(artefact: Mapping[str, Any], data: pd.DataFrame) -> pd.DataFrame:
         rows.append(row)
     table = pd.DataFrame(rows)
     return table if (table[HELD_OUT] != "-").any() else table.drop(columns=HELD_OUT)
+
+
+def held_out_note(artefact: Mapping[str, Any], runs: Sequence[Run], best: pd.DataFrame) -> str:
+    """Why the `best_table` has no cells chosen by half of the test set; empty where it has, and without runs."""
+    if HELD_OUT in best or not runs:
+        return ""
+    tasks = {run.config["task"]["name"] for run in runs}
+    why = "these runs are of a time before scores on halves" if tasks & {*TASKS_WITH_HALVES} else "this task writes no scores on halves"
+    chosen = "The best of ours are chosen by the scores that are printed, as in the paper."
+    return f"{chosen} There are none chosen by one half of the test set and scored on the other: {why}."
 
 
 def _with_setting(best: pd.Series | None) -> str:

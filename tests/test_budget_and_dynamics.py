@@ -86,15 +86,16 @@ def budget_verdicts(runs):
 
 
 def test_the_claim_of_the_budget_is_tested_over_seeds():
-    assert budget_verdicts(budget_runs()) == {"gpt2-budget": "does not hold", "gpt2-budget-equal": "holds"}
-    assert budget_verdicts(budget_runs(goal=56.0))["gpt2-budget"] == "holds"
-    assert budget_verdicts(budget_runs(goal=57.0))["gpt2-budget"] == "undecided"  # no difference at all
-    assert budget_verdicts(budget_runs(seeds=range(1, 6)))["gpt2-budget"] == "too few seeds to say"
+    seven = range(1, 8)
+    assert budget_verdicts(budget_runs(seeds=seven)) == {"gpt2-budget": "does not hold", "gpt2-budget-equal": "holds"}
+    assert budget_verdicts(budget_runs(goal=56.0, seeds=seven))["gpt2-budget"] == "holds"
+    assert budget_verdicts(budget_runs(goal=57.0, seeds=seven))["gpt2-budget"] == "undecided"  # no difference at all
+    assert set(budget_verdicts(budget_runs(seeds=range(1, 7))).values()) == {"too few seeds to say"}  # of two claims
 
 
 def test_a_diverged_run_is_the_worst_of_all():
-    runs = [r for r in budget_runs(goal=56.0) if r.config["regularizer"]["name"] == "adamw"]
-    runs += [budget_run("adamcpr_ip", seed, 500, None) for seed in range(1, 7)]
+    runs = [r for r in budget_runs(goal=56.0, seeds=range(1, 8)) if r.config["regularizer"]["name"] == "adamw"]
+    runs += [budget_run("adamcpr_ip", seed, 500, None) for seed in range(1, 8)]
     assert budget_verdicts(runs) == {"gpt2-budget": "does not hold", "gpt2-budget-equal": "does not hold"}
 
 

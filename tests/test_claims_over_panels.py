@@ -31,9 +31,9 @@ def test_panels_of_one_side_are_one_method_with_all_their_columns():
     base = {0.1: 70.0, 0.01: 60.0, 10: 75.0, 100: 50.0}
     noise = {(lr, seed): random.Random(f"{lr} {seed}").gauss(0, 0.3) for lr in (1e-3, 3.162e-3, 1e-2) for seed in (1, 2, 3)}
     better = verdict_on_schedules(lambda name, factor, lr, seed: (76.0 if name == "ws" else base[factor]) + noise[lr, seed])
-    assert better.verdict == "holds" and "+1.00 over 9 pairs" in better.ours
+    assert better.verdict == "holds" and "+1.00 [+1.00, +1.00] over 9 pairs" in better.ours
     worse = verdict_on_schedules(lambda name, factor, lr, seed: (74.0 if name == "ws" else base[factor]) + noise[lr, seed])
-    assert worse.verdict == "does not hold" and "-1.00 over 9 pairs" in worse.ours
+    assert worse.verdict == "does not hold" and "-1.00 [-1.00, -1.00] over 9 pairs" in worse.ours
 
 
 def adaptive(gain: float) -> str:

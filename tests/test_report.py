@@ -16,7 +16,7 @@ from results.claims import judge
 from results.report import planned_section, section, write_report
 from results.report.page import place, render
 from results.report.run_data import MOST_POINTS, pack, points_each, unpack
-from results.report.sections import COMMITTED, NOT_RUN, RECORDS
+from results.report.sections import COMMITTED, NOT_RUN, RECORDS, UNCORRECTED
 from scripts import compare, report, show
 from scripts.plan import known_artefacts
 from tasks.engine.errors import UserError
@@ -134,6 +134,22 @@ def test_without_all_records_the_committed_files_speak(tmp_path):
     for ours, theirs in zip(with_records.panels, without.panels, strict=True):
         assert (ours.figure.data[0].text, ours.figure.data[0].z) == (theirs.figure.data[0].text, theirs.figure.data[0].z)
     assert "5 of its 72 runs have a record here" in without.remarks[-1]
+
+
+def test_verdicts_of_before_holm_s_correction_are_shown_and_said_to_be(tmp_path):
+    write_artefact(FIGURE2, "mini", grid(noisy), tmp_path, expected=72, seeds=3, command="a command")
+    assert UNCORRECTED not in figure2_section(tmp_path, []).remarks
+    (tmp_path / "claims.csv").write_text('claim,text,published,ours,verdict\ncifar-ws,a > b,-,"1 against 2, p = 0.031",does not hold\n')
+    made = figure2_section(tmp_path, [])
+    assert UNCORRECTED in made.remarks and [verdict.verdict for verdict in made.verdicts] == ["does not hold"]
+    said = words(render([made], "mini"))
+    assert "1 against 2, p = 0.031" in said and UNCORRECTED in said
+
+
+def test_the_page_has_the_tables_beside_the_claims_and_tells_what_is_not_chosen_by_halves(tmp_path):
+    made = figure2_section(tmp_path)
+    assert list(made.tables) == ["Best cells", "Sensitivity", "Every cell"] and "tuning budget" in made.facts
+    assert "writes no scores on halves" in made.note
 
 
 def test_what_a_reader_must_know_of_the_runs_is_said(tmp_path):

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from results.heatmap import column_order, power_of_ten
 from results.published import published_cells
 from results.report.panels import Panel, escaped, figure
-from results.runs import Run, best_cell, flatten, frame, label, of_panel
+from results.runs import Run, best_cell, comparable, flatten, frame, label, of_panel
 
 CELL_WIDTH, CELL_HEIGHT, SIDES = 54, 38, ("ours", "published")
 Runs = Mapping[tuple[float, str], Sequence[Run]]
@@ -48,9 +48,7 @@ def _distances(
     """Every cell's distance to the best one, and the distance from which on all are painted alike."""
     compared: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for number, side in tables:
-        panel = artefact["panels"][number]
-        settings = {key: value for key, value in panel.get("select", {}).items() if key.startswith("task.")}
-        compared.setdefault((side, str((panel.get("metric"), settings))), []).append((number, side))
+        compared.setdefault((side, comparable(artefact["panels"][number])), []).append((number, side))
     found = {}
     for keys in compared.values():
         best = best_cell(pd.concat([tables[key] for key in keys], ignore_index=True), artefact["metric"]["better"])

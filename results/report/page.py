@@ -14,11 +14,11 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from results.artefact import LEGEND
-from results.claims import FAILS, HOLDS, MISSING, TOO_FEW, UNDECIDED, Verdict
 from results.files import write
 from results.report.panels import Panel
 from results.report.run_data import pack, points_each
 from results.report.sections import NUMBERED, Section
+from results.verdicts import FAILS, HOLDS, MISSING, TOO_FEW, UNDECIDED, Verdict
 
 HERE = Path(__file__).parent
 VERDICTS = (HOLDS, FAILS, UNDECIDED, TOO_FEW, "not measured", MISSING)

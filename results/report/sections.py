@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from results.artefact import at_scale, describe, plain_table
-from results.budget import budget_table, equal_budget_line
-from results.claims import MISSING, Verdict, judge
+from results.artefact import at_scale, describe, plain_table, tuning_tables
+from results.budget import budget_table
+from results.claims import judge
 from results.interpolation import interpolated, interpolation_table
 from results.pairs import pair_table
 from results.published import FOLDER
@@ -27,9 +27,11 @@ from results.step_time_limits import judge_times
 from results.step_times import READING, TITLES, paper_table, published
 from results.step_times import describe as describe_times
 from results.step_times import frame as times_frame
-from results.table import best_table, readable
+from results.table import best_table, held_out_note, readable
+from results.verdicts import MISSING, Verdict, from_csv
 
 NUMBERED = re.compile(r"(figure|table)_?([a-z]?)(\d+)")  # the names of the paper's figures and tables
+UNCORRECTED = "These verdicts are of a time before Holm's correction over the artefact's claims: each is by its own p-value alone."
 RECORDS, COMMITTED, NOT_RUN, PLANNED = "from records", "from the committed files", "runs missing", "planned"
 
 
@@ -123,19 +125,22 @@ def _from_runs(
     panels, far, tables = _shown(artefact, scale, table, runs)
     facts = describe(artefact, scale, runs, expected, base.command)
     facts = {name: fact for name, fact in facts.items() if name != "command"}
-    if artefact["layout"] == "budget":
-        facts["equal budget"] = equal_budget_line(artefact, scale, runs)
     return replace(
         base,
         state=RECORDS if len(runs) == expected else NOT_RUN,
         verdicts=judge(artefact, scale, runs, complete=len(runs) == expected),
         facts=facts,
         remarks=_remarks(runs, table, folder, expected),
+        note=" ".join(filter(None, (base.note, _held_out_note(artefact, runs, tables)))),
         panels=panels,
         far=far,
         tables=tables,
         runs=runs,
     )
+
+
+def _held_out_note(artefact: Mapping[str, Any], runs: Sequence[Run], tables: Mapping[str, pd.DataFrame]) -> str:
+    return held_out_note(artefact, runs, tables["Best cells"]) if "Best cells" in tables else ""
 
 
 def _remarks(runs: Sequence[Run], table: pd.DataFrame, folder: Path, expected: int) -> tuple[str, ...]:
@@ -171,7 +176,7 @@ def _shown(
     if layout == "heatmap":
         panels, far = heatmap_panels(artefact, table, runs)
         data = frame(runs, artefact["metric"]["name"])
-        tables = {"Best cells": best_table(artefact, data)} if runs else {}
+        tables = ({"Best cells": best_table(artefact, data)} if runs else {}) | tuning_tables(artefact, runs)
         tables["Every cell"] = readable(artefact, table)
         points = interpolated(artefact, runs)
         if not points.empty:
@@ -190,14 +195,15 @@ def _shown(
 
 def _committed(base: Section, artefact: Mapping[str, Any], scale: str, folder: Path) -> Section:
     """The section of what `make reproduce-<name>` has left in results/<scale>/<name>/."""
-    table = _read_csv(folder / "table.csv", artefact)
+    table, verdicts = _read_csv(folder / "table.csv", artefact), read_verdicts(folder / "claims.csv")
     panels, far, tables = _shown(artefact, scale, table, [])
     picture = folder / "figure.svg"
     image = "data:image/svg+xml;base64," + base64.b64encode(picture.read_bytes()).decode() if not panels and picture.exists() else ""
     return replace(
         base,
         state=COMMITTED,
-        verdicts=read_verdicts(folder / "claims.csv"),
+        remarks=(UNCORRECTED,) if any("p = " in verdict.ours and verdict.p is None for verdict in verdicts) else (),
+        verdicts=verdicts,
         facts=read_facts(folder / "table.md"),
         panels=panels,
         far=far,
@@ -219,10 +225,7 @@ def _read_csv(path: Path, artefact: Mapping[str, Any]) -> pd.DataFrame:
 
 def read_verdicts(path: Path) -> list[Verdict]:
     """The verdicts of claims.csv; none where there is no claim."""
-    content = path.read_text().strip() if path.exists() else ""
-    if not content:
-        return []
-    return [Verdict(**row) for row in pd.read_csv(io.StringIO(content), dtype=str, keep_default_na=False).to_dict("records")]
+    return from_csv(path.read_text()) if path.exists() else []
 
 
 def read_facts(path: Path) -> dict[str, str]:

@@ -1,0 +1,77 @@
+"""How much the score of each method of a heat map depends on its settings, and how many of them were tried."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from results.runs import best_cell, comparable, near, panel_cells
+from results.sides import Names, panels_of, side_cells, sign
+
+
+def sensitivity_table(artefact: Mapping[str, Any], data: pd.DataFrame) -> pd.DataFrame:
+    """A row a method: settings and runs tried, the share of settings near the best, and how far the median one is behind.
+
+    Near is within `metric.near` (default 1, in the metric's unit) of the method's own best cell, and of the best of all methods with
+    the same metric and task settings. A cell with a diverged run is not near, and worse than any other. Empty without runs.
+    """
+    better, within = artefact["metric"]["better"], artefact["metric"].get("near", 1)
+    tables = {panel["title"]: panel_cells(artefact, panel, data) for panel in artefact["panels"]}
+    groups = {panel["title"]: comparable(panel) for panel in artefact["panels"]}
+    rows = []
+    for title, cells in tables.items():
+        if cells.empty:
+            continue
+        own = best_cell(cells, better)
+        every = best_cell(pd.concat([other for name, other in tables.items() if groups[name] == groups[title]], ignore_index=True), better)
+        rows.append(
+            {
+                "method": title,
+                "settings": len(cells),
+                "runs": _runs(cells),
+                f"within {within:g} of its own best": _share(cells, own, within, better),
+                f"within {within:g} of the best of all": _share(cells, every, within, better),
+                "median behind its own best by": _behind(artefact, cells, own),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _runs(cells: pd.DataFrame) -> int:
+    return int((cells["seeds"] + cells["diverged"]).sum())
+
+
+def _share(cells: pd.DataFrame, best: pd.Series | None, within: float, better: str) -> str:
+    if best is None:
+        return "-"
+    number = int(near(cells, best["mean"], within, better).sum())
+    return f"{number / len(cells):.0%} ({number} of {len(cells)})"
+
+
+def _behind(artefact: Mapping[str, Any], cells: pd.DataFrame, best: pd.Series | None) -> str:
+    """How far the median cell is behind the best one; "diverged" where half of the cells are not whole."""
+    if best is None:
+        return "diverged"
+    behind = (sign(artefact) * (best["mean"] - cells["mean"])).where(cells["diverged"] == 0, math.inf)
+    return f"{behind.median():.2f}" if math.isfinite(behind.median()) else "diverged"
+
+
+def tuning_budget(artefact: Mapping[str, Any], data: pd.DataFrame) -> str:
+    """Whether the two sides of each claim were tuned over equally many settings, with the numbers; empty where no claim has two sides."""
+    compared = {
+        (_titles(artefact, claim["left"]), _titles(artefact, claim["right"])): claim for claim in artefact["claims"] if "right" in claim
+    }
+    said, equal = [], 0
+    for titles, claim in compared.items():
+        left, right = (side_cells(artefact, data, claim[side]) for side in ("left", "right"))
+        equal += len(left) == len(right)
+        said.append(f"{titles[0]} {len(left)} settings ({_runs(left)} runs) against {titles[1]} {len(right)} ({_runs(right)})")
+    if not said:
+        return ""
+    whether = "equal" if equal == len(said) else "not equal" if not equal else f"equal in {equal} of {len(said)} comparisons"
+    return f"{whether}: {'; '.join(said)}"
+
+
+def _titles(artefact: Mapping[str, Any], names: Names) -> str:
+    return " + ".join(panel["title"] for panel in panels_of(artefact, names))
