@@ -178,6 +178,10 @@ def composes(copy: Path, overrides: list[str]) -> None:
 def check_script(copy: Path, script: str, arguments: list[str]) -> None:
     """Fails unless the script, its names and its keys exist."""
     assert (copy / script).exists() or (ROOT / script).exists(), script
+    if arguments[-2:-1] == [">"]:  # what it prints goes to a file
+        arguments = arguments[:-2]
+    if arguments[-3:] == ["--cfg", "job", "--resolve"]:  # Hydra's own: prints the configuration, trains nothing
+        arguments = arguments[:-3]
     keys = [argument for argument in arguments if "=" in argument]
     names = [argument for argument in arguments if "=" not in argument and not argument.startswith("-")]
     flags = {argument for argument in arguments if argument.startswith("-") and "=" not in argument}
