@@ -3,6 +3,7 @@
 Skipped where the extra docs is not installed: `make setup EXTRAS=docs`.
 """
 
+import html
 import importlib
 import os
 import re
@@ -106,7 +107,7 @@ def test_every_task_and_every_committed_result_has_a_page(site):
     for table in tables:
         page = site / "results/mini" / table.parent.name / "index.html"
         cells = re.findall(r"^\| ([^|]+?) +\|", table.read_text(), re.MULTILINE)
-        assert cells[-1].strip("*`") in page.read_text()
+        assert cells[-1].strip("*`") in html.unescape(page.read_text())
         assert (page.parent / "figure.png").read_bytes() == (table.parent / "figure.png").read_bytes()
 
 

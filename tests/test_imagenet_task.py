@@ -278,6 +278,6 @@ def test_table_1_has_every_published_cell_and_the_one_that_the_paper_leaves_open
 
 def test_table_1_at_mini_scale_is_of_one_model_and_has_pairs_enough_for_a_test():
     definition, runs = at_scale(TABLE1, "mini"), table1_runs("mini")
-    assert len(runs) == 42
+    assert len(runs) == 56
     assert [panel["id"] for panel in definition["panels"]] == ["adamw", "ws", "ip"] and len(definition["claims"]) == 2
-    assert len({(r.config["lr"], r.config["seed"]) for r in runs}) == 6
+    assert len({(r.config["lr"], r.config["seed"]) for r in runs}) == 8

@@ -15,6 +15,7 @@ from made_records import expand_once, metrics_of, mini, write_run
 from results.heatmap import power_of_ten
 from results.step_times import TITLES
 from scripts import report, reproduce
+from scripts.arguments import read_arguments
 from scripts.plan import known_artefacts, load_artefact, plan
 from tasks.engine.records import run_folder
 
@@ -45,7 +46,7 @@ def written(tmp_path_factory):
         for name in known_artefacts():
             p = plan(load_artefact(name), {"scale": "mini"}, {})
             assert not p.todo
-            reproduce.reproduce(p, {"scale": "mini"}, results_dir / "mini" / name, "a command")
+            reproduce.reproduce(p, read_arguments([name, "scale=mini"]), results_dir / "mini" / name)
         report.main(["scale=mini", f"results_dir={results_dir}"])
     return runs_dir, results_dir / "mini"
 

@@ -1,6 +1,7 @@
 """The task segmentation: data sets in nnU-Net's format, plans, the trainer beside nnU-Net's own, validation, and runs."""
 
 import json
+import resource
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -66,6 +67,12 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("segmentation")
     raw.write(root, MADE, (made_case(number) for number in range(4)))
     return root
+
+
+@pytest.fixture(autouse=True)
+def no_process_group(monkeypatch):
+    """Other tests leave a group of one process, which nnU-Net would take for a share of a run on several GPUs."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
 
 
 def config(made, *more):
@@ -304,6 +311,7 @@ def test_settings_that_cannot_be_are_said(made, tmp_path):
         (["task.plan.patch=[18,16,16]"], r"task\.plan\.patch=\[18, 16, 16\] cannot be halved as often .* is \[20, 16, 16\]"),
         (["task.folds=5"], "task.folds=5 are more than MNI152's 4 cases"),
         (["task.fold=2"], "task.fold=2 must be a whole number from 0 to 1, or null"),
+        (["gpus=2"], "trains on one GPU"),
         (["task.data.name=Head"], "task.data.name=Head is unknown; choose one of MNI152, Heart"),
     ):
         with pytest.raises(UserError, match=words):
@@ -477,6 +485,17 @@ def test_a_fold_whose_loss_is_not_finite_is_on_record(made, tmp_path):
     with pytest.raises(TrainingFailed, match="loss is"):
         run(cfg)
     assert records(tmp_path)[next(iter(records(tmp_path)))]["status"] == "failed"
+
+
+def test_too_little_memory_for_a_patch_is_said(made, tmp_path):
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))  # a batch of such patches has 8.6 GB
+
+    large = [*SETTINGS, *SGD, "task.plan.patch=[1024,1024,1024]", f"data_dir={made}", f"runs_dir={tmp_path}"]
+    done = call("train.py", *large, preexec_fn=limited)
+    assert done.returncode == 1
+    is_one_line(done, "ran out of memory before its first step", "smaller")
+    assert records(tmp_path) == {}
 
 
 def test_a_killed_fold_goes_on_and_ends_with_the_same_bits_beside_another_fold(made, tmp_path):

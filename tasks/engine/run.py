@@ -27,6 +27,8 @@ from tasks.engine.throughput import rates
 from tasks.engine.training import Training, without_bound
 from tasks.engine.workload import Workload
 
+LESS = "free some and start it again, or make the batch, the model or its input smaller"
+
 
 def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
     """Trains the configured run, or goes on with it, or returns its record if it has ended.
@@ -79,7 +81,12 @@ def build_workload(cfg: DictConfig, device: torch.device) -> Workload:
 
 
 def _train(cfg: DictConfig, folder: Path, ranks: Ranks, device: torch.device, progress: Callable[[int], None] | None) -> dict[str, Any]:
-    training = _set_up(cfg, folder, ranks, device)
+    try:
+        training = _set_up(cfg, folder, ranks, device)
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise OutOfMemory(f"{folder.name} ran out of memory before its first step; {LESS}") from error
     try:
         training.resume()
         with listening() as requests:
@@ -138,7 +145,8 @@ def _to_the_end(training: Training, requests: Requests, progress: Callable[[int]
                 _note_end(training)
             raise
         if deaths + 1 < attempts.LIMIT or ranks.world > 1:  # the other processes have no word of it: the next start counts it
-            raise OutOfMemory(f"{training.run_id} ran out of memory at step {training.step}, in attempt {deaths + 1}") from error
+            where = f"{training.run_id} ran out of memory at step {training.step}, in attempt {deaths + 1}"
+            raise OutOfMemory(f"{where}; {LESS}") from error
         _note_end(training)
         return {}, f"out of memory at step {training.step}, in {deaths + 1} attempts"
     _note_end(training)

@@ -29,9 +29,11 @@ def build(cfg: Any, device: torch.device) -> Workload:
     nnunet.require()
     task, root = cfg.task, Path(cfg.data_dir).absolute()
     fold = fold_of(task.fold, task.folds, cfg.seed)
+    if cfg.nodes * cfg.gpus > 1:
+        raise UserError("task=segmentation trains on one GPU, as nnU-Net would split the batch once more: set nodes=1 and gpus=1")
     trainer = make_trainer(cfg, fold, device)
-    if trainer.configuration_manager.batch_dice and (cfg.nodes * cfg.gpus > 1 or cfg.micro_batch):
-        raise UserError("nnU-Net's plan takes Dice over the whole batch: train it on one GPU, with micro_batch=null")
+    if trainer.configuration_manager.batch_dice and cfg.micro_batch:
+        raise UserError("nnU-Net's plan takes Dice over the whole batch: train it with micro_batch=null")
     trainer.initialize()
     trainer.optimizer = trainer.lr_scheduler = None  # the loop's own are the same
     with nnunet.quietly():
