@@ -16,13 +16,13 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from results.order import place
 from tasks.engine.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 FIGURE = ("mini", "grokking")
 SCALES = ("mini", "paper")
-NUMBERED = re.compile(r"(figure|table)_?([a-z]?)(\d+)")  # the names of the paper's figures and tables
 COLUMNS = ("paper item", "command", "mini cost", "paper cost (estimate)", "state")
 
 
@@ -66,15 +66,6 @@ def table(root: Path) -> str:
         rows[place(name)] = (readme["item"], f"`make bench TABLES={name}`", readme["mini"], "", state(name, root))
     lines = (COLUMNS, ("---",) * len(COLUMNS), *(row for _, row in sorted(rows.items())))
     return "\n".join("| " + " | ".join(cell for cell in line) + " |" for line in lines)
-
-
-def place(name: str) -> tuple[int, str, int, str]:
-    """To sort by: the paper's figures, its tables, those of its appendices, and what has no number. The report page has the same order."""
-    found = NUMBERED.fullmatch(name)
-    if found is None:
-        return 2, "", 0, name
-    kind, letter, number = found.groups()
-    return (1 if letter else 0), letter or kind, int(number), kind
 
 
 def count_runs(artefact: dict[str, Any], scale: str) -> int:

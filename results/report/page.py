@@ -15,9 +15,10 @@ from plotly.offline import get_plotlyjs
 
 from results.artefact import LEGEND
 from results.files import write
+from results.order import place
 from results.report.panels import Panel
 from results.report.run_data import pack, points_each
-from results.report.sections import NUMBERED, Section
+from results.report.sections import Section
 from results.verdicts import FAILS, HOLDS, MISSING, TOO_FEW, UNDECIDED, Verdict
 
 HERE = Path(__file__).parent
@@ -55,15 +56,6 @@ def render(sections: Sequence[Section], scale: str) -> str:
         figures=in_script(_figures(sections)),
         runs=Markup(pack(runs)),
     )
-
-
-def place(name: str) -> tuple[int, str, int, str]:
-    """The paper's order: figures and tables of the text, those of the appendices by letter, then what has no number."""
-    found = NUMBERED.fullmatch(name)
-    if found is None:
-        return 2, "", 0, name
-    kind, letter, number = found.groups()
-    return (1 if letter else 0), letter or kind, int(number), kind
 
 
 def slug(text: str) -> str:

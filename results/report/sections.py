@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from results.artefact import at_scale, describe, plain_table, tuning_tables
 from results.budget import budget_table
 from results.claims import judge
 from results.interpolation import interpolated, interpolation_table
+from results.order import NUMBERED
 from results.pairs import pair_table
 from results.published import FOLDER
 from results.report.heatmaps import heatmap_panels
@@ -30,7 +30,6 @@ from results.step_times import frame as times_frame
 from results.table import best_table, held_out_note, readable
 from results.verdicts import MISSING, Verdict, from_csv
 
-NUMBERED = re.compile(r"(figure|table)_?([a-z]?)(\d+)")  # the names of the paper's figures and tables
 UNCORRECTED = "These verdicts are of a time before Holm's correction over the artefact's claims: each is by its own p-value alone."
 RECORDS, COMMITTED, NOT_RUN, PLANNED = "from records", "from the committed files", "runs missing", "planned"
 
