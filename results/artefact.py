@@ -223,5 +223,17 @@ def _page(
     return "\n".join(lines)
 
 
+def read_facts(path: Path) -> dict[str, str]:
+    """The list `- name: fact` at the head of a table.md, without the command; empty without the file."""
+    facts = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        if line.startswith(("!", "##")):
+            break
+        name, colon, fact = line.removeprefix("- ").partition(": ")
+        if line.startswith("- ") and colon and name != "command":
+            facts[name] = fact
+    return facts
+
+
 def _claims_in_lines(verdicts: list[Verdict]) -> str:
     return "".join(f"claim: {v.text}\n    {v.verdict}: {v.ours or 'no value'} (paper: {v.published})\n" for v in verdicts)

@@ -16,6 +16,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from results.artefact import read_facts
 from results.order import place
 from tasks.engine.errors import UserError
 
@@ -45,7 +46,7 @@ def figure(root: Path) -> str:
     """The figure with a caption of one line: what it shows, of which runs, and what is claimed of it."""
     scale, name = FIGURE
     folder = root / "results" / scale / name
-    title, facts = title_of(folder), facts_of(folder)
+    title, facts = title_of(folder), read_facts(folder / "table.md")
     of = f"{scale} scale, seed{'s' * (',' in facts['seeds'])} {facts['seeds']}, {facts['runs']} runs, {facts['hardware']}"
     claims = "; ".join(f'"{row["text"]}": **{row["verdict"]}**' for row in claims_of(folder))
     path = folder.relative_to(root)
@@ -90,7 +91,7 @@ def state(name: str, root: Path) -> str:
 
 def shortfall(folder: Path) -> str:
     """How many runs there are where some are missing, and how many diverged; else nothing."""
-    found = re.match(r"(\d+) of (\d+)(?: \((\d+) diverged\))?", facts_of(folder).get("runs", ""))
+    found = re.match(r"(\d+) of (\d+)(?: \((\d+) diverged\))?", read_facts(folder / "table.md").get("runs", ""))
     if found is None:
         return ""
     missing = f"{found[1]} of {found[2]} runs, " if found[1] != found[2] else ""
@@ -117,11 +118,6 @@ def claims_of(folder: Path) -> list[dict[str, str]]:
 
 def title_of(folder: Path) -> str:
     return (folder / "table.md").read_text().splitlines()[0].removeprefix("# ")
-
-
-def facts_of(folder: Path) -> dict[str, str]:
-    """The list at the head of table.md."""
-    return dict(re.findall(r"^- ([\w ]+): (.*)$", (folder / "table.md").read_text(), re.MULTILINE))
 
 
 def main(arguments: list[str]) -> None:

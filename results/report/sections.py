@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from results.artefact import at_scale, describe, plain_table, tuning_tables
+from results.artefact import at_scale, describe, plain_table, read_facts, tuning_tables
 from results.budget import budget_table
 from results.claims import judge
 from results.interpolation import interpolated, interpolation_table
@@ -225,18 +225,6 @@ def _read_csv(path: Path, artefact: Mapping[str, Any]) -> pd.DataFrame:
 def read_verdicts(path: Path) -> list[Verdict]:
     """The verdicts of claims.csv; none where there is no claim."""
     return from_csv(path.read_text()) if path.exists() else []
-
-
-def read_facts(path: Path) -> dict[str, str]:
-    """The list `- name: fact` at the head of a table.md."""
-    facts = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        if line.startswith(("!", "##")):
-            break
-        name, colon, fact = line.removeprefix("- ").partition(": ")
-        if line.startswith("- ") and colon and name != "command":
-            facts[name] = fact
-    return facts
 
 
 def step_times_section(name: str, folder: Path) -> Section:
