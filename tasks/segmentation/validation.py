@@ -45,7 +45,7 @@ def write_overlays(trainer: Any, raw_folder: Path, folder: Path) -> None:
     for path in sorted(predictions(trainer).glob(f"*{raw.SUFFIX}")):
         case = path.name.removesuffix(raw.SUFFIX)
         files = (raw_folder / "imagesTr" / f"{case}_0000{raw.SUFFIX}", raw_folder / "labelsTr" / path.name, path)
-        image, label, predicted = (np.asarray(nibabel.load(file).dataobj) for file in files)
+        image, label, predicted = (np.asarray(nibabel.Nifti1Image.from_filename(file).dataobj) for file in files)
         level = int((label > 0).sum(axis=(0, 1)).argmax())
         overlay(image[..., level], label[..., level], predicted[..., level]).save(folder / f"{case}.png")
 
