@@ -58,18 +58,25 @@ def groups(request: Request) -> list[Group]:
         seen.update(folders)
         found.append(Group(name, [folder for folder in folders if is_prunable(folder, queued)]))
     if "orphans" in request.flags:
-        seen |= owned(runs_dir)
         folders = [path.parent for path in sorted(runs_dir.glob("*/*/record.json")) if path.parent not in seen]
-        found.append(Group("orphans", [folder for folder in folders if is_prunable(folder, queued)]))
+        folders = [folder for folder in folders if is_prunable(folder, queued)]
+        theirs = owned(runs_dir, folders)
+        found.append(Group("orphans", [folder for folder in folders if folder not in theirs]))
     return found
 
 
-def owned(runs_dir: Path) -> set[Path]:
-    """The folders of every run that an artefact defines, at any scale."""
-    artefacts = [load_artefact(name) for name in known_artefacts()]
-    scales = [(artefact, {"scale": scale}) for artefact in artefacts for scale in artefact["scales"]]
-    runs = [run for artefact, options in scales for run in expand(artefact, options, {"runs_dir": str(runs_dir)}).items()]
-    return {records.run_folder(cfg, run_id) for run_id, cfg in runs}
+def owned(runs_dir: Path, folders: list[Path]) -> set[Path]:
+    """The folders of every run that an artefact defines with the scale and the regularizer of one of `folders`, and maybe more."""
+    configs = [record["config"] for folder in folders if (record := whole_record(folder))]
+    wanted = {(config["scale"], config["regularizer"]["name"]) for config in configs}
+    found: set[Path] = set()
+    for artefact in map(load_artefact, known_artefacts()):
+        for scale, choice in artefact["scales"].items():
+            grids = [grid for grid in choice["grids"] if (scale, grid["regularizer"]) in wanted]
+            narrowed = artefact | {"scales": {scale: choice | {"grids": grids}}}
+            runs = expand(narrowed, {"scale": scale}, {"runs_dir": str(runs_dir)})
+            found |= {records.run_folder(cfg, run_id) for run_id, cfg in runs.items()}
+    return found
 
 
 def is_prunable(folder: Path, queued: set[str]) -> bool:

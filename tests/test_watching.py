@@ -227,8 +227,8 @@ def test_prune_removes_the_checkpoints_of_finished_runs_alone(finished, failed, 
 
 def test_orphans_are_pruned_only_if_asked_for_and_a_no_at_the_terminal_changes_nothing(finished, tmp_path):
     runs_dir = copy(finished, tmp_path)
-    assert call("prune.py", f"runs_dir={runs_dir}", "--yes").stdout == "no finished run has a checkpoint; nothing to remove\n"
-    orphans = ("prune.py", f"runs_dir={runs_dir}", "--orphans")  # 24 steps are no artefact's
+    assert call("prune.py", "grokking", f"runs_dir={runs_dir}", "--yes").stdout == "no finished run has a checkpoint; nothing to remove\n"
+    orphans = ("prune.py", "grokking", f"runs_dir={runs_dir}", "--orphans")  # 24 steps are no artefact's
     assert "Remove 6 checkpoints" in at_terminal(*orphans, answer="n")
     assert len(list(runs_dir.glob("*/*/checkpoint.pt"))) == 6
     assert "freed " in at_terminal(*orphans, answer="y")
