@@ -1,7 +1,8 @@
 """nnU-Net in the suite's own loop: builds the workload of one fold from CPRTrainer's network, loss, batches and validation.
 
 Not nnU-Net's loop around it: this one goes on with the same bits after a kill at any step, writes R, κ and λ over training, and its records
-and failures are those of every other task. tests/test_segmentation.py holds the two against each other: they end with equal weights.
+and failures are those of every other task. tests/segmentation/test_segmentation_training.py holds the two against each other: they end with
+equal weights.
 """
 
 import json

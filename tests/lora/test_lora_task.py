@@ -1,90 +1,21 @@
-"""The task lora: which matrices are trained and regularized, questions, scores, the small base model, and runs from the command line."""
+"""The task lora: questions, scores, and runs from the command line."""
 
 import json
-import multiprocessing
-import shutil
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
-from commands import ROOT, call, is_one_line, records, start, wait_until
+from commands import call, is_one_line, records, start, wait_until
+from made_lora import CPU, RECIPE, SETTINGS, TARGETS, config, made_questions
 
-from cpr import regularized_names
 from scripts.common import compose_config
-from tasks.engine import checkpoint
 from tasks.engine.errors import UserError
-from tasks.engine.optimizers import build_optimizer
 from tasks.engine.run import build_workload
 from tasks.gpt2 import tokenizer
-from tasks.gpt2.groups import Recipe as TextRecipe
-from tasks.gpt2.pool import write_all
 from tasks.lora import adapters, data, harness, mistral, plays, pubmedqa, questions, small
 from tasks.lora.questions import Question
 from tasks.lora.scoring import Exam, answer_losses
-
-CPU = torch.device("cpu")
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-WORDS = ["the", "king", "is", "dead", "long", "live", "my", "lord", "and", "all", "that", "love", "him"]
-RECIPE = small.Recipe(
-    text="Made",
-    questions="Made",
-    question_every=2,
-    width=32,
-    mlp_width=48,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    vocabulary=512,
-    context=32,
-    batch_size=4,
-    steps=6,
-    lr=1e-3,
-    weight_decay=0.1,
-    warmup_steps=2,
-    seed=0,
-)
-SETTINGS = [
-    "task=lora",
-    "scale=mini",
-    "device=cpu",
-    "quiet=true",
-    "num_steps=6",
-    "task.data.name=Made",
-    "task.data.max_tokens=32",
-    "task.batch_size=4",
-    "task.eval_blocks=4",
-    "task.lora.r=2",
-    *(f"task.small.{key}={value}" for key, value in asdict(RECIPE).items()),
-]
-
-
-def made_questions(number: int, seed: int) -> list[Question]:
-    """Does a line begin with "the"?"""
-    generator = torch.Generator().manual_seed(seed)
-    lines = [[WORDS[index] for index in torch.randint(len(WORDS), (5,), generator=generator)] for _ in range(number)]
-    return [Question(f"{' '.join(line)}\nIs this the?", " yes" if line[0] == "the" else " no") for line in lines]
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory):
-    """A data folder with GPT-2's vocabulary, a small text and questions about it."""
-    root = tmp_path_factory.mktemp("lora")
-    own = ROOT / "data" / "gpt2_bpe"
-    if own.exists():
-        shutil.copytree(own, root / "gpt2_bpe")
-    try:
-        tokenizer.prepare(root, print)
-    except UserError as error:
-        pytest.skip(str(error))
-    documents = [" ".join(WORDS[(i * k + k) % len(WORDS)] for k in range(60)) for i in range(40)]
-    write_all(root, documents, TextRecipe("Made", "made", 0.2, 40, vocabulary=512), processes=1)
-    questions.write(root, "Made", {}, {"train": made_questions(40, 0), "test": made_questions(20, 1)})
-    return root
-
-
-def config(made, *more):
-    return compose_config([*SETTINGS, f"data_dir={made}", *more])
 
 
 def small_lora(seed: int = 0):
@@ -92,65 +23,6 @@ def small_lora(seed: int = 0):
     model = small.empty(RECIPE)
     adapters.add(model, 2, 2.0, TARGETS)
     return model
-
-
-# The model
-
-
-def test_mistral_7b_has_the_papers_matrices():
-    from transformers import MistralConfig, MistralForCausalLM
-
-    shape = MistralConfig(vocab_size=32000, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_key_value_heads=8)
-    with torch.device("meta"):
-        model = MistralForCausalLM(shape)
-    assert sum(p.numel() for p in model.parameters()) == 7_241_732_096
-    task = compose_config(["task=lora", "scale=paper"]).task
-    with torch.device("meta"):
-        adapters.add(model, task.lora.r, task.lora.alpha, task.lora.targets)
-    names = regularized_names(model)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    assert names == list(trained) and len(names) == 32 * 7 * 2
-    assert all(".lora_A." in name or ".lora_B." in name for name in names)
-    assert sum(p.numel() for p in trained.values()) == 335_544_320
-
-
-def test_the_optimizer_has_the_lora_matrices_and_nothing_else(made):
-    cfg = config(made, "regularizer=adamcpr_ws")
-    model = build_workload(cfg, CPU).model
-    (group,) = build_optimizer(cfg, model).param_groups
-    assert group["regularize"]
-    assert len(group["params"]) == 2 * 7 * 2
-    assert {id(p) for p in group["params"]} == {id(p) for name, p in model.named_parameters() if ".lora_" in name}
-
-
-def test_lora_at_its_start_changes_no_logit_and_can_be_taken_out():
-    torch.manual_seed(0)
-    model = small.empty(RECIPE)
-    tokens = torch.arange(12)[None]
-    with torch.no_grad():
-        before = model(input_ids=tokens).logits
-        adapters.add(model, 2, 2.0, TARGETS)
-        assert torch.equal(model(input_ids=tokens).logits, before)
-        for name, parameter in model.named_parameters():
-            if ".lora_B." in name:
-                parameter.normal_()
-        assert not torch.allclose(model(input_ids=tokens).logits, before, atol=1e-2)
-        with adapters.without(model):
-            assert torch.equal(model(input_ids=tokens).logits, before)
-    assert len(regularized_names(model)) == 2 * 7 * 2
-
-
-def test_lora_is_float32_beside_bfloat16():
-    model = small.empty(RECIPE).bfloat16()
-    adapters.add(model, 2, 2.0, TARGETS)
-    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
-    assert model.lm_head.weight.dtype == torch.bfloat16
-
-
-def test_settings_that_lora_cannot_have_are_said():
-    for r, targets in ((0, TARGETS), (2, ["no_such_layer"])):
-        with pytest.raises(UserError, match=r"task\.lora: "):
-            adapters.add(small.empty(RECIPE), r, 2.0, targets)
 
 
 # Questions and scores
@@ -228,61 +100,6 @@ def test_a_subset_is_the_same_for_the_same_seed():
     assert questions.subset(asked, None, 0) == asked
     with pytest.raises(UserError, match="train_size=31 questions are asked for, but there are 30"):
         questions.subset(asked, 31, 0)
-
-
-# The small base model
-
-
-def sha(model) -> str:
-    return checkpoint.digest(model.state_dict())
-
-
-def _train_it(root, results):
-    results.put(sha(small.trained(root, RECIPE, print, quiet=True)))
-
-
-@pytest.fixture
-def root(made, tmp_path):
-    """A data folder without the small model."""
-    shutil.copytree(made, tmp_path / "data", ignore=shutil.ignore_patterns("small"))
-    return tmp_path / "data"
-
-
-def test_two_processes_train_the_small_model_once(root):
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    processes = [context.Process(target=_train_it, args=(root, results)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    found = {results.get(timeout=60) for _ in processes}
-    for process in processes:
-        process.join()
-    assert len(found) == 1 and len(list((root / "lora" / "small").glob("*.pt"))) == 1
-    path = small.kept_at(root, RECIPE)
-    changed = path.stat().st_mtime_ns
-    assert sha(small.trained(root, RECIPE, print, quiet=True)) in found
-    assert path.stat().st_mtime_ns == changed
-
-    (path.parent / f".{path.name}.1.tmp").write_bytes(b"of a process that was killed")
-    path.write_bytes(path.read_bytes()[:-100])
-    assert sha(small.trained(root, RECIPE, print, quiet=True)) in found  # a damaged one is made again, with the same bits
-    assert not list(path.parent.glob(".*.tmp"))
-
-
-def test_a_runs_random_numbers_do_not_depend_on_whether_it_trained_the_small_model(root):
-    states = []
-    for kept in (False, True):
-        assert small.kept_at(root, RECIPE).exists() == kept
-        torch.manual_seed(3)
-        states.append(sha(build_workload(config(root), CPU).model))
-    assert states[0] == states[1]
-
-
-def test_the_small_model_is_kept_by_recipe_text_and_questions(root):
-    path = small.kept_at(root, RECIPE)
-    assert small.kept_at(root, replace(RECIPE, lr=2e-3)) != path
-    questions.write(root, "Made", {}, {"train": made_questions(40, 5), "test": made_questions(20, 1)})
-    assert small.kept_at(root, RECIPE) != path
 
 
 # Runs

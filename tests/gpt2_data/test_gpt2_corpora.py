@@ -1,0 +1,127 @@
+"""The texts of GPT-2's data: cut into documents, chosen for validation, and the data sets of Shakespeare and OpenWebText."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_gpt2 import MADE, texts_of
+
+from tasks.engine.errors import UserError
+from tasks.gpt2 import corpora, prepare, shards, tokenizer
+from tasks.gpt2.groups import is_validation
+
+# Documents
+
+
+@given(text=st.text(st.sampled_from("ab \n\r\té"), max_size=200).map(lambda text: text * 90))
+def test_documents_joined_are_the_text(text):
+    documents = corpora.cut(text)
+    assert "".join(documents) == text
+    assert all(corpora.LEAST <= len(document) <= corpora.MOST for document in documents[:-1])
+    assert all(0 < len(document) <= corpora.MOST for document in documents[-1:])
+
+
+def test_documents_end_with_blank_lines_or_else_with_a_line():
+    paragraph = "x" * 700 + "\n \n"
+    assert corpora.cut(paragraph * 7) == [paragraph * 3, paragraph * 3, paragraph]
+    line = "x" * 700 + "\n"
+    assert corpora.cut(line * 7) == [line * 5, line * 2]
+
+
+def test_validation_documents_are_chosen_by_their_hash():
+    chosen = {text for text in MADE if is_validation(text, 0.2)}
+    assert 0.14 < len(chosen) / len(MADE) < 0.26
+    assert {text for text in reversed(MADE) if is_validation(text, 0.1)} < chosen
+    assert is_validation("Hello world", 0.4) and not is_validation("Hello world", 0.3)  # the fraction is 0.393
+
+
+# The two data sets
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [("Shakespeare", {"train": 1_473_218, "validation": 92_801}), ("Shakespeare2k", {"train": 2_042_138, "validation": 128_818})],
+)
+def test_shakespeare_is_prepared_once_and_decodes_to_the_text(vocabulary, tmp_path, capsys, name, tokens):
+    root = vocabulary
+    if not (root / "gpt2" / name / "manifest.json").exists():
+        root = tmp_path
+        try:
+            prepare.prepare(name, root, print)
+        except UserError as error:
+            pytest.skip(str(error))
+        assert "15 MB on disk" in capsys.readouterr().out
+    files = sorted((root / "gpt2" / "texts").glob("*.txt"))
+    whole = "".join(path.read_bytes().decode() for path in files)
+    assert len(files) == 42 and len(whole) == 5_057_198
+
+    bpe = tokenizer.load(root, prepare.RECIPES[name].vocabulary)
+    validation, train = (iter(texts_of(root, name, split, bpe)) for split in ("validation", "train"))
+    documents = [document for path in files for document in corpora.cut(path.read_bytes().decode())]
+    assert "".join(next(validation if is_validation(document, 0.05) else train) for document in documents) == whole
+    assert next(train, None) is None and next(validation, None) is None
+    totals = shards.manifest(root, name)["totals"]
+    assert {split: total["tokens"] for split, total in totals.items()} == tokens
+    assert {split: total["documents"] for split, total in totals.items()} == {"train": 2182, "validation": 138}
+    shards.verify(root, name)
+
+    prepare.prepare(name, root, print)
+    assert capsys.readouterr().out == ""  # nothing to do
+
+
+FAKE = """
+class Table:
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, span):
+        return {"text": [f"document {i}" for i in range(60)[span]]}
+
+class config:
+    HF_DATASETS_CACHE = "{cache}"
+
+def load_dataset(name, split):
+    assert (name, split) == ("Skylion007/openwebtext", "train")
+    return Table()
+"""
+
+
+@pytest.fixture
+def fake_datasets(tmp_path, monkeypatch):
+    """A package `datasets`, for this process and its workers, whose OpenWebText has 60 documents."""
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "datasets.py").write_text(FAKE.replace("{cache}", str(tmp_path / "cache")))
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    monkeypatch.delitem(sys.modules, "datasets", raising=False)
+    package = corpora.import_datasets()
+    del sys.modules["datasets"]
+    monkeypatch.setitem(sys.modules, "datasets", package)  # so that it is taken out again
+    return package
+
+
+def test_openwebtext_comes_through_datasets(root, bpe, fake_datasets, monkeypatch):
+    monkeypatch.setattr(prepare, "GB", 10**3)
+    prepare.prepare("OpenWebText", root, print)
+    documents = [f"document {i}" for i in range(60)]
+    assert texts_of(root, "OpenWebText", "train", bpe) == [text for text in documents if not is_validation(text, 0.0005)]
+
+
+def test_openwebtext_is_refused_in_one_line_if_it_cannot_be_had(root, fake_datasets, monkeypatch):
+    usage = shutil.disk_usage(root)._replace(free=20 * 10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(UserError, match=r"OpenWebText needs 72\.00 GB on the disk of .*, where 20\.00 GB are free"):
+        prepare.prepare("OpenWebText", root, print)
+    Path(fake_datasets.config.HF_DATASETS_CACHE, "Skylion007___openwebtext").mkdir(parents=True)  # then the shards alone are to come
+
+    def unreachable(name, split):
+        raise ConnectionError("no\nroute")
+
+    monkeypatch.setattr(fake_datasets, "load_dataset", unreachable)
+    with pytest.raises(UserError, match=r"OpenWebText cannot be loaded \(no route\)"):
+        prepare.prepare("OpenWebText", root, print)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"install it with: pip install '\.\[language\]'"):
+        prepare.prepare("OpenWebText", root, print)

@@ -1,0 +1,176 @@
+"""The task segmentation's data: mini scale's blocks, raw data sets in nnU-Net's format, what owners publish, and their preparation."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import call, is_one_line, start, wait_until
+from made_segmentation import MADE, SETTINGS, SGD, made_case, nibabel, trainer_of, volume
+
+from scripts.common import compose_config
+from tasks.engine.errors import UserError
+from tasks.engine.run import run
+from tasks.segmentation import mni, owners, raw
+from tasks.segmentation.raw import Case
+
+# Data sets
+
+
+@pytest.fixture(scope="session")
+def blocks():
+    from tasks.engine import pypi
+
+    try:
+        return list(mni.cases(pypi.archive(*mni.WHEEL)))
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+def test_mini_scale_has_twelve_blocks_of_one_hemisphere_with_gaps_between_them(blocks):
+    assert len(blocks) == 12 == len({case.name for case in blocks})
+    places = [case.label.affine[:3, 3].round().astype(int) for case in blocks]
+    for place, case in zip(places, blocks, strict=True):
+        assert case.label.shape == mni.SIZE
+        assert place[0] + mni.SIZE[0] <= 0  # in mm from the middle plane: the right hemisphere mirrors the left one
+        assert np.array_equal(np.diag(case.label.affine), [1, 1, 1, 1])
+    for number, one in enumerate(places):
+        for other in places[:number]:
+            assert any(abs(a - b) >= size + mni.GAP for a, b, size in zip(one, other, mni.SIZE, strict=True))
+
+
+def test_mini_scale_s_labels_are_tissue(blocks):
+    for case in blocks:
+        image, label = np.asarray(case.channels[0].dataobj), np.asarray(case.label.dataobj)
+        assert set(np.unique(label)) == {0, 1, 2}
+        assert (label > 0).mean() > 0.6
+        assert image[label == 2].mean() > image[label == 1].mean() > image[label == 0].mean()  # T1: white matter is bright
+
+
+def test_the_likeliest_tissue_is_the_label():
+    grey, white = np.array([[0, 200, 60, 128, 100]], np.uint8), np.array([[0, 55, 140, 127, 100]], np.uint8)
+    assert mni.tissue(grey, white).tolist() == [[0, 1, 2, 1, 1]]
+
+
+def test_the_same_cases_give_the_same_bytes(made, tmp_path):
+    raw.write(tmp_path, MADE, (made_case(number) for number in range(4)))
+    assert raw.manifest(tmp_path, "MNI152") == raw.manifest(made, "MNI152")
+    folder = raw.folder_of(tmp_path, "MNI152")
+    assert json.loads((folder / "dataset.json").read_text())["labels"] == {"background": 0, "grey": 1, "white": 2}
+    (folder / "labelsTr" / "case_2.nii.gz").write_bytes(b"")
+    assert not raw.finished(tmp_path, "MNI152") and raw.finished(made, "MNI152")
+    with pytest.raises(UserError, match=r"labelsTr/case_2\.nii\.gz is missing or not as long as it was; bring the data set anew with"):
+        raw.manifest(tmp_path, "MNI152")
+
+
+def shifted(affine_shift: float):
+    affine = np.eye(4)
+    affine[0, 3] = affine_shift
+    return affine
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: Case(c.name, c.channels * 2, c.label), "2 images, not one for each of MRI"),
+        (lambda c: Case(c.name, c.channels, volume(np.zeros((18, 18, 17), np.uint8))), r"shape \(18, 18, 18\), its label \(18, 18, 17\)"),
+        (lambda c: Case(c.name, c.channels, volume(np.full((18, 18, 18), 3, np.uint8))), r"label 3 is none of 0 to 2 \(background, grey"),
+        (lambda c: Case(c.name, c.channels, volume(np.full((18, 18, 18), 0.5))), r"label 0\.5 is none of"),
+        (lambda c: Case(c.name, c.channels, volume(np.asarray(c.label.dataobj), shifted(5))), "lie at different places"),
+        (lambda c: Case(c.name, [volume(np.full((18, 18, 18), np.nan))], c.label), "holds NaN"),
+    ],
+)
+def test_a_case_that_nnunet_could_not_use_is_said_and_nothing_is_left(change, words, tmp_path):
+    with pytest.raises(UserError, match=f"MNI152, case case_1: .*{words}"):
+        raw.write(tmp_path, MADE, (change(made_case(number)) if number == 1 else made_case(number) for number in range(4)))
+    assert not raw.finished(tmp_path, "MNI152")
+    assert not raw.folder_of(tmp_path, "MNI152").exists()
+    with pytest.raises(UserError, match="has 3 cases here, not 4"):
+        raw.write(tmp_path, MADE, (made_case(number) for number in range(3)))
+
+
+# What owners publish
+
+
+def save(path: Path, values) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(volume(np.full((3, 3, 3), values, np.uint8)), path)
+
+
+def read(source, folder):
+    return [(case.name, len(case.channels), int(np.asarray(case.label.dataobj).max())) for case in owners.cases(source, folder)]
+
+
+def test_the_decathlon_s_layout(tmp_path):
+    for name in ("la_003", "la_004"):
+        save(tmp_path / "imagesTr" / f"{name}.nii.gz", 9)
+        save(tmp_path / "labelsTr" / f"{name}.nii.gz", 1)
+    (tmp_path / "imagesTr" / "._la_003.nii.gz").write_bytes(b"left by macOS")
+    assert read(owners.HEART, tmp_path) == [("la_003", 1, 1), ("la_004", 1, 1)]
+    (tmp_path / "labelsTr" / "la_004.nii.gz").unlink()
+    with pytest.raises(UserError, match=r"labelsTr/la_004\.nii\.gz is missing: an image has a label of the same name"):
+        read(owners.HEART, tmp_path)
+
+
+def test_synapse_s_layout(tmp_path):
+    save(tmp_path / "img" / "img0001.nii.gz", 9)
+    save(tmp_path / "label" / "label0001.nii.gz", 13)
+    assert read(owners.BTCV, tmp_path) == [("img0001", 1, 13)]
+    assert len(owners.BTCV.facts.labels) == 14 and owners.BTCV.facts.cases == 30
+
+
+def test_brats_s_layout_with_four_images_and_a_label_that_is_left_out(tmp_path):
+    for number, label in ((1, "BraTS20_Training_001_seg.nii.gz"), (355, "W39_1998.09.19_Segm.nii")):
+        patient = tmp_path / f"BraTS20_Training_{number:03}"
+        for kind in ("t1", "t1ce", "t2", "flair"):
+            save(patient / f"{patient.name}_{kind}.nii", 9)
+        save(patient / label, 4)
+    assert read(owners.BRATS, tmp_path) == [("BraTS20_Training_001", 4, 3), ("BraTS20_Training_355", 4, 3)]
+
+
+def test_of_amos_the_ct_volumes_are_taken(tmp_path):
+    for name in ("amos_0004", "amos_0507"):
+        save(tmp_path / "imagesTr" / f"{name}.nii.gz", 9)
+        save(tmp_path / "labelsTr" / f"{name}.nii.gz", 15)
+    assert read(owners.AMOS22, tmp_path) == [("amos_0004", 1, 15)]
+
+
+def test_what_the_user_has_to_download_is_said(tmp_path):
+    done = call("prepare_data.py", "segmentation", "Heart", f"data_dir={tmp_path}")
+    assert done.returncode == 2
+    is_one_line(done, "Task02_Heart.tar", "medicaldecathlon.com", "CC BY-SA 4.0", "unpack it there")
+    (tmp_path / "segmentation" / "source" / "amos22").mkdir(parents=True)
+    with pytest.raises(UserError, match="not laid out as its owners publish it"):
+        read(owners.AMOS22, tmp_path / "segmentation" / "source" / "amos22")
+
+
+# Preparation
+
+
+def test_preprocessing_is_done_once_for_each_data_set_and_plan(made, tmp_path):
+    folder = Path(trainer_of(made, tmp_path).preprocessed_dataset_folder_base)
+    changed = (folder / "nnUNetPlans.json").stat().st_mtime_ns
+    assert Path(trainer_of(made, tmp_path, "seed=5").preprocessed_dataset_folder_base) == folder
+    assert (folder / "nnUNetPlans.json").stat().st_mtime_ns == changed
+    splits = json.loads((folder / "splits_final.json").read_text())
+    assert Counter(name for split in splits for name in split["val"]) == {f"case_{number}": 1 for number in range(4)}
+    assert all(not set(split["train"]) & set(split["val"]) for split in splits)
+    other = tmp_path / "data"
+    raw.write(other, MADE, (made_case(number) for number in range(10, 14)))
+    assert Path(trainer_of(other, tmp_path).preprocessed_dataset_folder_base).parent.name != folder.parent.name
+
+
+def test_a_killed_preparation_leaves_nothing_that_is_taken_for_whole(made, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(raw.folder_of(made, "MNI152"), raw.folder_of(data, "MNI152"))
+    arguments = [*SETTINGS, *SGD, f"data_dir={data}", f"runs_dir={tmp_path / 'runs'}"]
+    process = start("train.py", *arguments)
+    folder = data / "segmentation" / "preprocessed"
+    wait_until(lambda: list(folder.glob(".*.tmp/*/dataset_fingerprint.json")) or process.poll() is not None)
+    process.kill()
+    process.communicate()
+    assert not [path for path in folder.iterdir() if not path.name.startswith(".")]
+    run(compose_config(arguments))
+    assert [path.name for path in folder.iterdir() if path.name.endswith(".tmp")] == []

@@ -1,0 +1,209 @@
+"""The task segmentation's training: the trainer beside nnU-Net's own, validation, and runs of folds."""
+
+import resource
+
+import numpy as np
+import pytest
+import torch
+from commands import ROOT, call, is_one_line, records, start, wait_until
+from made_segmentation import CPU, SETTINGS, SGD, config, nibabel, trainer_of
+from omegaconf import OmegaConf
+
+from scripts.common import compose_config
+from tasks.engine import checkpoint
+from tasks.engine.errors import TrainingFailed, UserError
+from tasks.engine.run import build_workload, run
+from tasks.engine.seeding import seed_everything
+from tasks.segmentation import raw, task, validation
+
+# The trainer
+
+
+def losses(trainer, steps: int) -> list[float]:
+    """The losses of `steps` iterations in nnU-Net's loop, with epochs of one iteration; validation left out."""
+    trainer.num_epochs, trainer.num_iterations_per_epoch = steps, 1
+    trainer.lr_scheduler.max_steps = steps
+    found = []
+    for epoch in range(steps):
+        trainer.current_epoch = epoch
+        trainer.on_train_epoch_start()
+        found.append(float(trainer.train_step(next(trainer.dataloader_train))["loss"]))
+    return found
+
+
+def stock_trainer(made, tmp_path, steps: int):
+    """nnU-Net's own trainer, on the same plans."""
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    own = trainer_of(made, tmp_path)
+    plans = own.plans_manager.plans | {"continue_training": False}
+    trainer = nnUNetTrainer(plans, "3d_fullres", 0, own.dataset_json, CPU)
+    trainer.num_epochs = steps
+    return trainer
+
+
+def ready(trainer, seed: int = 1):
+    """Initialized and with batches from the global generators, as nnU-Net has them."""
+    seed_everything(seed)
+    trainer.initialize()
+    seed_everything(seed)
+    trainer.dataloader_train, trainer.dataloader_val = trainer.get_dataloaders()
+    return trainer
+
+
+def compared(made, tmp_path, steps: int) -> tuple[list[float], list[float]]:
+    ours = trainer_of(
+        made,
+        tmp_path,
+        *SGD,
+        "regularizer.weight_decay=3e-5",
+        "task.decay_all=true",
+        "task.weight_decay_multiplier=1",
+        "task.schedule.warmup_steps=0",
+        f"num_steps={steps}",
+        "deterministic=false",
+    )
+    return losses(ready(ours), steps), losses(ready(stock_trainer(made, tmp_path, steps)), steps)
+
+
+def test_with_weight_decay_and_without_warmup_our_losses_are_those_of_nnunet_s_own_trainer(made, tmp_path):
+    ours, theirs = compared(made, tmp_path, 50)
+    assert ours == theirs
+    assert len(set(ours)) == 50 and sum(ours[-10:]) < sum(ours[:10])
+
+
+def test_nnunet_s_loop_and_the_suite_s_end_with_the_same_weights(made, tmp_path):
+    settings = ["regularizer=sgd_cpr", *SGD[1:], "regularizer.warm_start=2", f"runs_dir={tmp_path}"]
+    cfg = config(made, *settings)
+    run(cfg)
+    (path,) = tmp_path.glob("segmentation/*/checkpoint.pt")
+    saved = checkpoint.read(path)
+    trainer = trainer_of(made, tmp_path / "nnunet", *settings[:-1])
+    trainer.initialize()
+    trainer.dataloader_train, _ = trainer.get_dataloaders()
+    trainer.set_deep_supervision_enabled(True)
+    trainer.on_train_epoch_start()
+    for _ in range(cfg.num_steps):
+        trainer.train_step(next(trainer.dataloader_train))
+    assert checkpoint.digest(trainer.network.state_dict()) == checkpoint.digest(saved["model"])
+
+
+def test_a_batch_depends_on_seed_and_iteration_alone(made, tmp_path):
+    first, again, other = (build_workload(config(made, f"runs_dir={tmp_path}", f"seed={seed}", "task.fold=0"), CPU) for seed in (1, 1, 2))
+    for step in (7, 0, 3):
+        ours, theirs = first.batch_at(step), again.batch_at(step)
+        assert torch.equal(ours[0], theirs[0])
+        assert all(torch.equal(a, b) for a, b in zip(ours[1], theirs[1], strict=True))
+    assert ours[0].shape == (2, 1, 16, 16, 16) and len(ours[1]) > 1
+    assert not torch.equal(first.batch_at(0)[0], other.batch_at(0)[0])
+
+
+def test_processes_that_read_ahead_change_no_batch(made, tmp_path):
+    alone, ahead = (build_workload(config(made, f"runs_dir={tmp_path}", f"loader_workers={workers}"), CPU) for workers in (0, 1))
+    for step in (2, 3, 0):
+        assert torch.equal(alone.batch_at(step)[0], ahead.batch_at(step)[0])
+
+
+def test_nnunet_s_command_line_finds_the_trainer_and_its_configuration(made, tmp_path, monkeypatch):
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    trainer_of(made, tmp_path)  # points nnU-Net's variables to the data
+    path = tmp_path / "my.yaml"
+    OmegaConf.save(config(made, "regularizer=adamcpr_ws", "num_steps=500"), path, resolve=True)
+    monkeypatch.setenv("nnUNet_extTrainer", str(ROOT / "tasks" / "segmentation"))
+    monkeypatch.setenv("CPR_CONFIG", str(path))
+    trainer = get_trainer_from_args("900", "3d_fullres", 1, "CPRTrainer", device=CPU)
+    trainer.initialize()
+    assert type(trainer.optimizer).__name__ == "AdamCPR"
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.fold) == (2, 250, 1)
+    monkeypatch.delenv("CPR_CONFIG")
+    with pytest.raises(UserError, match="CPRTrainer needs a configuration: set CPR_CONFIG"):
+        get_trainer_from_args("900", "3d_fullres", 1, "CPRTrainer", device=CPU).initialize()
+
+
+def test_dice_over_the_batch_is_not_split(made, tmp_path, monkeypatch):
+    original = task.make_trainer
+
+    def over_the_batch(*arguments):
+        trainer = original(*arguments)
+        trainer.configuration_manager.configuration["batch_dice"] = True
+        return trainer
+
+    monkeypatch.setattr(task, "make_trainer", over_the_batch)
+    with pytest.raises(UserError, match="Dice over the whole batch"):
+        build_workload(config(made, f"runs_dir={tmp_path}", "micro_batch=1"), CPU)
+
+
+# Validation
+
+
+def test_dice_is_that_of_the_predicted_files(made, tmp_path):
+    cfg = config(made, f"runs_dir={tmp_path}")
+    metrics = build_workload(cfg, CPU).evaluate(None)
+    (predicted,) = tmp_path.glob("segmentation/*/nnunet/Dataset900_MNI152/*/fold_0/validation")
+    scores = {1: [], 2: []}
+    for path in predicted.glob("*.nii.gz"):
+        label, found = (np.asarray(nibabel.load(file).dataobj) for file in (raw.folder_of(made, "MNI152") / "labelsTr" / path.name, path))
+        for number, values in scores.items():
+            values.append(200 * ((label == number) & (found == number)).sum() / ((label == number).sum() + (found == number).sum()))
+    assert len(scores[1]) == 2
+    assert metrics["dice_grey"] == pytest.approx(np.mean(scores[1])) and metrics["dice_white"] == pytest.approx(np.mean(scores[2]))
+    assert metrics["dice"] == pytest.approx((metrics["dice_grey"] + metrics["dice_white"]) / 2)
+
+
+def test_a_picture_shows_image_label_and_prediction():
+    image, label = np.arange(64, dtype=float).reshape(8, 8), np.zeros((8, 8), np.uint8)
+    label[2, 5] = 1
+    picture = np.asarray(validation.overlay(image, label, np.zeros_like(label), height=8)).astype(int)
+    assert picture.shape == (8, 24, 3)
+    plain, labelled, predicted = picture[:, :8], picture[:, 8:16], picture[:, 16:]
+    assert np.array_equal(plain, predicted)
+    changed = np.argwhere((plain != labelled).any(axis=-1))
+    assert changed.tolist() == [[8 - 1 - 5, 2]]  # the last axis points up
+
+
+# Runs
+
+
+def test_seeds_are_folds():
+    assert [task.fold_of(None, 5, seed) for seed in (1, 2, 5, 6)] == [0, 1, 4, 0]
+    assert task.fold_of(3, 5, 1) == 3
+
+
+def test_a_fold_whose_loss_is_not_finite_is_on_record(made, tmp_path):
+    cfg = config(made, f"runs_dir={tmp_path}", *SGD[:1], "lr=1e30", "task.grad_clip=null")
+    with pytest.raises(TrainingFailed, match="loss is"):
+        run(cfg)
+    assert records(tmp_path)[next(iter(records(tmp_path)))]["status"] == "failed"
+
+
+def test_too_little_memory_for_a_patch_is_said(made, tmp_path):
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))  # a batch of such patches has 8.6 GB
+
+    large = [*SETTINGS, *SGD, "task.plan.patch=[1024,1024,1024]", f"data_dir={made}", f"runs_dir={tmp_path}"]
+    done = call("train.py", *large, preexec_fn=limited)
+    assert done.returncode == 1
+    is_one_line(done, "ran out of memory before its first step", "smaller")
+    assert records(tmp_path) == {}
+
+
+def test_a_killed_fold_goes_on_and_ends_with_the_same_bits_beside_another_fold(made, tmp_path):
+    arguments = [*SETTINGS, "regularizer=sgd_cpr", *SGD[1:], "regularizer.warm_start=3", "num_steps=40", f"data_dir={made}"]
+    arguments += ["checkpoint_every_steps=1"]
+    whole = run(compose_config([*arguments, f"runs_dir={tmp_path / 'whole'}"]))
+    process = start("train.py", *arguments, f"runs_dir={tmp_path / 'killed'}")
+    beside = start("train.py", *arguments, "seed=2", f"runs_dir={tmp_path / 'killed'}")
+    wait_until(lambda: list((tmp_path / "killed").glob(f"segmentation/{whole['run_id']}/checkpoint.pt")))
+    process.kill()
+    process.communicate()
+    assert whole["run_id"] not in records(tmp_path / "killed")
+    done = call("train.py", *arguments, f"runs_dir={tmp_path / 'killed'}")
+    assert done.returncode == 0, done.stderr
+    assert beside.wait(120) == 0
+    beside.communicate()
+    resumed = records(tmp_path / "killed")[whole["run_id"]]
+    assert whole["metrics"] == resumed["metrics"] and whole["state_sha256"] == resumed["state_sha256"]
+    assert len(records(tmp_path / "killed")) == 2
+    pictures = sorted(path.name for path in (tmp_path / "killed" / "segmentation" / whole["run_id"] / "overlays").iterdir())
+    assert len(pictures) == 2 and all(name.startswith("case_") and name.endswith(".png") for name in pictures)
