@@ -20,6 +20,8 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 pytest.importorskip("mkdocs", reason="the extra docs is not installed: make setup EXTRAS=docs")
+from mkdocs.config import load_config
+from mkdocs.structure.files import Files
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -109,6 +111,20 @@ def test_every_task_and_every_committed_result_has_a_page(site):
         cells = re.findall(r"^\| ([^|]+?) +\|", table.read_text(), re.MULTILINE)
         assert cells[-1].strip("*`") in html.unescape(page.read_text())
         assert (page.parent / "figure.png").read_bytes() == (table.parent / "figure.png").read_bytes()
+
+
+def test_a_result_s_page_has_the_files_that_it_links_also_those_in_folders(tmp_path, monkeypatch):
+    config = load_config(config_file=str(ROOT / "mkdocs.yml"))
+    monkeypatch.setattr(config.hooks["docs/_hooks/generated.py"], "ROOT", tmp_path)
+    folder = tmp_path / "results" / "mini" / "table_j1"
+    (folder / "overlays").mkdir(parents=True)
+    (folder / "table.md").write_text("# Dice\n\n![figure](figure.png)\n\n![a block](overlays/block.png)\n\n[folds.csv](folds.csv)\n")
+    for path in ("figure.png", "overlays/block.png", "folds.csv"):
+        (folder / path).write_bytes(path.encode())
+    files = config.plugins.on_files(Files([]), config=config)
+    page = (folder / "table.md").read_text()
+    for path in re.findall(r"\]\((.*?)\)", page):
+        assert files.get_file_from_path(f"results/mini/table_j1/{path}").content_bytes == path.encode()
 
 
 @pytest.mark.parametrize("public", ["AdamCPR", "CPR", "regularized_groups", "regularized_names"])

@@ -28,8 +28,8 @@ def on_files(files: Files, config: Any) -> Files:
     for scale, folder in result_folders():
         page = f"results/{scale}/{folder.name}"
         files.append(File.generated(config, f"{page}/index.md", content=result_page(folder)))
-        for picture in folder.glob("*.png"):
-            files.append(File.generated(config, f"{page}/{picture.name}", abs_src_path=str(picture)))
+        for linked in (path for kind in ("png", "csv") for path in sorted(folder.rglob(f"*.{kind}"))):  # also in folders: overlays/
+            files.append(File.generated(config, f"{page}/{linked.relative_to(folder)}", abs_src_path=str(linked)))
     return files
 
 
