@@ -12,6 +12,7 @@ from results.claims import judge
 from results.curves import curve_figure, curve_table
 from results.dynamics import dynamics_figure, dynamics_table
 from results.files import draw, write
+from results.folds import folds
 from results.heatmap import heatmap_figure
 from results.interpolation import interpolated, interpolation_figure, interpolation_table
 from results.pairs import every_pair, pair_figure, pair_table
@@ -43,7 +44,7 @@ def write_artefact(
     """Writes table.md, table.csv, table.tex, claims.csv, figure.png and figure.svg; the same runs give the same bytes.
 
     An artefact with `interpolation` also has <interpolation.name>.csv, .png and .svg, one with `progress` progress.csv, .png and .svg,
-    and its pictures.
+    and its pictures, one with `folds` folds.csv.
 
     `expected` and `seeds` are the numbers of runs and of seeds that the artefact's grids have at this scale.
     """
@@ -72,7 +73,7 @@ def write_artefact(
         figure = curve_figure(artefact, runs, footer)
 
     claims, beside = claims_table(verdicts), tuning_tables(artefact, runs)
-    sections = [section(artefact, runs, out_dir, footer) for section in (_interpolation, _progress)]
+    sections = [section(artefact, runs, out_dir, footer) for section in (_interpolation, _folds, _progress)]
     more, more_files = "".join(text for text, _ in sections), [file for _, files in sections for file in files]
     files = [
         write(out_dir / "table.md", _page(artefact, facts, notes, main, claims, beside, extra) + more),
@@ -123,6 +124,13 @@ def _interpolation(artefact: Mapping[str, Any], runs: Sequence[Run], out_dir: Pa
     return "\n".join([*lines, markdown(interpolation_table(artefact, points)), ""]), files
 
 
+def _folds(artefact: Mapping[str, Any], runs: Sequence[Run], out_dir: Path, _: str) -> tuple[str, list[Path]]:
+    """The page's line on the scores of every fold and label, and their file; nothing where the artefact does not ask for them."""
+    if "folds" not in artefact or not runs:
+        return "", []
+    return f"\n{artefact['folds']}\n", [write(out_dir / "folds.csv", folds(artefact, runs).to_csv(index=False))]
+
+
 def _progress(artefact: Mapping[str, Any], runs: Sequence[Run], out_dir: Path, footer: str) -> tuple[str, list[Path]]:
     """The page's section on scores over training, and the files that it brings; nothing where the artefact does not ask for it."""
     rows = progress(artefact, runs)
@@ -146,11 +154,14 @@ def _progress(artefact: Mapping[str, Any], runs: Sequence[Run], out_dir: Path, f
 
 
 def at_scale(artefact: Mapping[str, Any], scale: str) -> dict[str, Any]:
-    """Without the panels and claims that name other scales as their `scales`; with this scale's values to `select` by and `near`."""
+    """Without the panels and claims that name other scales as their `scales`; with this scale's values to `select` by and `near`,
+    and its `progress.score`."""
     kept = {key: [one for one in artefact.get(key, ()) if scale in one.get("scales", (scale,))] for key in ("panels", "claims")}
     kept["panels"] = [panel | {"select": _select_at(panel, scale)} if "select" in panel else panel for panel in kept["panels"]]
     if isinstance(nears := artefact.get("metric", {}).get("near"), Mapping):
         kept["metric"] = artefact["metric"] | {"near": nears[scale]}
+    if scale in (scores := artefact.get("progress", {}).get("scores", {})):
+        kept["progress"] = artefact["progress"] | {"score": scores[scale]}
     return dict(artefact) | kept
 
 

@@ -1,4 +1,8 @@
-"""What the runs of each method's best cell scored while they trained: curves, every run's last scores, and pictures that they drew."""
+"""What the runs of each method's best cell scored while they trained: curves, every run's last scores, and pictures that they drew.
+
+The curve is the artefact's metric, or at a scale that is named in `progress.scores` another one: whole cases take too long to evaluate
+often at paper scale.
+"""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -12,12 +16,14 @@ from results.curves import COLOURS
 from results.interpolation import of_best_cell
 from results.runs import Run, frame
 
+MOST_PICTURES = 4  # of a run: a fold of BraTS has 74 cases
+
 
 def progress(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
     """A row an evaluation of every run of the panels' best cells: method, setting, seed, step and each metric of the kind.
 
-    The kind is the artefact's metric, and those whose name begins with its name and "_": dice, dice_grey, dice_white. Empty without
-    `progress`.
+    The kind is the artefact's metric, the one of the curve, and those whose name begins with theirs and "_": dice, dice_grey,
+    dice_white. Empty without `progress`.
     """
     rows: list[dict[str, Any]] = []
     if "progress" in artefact:
@@ -30,7 +36,8 @@ def progress(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def pictures(artefact: Mapping[str, Any], runs: Sequence[Run]) -> list[tuple[str, Path]]:
-    """What the first seed's run of each panel's best cell has drawn, in its folder `progress.pictures`: name and file of each picture.
+    """What the first seed's run of each panel's best cell has drawn, in its folder `progress.pictures`: name and file of each picture,
+    the first few.
 
     The name is the panel's id (or regularizer) and the file's own: sgd_block_03.png. Empty where the artefact shows none.
     """
@@ -42,19 +49,24 @@ def pictures(artefact: Mapping[str, Any], runs: Sequence[Run]) -> list[tuple[str
             first = min(best, key=lambda run: run.config["seed"], default=None)
             if first is not None and first.folder is not None:
                 prefix = panel.get("id", panel["regularizer"])
-                found += [(f"{prefix}_{path.name}", path) for path in sorted((first.folder / where).glob("*.png"))]
+                found += [(f"{prefix}_{path.name}", path) for path in sorted((first.folder / where).glob("*.png"))[:MOST_PICTURES]]
     return found
 
 
 def of_kind(artefact: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The artefact's metric and its parts."""
-    name = artefact["metric"]["name"]
-    return {key: value for key, value in metrics.items() if key == name or key.startswith(f"{name}_")}
+    """The artefact's metric, the curve's, and their parts."""
+    names = (artefact["metric"]["name"], curve_of(artefact)["name"])
+    return {key: value for key, value in metrics.items() if key in names or key.startswith(tuple(f"{name}_" for name in names))}
+
+
+def curve_of(artefact: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Name, label and unit of the metric that is shown over training, of an artefact `at_scale`."""
+    return artefact["metric"] | artefact["progress"].get("score", {})
 
 
 def progress_table(artefact: Mapping[str, Any], rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a method: mean ± std over the runs' last evaluations, of each metric; and how much the first one rose since the one before."""
-    name, digits, lines = artefact["metric"]["name"], artefact["metric"].get("digits", 1), []
+    """A row a method: mean ± std over the runs' last evaluations, of each metric; and how much the curve rose since the one before."""
+    name, digits, lines = curve_of(artefact)["name"], artefact["metric"].get("digits", 1), []
     names = [column for column in rows if column not in ("method", "setting", "seed", "step")]
     for (method, setting), own in rows.groupby(["method", "setting"], sort=False):
         *before, last = (part for _, part in own.groupby("step"))
@@ -66,7 +78,7 @@ def progress_table(artefact: Mapping[str, Any], rows: pd.DataFrame) -> pd.DataFr
 
 def progress_figure(artefact: Mapping[str, Any], rows: pd.DataFrame, footer: str) -> Figure:
     """One colour a method: the mean over its runs as a thick line, each run as a thin one."""
-    settings, metric = artefact["progress"], artefact["metric"]
+    settings, metric = artefact["progress"], curve_of(artefact)
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
     colours = itertools.cycle(COLOURS)

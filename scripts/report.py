@@ -36,7 +36,8 @@ def run_on_record(folder: Path) -> "Run | None":
         record = records.read_record(folder)
         if record is None:
             return None
-        return Run(record["config"], record, *records.read_logs(folder, record, tuple(name for name in LOGS if name in record["files"])))
+        logs = records.read_logs(folder, record, tuple(name for name in LOGS if name in record["files"]))
+        return Run(record["config"], record, *logs, folder=folder)
     except records.DamagedRecord as damage:
         say(f"{damage}; left out")
         return None

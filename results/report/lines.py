@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from results.budget import budget_of, scores
 from results.curves import COLOURS, runs_of, series
 from results.dynamics import QUANTITIES, bound_set, trace
+from results.progress import curve_of
 from results.report.panels import Panel, escaped, figure
 from results.runs import Run
 
@@ -145,6 +146,27 @@ def interpolation_panels(artefact: Mapping[str, Any], points: pd.DataFrame) -> l
     settings = artefact["interpolation"]
     made = figure(traces, xaxis={"title": {"text": settings["x_label"]}}, yaxis={"title": {"text": artefact["metric"]["label"]}})
     return [Panel(made, settings["title"], tuple(regularizers.values()), 760, 340, legend=tuple(legend))] if traces else []
+
+
+def progress_panels(artefact: Mapping[str, Any], rows: pd.DataFrame) -> list[Panel]:
+    """One panel: a colour a method, its mean over the runs of its best cell as a thick line, each run as a thin one."""
+    regularizers, traces, legend = {panel["title"]: panel["regularizer"] for panel in artefact["panels"]}, [], []
+    metric = curve_of(artefact)
+    known = rows.dropna(subset=metric["name"])
+    for colour, ((method, setting), own) in zip(cycle(COLOURS), known.groupby(["method", "setting"], sort=False), strict=False):
+        name = method if setting == "-" else f"{method}, {setting}"
+        legend.append((colour, name, regularizers[method]))
+        means = own.groupby("step")[metric["name"]].mean()
+        lines = [(f"seed {seed}", 0.7, one["step"], one[metric["name"]]) for seed, one in own.groupby("seed")]
+        for who, width, steps, values in (*lines, ("mean", 2.4, means.index, means)):
+            text = f"<b>{escaped(name)}</b>, {who}<br>step %{{x}}: %{{y:.4g}}<extra></extra>"
+            x, y = thinned(list(map(int, steps)), values.to_list())
+            line = {"color": colour, "width": width}
+            traces.append(go.Scatter(x=x, y=y, mode="lines", line=line, meta=regularizers[method], hovertemplate=text))
+    label = f"{metric['label']}, {metric['unit']}"
+    made = figure(traces, xaxis={"title": {"text": "step"}}, yaxis={"title": {"text": label}})
+    title = f"{artefact['progress']['title']}, best cells"
+    return [Panel(made, title, tuple(regularizers.values()), 760, 340, legend=tuple(legend))] if traces else []
 
 
 def _line(x: Sequence[Any], y: Sequence[Any], run: Run, about: str, colour: str, mode: str = "lines", **line: Any) -> go.Scatter:

@@ -17,11 +17,13 @@ from results.claims import judge
 from results.interpolation import interpolated, interpolation_table
 from results.order import NUMBERED
 from results.pairs import pair_table
+from results.progress import pictures, progress, progress_table
 from results.published import FOLDER
 from results.report.heatmaps import heatmap_panels
-from results.report.lines import budget_panels, curve_panels, dynamics_panels, interpolation_panels
+from results.report.lines import budget_panels, curve_panels, dynamics_panels, interpolation_panels, progress_panels
 from results.report.panels import Panel
 from results.report.points import pair_panels, time_panels
+from results.report.thumbnails import Thumbnail, thumbnails
 from results.runs import Run, frame
 from results.step_time_limits import judge_times
 from results.step_times import READING, TITLES, paper_table, published
@@ -40,7 +42,7 @@ class Section:
 
     image: the committed figure.svg, where no interactive figure can be drawn from the committed table.
     far: what the end of the heat maps' colour scale stands for. published_as: what the published ones are of. methods: the
-    regularizers, for the page's filter.
+    regularizers, for the page's filter. pictures: what runs of the best cells drew, with the note on them.
     """
 
     name: str
@@ -59,6 +61,8 @@ class Section:
     far: str = ""
     published_as: str = ""
     image: str = ""
+    pictures: Sequence[Thumbnail] = ()
+    pictures_note: str = ""
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     runs: Sequence[Run] = ()
@@ -102,7 +106,8 @@ def _base(artefact: Mapping[str, Any], scale: str, folder: Path) -> Section:
 
 
 def _files(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(path.name for path in folder.glob("*.*") if not path.name.startswith("."))) if folder.is_dir() else ()
+    """Also those in folders of it."""
+    return tuple(sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*") if not path.name.startswith(".")))
 
 
 def _claim_methods(artefact: Mapping[str, Any], claim: Mapping[str, Any]) -> tuple[str, ...]:
@@ -124,7 +129,7 @@ def _from_runs(
     panels, far, tables = _shown(artefact, scale, table, runs)
     facts = describe(artefact, scale, runs, expected, base.command)
     facts = {name: fact for name, fact in facts.items() if name != "command"}
-    return replace(
+    made = replace(
         base,
         state=RECORDS if len(runs) == expected else NOT_RUN,
         verdicts=judge(artefact, scale, runs, complete=len(runs) == expected),
@@ -135,6 +140,21 @@ def _from_runs(
         far=far,
         tables=tables,
         runs=runs,
+    )
+    return _with_progress(made, artefact, progress(artefact, runs), pictures(artefact, runs))
+
+
+def _with_progress(made: Section, artefact: Mapping[str, Any], rows: pd.DataFrame, drawn: Sequence[tuple[str, Path]]) -> Section:
+    """With the scores over training, and the pictures; as it is where there are none."""
+    if rows.empty:
+        return made
+    settings = artefact["progress"]
+    return replace(
+        made,
+        panels=(*made.panels, *progress_panels(artefact, rows)),
+        tables=dict(made.tables) | {settings["title"]: progress_table(artefact, rows)},
+        pictures=thumbnails(drawn),
+        pictures_note=settings.get("pictures_note", ""),
     )
 
 
@@ -198,7 +218,7 @@ def _committed(base: Section, artefact: Mapping[str, Any], scale: str, folder: P
     panels, far, tables = _shown(artefact, scale, table, [])
     picture = folder / "figure.svg"
     image = "data:image/svg+xml;base64," + base64.b64encode(picture.read_bytes()).decode() if not panels and picture.exists() else ""
-    return replace(
+    made = replace(
         base,
         state=COMMITTED,
         remarks=(UNCORRECTED,) if any("p = " in verdict.ours and verdict.p is None for verdict in verdicts) else (),
@@ -209,6 +229,10 @@ def _committed(base: Section, artefact: Mapping[str, Any], scale: str, folder: P
         tables=tables,
         image=image,
     )
+    path = folder / "progress.csv"
+    rows = pd.read_csv(path, dtype={"setting": str}) if path.exists() else pd.DataFrame()
+    drawn = sorted((folder / artefact.get("progress", {}).get("pictures", "pictures")).glob("*.png"))
+    return _with_progress(made, artefact, rows, [(picture.name, picture) for picture in drawn])
 
 
 def _read_csv(path: Path, artefact: Mapping[str, Any]) -> pd.DataFrame:

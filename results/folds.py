@@ -1,0 +1,40 @@
+"""Every run's final scores where a run is a fold of cross-validation: a row a run and label, of all cells and not the best alone."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from results.runs import Run, flatten, frame, label, of_panel
+
+MEAN = "mean"
+
+
+def folds(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
+    """method, the artefact's row, setting, seed, fold, label and the metric; label "mean" is the metric itself, over the labels.
+
+    A run that diverged has one row, without a score.
+    """
+    name, by_id = artefact["metric"]["name"], {run.record["run_id"]: run for run in runs}
+    data, rows = frame(runs, name), []
+    for panel in artefact["panels"]:
+        for run_id in of_panel(data, panel)["run_id"]:
+            run, config = by_id[run_id], flatten(by_id[run_id].config)
+            setting = label(config[panel["column"]]) if "column" in panel else "-"
+            about = {"method": panel["title"], artefact["row"]: config[artefact["row"]], "setting": setting}
+            about |= {"seed": config["seed"], "fold": fold_of(config)}
+            rows += [about | {"label": key, name: value} for key, value in _by_label(run, name).items()]
+    table = pd.DataFrame(rows, columns=["method", artefact["row"], "setting", "seed", "fold", "label", name])
+    order = {panel["title"]: number for number, panel in enumerate(artefact["panels"])}
+    return table.sort_values(["method", "setting", "fold", "seed"], key=lambda c: c.map(order) if c.name == "method" else c, kind="stable")
+
+
+def fold_of(config: Mapping[str, Any]) -> int:
+    """The fold that was left out for validation, by a run's flattened configuration: the one asked for, else the seed's."""
+    fold = config["task.fold"]
+    return (config["seed"] - 1) % config["task.folds"] if fold is None else fold
+
+
+def _by_label(run: Run, name: str) -> dict[str, float | None]:
+    found = {key.removeprefix(f"{name}_"): value for key, value in run.record["metrics"].items() if key.startswith(f"{name}_")}
+    return {MEAN: run.record["metrics"].get(name)} | found
