@@ -1,6 +1,8 @@
 """Brings a task's data:  python scripts/prepare_data.py cifar100 [CIFAR100|FashionMNIST ...] [data_dir=data]
 
-A task with data to fetch has `tasks/<task>/prepare.py` with DATA_SETS and prepare(name, root, say); it does nothing if all is there.
+Names in upper or lower case, and also as an option: dataset=cifar100,fashionmnist.
+A task with data to fetch has `tasks/<task>/prepare.py` with DATA_SETS and prepare(name, root, say), which does nothing if all is there, and
+may have ALIASES, other names of its data sets.
 """
 
 import importlib
@@ -27,10 +29,11 @@ def prepare_task(task: str, names: list[str], root: Path) -> None:
         print(f"{task}: nothing to fetch, its data is computed")
         return
     module = importlib.import_module(f"tasks.{task}.prepare")
-    if unknown := set(names) - set(module.DATA_SETS):
+    known_as = {name.lower(): name for name in module.DATA_SETS} | getattr(module, "ALIASES", {})
+    if unknown := [name for name in names if name.lower() not in known_as]:
         raise UserError(f"data set {', '.join(sorted(unknown))} is unknown to {task}; choose of {', '.join(module.DATA_SETS)}")
     failures = []
-    for name in names or module.DATA_SETS:
+    for name in dict.fromkeys(known_as[name.lower()] for name in names) or module.DATA_SETS:
         try:
             module.prepare(name, root, print)
             print(f"{name}: ready in {root}")
@@ -41,14 +44,15 @@ def prepare_task(task: str, names: list[str], root: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Parses TASK [DATA_SET ...] [data_dir=...]."""
+    """Parses TASK [DATA_SET ...] [dataset=...] [data_dir=...]."""
     options = dict(a.split("=", 1) for a in arguments if "=" in a)
     words = [a for a in arguments if "=" not in a]
-    if unknown := set(options) - {"data_dir"}:
-        raise UserError(f"unknown option {', '.join(sorted(unknown))}; the option is data_dir")
+    if unknown := set(options) - {"data_dir", "dataset"}:
+        raise UserError(f"unknown option {', '.join(sorted(unknown))}; the options are dataset and data_dir")
     if not words:
         raise UserError("name a task, for example: python scripts/prepare_data.py cifar100")
-    prepare_task(words[0], words[1:], Path(options.get("data_dir", ROOT / "data")))
+    names = words[1:] + [name for name in options.get("dataset", "").split(",") if name]
+    prepare_task(words[0], names, Path(options.get("data_dir", ROOT / "data")))
 
 
 if __name__ == "__main__":

