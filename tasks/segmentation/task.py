@@ -47,20 +47,24 @@ def build(cfg: Any, device: torch.device) -> Workload:
         data, targets = batch
         return trainer.loss(model(data), list(targets))
 
-    def pictures(_: nn.Module) -> dict[str, float]:
+    def evaluate(_: nn.Module) -> dict[str, float]:
+        return validation.online_dice(trainer, task.online_batches) if task.online_batches else validation.dice(trainer, cfg.loader_workers)
+
+    def at_end(_: nn.Module) -> dict[str, float]:
+        metrics = validation.dice(trainer, cfg.loader_workers) if task.online_batches else {}  # else just evaluated
         if launched().rank == 0:
             validation.write_overlays(trainer, raw.folder_of(root, task.data.name), records.run_folder(cfg) / "overlays")
-        return {}
+        return metrics
 
     return Workload(
         model=trainer.network,
         batch_at=batches(trainer, cfg, device),
         loss=loss,
-        evaluate=lambda _: validation.dice(trainer, cfg.loader_workers),
+        evaluate=evaluate,
         metric=Metric("dice", "percent", "higher"),
         blocks=[*trainer.network.encoder.stages, *trainer.network.decoder.stages],
         work=Work("crop", task.batch_size),
-        at_end=pictures,
+        at_end=at_end,
     )
 
 

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from torch.optim import Optimizer
 
 from tasks.engine.checks import check
-from tasks.engine.device import set_up
+from tasks.engine.device import autocast, set_up
 from tasks.engine.errors import UserError
 from tasks.engine.optimizers import build_optimizer
 from tasks.engine.schedule import lr_factor
@@ -30,7 +30,8 @@ VARIABLE = "CPR_CONFIG"
 
 
 class CPRTrainer(nnUNetTrainer):
-    """Differs from its parent in the optimizer, the learning rate, which is set at every iteration, and with `deterministic` the batches.
+    """Differs from its parent in the optimizer, precision, gradient clipping, the learning rate, which is set at every iteration, and with
+    `deterministic` the batches.
 
     cfg: a run's configuration, of the environment's CPR_CONFIG where there is one. iteration: how many updates have been done.
     """
@@ -38,6 +39,7 @@ class CPRTrainer(nnUNetTrainer):
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = torch.device("cuda")) -> None:  # noqa: B008
         plans.setdefault("continue_training", False)
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self.grad_scaler = None  # float16's: the suite's precisions, bfloat16 and float32, need none
         self.iteration = 0
         self.cfg: Any = None
         if VARIABLE in os.environ:
@@ -68,28 +70,43 @@ class CPRTrainer(nnUNetTrainer):
         super().on_train_epoch_start()
 
     def train_step(self, batch: dict) -> dict:
-        factor = lr_factor(self.cfg.task.schedule, self.iteration, self.cfg.num_steps)
+        """As its parent's, with the configuration's learning rate, precision and gradient clipping."""
+        task = self.cfg.task
         for group in self.optimizer.param_groups:
-            group["lr"] = self.cfg.lr * factor
+            group["lr"] = self.cfg.lr * lr_factor(task.schedule, self.iteration, self.cfg.num_steps)
+        data = batch["data"].to(self.device, non_blocking=True)
+        targets = [target.to(self.device, non_blocking=True) for target in batch["target"]]
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(task.precision, self.device):
+            loss = self.loss(self.network(data), targets)
+        loss.backward()
+        if task.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), task.grad_clip)
+        self.optimizer.step()
         self.iteration += 1
-        return super().train_step(batch)
+        return {"loss": loss.detach().cpu().numpy()}
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """nnU-Net's own; if deterministic those of one process, with the batch of an iteration a function of seed and iteration alone."""
         if not self.cfg.deterministic:
             return super().get_dataloaders()
-        return self._numbered(), self.open_patches()
+        self.open_patches()
+        return self._numbered(), self._validation_patches
 
-    def open_patches(self) -> Any:
-        """Opens the fold's cases for `batch_at`; returns the batches of the validation cases."""
+    def open_patches(self) -> None:
+        """Opens the fold's cases for `batch_at` and `validation_batch_at`."""
         os.environ[AUGMENTING] = "0"
-        self._patches, validation = super().get_dataloaders()
-        return validation
+        self._patches, self._validation_patches = super().get_dataloaders()
 
     def batch_at(self, iteration: int) -> dict[str, Any]:
         """The training batch of an iteration: `data`, float32 [batch, channels, *patch], and `target`, a list with one for each output."""
         with drawing_from(derive(self.cfg.seed, "batch", iteration)):
             return self._patches.data_loader.generate_train_batch()
+
+    def validation_batch_at(self, number: int) -> dict[str, Any]:
+        """A batch of patches of the validation cases, the same one whenever it is asked for."""
+        with drawing_from(derive(self.cfg.seed, "validation", number)):
+            return self._validation_patches.data_loader.generate_train_batch()
 
     def _numbered(self) -> Iterator[dict[str, Any]]:
         while True:

@@ -32,6 +32,22 @@ def dice(trainer: Any, processes: int) -> dict[str, float]:
     return {"dice": float(np.mean(list(found.values()))) if found else 0.0} | {f"dice_{name}": value for name, value in found.items()}
 
 
+def online_dice(trainer: Any, batches: int) -> dict[str, float]:
+    """nnU-Net's "pseudo Dice" in percent, of so many batches of patches of the validation cases: `online_dice` and `online_dice_<label>`.
+
+    As for `dice` the mean is over labels, but voxels of all patches are counted together. A label that is in no patch is left out.
+    """
+    trainer.network.eval()
+    with torch.no_grad():
+        counted = [trainer.validation_step(trainer.validation_batch_at(number)) for number in range(batches)]
+    right, too_many, missed = (np.sum([counts[kind] for counts in counted], axis=0) for kind in ("tp_hard", "fp_hard", "fn_hard"))
+    names = [name for name, number in trainer.dataset_json["labels"].items() if number]
+    voxels = 2 * right + too_many + missed
+    found = {name: 200 * float(hit) / float(total) for name, hit, total in zip(names, right, voxels, strict=True) if total}
+    mean = float(np.mean(list(found.values()))) if found else 0.0
+    return {"online_dice": mean} | {f"online_dice_{name}": value for name, value in found.items()}
+
+
 def predictions(trainer: Any) -> Path:
     """Where nnU-Net puts the predicted labels of the fold's validation cases."""
     return Path(trainer.output_folder) / "validation"

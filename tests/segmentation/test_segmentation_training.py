@@ -1,17 +1,19 @@
 """The task segmentation's training: the trainer beside nnU-Net's own, validation, and runs of folds."""
 
+import json
 import resource
 
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, call, is_one_line, records, start, wait_until
+from commands import call, is_one_line, records, start, wait_until
 from made_segmentation import CPU, SETTINGS, SGD, config, nibabel, trainer_of
-from omegaconf import OmegaConf
 
 from scripts.common import compose_config
+from scripts.launchers.local import run_all
 from tasks.engine import checkpoint
 from tasks.engine.errors import TrainingFailed, UserError
+from tasks.engine.records import run_id
 from tasks.engine.run import build_workload, run
 from tasks.engine.seeding import seed_everything
 from tasks.segmentation import raw, task, validation
@@ -104,21 +106,18 @@ def test_processes_that_read_ahead_change_no_batch(made, tmp_path):
         assert torch.equal(alone.batch_at(step)[0], ahead.batch_at(step)[0])
 
 
-def test_nnunet_s_command_line_finds_the_trainer_and_its_configuration(made, tmp_path, monkeypatch):
-    from nnunetv2.run.run_training import get_trainer_from_args
-
-    trainer_of(made, tmp_path)  # points nnU-Net's variables to the data
-    path = tmp_path / "my.yaml"
-    OmegaConf.save(config(made, "regularizer=adamcpr_ws", "num_steps=500"), path, resolve=True)
-    monkeypatch.setenv("nnUNet_extTrainer", str(ROOT / "tasks" / "segmentation"))
-    monkeypatch.setenv("CPR_CONFIG", str(path))
-    trainer = get_trainer_from_args("900", "3d_fullres", 1, "CPRTrainer", device=CPU)
-    trainer.initialize()
-    assert type(trainer.optimizer).__name__ == "AdamCPR"
-    assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.fold) == (2, 250, 1)
-    monkeypatch.delenv("CPR_CONFIG")
-    with pytest.raises(UserError, match="CPRTrainer needs a configuration: set CPR_CONFIG"):
-        get_trainer_from_args("900", "3d_fullres", 1, "CPRTrainer", device=CPU).initialize()
+@pytest.mark.parametrize(("clip", "precision"), [(1e-3, "fp32"), (None, "fp32"), (12, "bf16")])
+def test_in_nnunet_s_loop_clipping_and_precision_are_the_configuration_s(clip, precision, made, tmp_path):
+    settings = [f"task.grad_clip={'null' if clip is None else clip}", f"task.precision={precision}", *SGD, f"runs_dir={tmp_path}"]
+    trainer = ready(trainer_of(made, tmp_path, *settings))
+    trainer.set_deep_supervision_enabled(True)
+    kinds = []
+    trainer.network.encoder.stages[0].register_forward_hook(lambda module, given, output: kinds.append(output.dtype))
+    trainer.on_train_epoch_start()
+    trainer.train_step(next(trainer.dataloader_train))
+    norm = torch.nn.utils.get_total_norm([p.grad for p in trainer.network.parameters() if p.grad is not None]).item()
+    assert norm == pytest.approx(clip, rel=1e-3) if clip == 1e-3 else norm > 1e-2
+    assert kinds == [torch.bfloat16 if precision == "bf16" else torch.float32]
 
 
 def test_dice_over_the_batch_is_not_split(made, tmp_path, monkeypatch):
@@ -151,6 +150,38 @@ def test_dice_is_that_of_the_predicted_files(made, tmp_path):
     assert metrics["dice"] == pytest.approx((metrics["dice_grey"] + metrics["dice_white"]) / 2)
 
 
+def test_at_paper_scale_patches_are_evaluated_while_it_trains_and_whole_cases_at_the_end(made, tmp_path):
+    cfg = config(made, f"runs_dir={tmp_path}", *SGD, "num_steps=4", "task.online_batches=2", "task.eval_every_steps=2")
+    found = run(cfg)["metrics"]
+    (log,) = tmp_path.glob("segmentation/*/metrics.jsonl")
+    first, last = [row for row in map(json.loads, log.read_text().splitlines()) if "online_dice" in row]
+    assert "dice" not in first and {"step": 4} | found == last
+    assert {name.removeprefix("online_") for name in first if name != "step"} == {name for name in found if name.startswith("dice")}
+    workload = build_workload(cfg, CPU)
+    once, again = workload.evaluate(workload.model), workload.evaluate(workload.model)
+    assert once == again and 0 <= once["online_dice"] <= 100
+    assert (cfg_paper := compose_config(["task=segmentation", "scale=paper"]).task).online_batches == 50
+    assert cfg_paper.eval_every_steps == 1000
+
+
+def test_online_dice_is_that_of_all_voxels_of_the_patches(made, tmp_path):
+    trainer = trainer_of(made, tmp_path)
+    trainer.initialize()
+    trainer.open_patches()
+    trainer.set_deep_supervision_enabled(True)
+    hits, sizes = np.zeros(2), np.zeros(2)
+    for number in range(3):
+        batch = trainer.validation_batch_at(number)
+        with torch.no_grad():
+            predicted = trainer.network.eval()(batch["data"])[0].argmax(1, keepdim=True)
+        for label in (1, 2):
+            right, found = batch["target"][0] == label, predicted == label
+            hits[label - 1] += (right & found).sum().item()
+            sizes[label - 1] += right.sum().item() + found.sum().item()
+    metrics = validation.online_dice(trainer, 3)
+    assert [metrics["online_dice_grey"], metrics["online_dice_white"]] == pytest.approx((200 * hits / sizes).tolist())
+
+
 def test_a_picture_shows_image_label_and_prediction():
     image, label = np.arange(64, dtype=float).reshape(8, 8), np.zeros((8, 8), np.uint8)
     label[2, 5] = 1
@@ -177,6 +208,15 @@ def test_a_fold_whose_loss_is_not_finite_is_on_record(made, tmp_path):
     assert records(tmp_path)[next(iter(records(tmp_path)))]["status"] == "failed"
 
 
+def test_a_fold_that_fails_is_said_and_the_others_of_the_sweep_finish(made, tmp_path, capfd):
+    settings = ["num_steps=4", "task.grad_clip=null", f"runs_dir={tmp_path}"]
+    failing, finishing = (config(made, *SGD[:1], *settings, f"seed={seed}", f"lr={lr}") for seed, lr in ((1, "1e30"), (2, "1e-2")))
+    run_all([failing, finishing], jobs=1, title="folds")
+    ended = {record["seed"]: record["status"] for record in records(tmp_path).values()}
+    assert ended == {1: "failed", 2: "finished"}
+    assert f"run {run_id(failing)} failed: loss is" in capfd.readouterr().err
+
+
 def test_too_little_memory_for_a_patch_is_said(made, tmp_path):
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))  # a batch of such patches has 8.6 GB
@@ -191,7 +231,7 @@ def test_too_little_memory_for_a_patch_is_said(made, tmp_path):
 def test_a_killed_fold_goes_on_and_ends_with_the_same_bits_beside_another_fold(made, tmp_path):
     arguments = [*SETTINGS, "regularizer=sgd_cpr", *SGD[1:], "regularizer.warm_start=3", "num_steps=40", f"data_dir={made}"]
     arguments += ["checkpoint_every_steps=1"]
-    whole = run(compose_config([*arguments, f"runs_dir={tmp_path / 'whole'}"]))
+    whole, other = (run(compose_config([*arguments, f"runs_dir={tmp_path / 'whole'}", f"seed={seed}"])) for seed in (1, 2))
     process = start("train.py", *arguments, f"runs_dir={tmp_path / 'killed'}")
     beside = start("train.py", *arguments, "seed=2", f"runs_dir={tmp_path / 'killed'}")
     wait_until(lambda: list((tmp_path / "killed").glob(f"segmentation/{whole['run_id']}/checkpoint.pt")))
@@ -204,6 +244,8 @@ def test_a_killed_fold_goes_on_and_ends_with_the_same_bits_beside_another_fold(m
     beside.communicate()
     resumed = records(tmp_path / "killed")[whole["run_id"]]
     assert whole["metrics"] == resumed["metrics"] and whole["state_sha256"] == resumed["state_sha256"]
+    neighbour = records(tmp_path / "killed")[other["run_id"]]
+    assert other["metrics"] == neighbour["metrics"] and other["state_sha256"] == neighbour["state_sha256"]
     assert len(records(tmp_path / "killed")) == 2
     pictures = sorted(path.name for path in (tmp_path / "killed" / "segmentation" / whole["run_id"] / "overlays").iterdir())
     assert len(pictures) == 2 and all(name.startswith("case_") and name.endswith(".png") for name in pictures)
