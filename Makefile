@@ -21,6 +21,7 @@ WORKERS ?= 2
 
 # make bench ROUNDS=15 SHAPES=gpt2s; what they mean is said at the top of scripts/bench/step_times.py.
 BENCH_OPTIONS := ROUNDS SHAPES DEVICE THREADS TABLES CONTEXT BATCH MEMORY_GB REBUILD
+given = $(foreach name,$(1),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$($(name))))
 
 .DEFAULT_GOAL := help
 .PHONY: setup test test-slurm test-browser lint docs reproduce reproduce-all report readme bench bench-loading clean help
@@ -73,10 +74,11 @@ report: .venv/.stamp  ## results/<scale>/index.html: every claim and artefact on
 readme: .venv/.stamp  ## README.md's first figure and its table of artefacts, from the configurations and the committed results
 	$(BIN)/python scripts/readme.py
 
-bench: .venv/.stamp  ## Tables I.2 and I.3: time and memory of optimizer and training steps (ROUNDS=15 SHAPES=toy,gpt2s DEVICE=cuda THREADS=2)
-	$(BIN)/python scripts/bench/step_times.py $(foreach name,$(BENCH_OPTIONS),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$($(name))))
+bench: .venv/.stamp  ## Tables I.2 and I.3: time and memory of optimizer and training steps (ROUNDS=15 SHAPES=toy,gpt2s DEVICE=cuda THREADS=2); without TABLES= the loader too
+	$(BIN)/python scripts/bench/step_times.py $(call given,$(BENCH_OPTIONS))
+	$(if $(TABLES)$(REBUILD),,$(BIN)/python scripts/bench/loading.py $(call given,DEVICE THREADS))
 
-bench-loading: .venv/.stamp  ## images a second of the task imagenet's loader, of timm's and of the model (ARGS="device=cuda rounds=30")
+bench-loading: .venv/.stamp  ## images a second of the loader of images, of timm's and of the model (ARGS="task=clip device=cuda rounds=30")
 	$(BIN)/python scripts/bench/loading.py $(ARGS)
 
 clean:  ## remove caches and build output; keeps .venv, runs/ and data/

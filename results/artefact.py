@@ -60,7 +60,7 @@ def write_artefact(
         data = frame(runs, artefact["metric"]["name"])
         main, extra = best_table(artefact, data), readable(artefact, plain)
         notes.append(held_out_note(artefact, runs, main))
-        figure = heatmap_figure(artefact, data, facts["data"], footer)
+        figure = heatmap_figure(artefact, data, facts["data"], footer, one_scale=scale == "paper")
     elif artefact["layout"] == "pairs":
         main = pair_table(artefact, runs)
         figure = pair_figure(artefact, scale, runs, footer)

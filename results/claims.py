@@ -55,7 +55,8 @@ def _best(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFr
 
     At every learning rate and seed each method plays the column that is best by the mean over the OTHER seeds: the column and its
     value come from different runs, so a method with more columns has no better chance. Learning rates are not exchangeable, so no
-    normal distribution of the differences is assumed. Best cells and median difference must speak for the same side.
+    normal distribution of the differences is assumed. A learning rate of one side alone gives no pair; it counts in the best cells, and
+    best cells and median difference must speak for the same side.
 
     With `chosen_by`, the panels of another score of the same runs, that score decides which cell and column are best.
     """

@@ -1,8 +1,8 @@
-"""The heat map of Figure 2: one panel a method, ours above the paper's, one colour scale for each row of panels."""
+"""Heat maps as in Figure 2: one panel a method, ours above the paper's."""
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,27 +21,48 @@ def power_of_ten(value: float) -> str:
     return f"1e{halves / 2:.1f}" if value > 0 and abs(halves - round(halves)) < 0.01 else f"{value:g}"
 
 
-def heatmap_figure(artefact: Mapping[str, Any], data: pd.DataFrame, subtitle: str, footer: str) -> Figure:
-    """Rows of panels: ours, and the paper's where it prints values."""
+def heatmap_figure(artefact: Mapping[str, Any], data: pd.DataFrame, subtitle: str, footer: str, one_scale: bool = False) -> Figure:
+    """Rows of panels: ours, and below each the paper's where it prints values; a row has all of them, or the artefact's `panels_per_row`.
+
+    `one_scale`: ours and the paper's have the same colours, as they can where both are of one data set; else each has its own.
+    """
     panels = artefact["panels"]
-    ours = [panel_cells(artefact, p, data) for p in panels]
+    blocks = [(f"ours: {subtitle}", [panel_cells(artefact, p, data) for p in panels])]
     published = [published_cells(artefact, p) for p in panels]
-    rows = [(f"ours: {subtitle}", ours)]
     if any(len(table) for table in published):
-        rows.append((f"published: {artefact['published_as']}", published))
-    widths = [max(1.4, max(table[i]["column"].nunique() for _, table in rows)) for i in range(len(panels))]
-    heights = [max(table["row"].nunique() for table in tables) + 2 for _, tables in rows]
-    figure = Figure(
-        figsize=(1.9 + 0.62 * sum(widths) + 0.5 * len(panels), 1.3 + 0.33 * sum(heights) + 0.5 * len(rows)), layout="constrained"
-    )
+        blocks.append((f"published: {artefact['published_as']}{'' if one_scale else '; in colours of its own'}", published))
+    every = [table for _, tables in blocks for table in tables]
+    scales = [_colours(every if one_scale else tables, artefact["metric"]) for _, tables in blocks]
+    number = artefact.get("panels_per_row", len(panels))
+    chunks = [slice(first, first + number) for first in range(0, len(panels), number)]
+    # A place in a row is as wide for every panel that stands there: panels below each other begin at one line.
+    widths = [max(1.4, *(table["column"].nunique() for _, tables in blocks for table in tables[place::number])) for place in range(number)]
+    rows = [(title, panels[chunk], tables[chunk], scale) for chunk in chunks for (title, tables), scale in zip(blocks, scales, strict=True)]
+    heights = [max(table["row"].nunique() for table in tables) + 2 for _, _, tables, _ in rows]
+    figure = Figure(figsize=(1.9 + 0.62 * sum(widths) + 0.5 * number, 1.3 + 0.33 * sum(heights) + 0.5 * len(rows)), layout="constrained")
     parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for part, (title, tables) in zip(parts, rows, strict=True):
-        axes = part.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0]
-        _row_of_panels(part, list(axes), panels, tables, artefact["metric"])
+    for part, (title, own, tables, scale) in zip(parts, rows, strict=True):
+        axes = part.subplots(1, number, width_ratios=widths, squeeze=False)[0]
+        for ax in axes[len(own) :]:
+            ax.set_axis_off()
+        _row_of_panels(part, list(axes[: len(own)]), own, tables, artefact["metric"], scale)
         part.suptitle(_wrapped(title, figure, 9), fontsize=9, color="#444444", x=0.01, ha="left")
     figure.suptitle(_wrapped(artefact["title"], figure, 11), fontsize=11)
     figure.supxlabel(_wrapped(footer, figure, 7.5), fontsize=7.5, color="#444444")
     return figure
+
+
+def _colours(tables: Sequence[pd.DataFrame], metric: Mapping[str, Any]) -> tuple[float, float]:
+    """The values at the two ends of the colours of these panels: the best cell's, and one that the worst 15 % of the cells are beyond.
+
+    Those (a learning rate of 0.1) would otherwise leave no colours for the differences that matter.
+    """
+    values = pd.concat([table["mean"] for table in tables]).dropna()
+    if values.empty:
+        return 0.0, 1.0
+    if metric["better"] == "lower":
+        return values.min(), values.quantile(0.85)
+    return values.quantile(0.15), values.max()
 
 
 def _wrapped(text: str, figure: Figure, points: float) -> str:
@@ -49,16 +70,18 @@ def _wrapped(text: str, figure: Figure, points: float) -> str:
     return textwrap.fill(text, int(figure.get_figwidth() * 72 / (0.55 * points)))
 
 
-def _row_of_panels(part: Any, axes: list[Axes], panels: list[Any], tables: list[pd.DataFrame], metric: Mapping[str, Any]) -> None:
-    values = pd.concat([table["mean"] for table in tables]).dropna()
-    # The worst cells (a learning rate of 0.1) would otherwise leave no colours for the differences that matter.
-    low, high = (values.quantile(0.15), values.max()) if len(values) else (0.0, 1.0)
-    if metric["better"] == "lower":
-        low, high = values.min(), values.quantile(0.85)
+def _row_of_panels(
+    part: Any,
+    axes: list[Axes],
+    panels: Sequence[Any],
+    tables: Sequence[pd.DataFrame],
+    metric: Mapping[str, Any],
+    scale: tuple[float, float],
+) -> None:
     lrs = sorted({lr for table in tables for lr in table["row"]})
     image = None
     for index, (ax, panel, table) in enumerate(zip(axes, panels, tables, strict=True)):
-        image = _panel(ax, table, lrs, low, high, metric)
+        image = _panel(ax, table, lrs, *scale, metric)
         ax.set_title(panel["title"], fontsize=9)
         ax.set_xlabel(panel.get("column_label", ""), fontsize=8)
         ax.set_yticks(range(len(lrs)), [power_of_ten(lr) for lr in lrs] if index == 0 else [])

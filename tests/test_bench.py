@@ -2,10 +2,11 @@
 
 import csv
 import json
+import subprocess
 
 import pytest
 import torch
-from commands import call, is_one_line
+from commands import ROOT, call, is_one_line
 
 from scripts.bench.memory import extra_peak_bytes
 from scripts.bench.methods import methods
@@ -84,6 +85,19 @@ def test_a_shape_that_does_not_fit_is_skipped_with_a_line(results):
     text = (results / "table_i2" / "table.md").read_text()
     assert "1,187,094,400 parameters" in text
     assert f"- skipped: every method, {reason}" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("DEVICE=cuda", "ROUNDS=3"), ["step_times.py rounds=3 device=cuda", "loading.py device=cuda"]),
+        (("TABLES=table_i2",), ["step_times.py tables=table_i2"]),
+    ],
+)
+def test_make_bench_measures_the_loader_too_but_not_with_one_table(arguments, expected):
+    done = subprocess.run(["make", "-n", "bench", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = [line.partition("scripts/bench/")[2] for line in done.stdout.splitlines() if "scripts/bench/" in line]
+    assert [" ".join(line.split()) for line in lines] == expected
 
 
 def test_an_unknown_option_is_one_line_and_exit_code_2(tmp_path):

@@ -52,3 +52,25 @@ def adaptive(gain: float) -> str:
 def test_two_methods_are_the_same_within_a_margin_or_beyond_it():
     assert adaptive(0.3) == "holds"
     assert adaptive(2.0) == adaptive(-2.0) == "does not hold"
+
+
+def related(amos_at_its_best: float):
+    """The verdict on E.8's claim where WS leads AdaDecay by a point at every learning rate, and AMOS learns at its own."""
+    runs = []
+    for lr, seed in itertools.product((1e-3, 3.162e-3, 1e-2), (1, 2, 3)):
+        accuracy = 70 + random.Random(f"{lr} {seed}").gauss(0, 1)
+        runs.append(run("adamcpr_ws", seed, {"top1_accuracy": accuracy}, lr=lr, warm_start="1x"))
+        runs.append(run("adadecay", seed, {"top1_accuracy": accuracy - 1}, lr=lr, weight_decay=0.1, alpha=1))
+        runs.append(run("awd", seed, {"top1_accuracy": accuracy - 2}, lr=lr, weight_decay=0.01))
+        runs.append(run("rescaling", seed, {"top1_accuracy": accuracy - 2}, lr=lr, factor=1))
+        amos = amos_at_its_best if lr == 3.162e-3 else 50.0
+        runs.append(run("amos", seed, {"top1_accuracy": amos}, lr=10 * lr, extra_l2=1e-4))
+    (verdict,) = judge(at_scale(artefact("figure_e8"), "mini"), "mini", runs, complete=True)
+    assert "over 9 pairs" in verdict.ours
+    return verdict
+
+
+def test_a_method_whose_best_learning_rate_gives_no_pairs_still_counts_by_its_best_cell():
+    assert related(60.0).verdict == "holds"
+    ahead = related(90.0)
+    assert ahead.verdict == "undecided" and "against 90.00" in ahead.ours

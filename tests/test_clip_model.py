@@ -23,16 +23,19 @@ SHAPE = {
 EXEMPT = ("bias", "ln_pre", "ln_post", "ln_1", "ln_2", "class_embedding", "positional_embedding", "logit_scale")
 
 
+def known(folder: Path, name: str, shape: dict) -> tuple[Path, open_clip.CLIP]:
+    """Makes a shape known to open_clip by a name; a checkpoint of it, and its model."""
+    (folder / f"{name}.json").write_text(json.dumps(shape))
+    open_clip.add_model_config(folder / f"{name}.json")
+    torch.manual_seed(3)
+    model = open_clip.CLIP(**shape)
+    torch.save({"state_dict": model.state_dict()}, folder / f"{name}.pt")
+    return folder / f"{name}.pt", model.eval()
+
+
 @pytest.fixture(scope="module")
 def named(tmp_path_factory):
-    """A shape that open_clip knows by name, and a checkpoint of it."""
-    folder = tmp_path_factory.mktemp("models")
-    (folder / "tiny-clip.json").write_text(json.dumps(SHAPE))
-    open_clip.add_model_config(folder / "tiny-clip.json")
-    torch.manual_seed(3)
-    model = open_clip.CLIP(**SHAPE)
-    torch.save({"state_dict": model.state_dict()}, folder / "tiny.pt")
-    return folder / "tiny.pt", model.eval()
+    return known(tmp_path_factory.mktemp("models"), "tiny-clip", SHAPE)
 
 
 def bare(module: torch.nn.Module) -> torch.nn.Module:
@@ -52,19 +55,25 @@ def images(count: int = 6, seed: int = 0) -> torch.Tensor:
 # Checkpoints and architectures
 
 
-def test_a_checkpoint_loaded_by_its_path_gives_open_clip_s_logits(named, tmp_path):
-    path, model = named
+@pytest.mark.parametrize("quick_gelu", [False, True])
+def test_a_checkpoint_loaded_by_its_path_gives_open_clip_s_logits(quick_gelu, tmp_path):
+    """OpenAI's weights are of quick_gelu; a checkpoint does not say which it is of, the architecture does."""
+    path, model = known(tmp_path, "of-either-gelu", SHAPE | {"quick_gelu": quick_gelu})
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, tmp_path / "tiny.safetensors")
     archive = bare(model)  # as in OpenAI's own files: TorchScript, with numbers beside the weights
     for name in pretrained.NOT_WEIGHTS:
         archive.register_buffer(name, torch.tensor(28))
     torch.jit.save(torch.jit.script(archive), tmp_path / "archive.pt")
     texts = open_clip.tokenize(["a bag", "an ankle boot"], 12)
-    theirs = open_clip.create_model("tiny-clip", pretrained=str(path)).eval()
-    for file in (path, tmp_path / "tiny.safetensors", tmp_path / "archive.pt"):
-        ours = pretrained.load("tiny-clip", file).eval()
-        with torch.no_grad():
-            assert all(torch.equal(a, b) for a, b in zip(ours.get_logits(images(), texts), theirs.get_logits(images(), texts), strict=True))
+    theirs = open_clip.create_model("of-either-gelu", pretrained=str(path)).eval()
+    other = open_clip.CLIP(**SHAPE | {"quick_gelu": not quick_gelu}).eval()
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        expected, of_other = (one.get_logits(images(), texts) for one in (theirs, other))
+        for file in (path, tmp_path / "tiny.safetensors", tmp_path / "archive.pt"):
+            found = pretrained.load("of-either-gelu", file).eval().get_logits(images(), texts)
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+            assert not torch.allclose(found[0], of_other[0], rtol=1e-3)
 
 
 def test_what_is_no_checkpoint_of_the_architecture_is_one_line(named, tmp_path):

@@ -12,13 +12,16 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from scripts.common import compose_config
+from scripts.plan import expand, load_artefact
 from tasks.clip import data as clip_data
 from tasks.clip import prepare, pretrained, small, task
 from tasks.engine import checkpoint
 from tasks.engine.batching import pieces
 from tasks.engine.errors import UserError
 from tasks.engine.launch import Launch
+from tasks.engine.optimizers import warm_start_steps
 from tasks.engine.run import build_workload
+from tasks.engine.schedule import lr_factor
 from tasks.engine.seeding import random_state
 from tasks.imagenet import loader
 from tasks.imagenet.data import load
@@ -48,6 +51,21 @@ def recipe(root: Path) -> small.Recipe:
 
 def sha(model) -> str:
     return checkpoint.digest(model.state_dict())
+
+
+# The protocol
+
+
+def test_the_paper_s_protocol_has_10_epochs_of_512_a_warm_up_of_500_and_a_cosine_to_nothing():
+    cfg = compose_config(["task=clip", "scale=paper", "regularizer=adamw"])
+    assert cfg.task.batch_size == 512 and cfg.num_steps == 10 * (1_281_167 // 512) == 25_020
+    assert (list(cfg.task.betas), cfg.task.eps, cfg.task.grad_clip, cfg.task.head) == ([0.9, 0.999], 1e-8, 1.0, "random")
+    middle = (500 + 25_020) // 2
+    rates = [cfg.task.lr * lr_factor(cfg.task.schedule, step, cfg.num_steps) for step in (0, 250, 500, middle, 25_020)]
+    assert rates == pytest.approx([0, 1.5e-5, 3e-5, 1.5e-5, 0], abs=1e-12)
+    assert [warm_start_steps(start, cfg.task.schedule.warmup_steps) for start in ("1x", "2x", "4x")] == [500, 1000, 2000]
+    table2 = expand(load_artefact("table2"), {"scale": "paper"}, {}).values()
+    assert {run.lr for run in table2} == {3e-5} and len(table2) == 9 * 3  # seeds
 
 
 # The small CLIP and the data

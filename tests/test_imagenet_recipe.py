@@ -15,6 +15,7 @@ from torch import nn
 
 from cpr import regularized_names
 from scripts.common import compose_config
+from scripts.plan import expand, load_artefact
 from tasks.engine.batching import epoch_order
 from tasks.engine.checks import check
 from tasks.engine.errors import UserError
@@ -24,20 +25,27 @@ from tasks.engine.seeding import derive
 from tasks.imagenet.model import build, flops_per_image
 from tasks.imagenet.recipe import Mixing, criterion, drawing_from, eval_transform, train_transform
 
-# What timm's train.py is called with for DeiT, under the names of its arguments, as far as they are not its defaults.
+# DeiT's arguments, by their names in timm's train.py (huggingface/pytorch-image-models, commit 004fb5f8), as far as they are not its
+# defaults. Values: the defaults of main.py (facebookresearch/deit, commit 0282d2a1), but where the paper has another, as is said beside it.
 DEIT = {
-    **{
-        "opt": "adamw",
-        "lr": 1e-3,
-        "opt_eps": 1e-8,
-        "sched": "cosine",
-        "epochs": 300,
-        "warmup_epochs": 5,
-        "warmup_lr": 1e-6,
-        "min_lr": 1e-5,
-    },
-    **{"aa": "rand-m9-mstd0.5", "train_interpolation": "bicubic", "reprob": 0.25, "remode": "pixel"},
-    **{"mixup": 0.8, "cutmix": 1.0, "smoothing": 0.1, "drop_path": 0.1, "batch_size": 256},
+    "opt": "adamw",
+    "opt_eps": 1e-8,
+    "lr": 1e-3,  # --lr 5e-4 for each 512 images, of which the paper's batch has twice as many
+    "sched": "cosine",
+    "epochs": 300,
+    "warmup_epochs": 5,
+    "warmup_lr": 1e-6,
+    "min_lr": 1e-5,
+    "aa": "rand-m9-mstd0.5",  # the paper's; main.py: rand-m9-mstd0.5-inc1
+    "train_interpolation": "bicubic",
+    "reprob": 0.25,
+    "remode": "pixel",
+    "mixup": 0.8,
+    "cutmix": 1.0,
+    "mixup_switch_prob": 0.5,
+    "smoothing": 0.1,
+    "drop_path": 0.1,
+    "batch_size": 256,  # the paper's, of each of 4 GPUs; main.py: 64
 }
 DEIT_MODELS = {"imagenet": "deit_small_patch16_224", "deit_base": "deit_base_patch16_224"}
 MODELS = DEIT_MODELS | {"resnet50": "resnet50"}
@@ -169,13 +177,43 @@ def test_a2_erases_nothing_and_crops_95_percent_for_validation():
     assert "size=235" in repr(eval_transform(cfg.data)) and cfg.augment.repeats == 3
 
 
+def test_a2_mixes_little_drops_few_paths_and_has_the_learning_rate_of_deit_s_rule():
+    """Table 2 of arXiv 2110.00476, but for the optimizer's own."""
+    cfg = paper("resnet50")
+    augment = cfg.task.augment
+    assert (augment.randaugment, augment.mixup, augment.cutmix, augment.label_smoothing) == ("rand-m7-mstd0.5-inc1", 0.1, 1.0, 0.0)
+    assert cfg.task.model.arguments.drop_path_rate == 0.05 and cfg.task.batch_size == 2048
+    assert cfg.lr == 5e-4 * 2048 / 512
+    rates = [cfg.lr * lr_factor(cfg.task.schedule, step, cfg.num_steps) for step in (0, 3125, cfg.num_steps)]
+    assert rates == pytest.approx([2e-6, 2e-3, 1e-6], rel=1e-3)
+
+
+def test_sgd_has_cross_entropy_at_paper_scale_since_a2_s_loss_has_gradients_of_a_thousandth():
+    definition = load_artefact("resnet50")
+    losses = {"paper": set(), "mini": set()}
+    for scale, found in losses.items():
+        for cfg in expand(definition, {"scale": scale}, {}).values():
+            found.add((cfg.regularizer.name in ("sgd", "sgd_cpr"), cfg.task.loss.name, cfg.task.augment.label_smoothing))
+    assert losses["paper"] == {(True, "cross_entropy", 0.1), (False, "binary_cross_entropy", 0)}
+    assert {name for _, name, _ in losses["mini"]} == {"binary_cross_entropy"}
+    # Where every class has its share, 1/1,000, as probability, sigmoid and softmax are the same.
+    logits = torch.full((8, 1000), -math.log(999.0))
+    targets = F.one_hot(torch.arange(8), 1000).float()
+    gradients = []
+    for name in ("binary_cross_entropy", "cross_entropy"):
+        given = logits.clone().requires_grad_()
+        criterion(paper("resnet50", f"task.loss.name={name}").task.loss)(given, targets).backward()
+        gradients.append(given.grad)
+    torch.testing.assert_close(1000 * gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
+
+
 def test_a_batch_is_mixed_as_timm_mixes_that_of_each_gpu():
     cfg = paper("imagenet").task
     mixing = Mixing(cfg.augment, 1000, cfg.batch_size, seed=5)
     images, labels = torch.randn(1024, 3, 6, 6), torch.randint(0, 1000, (1024,))
     mixed, targets = mixing.mix(7, mixing.rows(0, 1024), images.clone(), labels)
     arguments = {"mixup_alpha": DEIT["mixup"], "cutmix_alpha": DEIT["cutmix"], "label_smoothing": DEIT["smoothing"], "num_classes": 1000}
-    theirs = Mixup(**arguments, prob=1.0, switch_prob=0.5, mode="batch")
+    theirs = Mixup(**arguments, prob=1.0, switch_prob=DEIT["mixup_switch_prob"], mode="batch")
     for gpu in range(4):
         rows = slice(256 * gpu, 256 * (gpu + 1))
         with drawing_from(derive(5, "mix", 7, gpu)):

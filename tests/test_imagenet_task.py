@@ -17,7 +17,6 @@ from results.artefact import at_scale
 from results.heatmap import heatmap_figure
 from results.runs import frame
 from results.table import cell_table, readable
-from scripts.bench import loading
 from scripts.common import compose_config
 from scripts.plan import expand
 from scripts.prepare_data import prepare_task
@@ -133,6 +132,19 @@ def test_evaluation_is_the_plain_count_over_all_validation_images(data):
     assert workload.work == Work("image", 16) and workload.metric.better == "higher"
 
 
+def test_channels_last_reaches_the_model_and_the_images_of_training_and_evaluation(data):
+    words = [word for word in TINY if not word.startswith(("task=", "task.model"))]
+    cfg = compose_config(["task=resnet50", *words, "regularizer=adamw", f"data_dir={data}"])
+    workload, seen = build(cfg, CPU), []
+    workload.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    workload.loss(workload.model.train(), workload.batch_at(0)[0:16])
+    workload.evaluate(workload.model)
+    wide = [parameter for parameter in workload.model.parameters() if parameter.dim() == 4 and parameter.shape[2] > 1]
+    assert len(seen) == 4 and len(wide) > 4
+    for tensor in (*seen, *wide):
+        assert tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
 @pytest.mark.parametrize("task", ["imagenet", "resnet50"])
 def test_a_run_learns_and_its_record_says_how_fast_it_was(data, tmp_path, task):
     small = [word for word in TINY if not word.startswith(("task=", "task.model"))]
@@ -238,15 +250,6 @@ def test_the_rows_of_parquet_shards_are_those_of_the_files(folders):
         for index in range(len(files)):
             assert shards[index][1] == files[index][1]
             assert np.array_equal(np.asarray(shards[index][0].convert("RGB")), np.asarray(files[index][0]))
-
-
-def test_the_loader_is_measured_beside_timm_s_and_the_model_s_step(capsys):
-    small = ("+task.model.arguments.img_size=32", "+task.model.arguments.depth=1", "task.data.image_size=32", "task.batch_size=4")
-    loading.main(["rounds=2", "photos=4", *small])
-    about, _, *rows, needed = capsys.readouterr().out.splitlines()
-    assert about == "deit_small_patch16_224, 32 pixels, batches of 4, on cpu; 2 rounds"
-    assert [row[:26].strip() for row in rows] == [loading.OURS, loading.TIMM, loading.MODEL]
-    assert all(float(row[26:37].replace(",", "")) > 0 for row in rows) and needed.startswith("loader_workers=")
 
 
 def table1_runs(scale: str) -> list[Run]:

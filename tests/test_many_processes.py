@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, call, command, records, wait_until
+from commands import ROOT, call, command, records, wait_until, write_fashion_mnist
 
 from scripts.common import compose_config
 from tasks.engine.batching import pieces
@@ -27,26 +27,32 @@ ARGUMENTS = (
     *("task=grokking", "task.data.modulus=31", "task.model.width=32", "task.batch_size=100", "num_steps=50", "quiet=true"),
     *("regularizer=adamcpr_ws", "regularizer.warm_start=10", "task.grad_clip=0.05", "task.log_every_steps=1", "task.eval_every_steps=null"),
 )
+# Images, without the stochastic depth that each process draws for itself. A group of 16 is mixed with images of the other process.
+IMAGES = (
+    *("task=imagenet", "scale=mini", "quiet=true", "num_steps=50", "task.log_every_steps=1", "task.data.train_size=60"),
+    *("task.data.val_size=50", "task.batch_size=16", "task.augment.mix_group=16", "task.model.arguments.embed_dim=16"),
+    *("task.model.arguments.depth=1", "task.model.arguments.drop_path_rate=0", "regularizer=adamcpr_ws", "regularizer.warm_start=10"),
+)
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def start_with_torchrun(processes: int, runs_dir: Path, *arguments: str) -> subprocess.Popen:
+def start_with_torchrun(processes: int, runs_dir: Path, *arguments: str, of: tuple[str, ...] = ARGUMENTS) -> subprocess.Popen:
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
-    line = [*torchrun, str(ROOT / "scripts/train.py"), *ARGUMENTS, f"gpus={processes}", f"runs_dir={runs_dir}", *arguments]
+    line = [*torchrun, str(ROOT / "scripts/train.py"), *of, f"gpus={processes}", f"runs_dir={runs_dir}", *arguments]
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
 
 
-def with_torchrun(processes: int, runs_dir: Path, *arguments: str) -> Path:
+def with_torchrun(processes: int, runs_dir: Path, *arguments: str, of: tuple[str, ...] = ARGUMENTS) -> Path:
     """Trains to the end; returns `runs_dir`."""
-    process = start_with_torchrun(processes, runs_dir, *arguments)
+    process = start_with_torchrun(processes, runs_dir, *arguments, of=of)
     said, warned = process.communicate(timeout=240)
     assert process.returncode == 0, warned
     assert len(said.splitlines()) == 1 and "after 50 steps" in said
     return runs_dir
 
 
-def alone(runs_dir: Path, *arguments: str) -> Path:
-    done = call("train.py", *ARGUMENTS, f"runs_dir={runs_dir}", *arguments)
+def alone(runs_dir: Path, *arguments: str, of: tuple[str, ...] = ARGUMENTS) -> Path:
+    done = call("train.py", *of, f"runs_dir={runs_dir}", *arguments)
     assert done.returncode == 0, done.stderr
     return runs_dir
 
@@ -105,6 +111,12 @@ def two(tmp_path_factory):
 def test_two_processes_have_the_loss_curve_of_one_and_the_record_says_how_many_they_were(one, two):
     assert_same_curve(two, one)
     assert only_record(one)["hardware"]["processes"] == 1 and only_record(two)["hardware"]["processes"] == 2
+
+
+def test_two_processes_that_read_images_have_the_loss_curve_of_one(tmp_path):
+    data = f"data_dir={write_fashion_mnist(tmp_path / 'data')}"
+    single = alone(tmp_path / "one", data, of=IMAGES)
+    assert_same_curve(with_torchrun(2, tmp_path / "two", data, "loader_workers=1", of=IMAGES), single)
 
 
 def test_four_processes_with_micro_batches_have_the_loss_curve_of_one(one, tmp_path):

@@ -25,20 +25,17 @@ from made_runs import (
     SEEDS,
     SETTINGS,
     curve,
-    either_metric,
     evaluate_at_runs,
     figure2_data,
     grid,
     measured_by,
     noisy,
 )
-from matplotlib import colormaps
-from matplotlib.patches import Rectangle
 from PIL import Image
 
 from results import Run, write_artefact
 from results.curves import curve_figure, curve_table
-from results.heatmap import heatmap_figure, power_of_ten
+from results.heatmap import power_of_ten
 from results.runs import cells, frame
 from results.table import best_table, cell_table, latex, markdown, readable
 
@@ -233,54 +230,6 @@ def test_the_figures_are_images(name, folders):
     root = xml.etree.ElementTree.parse(folders[name] / "figure.svg").getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) > 20
-
-
-def panels(better: str, value) -> list[list]:
-    """The axes of the heat map's two rows of panels, ours and the published, without the colour bars."""
-    figure = heatmap_figure(measured_by(better), figure2_data(value), "40 images", "a footer")
-    return [[axes for axes in part.axes if axes.images] for part in figure.subfigs]
-
-
-@either_metric
-def test_the_heat_map_has_a_panel_a_method_and_one_colour_scale_a_row(better):
-    rows = panels(better, noisy)
-    titles = ["AdamW", "AdamCPR Kappa-IP", "AdamCPR Kappa-WS"]
-    assert [[axes.get_title() for axes in row] for row in rows] == [titles, titles]
-    for row in rows:
-        ((low, high),) = {axes.images[0].get_clim() for axes in row}
-        means = [mean for axes in row for mean in axes.images[0].get_array().ravel()]
-        best, end = (max(means), high) if better == "higher" else (min(means), low)
-        assert low < high
-        assert end == best
-        assert {axes.images[0].cmap(axes.images[0].norm(best)) for axes in row} == {colormaps["viridis"](1.0)}
-    assert [t.get_text() for t in rows[0][0].get_yticklabels()] == ["1e-3.0", "1e-2.5", "1e-2.0"]
-    assert [t.get_text() for t in rows[0][0].get_xticklabels()] == ["0", "0.001", "0.01", "0.1"]
-    assert [t.get_text() for t in rows[1][2].get_xticklabels()] == ["0.5x", "1x", "2x", "4x", "8x", "16x", "32x"]
-    for axes, (name, settings) in zip(rows[0], SETTINGS.items(), strict=True):
-        means = [[statistics.mean(noisy(name, lr, setting, seed) for seed in SEEDS) for setting in settings] for lr in LRS]
-        assert axes.images[0].get_array().tolist() == [pytest.approx(row) for row in means]
-        assert [t.get_text() for t in axes.texts] == [f"{mean:.1f}" for row in means for mean in row]
-
-
-@either_metric
-def test_one_rectangle_marks_the_best_whole_cell_of_every_panel(better):
-    def value(name, lr, setting, seed):
-        if (lr, setting) == (LRS[0], "4x"):
-            return None
-        if (lr, setting) == (LRS[0], "1x"):  # the best, but for one run
-            return None if seed == 1 else {"higher": 99.0, "lower": 1.0}[better]
-        return noisy(name, lr, setting, seed)
-
-    rows = panels(better, value)
-    for axes in itertools.chain(*rows):
-        (mark,) = (patch for patch in axes.patches if isinstance(patch, Rectangle))
-        x, y = (round(corner + 0.5) for corner in mark.get_xy())
-        shown = {(round(t.get_position()[0]), round(t.get_position()[1])): t.get_text() for t in axes.texts}
-        whole = {place: float(text) for place, text in shown.items() if text != "div." and not text.endswith("*")}
-        assert whole[x, y] == {"higher": max, "lower": min}[better](whole.values())
-    ours = [t.get_text() for t in rows[0][2].texts]
-    assert ours[0] == {"higher": "99.0*", "lower": "1.0*"}[better]
-    assert ours[2] == "div."
 
 
 def test_the_curves_are_named_once_a_method_over_epochs():

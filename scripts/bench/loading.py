@@ -1,9 +1,9 @@
-"""Does reading images hold the model up?  python scripts/bench/loading.py [rounds=10] [photos=64] [key=value of train.py ...]
+"""Does reading images hold the model up?  python scripts/bench/loading.py [task=clip] [rounds=10] [photos=64] [key=value of train.py ...]
 
 Made photographs of ImageNet's usual size (500 x 375 pixels, JPEG) in folders. By turns, in each round one batch each of: this repository's
 loader, timm's loader with the same augmentation and mixup, both in this process without workers, and the model's training step on
 `device=`. Images a second (median), the ratio to timm's loader of the same round (median and quartiles), and how many workers would feed
-the model.
+the model. With task=clip the model has drawn weights in place of OpenAI's, which are as fast, and two classes.
 """
 
 import itertools
@@ -30,14 +30,15 @@ from tasks.engine.run import build_workload
 OURS, TIMM, MODEL = "this repository's loader", "timm's loader", "the model's step"
 WARM_UP = 2  # rounds that do not count
 DEFAULTS = {"task": "imagenet", "scale": "paper", "device": "cpu", "task.batch_size": "32"}
+CLIP = {"task.zero_shot.classes": "[bag,boot]", "task.zero_shot.templates": "['a photo of a {}.']", "task.wise_ft": "[]"}
 
 
 def make_photos(root: Path, count: int) -> None:
-    """`count` JPEG files for training, in two classes, and one for validation: smooth colours with some noise, 60 to 80 KB each."""
+    """`count` JPEG files for training and two for validation, in two classes: smooth colours with some noise, 60 to 80 KB each."""
     from PIL import Image
 
     generator = np.random.default_rng(0)
-    for number in range(count + 1):
+    for number in range(count + 2):
         folder = root / "imagenet" / ("train" if number < count else "val") / f"class{number % 2}"
         folder.mkdir(parents=True, exist_ok=True)
         smooth = Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((500, 375), Image.Resampling.BICUBIC)
@@ -51,26 +52,38 @@ def timm_batches(cfg: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     from torchvision.datasets import ImageFolder
 
     data, augment = cfg.task.data, cfg.task.augment
+    mixed = "mixup" in augment  # CLIP's images are cropped, and nothing else
     loader = create_loader(
         ImageFolder(Path(cfg.data_dir) / "imagenet" / "train"),
         input_size=(3, data.image_size, data.image_size),
         batch_size=cfg.task.batch_size,
         is_training=True,
         scale=tuple(augment.crop_scale),
-        color_jitter=augment.color_jitter,
-        auto_augment=augment.randaugment,
+        hflip=0.5 if mixed else 0.0,
+        color_jitter=augment.get("color_jitter"),
+        auto_augment=augment.get("randaugment"),
         interpolation=data.interpolation,
         mean=tuple(data.mean),
         std=tuple(data.std),
-        re_prob=augment.erasing,
+        re_prob=augment.get("erasing", 0.0),
         re_mode="pixel",
         use_prefetcher=False,
         num_workers=0,
         persistent_workers=False,
     )
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    if not mixed:
+        yield from batches
     mix = Mixup(augment.mixup, augment.cutmix, label_smoothing=augment.label_smoothing, num_classes=cfg.task.model.num_classes)
-    for images, labels in itertools.chain.from_iterable(itertools.repeat(loader)):
+    for images, labels in batches:
         yield mix(images, labels)
+
+
+def save_drawn_clip(path: Path, architecture: str) -> None:
+    """A checkpoint of open_clip's model of that name, with the weights that it begins with."""
+    from tasks.clip.model import build_clip, shape_of
+
+    torch.save(build_clip(shape_of(architecture)).state_dict(), path)
 
 
 def turns(cfg: Any, device: torch.device) -> dict[str, Callable[[], None]]:
@@ -131,12 +144,16 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"rounds={rounds} must be at least 2")
     with tempfile.TemporaryDirectory() as folder:
         make_photos(Path(folder), photos)
-        keys = DEFAULTS | given | {"data_dir": folder, "loader_workers": "0"}
+        of_task = CLIP | {"task.checkpoint": f"{folder}/clip.pt"} if given.get("task") == "clip" else {}
+        keys = DEFAULTS | of_task | given | {"data_dir": folder, "loader_workers": "0"}
         cfg = compose_config([f"{key}={value}" for key, value in keys.items()])
+        if of_task:
+            save_drawn_clip(Path(cfg.task.checkpoint), cfg.task.architecture)
         device = pick_device(cfg.device)
         torch.set_num_threads(cfg.threads or 1)
         seconds = measure(turns(cfg, device), rounds)
-    print(f"{cfg.task.model.timm}, {cfg.task.data.image_size} pixels, batches of {cfg.task.batch_size}, on {device}; {rounds} rounds")
+    model = cfg.task.architecture if of_task else cfg.task.model.timm
+    print(f"{model}, {cfg.task.data.image_size} pixels, batches of {cfg.task.batch_size}, on {device}; {rounds} rounds")
     print("\n".join(report(seconds, cfg.task.batch_size)))
 
 

@@ -113,6 +113,8 @@ def main(arguments: list[str]) -> None:
     seconds, memory = measure(task, rounds, steps, overrides)
     about = {key: cfg.task[key] for key in ("batch_size", "precision")} | {"model": dict(cfg.task.model)}
     print(f"{json.dumps(about)}; {rounds} rounds of {steps} steps")
+    if task == "cifar100":
+        print("images and convolutions lie channels first in the plain loops, as torch makes them, and channels last in the engine's")
     unit, each = ("tokens", cfg.task.model.context) if task == "gpt2" else ("images", 1)
     print("\n".join(report(seconds, memory, unit, steps * cfg.task.batch_size * each)))
 

@@ -1,4 +1,4 @@
-"""Labelled images by their index: folders of files, shards of the Hugging Face export, or Fashion-MNIST at mini scale."""
+"""Labelled images by their index: folders of files, shards of parquet or tar files, or Fashion-MNIST at mini scale."""
 
 import io
 from functools import lru_cache
@@ -12,11 +12,15 @@ from torch.utils.data import Subset
 
 from tasks.engine.errors import UserError
 from tasks.engine.seeding import generator_for
+from tasks.imagenet.shards import TarShards
 
 SPLITS = ("train", "val")
 # Where each data set lies in data_dir. torchvision keeps Fashion-MNIST in a folder of its own.
-FOLDERS = {"ImageNet": "imagenet", "ImageNetParquet": "imagenet-parquet", "FashionMNIST": "."}
-SHARDS = {"train": "data/train-*.parquet", "val": "data/validation-*.parquet"}  # as Hugging Face names them
+FOLDERS = {"ImageNet": "imagenet", "ImageNetParquet": "imagenet-parquet", "ImageNetWebDataset": "imagenet-wds", "FashionMNIST": "."}
+SHARDS = {  # as Hugging Face names them; webdataset's own tools write imagenet-val-*.tar
+    "ImageNetParquet": {"train": "data/train-*.parquet", "val": "data/validation-*.parquet"},
+    "ImageNetWebDataset": {"train": "*-train-*.tar", "val": "*-val*-*.tar"},
+}
 
 
 class Images(Protocol):
@@ -27,7 +31,7 @@ class Images(Protocol):
     def __getitem__(self, index: int, /) -> tuple[Image, int]: ...
 
 
-class Shards:
+class ParquetShards:
     """Rows of parquet files with the columns `image` (the bytes of a file) and `label`, read through `datasets`.
 
     It copies them once into an Arrow table beside them, which is memory-mapped: a row is read without the rest of its shard.
@@ -86,16 +90,18 @@ def read(name: str, root: Path, split: str) -> Images:
             return datasets.ImageFolder(folder / split)
     except (FileNotFoundError, RuntimeError) as error:  # no folder or no class in it; no files of Fashion-MNIST
         raise UserError(_missing(name, root, split)) from error
-    files = sorted(folder.glob(SHARDS[split]))
+    files = sorted(folder.glob(SHARDS[name][split]))
     if not files:
         raise UserError(_missing(name, root, split))
-    return Shards(files, folder)
+    return ParquetShards(files, folder) if name == "ImageNetParquet" else TarShards(files, folder / "index")
 
 
 def classes_of(images: Images) -> int | None:
-    """How many classes the images' folders are; None where they lie in no folders."""
+    """How many classes there are, by the images' folders or the tar shards' highest class; None where that is not known."""
     while isinstance(images, Subset):
         images = images.dataset  # type: ignore[assignment]
+    if isinstance(images, TarShards):
+        return images.classes
     return len(images.class_to_idx) if hasattr(images, "class_to_idx") else None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tasks.cifar100.prepare import prepare as prepare_small_images
 from tasks.engine.errors import UserError
-from tasks.imagenet.data import FOLDERS, SHARDS, SPLITS, import_datasets, read
+from tasks.imagenet.data import FOLDERS, SHARDS, SPLITS, classes_of, import_datasets, read
 
 DATA_SETS = tuple(FOLDERS)
 IMAGES = {"train": 1_281_167, "val": 50_000}
@@ -14,7 +14,11 @@ CLASSES = 1000
 # The archives of image-net.org, from which torchvision makes train/ and val/ with a folder for each class.
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
-EXPORT = "hf download ILSVRC/imagenet-1k --repo-type dataset --include 'data/*' --local-dir"
+# The exports on Hugging Face, and what of them is needed.
+EXPORTS = {
+    "ImageNetParquet": ("ILSVRC/imagenet-1k", "--include 'data/*'"),
+    "ImageNetWebDataset": ("timm/imagenet-1k-wds", "--include '*.tar'"),
+}
 
 
 def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
@@ -31,13 +35,20 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
                 _unpack(folder, split, say)
             _check_count(name, folder, split, *_files(folder / split))
     else:
-        import_datasets()
-        if missing := [split for split in SPLITS if not list(folder.glob(SHARDS[split]))]:
-            terms = "https://huggingface.co/datasets/ILSVRC/imagenet-1k"
-            raise UserError(f"{name} ({missing[0]}) is not in {folder}: accept the terms at {terms}, then: {EXPORT} {folder}")
-        say(f"{name}: its Arrow copy in {folder / 'arrow'} takes another 150 GB and some minutes, unless it is there")
+        if name == "ImageNetParquet":
+            import_datasets()
+        if missing := [split for split in SPLITS if not list(folder.glob(SHARDS[name][split]))]:
+            export, files = EXPORTS[name]
+            command = f"hf download {export} --repo-type dataset {files} --local-dir {folder}"
+            terms = f"https://huggingface.co/datasets/{export}"
+            raise UserError(f"{name} ({missing[0]}) is not in {folder}: accept the terms at {terms}, then: {command}")
+        if name == "ImageNetParquet":
+            say(f"{name}: its Arrow copy in {folder / 'arrow'} takes another 150 GB and some minutes, unless it is there")
+        else:
+            say(f"{name}: looking up where its images lie takes some minutes, unless that is in {folder / 'index'}")
         for split in SPLITS:
-            _check_count(name, folder, split, CLASSES, len(read(name, root, split)))
+            images = read(name, root, split)
+            _check_count(name, folder, split, classes_of(images) or CLASSES, len(images))
 
 
 def _unpack(folder: Path, split: str, say: Callable[[str], None]) -> None:

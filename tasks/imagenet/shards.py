@@ -1,0 +1,91 @@
+"""Labelled images in webdataset's shards by their index: where each lies in its shard is looked up once, and kept in a file."""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import UnidentifiedImageError
+from PIL.Image import Image
+from PIL.Image import open as open_image
+
+from tasks.engine.errors import UserError
+from tasks.engine.files import write_atomically
+
+ENDINGS = ("jpg", "jpeg", "png")
+PLACE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("length", "<i8"), ("label", "<i4")])
+
+
+class TarShards:
+    """Images `<key>.jpg` with their classes, `<key>.cls`, in tar files: in the order of `files`, and in each of the keys.
+
+    An image is one read of its bytes, whichever was read before. `classes` is the highest class and one.
+
+    Raises UserError if a shard is damaged, or the index cannot be written into `folder`.
+    """
+
+    def __init__(self, files: Sequence[Path], folder: Path) -> None:
+        self._files, self._places = list(files), _places(files, folder)
+        self.classes = int(self._places["label"].max()) + 1
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int, /) -> tuple[Image, int]:
+        shard, offset, length, label = self._places[index].tolist()
+        with open(self._files[shard], "rb") as file:
+            file.seek(offset)
+            content = file.read(length)
+        try:
+            return open_image(io.BytesIO(content)), label
+        except UnidentifiedImageError as error:
+            raise UserError(f"{self._files[shard]}: the {length:,} bytes from {offset:,} on are no image; get this shard anew") from error
+
+
+def _places(files: Sequence[Path], folder: Path) -> np.ndarray:
+    """Where every image lies. From `folder`, if the same files have been looked through before."""
+    states = [(file.name, (state := file.stat()).st_size, state.st_mtime_ns) for file in files]
+    kept = folder / f"{hashlib.sha256(repr(states).encode()).hexdigest()[:16]}.npy"
+    if kept.exists():
+        return np.load(kept)
+    found = [(number, *place) for number, file in enumerate(files) for place in _of_shard(file)]
+    places = np.array(found, dtype=PLACE)
+    try:
+        folder.mkdir(exist_ok=True)
+        write_atomically(kept, lambda file: np.save(file, places))
+    except OSError as error:
+        raise UserError(f"where the images of the shards lie cannot be kept in {folder}: {error.strerror}") from error
+    return places
+
+
+def _of_shard(file: Path) -> list[tuple[int, int, int]]:
+    """Offset, length and class of each image, in the order of their keys. Raises UserError for a shard that is damaged or no such shard."""
+    samples: dict[str, dict[str, tarfile.TarInfo]] = {}
+    classes: dict[str, bytes] = {}
+    try:
+        with tarfile.open(file, "r:") as shard:
+            for member in shard:
+                folder, _, name = member.name.rpartition("/")
+                key, _, ending = name.partition(".")
+                if member.isfile():
+                    samples.setdefault(f"{folder}/{key}", {})[ending] = member
+                if ending == "cls" and (content := shard.extractfile(member)) is not None:
+                    classes[f"{folder}/{key}"] = content.read()
+            end = shard.offset
+    except (tarfile.TarError, OSError) as error:
+        raise UserError(f"{file} is damaged: {error}; get this shard anew") from error
+    with open(file, "rb") as whole:  # tarfile takes a header that it cannot read for the end
+        whole.seek(end)
+        if not (rest := whole.read()) or any(rest):
+            raise UserError(f"{file} is damaged: it breaks off at byte {end:,}; get this shard anew")
+    places = []
+    for key, members in sorted(samples.items()):
+        images = [members[ending] for ending in ENDINGS if ending in members]
+        if len(images) != 1 or not classes.get(key, b"").strip().isdigit():
+            raise UserError(f"{file}: {key.strip('/')!r} must have one image ({', '.join(ENDINGS)}) and a .cls with its class's number")
+        places.append((images[0].offset_data, images[0].size, int(classes[key])))
+    if not places:
+        raise UserError(f"{file} holds no images")
+    return places

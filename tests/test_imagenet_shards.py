@@ -1,0 +1,134 @@
+"""ImageNet in webdataset's tar shards: the images of the files, the kept index, and shards that are damaged."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import call, is_one_line
+from PIL import Image
+
+from scripts.common import compose_config
+from scripts.prepare_data import prepare_task
+from tasks.engine.errors import UserError
+from tasks.imagenet import loader, shards
+from tasks.imagenet.data import load, read
+from tasks.imagenet.task import build
+
+KEYS = ("c", "a", "b")
+
+
+def pixels(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+
+
+def write_shard(path: Path, members: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as shard:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            shard.addfile(member, io.BytesIO(content))
+    return path
+
+
+def sample(key: str, number: int, label: int) -> dict[str, bytes]:
+    """As in timm's shards, whose .json is not needed."""
+    file = io.BytesIO()
+    Image.fromarray(pixels(number)).save(file, "png")
+    return {f"{key}.json": b"{}", f"{key}.png": file.getvalue(), f"{key}.cls": f"{label}\n".encode()}
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two shards of three training images, one of three for validation; keys in no order. Image 10 x shard + place, class 0, 1 or 2."""
+    folder = tmp_path / "imagenet-wds"
+    for number, name in enumerate(("imagenet1k-train-0000", "imagenet1k-train-0001", "imagenet1k-validation-00")):
+        members: dict[str, bytes] = {}
+        for key in KEYS:
+            members |= sample(f"./{key}", 10 * number + sorted(KEYS).index(key), sorted(KEYS).index(key))
+        write_shard(folder / f"{name}.tar", members)
+    return tmp_path
+
+
+def test_images_come_by_index_in_the_order_of_shards_and_keys(root):
+    images = read("ImageNetWebDataset", root, "train")
+    assert len(images) == 6 and len(read("ImageNetWebDataset", root, "val")) == 3
+    for index in (5, 0, 3, 1, 4, 2):
+        image, label = images[index]
+        number = 10 * (index // 3) + index % 3
+        assert label == index % 3 and np.array_equal(np.asarray(image.convert("RGB")), pixels(number))
+    with pytest.raises(IndexError):
+        images[6]
+
+
+def test_a_batch_of_shards_is_a_function_of_its_step_with_and_without_workers(root):
+    keys = ("task=imagenet", "scale=mini", "regularizer=adamw", "task.data.name=ImageNetWebDataset", "task.data.train_size=null")
+    batches = []
+    for workers in (0, 1):
+        cfg = compose_config([*keys, "task.batch_size=4", "num_steps=4", f"loader_workers={workers}", f"data_dir={root}"])
+        batches.append(loader.batches(load(cfg.task.data, root, "train"), cfg, torch.device("cpu")))
+    for step in (2, 3, 0):
+        first, second = (batch_at(step)[0:4] for batch_at in batches)
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    few = compose_config([*keys, "task.data.val_size=null", "task.batch_size=4", "task.model.num_classes=2", f"data_dir={root}"])
+    with pytest.raises(UserError, match=r"has 3 classes, more than task\.model\.num_classes=2"):
+        build(few, torch.device("cpu"))
+
+
+def test_shards_are_looked_through_once_and_again_when_one_has_changed(root, monkeypatch):
+    folder = root / "imagenet-wds"
+    files, looked = sorted(folder.glob("*train*")), []
+    look = shards._of_shard
+    monkeypatch.setattr(shards, "_of_shard", lambda file: looked.append(file.name) or look(file))
+    first = shards.TarShards(files, folder / "index")
+    again = shards.TarShards(files, folder / "index")
+    assert looked == [file.name for file in files] and [first[i][1] for i in range(6)] == [again[i][1] for i in range(6)]
+    (kept,) = (folder / "index").iterdir()
+    assert kept.suffix == ".npy"
+    write_shard(files[1], sample("only", 7, 9))
+    changed = shards.TarShards(files, folder / "index")
+    assert len(looked) == 4 and len(changed) == 4 and changed[3][1] == 9 and changed.classes == 10
+
+
+def test_a_shard_that_is_damaged_or_none_is_one_line(root, tmp_path):
+    whole = (root / "imagenet-wds" / "imagenet1k-train-0000.tar").read_bytes()
+    spoiled = bytearray(whole)
+    spoiled[whole.index(b"a.png") - 2 + 148 : whole.index(b"a.png") + 150] = b"XXXX"  # its header's checksum
+    image = dict(sample("a", 1, 1))
+    wrong = {
+        "cut in an image": (whole[:3000], "is damaged: .*get this shard anew"),
+        "cut between members": (whole[: whole.index(b"./a.json")], "is damaged: it breaks off at byte"),
+        "header": (bytes(spoiled), "is damaged: it breaks off at byte"),
+        "text": (b"404: not found\n" * 100, "is damaged: "),
+        "nothing": (b"", "is damaged: "),
+        "no class": ({"a.png": image["a.png"]}, r"'a' must have one image \(jpg, jpeg, png\) and a \.cls"),
+        "no image": ({"a.cls": b"1"}, "'a' must have one image"),
+        "a name": (image | {"a.cls": b"tench"}, "'a' must have one image"),
+        "no members": ({}, "holds no images"),
+    }
+    for name, (content, message) in wrong.items():
+        path = tmp_path / f"{name}.tar"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            write_shard(path, content)
+        with pytest.raises(UserError, match=message) as error:
+            shards.TarShards([path], tmp_path / "index")
+        assert "\n" not in str(error.value) and name in str(error.value)
+    none = shards.TarShards([write_shard(tmp_path / "bytes.tar", image | {"a.png": b"no pixels"})], tmp_path / "index")
+    with pytest.raises(UserError, match=r"bytes\.tar: the 9 bytes from [\d,]+ on are no image"):
+        none[0]
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be kept in .*file: File exists"):
+        shards.TarShards(sorted((root / "imagenet-wds").glob("*train*")), tmp_path / "file")
+
+
+def test_missing_shards_and_too_few_are_one_line(root, tmp_path):
+    done = call("prepare_data.py", "imagenet", "ImageNetWebDataset", f"data_dir={tmp_path / 'none'}")
+    assert done.returncode == 2
+    is_one_line(done, "https://huggingface.co/datasets/timm/imagenet-1k-wds, then: hf download timm/imagenet-1k-wds")
+    with pytest.raises(UserError, match="has 6 images of 3 classes, not 1,281,167 of 1,000"):
+        prepare_task("imagenet", ["ImageNetWebDataset"], root)
