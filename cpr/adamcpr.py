@@ -12,8 +12,7 @@ from cpr.distributed import local, local_gradient, mesh_of
 from cpr.groups import regularized_groups
 from cpr.kernels import CHOICES, Kernel, select
 from cpr.kernels.eager import pull_
-from cpr.measures import MEASURES
-from cpr.pack import Known, Pack, packed
+from cpr.pack import Pack, Packs
 
 Params = nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -107,7 +106,7 @@ class AdamCPR(Optimizer):
         defaults |= {"lr": lr, "betas": tuple(betas), "eps": eps, "amsgrad": amsgrad, "maximize": maximize, "kernel": kernel}
         if isinstance(params, nn.Module):
             params = regularized_groups(params, reg_embedding=reg_embedding)
-        self._packs: Known = {}
+        self._packs = Packs()
         super().__init__(params, defaults)
         constraint.require_regularized(self.param_groups)
 
@@ -124,17 +123,16 @@ class AdamCPR(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for number, group in enumerate(self.param_groups):
-            for pack, kernel in self._packed(number, group):
-                grads = [local_gradient(p) for p in pack.parameters]
-                if not group["regularize"]:
-                    kernel.adam_(pack, grads, group, None, None)
-                elif group["evaluate_at"] == "before":
-                    pull = pack.pull(group)  # λ_{t+1} = max(0, λ_t + μ (R(θ_t) - κ))
-                    pack.keep(kernel.adam_(pack, grads, group, pull, pack.measure))  # θ_{t+1} = θ_t + Opt(g_t) - λ_{t+1} ∇R(θ_t)
-                else:
-                    pack.keep(kernel.adam_(pack, grads, group, None, pack.measure))
-                    pull_(pack.tensors, pack.pull(group), MEASURES[group["reg_function"]])
+        packs = [(*made, group) for number, group in enumerate(self.param_groups) for made in self._packed(number, group)]
+        self._packs.begin([(pack, group) for pack, _, group in packs])
+        for pack, kernel, group in packs:
+            pull = pack.pull(group) if pack.before else None  # λ_{t+1} = max(0, λ_t + μ (R(θ_t) - κ))
+            grads = [local_gradient(p) for p in pack.parameters]
+            pack.keep(kernel.adam_(pack, grads, group, pull, pack.measure))  # θ_{t+1} = θ_t + Opt(g_t) - λ_{t+1} ∇R(θ_t)
+        self._packs.finish([pack for pack, _, _ in packs if pack.measure is not None])
+        for pack, _, group in packs:
+            if pack.measure is not None and not pack.before:
+                pull_(pack.tensors, pack.pull(group), pack.measure)
         return loss
 
     def _packed(self, number: int, group: dict[str, Any]) -> list[tuple[Pack, Kernel]]:
@@ -149,12 +147,12 @@ class AdamCPR(Optimizer):
             kernel = kind[-1]
             return Pack(parameters, group, self.state, kernel.sums, moments=True), kernel
 
-        return packed(self._packs, number, [p for p in group["params"] if p.grad is not None], kind, make)
+        return self._packs.of(number, [p for p in group["params"] if p.grad is not None], kind, make)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Called by load_state_dict, copy and pickle."""
         super().__setstate__(state)
-        self._packs = {}
+        self._packs = Packs()
         for group in self.param_groups:
             group.setdefault("kernel", "auto")
 
