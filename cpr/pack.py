@@ -14,9 +14,9 @@ from torch import Tensor
 from cpr import constraint
 from cpr.distributed import Additions, Shards, local, mesh_of
 from cpr.measures import MEASURES, Measure, Pull, scalar_dtype
+from cpr.saved import MOMENTS
 
 Sums = Callable[[Sequence[Tensor], Measure], Tensor]
-MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 
 class Pack:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from cpr import constraint
+from cpr import constraint, saved
 from cpr.distributed import mesh_of
 from cpr.kernels.eager import pull_, sums
 from cpr.measures import MEASURES
@@ -128,15 +128,17 @@ class CPR(Optimizer):
         return self.optimizer.state_dict() | {"cpr": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of `state_dict`.
+        """Inverse of `state_dict`; settings that the saved groups lack, as those of an older version do, are this optimizer's.
 
-        Raises ValueError if the dictionary has no part "cpr": it is another optimizer's.
+        A state without the part "cpr" is taken as the wrapped optimizer's, saved before there was CPR: it goes on, and the constraints
+        start at the present matrices, counting their steps from 0.
+        Raises ValueError for another number of groups or parameters; see `AdamCPR.load_state_dict` for what to do then: the moments
+        belong in `optimizer.optimizer.state`.
         """
-        if "cpr" not in state_dict:
-            raise ValueError("this state has no part 'cpr': it was not saved by cpr.CPR")
+        state_dict = saved.completed(self, state_dict)
         self.optimizer.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         self.param_groups = list(self.optimizer.param_groups)  # the same dictionaries in a list of its own
-        own = {"state": state_dict["cpr"], "param_groups": state_dict["param_groups"]}
+        own = {"state": state_dict.get("cpr", {}), "param_groups": state_dict["param_groups"]}
         self.state.clear()
         self._packs = Packs()
         # All names: an optimizer around this one keeps its state here too (schedulefree's wrapper: z).
