@@ -7,13 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cpr import constraint
+from cpr import constraint, saved
 from cpr.distributed import local, local_gradient, mesh_of
 from cpr.groups import regularized_groups
 from cpr.kernels import CHOICES, Kernel, select
 from cpr.kernels.eager import pull_
-from cpr.measures import MEASURES
-from cpr.pack import Known, Pack, packed
+from cpr.pack import Pack, Packs
 
 Params = nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -105,9 +104,10 @@ class AdamCPR(Optimizer):
             safeguard=safeguard,
         )
         defaults |= {"lr": lr, "betas": tuple(betas), "eps": eps, "amsgrad": amsgrad, "maximize": maximize, "kernel": kernel}
+        self._of_model = isinstance(params, nn.Module)
         if isinstance(params, nn.Module):
             params = regularized_groups(params, reg_embedding=reg_embedding)
-        self._packs: Known = {}
+        self._packs = Packs()
         super().__init__(params, defaults)
         constraint.require_regularized(self.param_groups)
 
@@ -124,17 +124,16 @@ class AdamCPR(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for number, group in enumerate(self.param_groups):
-            for pack, kernel in self._packed(number, group):
-                grads = [local_gradient(p) for p in pack.parameters]
-                if not group["regularize"]:
-                    kernel.adam_(pack, grads, group, None, None)
-                elif group["evaluate_at"] == "before":
-                    pull = pack.pull(group)  # λ_{t+1} = max(0, λ_t + μ (R(θ_t) - κ))
-                    pack.keep(kernel.adam_(pack, grads, group, pull, pack.measure))  # θ_{t+1} = θ_t + Opt(g_t) - λ_{t+1} ∇R(θ_t)
-                else:
-                    pack.keep(kernel.adam_(pack, grads, group, None, pack.measure))
-                    pull_(pack.tensors, pack.pull(group), MEASURES[group["reg_function"]])
+        packs = [(*made, group) for number, group in enumerate(self.param_groups) for made in self._packed(number, group)]
+        self._packs.begin([(pack, group) for pack, _, group in packs])
+        for pack, kernel, group in packs:
+            pull = pack.pull(group) if pack.before else None  # λ_{t+1} = max(0, λ_t + μ (R(θ_t) - κ))
+            grads = [local_gradient(p) for p in pack.parameters]
+            pack.keep(kernel.adam_(pack, grads, group, pull, pack.measure))  # θ_{t+1} = θ_t + Opt(g_t) - λ_{t+1} ∇R(θ_t)
+        self._packs.finish([pack for pack, _, _ in packs if pack.measure is not None])
+        for pack, _, group in packs:
+            if pack.measure is not None and not pack.before:
+                pull_(pack.tensors, pack.pull(group), pack.measure)
         return loss
 
     def _packed(self, number: int, group: dict[str, Any]) -> list[tuple[Pack, Kernel]]:
@@ -149,26 +148,39 @@ class AdamCPR(Optimizer):
             kernel = kind[-1]
             return Pack(parameters, group, self.state, kernel.sums, moments=True), kernel
 
-        return packed(self._packs, number, [p for p in group["params"] if p.grad is not None], kind, make)
+        return self._packs.of(number, [p for p in group["params"] if p.grad is not None], kind, make)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Called by load_state_dict, copy and pickle."""
         super().__setstate__(state)
-        self._packs = {}
-        for group in self.param_groups:
-            group.setdefault("kernel", "auto")
+        self._packs = Packs()
+        self.__dict__.setdefault("_of_model", False)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, with λ, κ and the inflection point's samples kept in their own precision.
 
-        The state of another Adam of the same parameters is taken too: its moments go on, the constraints start at the present
-        matrices, with this optimizer's settings.
+        Settings that the saved groups lack, as those of an older version do, are this optimizer's. Taken too, if the groups hold the
+        same parameters in the same order:
+          - The state of another Adam. Its moments and its count of steps go on; the constraints start at the present matrices, with
+            this optimizer's settings. (Kappa-WS with s not above that count is set at once.)
+          - The state of pytorch-cpr 0.3.1, if this optimizer has the package's groups
+            (`AdamCPR(pytorch_cpr.group_parameters_for_cpr_optimizer(model), ...)`, which puts names in alphabetical order) and the
+            arguments of the optimizer that saved it; with evaluate_at="after" it goes on as the package would. κ, a sum there,
+            becomes one per element. An inflection point not yet found is looked for anew.
+
+        Moments saved with other groups, such as those of AdamW(model.parameters()), come in by way of an optimizer that has these
+        groups: old.load_state_dict(state_dict), then optimizer.state.update(old.state) before the first step.
+
+        Raises:
+            ValueError: another number of groups or parameters, or a state of the package whose order is not that of this optimizer.
         """
-        groups = [
-            own | saved | ({"weight_decay": 0.0} if "weight_decay" in saved else {})
-            for own, saved in zip(self.param_groups, state_dict["param_groups"], strict=False)
-        ]
-        if len(groups) == len(state_dict["param_groups"]):  # else torch says what is wrong
-            state_dict = state_dict | {"param_groups": groups}
+        state_dict = saved.completed(self, state_dict)
+        if saved.is_of_the_package(state_dict):
+            if self._of_model:
+                raise ValueError(
+                    "this state was saved by pytorch-cpr, which orders parameters in its own way: build this optimizer with "
+                    "AdamCPR(pytorch_cpr.group_parameters_for_cpr_optimizer(model), ...) to load it"
+                )
+            state_dict = saved.from_the_package(state_dict, self.param_groups)
         super().load_state_dict(state_dict)
         constraint.restore_state(self, state_dict)

@@ -49,7 +49,8 @@ def initial_state(group: dict[str, Any], parameters: Sequence[Tensor], value: Te
         kappa = zero
     state = {"kappa": kappa, "kappa_set": torch.full_like(value, method in ("uniform", "dependent"), dtype=torch.bool)}
     if method == "inflection_point":
-        state |= {"sample": zero.clone(), "growth": zero.clone()}
+        # Infinite: the first two samples, also those after another Adam's steps, have no growth to be compared with.
+        state |= {"sample": torch.full_like(value, torch.inf), "growth": torch.full_like(value, -torch.inf)}
         if group["reg_ema_decay"] > 0:
             state["smoothed"] = value.clone()
     if group["adaptive"] == "latched":

@@ -1,14 +1,23 @@
 """Sharded parameters (FSDP2, tensor parallelism): R is the norm of the whole matrix, so the shards' sums are added up.
 
-Each rank works on its shard; one collective per mesh dimension and step adds up the sums of all matrices together. It is
-started when a step ends and waited for when the next one begins, behind the forward and the backward pass. λ and κ follow
-from the same numbers on every rank, and so are the same. Replicated parameters (DDP) need nothing.
+Each rank works on its shard; one collective per step adds up the sums of all matrices together, whatever groups, dtypes and kernels
+they have. It is started after the last of them is written and waited for when the next step begins, behind the forward and the backward
+pass. λ and κ follow from the same numbers on every rank, and so are the same. Replicated parameters (DDP) need nothing.
+
+What that leaves:
+  - Parameters that are spread over different sets of ranks (or on devices of different kinds) need a collective for each set. A matrix
+    sharded along several dimensions of its mesh (FSDP2 and tensor parallelism together) is added up over all ranks of the mesh at once.
+  - With evaluate_at="after" R is taken between the update and the pull, so that the collective is waited for within the step.
+  - One more, waited for at the start of a step, brings up to date what is not known there: R(θ_0) in the first step, R of parameters that
+    get a gradient after steps without, and of those that somebody has changed since the last step.
 """
 
 import atexit
 import contextlib
+import functools
 import sys
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,10 +61,8 @@ _in_flight: set[Any] = set()  # collectives that were started and not yet waited
 @atexit.register
 def _wait_for_all() -> None:
     """Nobody waits for the last step's collective, and a gloo thread still at work when the interpreter goes down aborts the process."""
-    for work in _in_flight:
-        with contextlib.suppress(RuntimeError):  # the other ranks are gone
-            work.wait()
     if _in_flight:
+        _wait(list(_in_flight))
         let_gloo_finish()
 
 
@@ -67,36 +74,74 @@ def let_gloo_finish() -> None:
     time.sleep(0.2)
 
 
-def wait_for(work: Any) -> None:
-    """Returns when the sums of `Shards.add_up` may be read."""
-    if work is not None:
-        work.wait()
+def _wait(works: list[Any]) -> None:
+    """Waits for collectives whose sums nobody will read."""
+    for work in works:
+        with contextlib.suppress(RuntimeError):  # the other ranks are gone
+            work.wait()
         _in_flight.discard(work)
+    works.clear()
 
 
 class Shards:
-    """How the sums [matrices, 2] of parameters on one mesh are added up over its ranks."""
+    """Over which ranks the sums [matrices, 2] of parameters on one mesh are added up, and which of them this rank contributes.
+
+    group: the process group; None if no parameter is sharded.
+    """
 
     def __init__(self, parameters: Sequence[Any]) -> None:
-        # Per mesh dimension that shards any of them: its process group, and whose sums this rank contributes. What is replicated
-        # along the dimension is contributed by its first rank alone.
-        self.dimensions: list[tuple[Any, Tensor]] = []
+        self.group: Any = None
         mesh = mesh_of(parameters[0])
-        if mesh is None:
+        dimensions = [] if mesh is None else list(range(mesh.ndim))
+        sharding = [d for d in dimensions if any(not p.placements[d].is_replicate() for p in parameters)]
+        if not sharding:
             return
-        for dimension in range(mesh.ndim):
-            sharded = [not p.placements[dimension].is_replicate() for p in parameters]
-            if any(sharded):
-                first = mesh.get_local_rank(dimension) == 0
-                mine = torch.tensor([[float(s or first)] for s in sharded], dtype=torch.float64, device=parameters[0].device)
-                self.dimensions.append((mesh.get_group(dimension), mine))
+        if len(sharding) == 1:
+            self.group, dimensions = mesh.get_group(sharding[0]), sharding
+        else:
+            self.group = _group_of(dist.group.WORLD, tuple(mesh.mesh.flatten().tolist()))
+        # What is replicated along a dimension is contributed by its first rank alone.
+        first = [mesh.get_local_rank(d) == 0 for d in range(mesh.ndim)]
+        mine = [[float(all(first[d] or not p.placements[d].is_replicate() for d in dimensions))] for p in parameters]
+        self.mine = torch.tensor(mine, dtype=torch.float64, device=parameters[0].device)
 
-    def add_up(self, sums: Tensor) -> Any:
-        """Adds the sums up in place; `wait_for` what it returns before they are read."""
-        work: Any = None
-        for group, mine in self.dimensions:
-            wait_for(work)
-            sums.mul_(mine)
-            work = dist.all_reduce(sums, group=group, async_op=True)
+
+@functools.cache
+def _group_of(world: Any, ranks: tuple[int, ...]) -> Any:
+    """The process group of all ranks of a mesh; `world`: the default group, that of all ranks."""
+    if len(ranks) == dist.get_world_size():
+        return world
+    return dist.new_group(list(ranks), use_local_synchronization=True)  # ranks outside the mesh need not know of it
+
+
+class Additions:
+    """The collectives of one optimizer that are on their way. Those of one that is dropped are waited for, too."""
+
+    def __init__(self) -> None:
+        self._works: list[Any] = []
+        weakref.finalize(self, _wait, self._works).atexit = False  # _wait_for_all does it
+
+    def start(self, parts: Sequence[tuple[Shards, Tensor]]) -> list[Tensor]:
+        """Begins to add up the sums [matrices, 2] of every part over its ranks, all parts of a process group in one buffer.
+
+        Returns the totals, in the parts' order; `wait` before they are read.
+        """
+        alike: dict[Any, list[int]] = {}
+        for number, (shards, sums) in enumerate(parts):
+            alike.setdefault((shards.group, sums.device), []).append(number)
+        totals = [sums for _, sums in parts]
+        for (group, _), numbers in alike.items():
+            buffer = torch.cat([parts[number][1] * parts[number][0].mine for number in numbers])
+            for number, total in zip(numbers, buffer.split([len(totals[number]) for number in numbers]), strict=True):
+                totals[number] = total
+            work = dist.all_reduce(buffer, group=group, async_op=True)
+            self._works.append(work)
             _in_flight.add(work)
-        return work
+        return totals
+
+    def wait(self) -> None:
+        """Returns when all totals may be read. Raises RuntimeError if another rank is gone."""
+        while self._works:
+            work = self._works.pop()
+            _in_flight.discard(work)
+            work.wait()

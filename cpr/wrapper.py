@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from cpr import constraint
+from cpr import constraint, saved
 from cpr.distributed import mesh_of
 from cpr.kernels.eager import pull_, sums
 from cpr.measures import MEASURES
-from cpr.pack import Known, Pack, packed
+from cpr.pack import Pack, Packs
 
 
 class CPR(Optimizer):
@@ -68,7 +68,7 @@ class CPR(Optimizer):
             adaptive=adaptive,
             safeguard=safeguard,
         )
-        self._packs: Known = {}
+        self._packs = Packs()
         # The group dictionaries stay the same objects, so that a scheduler's lr reaches the wrapped optimizer.
         super().__init__(optimizer.param_groups, optimizer.defaults | defaults)
         constraint.require_regularized(self.param_groups)
@@ -90,18 +90,19 @@ class CPR(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         packs = [(pack, group) for number, group in enumerate(self.param_groups) for pack in self._packed(number, group)]
-        self._constrain(packs, "before")
+        self._packs.begin(packs)
+        for pack, group in packs:
+            if pack.before:
+                pull_(pack.tensors, pack.pull(group), MEASURES[group["reg_function"]])
         self.optimizer.step()
         for pack, _ in packs:
             pack.scalars["step"] += 1
             pack.keep(None)  # torch's fused optimizers and bitsandbytes change a parameter without a new version
-        self._constrain(packs, "after")
-        return loss
-
-    def _constrain(self, packs: list[tuple[Pack, dict[str, Any]]], when: str) -> None:
+        self._packs.finish([pack for pack, _ in packs])
         for pack, group in packs:
-            if group["evaluate_at"] == when:
+            if not pack.before:
                 pull_(pack.tensors, pack.pull(group), MEASURES[group["reg_function"]])
+        return loss
 
     def _packed(self, number: int, group: dict[str, Any]) -> list[Pack]:
         """The group's regularized parameters that have a gradient, in packs of one device, dtype and mesh."""
@@ -110,11 +111,16 @@ class CPR(Optimizer):
         def make(same: list[Tensor], _: Any) -> Pack:
             return Pack(same, group, self.state, sums, moments=False)
 
-        return packed(self._packs, number, parameters, lambda p: (p.device, p.dtype, mesh_of(p)), make)
+        return self._packs.of(number, parameters, lambda p: (p.device, p.dtype, mesh_of(p)), make)
 
     def __getstate__(self) -> dict[str, Any]:
         """What copy and pickle take: torch's part and the wrapped optimizer."""
-        return super().__getstate__() | {"optimizer": self.optimizer, "_packs": {}}
+        return super().__getstate__() | {"optimizer": self.optimizer}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Called by copy and pickle."""
+        super().__setstate__(state)
+        self._packs = Packs()
 
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's state, plus "cpr": {parameter index: λ, κ, ...}."""
@@ -122,16 +128,18 @@ class CPR(Optimizer):
         return self.optimizer.state_dict() | {"cpr": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of `state_dict`.
+        """Inverse of `state_dict`; settings that the saved groups lack, as those of an older version do, are this optimizer's.
 
-        Raises ValueError if the dictionary has no part "cpr": it is another optimizer's.
+        A state without the part "cpr" is taken as the wrapped optimizer's, saved before there was CPR: it goes on, and the constraints
+        start at the present matrices, counting their steps from 0.
+        Raises ValueError for another number of groups or parameters; see `AdamCPR.load_state_dict` for what to do then: the moments
+        belong in `optimizer.optimizer.state`.
         """
-        if "cpr" not in state_dict:
-            raise ValueError("this state has no part 'cpr': it was not saved by cpr.CPR")
+        state_dict = saved.completed(self, state_dict)
         self.optimizer.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         self.param_groups = list(self.optimizer.param_groups)  # the same dictionaries in a list of its own
-        own = {"state": state_dict["cpr"], "param_groups": state_dict["param_groups"]}
+        own = {"state": state_dict.get("cpr", {}), "param_groups": state_dict["param_groups"]}
         self.state.clear()
-        self._packs = {}
+        self._packs = Packs()
         # All names: an optimizer around this one keeps its state here too (schedulefree's wrapper: z).
         constraint.restore_state(self, own, {name for entry in own["state"].values() for name in entry})

@@ -1,18 +1,22 @@
 """What AdamCPR's step may cost: the limits that this suite sets itself, and the paper's measured overhead."""
 
 from collections.abc import Mapping
-from statistics import median
 from typing import Any
 
-from results.verdicts import Verdict
+import pandas as pd
+
+from results.differences import Median, median_of
+from results.verdicts import FAILS, HOLDS, UNDECIDED, Verdict
 
 REFERENCE = "AdamW, fused"
 MODELS = {"gpt2s": "GPT2s", "gpt2m": "GPT2m", "gpt2l": "GPT2l", "gpt2xl": "GPT2xl"}
 
 
 def judge_times(table: str, record: Mapping[str, Any], published: Mapping[str, float]) -> list[Verdict]:
-    """A verdict for each limit; "not measured" where a method or shape is missing. Ratios are medians over rounds of one run.
+    """A verdict for each limit; "not measured" where a method or shape is missing.
 
+    A ratio is the median over the rounds of one run, with its 95 % bootstrap interval (results.differences). It is within or beyond a
+    limit if the whole interval is; if the limit lies in it, or there are too few rounds for one, the claim is undecided.
     published: model -> AdamCPR's time per training step in the paper, as a multiple of AdamW's.
     """
     shapes = record["shapes"]
@@ -45,16 +49,15 @@ def _adamcpr(methods: Methods) -> Any:
     return next((method for method in methods.values() if method["row"] == "adamcpr"), None)
 
 
-def _median_ratio(a: Any, b: Any) -> float:
-    return median(x / y for x, y in zip(a["seconds"], b["seconds"], strict=True))
+def _median_ratio(a: Any, b: Any) -> Median:
+    return median_of(pd.Series([x / y for x, y in zip(a["seconds"], b["seconds"], strict=True)]))
 
 
 def _ratio(claim: str, what: str, methods: Methods, limit: float, published: str = "-") -> Verdict:
     found, text = _adamcpr(methods), f"{what} <= {limit:g} x torch's fused AdamW"
     if found is None or REFERENCE not in methods:
         return Verdict(claim, text, published, "", "not measured")
-    ratio = _median_ratio(found, methods[REFERENCE])
-    return Verdict(claim, text, published, f"{ratio:.3f}", _verdict(ratio <= limit))
+    return _judged(claim, text, published, _median_ratio(found, methods[REFERENCE]), 3, below=limit)
 
 
 def _faster(methods: Methods) -> Verdict:
@@ -62,16 +65,23 @@ def _faster(methods: Methods) -> Verdict:
     text = "GPT2s, optimizer step: AdamCPR >= 4 times faster than pytorch-cpr"
     if found is None or other is None:
         return Verdict("pytorch-cpr", text, "-", "", "not measured")
-    ratio = _median_ratio(other, found)
-    return Verdict("pytorch-cpr", text, "-", f"{ratio:.1f} times", _verdict(ratio >= 4))
+    return _judged("pytorch-cpr", text, "-", _median_ratio(other, found), 1, above=4)
+
+
+def _judged(claim: str, text: str, published: str, ratio: Median, digits: int, below: float = float("inf"), above: float = 0) -> Verdict:
+    """Whether the ratio is in [above, below]."""
+    said, verdict = f"{ratio.value:.{digits}f}", UNDECIDED
+    if ratio.low is not None and ratio.high is not None:
+        said += f" [{ratio.low:.{digits}f}, {ratio.high:.{digits}f}]"
+        if above <= ratio.low and ratio.high <= below:
+            verdict = HOLDS
+        elif ratio.high < above or ratio.low > below:
+            verdict = FAILS
+    return Verdict(claim, text, published, said, verdict, low=ratio.low, high=ratio.high, pairs=ratio.pairs)
 
 
 def _memory(methods: Methods) -> Verdict:
     found, text = _adamcpr(methods), "GPT2s, optimizer step: AdamCPR's extra peak memory <= 1 MB"
     if found is None or found["extra_peak_bytes"] is None:
         return Verdict("memory", text, "-", "", "not measured")
-    return Verdict("memory", text, "-", f"{found['extra_peak_bytes'] / 1e6:.1f} MB", _verdict(found["extra_peak_bytes"] <= 1e6))
-
-
-def _verdict(kept: bool) -> str:
-    return "holds" if kept else "does not hold"
+    return Verdict("memory", text, "-", f"{found['extra_peak_bytes'] / 1e6:.1f} MB", HOLDS if found["extra_peak_bytes"] <= 1e6 else FAILS)

@@ -22,14 +22,18 @@ TITLES = {
 ROWS = {"adamw": "AdamW", "adamcpr": "AdamCPR", "adadecay": "AdaDecay", "awd": "AWD", "amos": "AMOS"}
 READING = (
     "Rounds are interleaved: each calls every method once, in turned order. A ratio is to torch's fused AdamW of the same round; "
-    "median and quartiles are over rounds. Extra peak memory is what a step holds at most beside what was held before it."
+    "median and quartiles are over rounds. In square brackets: the median's 95 % bootstrap interval; a claim whose limit lies in it is "
+    "undecided. Extra peak memory is what a step holds at most beside what was held before it."
 )
 STEP = (
     "The step alone, with constant gradients. *Of the bandwidth*: the bytes that no implementation of the method can do without moving "
     "(28 for each parameter with Adam: read parameter, gradient, both moments, write all but the gradient; 16 with AMOS), per second, as "
-    "a share of what the fastest of copy, triad and in-place update reaches here; models that fit the processor's caches can exceed 100 %. "
+    "a share of what the fastest of copy, triad and in-place update over 256 MB reaches in the same round, or once before the rounds where "
+    "that is said below the table. Models that fit the processor's caches can exceed 100 %, and where the bandwidth was measured before "
+    "the rounds, so can larger ones on a machine whose memory got faster meanwhile. "
     "*Per tensor*: the difference to fused AdamW's step, divided by the number of tensors."
 )
+BEFORE_THE_ROUNDS = "The bandwidth was measured once, before the rounds: {} GB/s. The memory may have been slower or faster in them."
 NO_GPU = "On a GPU (`make bench DEVICE=cuda`: bfloat16 autocast, context 1024) the command is written, but has **never been run**."
 NOT_LARGEST = (
     "On a CPU the batch is not the largest that fits, which would take hours, but the one that stands above (`make bench BATCH=`)."
@@ -95,8 +99,14 @@ def _numbers(entry: Mapping[str, Any], part: str, method: Mapping[str, Any], ref
     found["extra_peak_mb"] = None if peak is None else peak / 1e6
     found["extra_peak_mb_over_reference"] = None if peak is None or base_peak is None else (peak - base_peak) / 1e6
     if alone:
-        found["bandwidth_share"] = moved / found["seconds"] / max(entry["bandwidth"].values())
+        found["bandwidth_share"] = float(np.median(moved / seconds / _fastest(entry)))
     return found
+
+
+def _fastest(entry: Mapping[str, Any]) -> np.ndarray:
+    """Bytes per second of the kernel that is fastest by the median: in every round of the optimizer's step, or once before them."""
+    kernels = entry["optimizer_step"].get("bandwidth", entry.get("bandwidth"))
+    return max((np.array(rates) for rates in kernels.values()), key=np.median)
 
 
 def published(table: str) -> pd.DataFrame:
@@ -145,17 +155,29 @@ def describe(record: Mapping[str, Any]) -> dict[str, str]:
         ),
         "paper": "4 A100 of 40 GB, context 1024, bf16, mean of 3,000 steps, 2 seeds",
         "versions": distinct([f"Python {entry['versions']['python']}, torch {entry['versions']['torch']}" for entry in entries]),
-        "code": distinct([entry["git_commit"] for entry in entries]),
+        "code": _code(entries),
         "command": "`make bench`",
     }
 
 
+def _code(entries: list[Any]) -> str:
+    """The commit that each shape was measured with, the smallest shape's first."""
+    shapes: dict[str, list[str]] = {}
+    for entry in sorted(entries, key=lambda entry: entry["parameters"]):
+        shapes.setdefault(str(entry["git_commit"]), []).append(entry["title"].split(",")[0])
+    if len(shapes) < 2:
+        return next(iter(shapes), "-")
+    return "; ".join(f"{commit} for {', '.join(titles)}" for commit, titles in shapes.items())
+
+
 def _bandwidths(entries: list[Any]) -> list[tuple[str, float, float]]:
     """Of each kernel the slowest and the fastest that was seen, in GB/s."""
+    measured = [entry.get("bandwidth", {}) for entry in entries]
+    measured += [entry.get(part, {}).get("bandwidth", {}) for entry in entries for part in ("optimizer_step", "training_step")]
     found: dict[str, list[float]] = {}
-    for entry in entries:
-        for name, rate in entry.get("bandwidth", {}).items():
-            found.setdefault(name, []).append(rate / 1e9)
+    for kernels in measured:
+        for name, rates in kernels.items():
+            found.setdefault(name, []).extend(np.atleast_1d(rates) / 1e9)
     return [(name, min(rates), max(rates)) for name, rates in found.items()]
 
 
@@ -174,7 +196,10 @@ def _sections(data: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
                 continue
             chosen = data[(data["part"] == part) & (data["shape"] == shape)]
             lines += [f"### {entry['title']}: {entry['parameters']:,} parameters in {entry['tensors']:,} tensors", ""]
+            lines += [f"Code: commit {entry['git_commit']}.", ""]
             lines += [markdown(_readable(chosen, part)), ""] if len(chosen) else []
+            if part == "optimizer_step" and len(chosen) and "bandwidth" in entry:
+                lines += [BEFORE_THE_ROUNDS.format(", ".join(f"{n} {rate / 1e9:.1f}" for n, rate in entry["bandwidth"].items())), ""]
             lines += [f"- skipped: {label}, {reason}" for label, reason in entry[part]["skipped"].items()]
             lines += [""] if entry[part]["skipped"] else []
     return lines

@@ -50,6 +50,16 @@ def test_both_tables_hold_every_method_with_its_rounds(results):
         assert all(label in text for label in labels)
 
 
+def test_the_bandwidth_is_measured_in_every_round(results):
+    for table, parts in (("table_i2", ["optimizer_step", "training_step"]), ("table_i3", ["training_step"])):
+        entry = json.loads((results / table / "rounds.json").read_text())["shapes"]["tiny"]
+        for part in parts:
+            rates = entry[part]["bandwidth"]
+            assert {name: len(rounds) for name, rounds in rates.items()} == {"copy": 2, "triad": 2, "update": 2}
+            assert all(1e8 < rate < 1e13 for rounds in rates.values() for rate in rounds)
+    assert "before the rounds:" not in (results / "table_i2" / "table.md").read_text()
+
+
 def test_the_reference_s_ratio_is_one_and_the_others_are_of_the_same_round(results):
     entry = json.loads((results / "table_i2" / "rounds.json").read_text())["shapes"]["tiny"]["optimizer_step"]["methods"]
     for row in rows(results / "table_i2" / "table.csv"):

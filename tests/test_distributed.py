@@ -1,11 +1,15 @@
 """Sharded training equals unsharded training: gloo processes, FSDP2 and tensor-parallel shards, checkpoints that reshard."""
 
+import contextlib
 import copy
+import gc
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,17 +20,29 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.optim import Optimizer
 
-from cpr import AdamCPR
+import cpr.distributed
+from cpr import CPR, AdamCPR, regularized_groups
 
 STEPS = 30
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "AdamCPR": lambda groups, **options: AdamCPR(groups, lr=1e-2, **options),
+    "AdamCPR, eager": lambda groups, **options: AdamCPR(groups, lr=1e-2, kernel="eager", **options),
+    "CPR around SGD": lambda groups, **options: CPR(torch.optim.SGD(groups, lr=1e-2, momentum=0.9), **options),
+}
 BOUNDS = {
     "WS": {"kappa_init_method": "warm_start", "kappa_init_param": 5},
     "IP": {"kappa_init_method": "inflection_point", "reg_step_size": 2},
     "std": {"kappa_init_method": "dependent", "kappa_init_param": 1.02, "reg_function": "std"},
     "after": {"kappa_init_method": "dependent", "kappa_init_param": 1.02, "evaluate_at": "after"},
+}
+# Under these rates SGD's matrices do not grow: bounds that they are beyond from the start.
+SMALLER = {
+    "smaller": {"kappa_init_method": "dependent", "kappa_init_param": 0.5, "kappa_update": 0.1},
+    "smaller, after": {"kappa_init_method": "dependent", "kappa_init_param": 0.5, "kappa_update": 0.1, "evaluate_at": "after"},
 }
 
 
@@ -41,11 +57,19 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(16, 6, generator=generator), 5 * torch.randn(16, 1, generator=generator)
 
 
-def train(net: nn.Module, optimizer: AdamCPR, steps: range) -> None:
+def optimizer_of(net: nn.Module, bound: str, name: str = "AdamCPR") -> Optimizer:
+    return OPTIMIZERS[name](regularized_groups(net), **(BOUNDS | SMALLER)[bound])
+
+
+def backward(net: nn.Module, optimizer: Optimizer, step: int) -> None:
+    inputs, targets = batch(step)
+    optimizer.zero_grad()
+    ((net(inputs) - targets) ** 2).mean().backward()
+
+
+def train(net: nn.Module, optimizer: Optimizer, steps: range) -> None:
     for step in steps:
-        inputs, targets = batch(step)
-        optimizer.zero_grad()
-        ((net(inputs) - targets) ** 2).mean().backward()
+        backward(net, optimizer, step)
         optimizer.step()
 
 
@@ -53,10 +77,10 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def assert_same_as_alone(net: nn.Module, optimizer: AdamCPR, bound: str) -> None:
+def assert_same_as_alone(net: nn.Module, optimizer: Optimizer, bound: str, name: str = "AdamCPR") -> None:
     """The parameters to 1e-6 those of one process; λ and κ the same on all ranks, and not without effect."""
     alone = model()
-    reference = AdamCPR(alone, lr=1e-2, **BOUNDS[bound])
+    reference = optimizer_of(alone, bound, name)
     train(alone, reference, range(STEPS))
     pairs = list(zip(net.parameters(), alone.parameters(), strict=True))
     for sharded, single in pairs:
@@ -104,14 +128,16 @@ def every_way(rank: int, world: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
     for shard in (replicated, fsdp, tensor_parallel, *([two_dimensional] if world == 4 else [])):
-        for bound in BOUNDS:
+        for bound, name in (*((bound, "AdamCPR") for bound in BOUNDS), *((bound, "CPR around SGD") for bound in SMALLER)):
             net = shard()
-            optimizer = AdamCPR(net, lr=1e-2, **BOUNDS[bound])
+            optimizer = optimizer_of(net, bound, name)
             train(net, optimizer, range(STEPS))
-            assert_same_as_alone(net, optimizer, bound)
+            assert_same_as_alone(net, optimizer, bound, name)
     if world == 4:
+        net = two_dimensional()  # whose last layer lies on two of the ranks, and the others on all four
+        assert_each_step_starts(2, net, optimizer_of(net, "WS"))
         net = fsdp()
-        optimizer = AdamCPR(net, lr=1e-2, **BOUNDS["WS"])
+        optimizer = optimizer_of(net, "WS")
         train(net, optimizer, range(10))
         weights, state = get_state_dict(net, optimizer)
         dcp.save({"model": weights, "optimizer": state}, checkpoint_id=folder)
@@ -123,13 +149,109 @@ def reshard(rank: int, world: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
     net = fsdp()
-    optimizer = AdamCPR(net, lr=1e-2, **BOUNDS["WS"])
+    optimizer = optimizer_of(net, "WS")
     train(net, optimizer, range(100, 101))  # state of the right names and shapes, and other values
     weights, state = get_state_dict(net, optimizer)
     dcp.load({"model": weights, "optimizer": state}, checkpoint_id=folder)
     set_state_dict(net, optimizer, model_state_dict=weights, optim_state_dict=copy.deepcopy(state))
     train(net, optimizer, range(10, STEPS))
     assert_same_as_alone(net, optimizer, "WS")
+    leave()
+
+
+class Watched:
+    """A collective that knows whether somebody has waited for it."""
+
+    def __init__(self, work: Any) -> None:
+        self.work, self.waited = work, False
+
+    def wait(self) -> None:
+        self.work.wait()
+        self.waited = True
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[list[Watched]]:
+    """The all-reduces that are started within."""
+    started: list[Watched] = []
+    original = dist.all_reduce
+
+    def all_reduce(*arguments: Any, **options: Any) -> Watched:
+        started.append(Watched(original(*arguments, **options)))
+        return started[-1]
+
+    dist.all_reduce = all_reduce
+    try:
+        yield started
+    finally:
+        dist.all_reduce = original
+
+
+def three_groups(net: nn.Module) -> list[dict[str, Any]]:
+    """Each matrix in a group with a bound of its own, as it has a pack of its own then."""
+    matrices, others = regularized_groups(net)
+    return [*({"params": [p], "regularize": True, "kappa_update": 0.5 + n} for n, p in enumerate(matrices["params"])), others]
+
+
+def assert_each_step_starts(count: int, net: nn.Module, optimizer: Optimizer, overlapped: bool = True) -> None:
+    """So many collectives, waited for in the next step if they overlap, else in their own; in the first step those of R(θ_0), too."""
+    before: list[Watched] = []
+    for step in range(4):
+        backward(net, optimizer, step)
+        with watch() as started:
+            optimizer.step()
+        assert len(started) == (count if step else 2 * count)
+        assert [work.waited for work in started[-count:]] == [not overlapped] * count
+        assert all(work.waited for work in (*before, *started[:-count]))
+        before = started
+
+
+def assert_no_collective_is_left_behind(net: nn.Module) -> None:
+    """When the parameters with a gradient are others from step to step, and when the optimizer is gone."""
+    gc.collect()
+    assert not cpr.distributed._in_flight
+    optimizer = optimizer_of(net, "WS")
+    for step in range(10):
+        backward(net, optimizer, step)
+        if step % 2:
+            next(net.parameters()).grad = None
+        optimizer.step()
+        assert len(cpr.distributed._in_flight) == 1
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert not cpr.distributed._in_flight
+    train(net, optimizer, range(1))
+    assert len(cpr.distributed._in_flight) == 1
+    del optimizer
+    gc.collect()
+    assert not cpr.distributed._in_flight
+
+
+def collectives(rank: int, world: int, port: int) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    for shard in (fsdp, two_dimensional):  # with two processes, both dimensions and the first alone have the same ranks
+        for make in OPTIMIZERS.values():
+            for bound in ("WS", "after"):
+                net = shard()
+                assert_each_step_starts(1, net, make(three_groups(net), **BOUNDS[bound]), overlapped=bound != "after")
+    assert_no_collective_is_left_behind(fsdp())
+    leave()
+
+
+def half_of_the_ranks(rank: int, world: int, port: int) -> None:
+    """Each half has a matrix of its own, sharded in both directions over its 2 x 1 mesh, as the stages of a pipeline have."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    mesh = init_device_mesh("cpu", (2, 2, world // 4), mesh_dim_names=("stage", "data", "tensor"))["data", "tensor"]
+    start = torch.arange(1.0, 13).reshape(3, 4) * (1 + rank // 2)
+    theta = nn.Parameter(distribute_tensor(start, mesh, [Shard(0), Shard(1)]))
+    optimizer = AdamCPR([{"params": [theta], "regularize": True}], lr=0, kappa_init_method="dependent", kappa_init_param=1)
+    for _ in range(2):
+        theta.grad = torch.zeros_like(theta)
+        optimizer.step()
+    assert optimizer.state[theta]["kappa"].item() == pytest.approx(start.square().mean().item())
     leave()
 
 
@@ -152,6 +274,14 @@ def test_sharded_over_two_processes_is_the_same_as_alone(tmp_path):
 def test_sharded_over_four_processes_is_the_same_and_its_checkpoint_goes_on_with_two(tmp_path):
     multiprocessing.spawn(every_way, (4, free_port(), tmp_path), nprocs=4)
     multiprocessing.spawn(reshard, (2, free_port(), tmp_path), nprocs=2)
+
+
+def test_a_step_starts_one_collective_for_all_groups_and_waits_for_it_in_the_next():
+    multiprocessing.spawn(collectives, (2, free_port()), nprocs=2)
+
+
+def test_a_matrix_sharded_in_both_directions_over_half_of_the_ranks_is_bounded_as_a_whole():
+    multiprocessing.spawn(half_of_the_ranks, (4, free_port()), nprocs=4)
 
 
 def test_two_processes_that_share_every_matrix_pass_the_suite_of_every_path():

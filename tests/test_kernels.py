@@ -61,11 +61,12 @@ def test_it_equals_torch_s_operations_whatever_the_size(measure, options):
 def test_the_sums_taken_on_the_way_are_those_of_the_written_matrix_to_the_bit(measure, dtype, n, seed):
     parameters = matrices([n, 7], dtype, seed)
     optimizer = trained(parameters, "cpu", steps=3, reg_function=measure)
-    ((pack, _),) = optimizer._packs[0][1]
-    assert torch.equal(pack.sums(), cpu.sums(pack.tensors, MEASURES[measure]))
+    ((pack, _),) = optimizer._packed(0, optimizer.param_groups[0])
+    assert pack.knows_sums
+    assert torch.equal(pack.sums, cpu.sums(pack.tensors, MEASURES[measure]))
     if dtype == torch.float32:
         exact = eager.sums([t.double() for t in pack.tensors], MEASURES[measure])
-        assert (pack.sums()[:, 0] - exact[:, 0]).abs().max() <= 1e-6 * exact[:, 0].abs().max()
+        assert (pack.sums[:, 0] - exact[:, 0]).abs().max() <= 1e-6 * exact[:, 0].abs().max()
 
 
 @either_dtype

@@ -1,4 +1,6 @@
-"""Against the authors' package, pytorch-cpr 0.3.1: where the two agree, and where ours differs on purpose."""
+"""Against the authors' package, pytorch-cpr 0.3.1: where the two agree, where ours differs on purpose, and its checkpoints."""
+
+import copy
 
 import pytest
 import pytorch_cpr
@@ -211,3 +213,78 @@ def test_a_warm_start_of_zero_steps_bounds_by_zero_there_and_by_the_initial_size
     assert b.abs().max() < 0.01
     assert ours.state[a]["kappa"].item() == pytest.approx(0.01)
     assert torch.equal(a.detach(), start)
+
+
+# --- checkpoints of the package
+
+
+@foreach_too
+@pytest.mark.parametrize("measure", ["l2", "std", "huber"])
+@pytest.mark.parametrize(("method", "parameter"), [("dependent", 1.2), ("warm_start", 20)])
+@pytest.mark.parametrize("saved_at", [10, 20, 100])
+def test_a_checkpoint_goes_on_here_as_it_would_there(saved_at, method, parameter, measure, foreach):
+    generator = torch.Generator().manual_seed(0)
+    start = 0.1 * torch.randn(12, 7, generator=generator)
+    pushes = [torch.randn(12, 7, generator=generator) - 0.5 * start.sign() for _ in range(200)]
+    arguments = {"lr": 3e-3, "kappa_init_method": method, "kappa_init_param": parameter, "reg_function": measure, "amsgrad": True}
+    b = nn.Parameter(start.clone())
+    theirs = pytorch_cpr.AdamCPR(regularize(b), foreach=foreach, **arguments)
+    for push in pushes[:saved_at]:
+        step(theirs, b, push)
+    a = nn.Parameter(b.detach().clone())
+    ours = AdamCPR(regularize(a), evaluate_at="after", safeguard=False, **arguments)
+    ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    for push in pushes[saved_at:]:
+        step(ours, a, push)
+        step(theirs, b, push)
+    assert theirs.state[b]["lagmul"] > 0
+    assert (a - b).abs().max() <= 5e-6 * b.abs().max()
+    assert ours.state[a]["lagmul"].item() == pytest.approx(theirs.state[b]["lagmul"].item(), rel=1e-3, abs=2e-6)
+    n = 1 if measure == "std" else start.numel()
+    assert theirs.state[b]["kappa"].item() == pytest.approx(n * ours.state[a]["kappa"].item(), rel=5e-6)
+    assert ours.state[a]["step"] == 200
+
+
+def checkpoint_of_inflection(norms: list[float], **options) -> tuple[nn.Parameter, dict]:
+    parameter = nn.Parameter(torch.ones(5, 4))
+    theirs = pytorch_cpr.AdamCPR(regularize(parameter), lr=0, foreach=True, reg_step_size=INTERVAL, reg_ema_decay=0.0, **options)
+    follow(theirs, parameter, norms)
+    return parameter, theirs.state_dict()
+
+
+def test_a_found_inflection_point_is_kept_per_element_and_one_not_found_is_looked_for_anew():
+    options = {"lr": 0, "kappa_init_method": "inflection_point", "reg_step_size": INTERVAL, "adaptive": "latched"}
+    for norms, found in (([t**0.25 for t in range(1, 101)], True), (CONVEX_SQUARE[:30], False)):
+        parameter, state = checkpoint_of_inflection(norms)
+        assert (state["state"][0]["kappa"].item() != NEVER_SET) == found
+        ours = AdamCPR(regularize(parameter), **options)
+        ours.load_state_dict(copy.deepcopy(state))
+        step(ours, parameter)
+        assert bool(ours.state[parameter]["kappa_set"]) == found
+        if found:
+            assert ours.state[parameter]["kappa"].item() == pytest.approx(state["state"][0]["kappa"].item() / 20, rel=1e-6)
+        follow(ours, parameter, [3 + 0.1 * t**0.5 for t in range(100)])
+        assert ours.state[parameter]["kappa_set"]
+
+
+def test_a_checkpoint_of_a_model_loads_into_the_package_s_groups_and_is_refused_for_ours_which_have_another_order():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 4))
+    theirs = pytorch_cpr.AdamCPR(model, kappa_init_method="dependent", kappa_init_param=2.0)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    theirs.step()
+    state = copy.deepcopy(theirs.state_dict())
+    with pytest.raises(ValueError, match="group_parameters_for_cpr_optimizer"):
+        AdamCPR(model).load_state_dict(state)
+    groups = pytorch_cpr.group_parameters_for_cpr_optimizer(model)
+    with pytest.raises(ValueError, match=r"moment of shape \(4, 5\) for a parameter of shape \(4, 4\)"):
+        AdamCPR([groups[0] | {"params": groups[0]["params"][::-1]}, groups[1]]).load_state_dict(state)
+    ours = AdamCPR(groups, kappa_init_method="dependent", kappa_init_param=2.0)
+    ours.load_state_dict(state)
+    assert "kappa" not in ours.state[model[0].bias]
+    ours.step()
+    assert all(ours.state[p]["step"] == 2 for p in model.parameters())
+    for layer in (model[0], model[2]):
+        there = theirs.state[layer.weight]["kappa"].item()
+        assert ours.state[layer.weight]["kappa"].item() == pytest.approx(there / layer.weight.numel(), rel=1e-6)

@@ -1,6 +1,7 @@
 """State that decides the future: saved, loaded, started late."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -248,11 +249,75 @@ def test_an_adamw_checkpoint_goes_on_with_its_moments_and_the_constraints_start(
     assert [group["weight_decay"] for group in ours.param_groups] == [0.0, 0.0]
 
 
-def test_a_state_with_another_number_of_groups_is_refused():
-    optimizer = optimizer_of(nn.Parameter(start()))
-    other = torch.optim.AdamW([{"params": [nn.Parameter(start())]}, {"params": [nn.Parameter(start())]}])
-    with pytest.raises(ValueError, match="different number of parameter groups"):
-        optimizer.load_state_dict(other.state_dict())
+def test_an_inflection_point_after_another_adam_s_steps_needs_samples_of_its_own():
+    parameter = nn.Parameter(start())
+    adam = torch.optim.Adam([parameter])
+    for gradient in gradients()[:40]:
+        parameter.grad = gradient.clone()
+        adam.step()
+    optimizer = optimizer_of(parameter, lr=0, kappa_init_method="inflection_point", reg_step_size=5)
+    optimizer.load_state_dict(adam.state_dict())
+    for t in range(60):  # the mean square accelerates up to t = 39, and then stands still
+        parameter.data.fill_(1 + min(t, 39) / 20)
+        feed(optimizer, parameter, [torch.zeros_like(parameter)])
+        assert bool(optimizer.state[parameter]["kappa_set"]) == (t >= 45)  # the first sample after one that grew less
+
+
+def adamw_of_all_parameters(model: nn.Module) -> dict:
+    """The state of AdamW(model.parameters()), one group, after a few steps."""
+    adamw = torch.optim.AdamW(model.parameters(), lr=0)
+    for _ in range(3):
+        for p in model.parameters():
+            p.grad = torch.full_like(p, 2.0)
+        adamw.step()
+    return copy.deepcopy(adamw.state_dict())
+
+
+def test_a_state_with_another_number_of_groups_is_refused_and_its_moments_can_be_given_to_ours():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    checkpoint = adamw_of_all_parameters(model)
+    ours = AdamCPR(model, **BOUNDS["dependent"])
+    with pytest.raises(ValueError, match=r"different number of parameter groups: 1, not 2\. .*state\.update\(old\.state\)"):
+        ours.load_state_dict(checkpoint)
+    old = torch.optim.AdamW(model.parameters())
+    old.load_state_dict(checkpoint)
+    ours.state.update(old.state)
+    ours.step()
+    for p in model.parameters():
+        assert ours.state[p]["step"] == 4
+        assert torch.allclose(ours.state[p]["exp_avg"], torch.full_like(p, 2 * (1 - 0.9**4)))
+        assert ("kappa" in ours.state[p]) == (p.ndim == 2)
+
+
+NEWER = ("kernel", "safeguard", "evaluate_at", "adaptive", "maximize", "reg_by_lr")
+
+
+@pytest.mark.parametrize("lacking", [*((name,) for name in NEWER), NEWER], ids=lambda names: names[0] if len(names) == 1 else "all")
+def test_a_state_saved_before_there_was_a_setting_goes_on_with_this_optimizer_s(lacking):
+    a, b = nn.Parameter(start()), nn.Parameter(start())
+    whole = optimizer_of(a, evaluate_at="after", safeguard=False, **BOUNDS["dependent"])
+    feed(whole, a, gradients()[:30])
+    state = copy.deepcopy(whole.state_dict())
+    for name in lacking:
+        del state["param_groups"][0][name]
+    b.data.copy_(a.data)
+    continued = optimizer_of(b, evaluate_at="after", safeguard=False, **WS)  # WS is overwritten
+    continued.load_state_dict(state)
+    feed(whole, a, gradients()[30:])
+    feed(continued, b, gradients()[30:])
+    assert_same(a, b, whole, continued)
+    assert whole.state[a]["lagmul"] > 0
+
+
+@every_bound
+def test_a_pickled_optimizer_continues_to_the_bit(bound):
+    a = nn.Parameter(start())
+    original = optimizer_of(a, adaptive="latched", **BOUNDS[bound])
+    feed(original, a, gradients()[:25])
+    b, twin = pickle.loads(pickle.dumps((a, original)))
+    feed(twin, b, gradients()[25:])
+    feed(original, a, gradients()[25:])
+    assert_same(a, b, original, twin)
 
 
 def test_a_scaler_that_found_an_infinite_gradient_leaves_lambda_and_kappa_alone():

@@ -1,6 +1,7 @@
 """CPR around torch's own optimizers."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -137,11 +138,55 @@ def test_bfloat16_parameters_keep_float32_scalars_through_loading():
     assert all(torch.equal(value, wrapped.state[theta][name]) for name, value in before.items())
 
 
-def test_a_state_without_cpr_s_part_is_refused():
-    theta = torch.nn.Parameter(start())
-    wrapped = CPR(torch.optim.SGD(regularize(theta), lr=0.1), **WS)
-    with pytest.raises(ValueError, match="no part 'cpr'"):
-        wrapped.load_state_dict(torch.optim.SGD([theta], lr=0.1).state_dict())
+def test_the_wrapped_optimizer_s_own_state_goes_on_and_the_constraints_start():
+    theta, twin = torch.nn.Parameter(start()), torch.nn.Parameter(start())
+    base = torch.optim.AdamW(regularize(theta), lr=0.01, weight_decay=0.3)
+    feed(base, theta, outward(20))
+    twin.data.copy_(theta.data)
+    wrapped = CPR(torch.optim.AdamW(regularize(twin, weight_decay=0), lr=0.5), **WS)
+    wrapped.load_state_dict(copy.deepcopy(base.state_dict()))
+    assert [wrapped.param_groups[0][name] for name in ("lr", "weight_decay", "regularize")] == [0.01, 0, True]
+    base.param_groups[0]["weight_decay"] = 0
+    for optimizer, parameter in ((base, theta), (wrapped, twin)):
+        feed(optimizer, parameter, outward(10))
+    assert torch.equal(theta, twin)  # nothing is bounded before the warm start has ended
+    assert wrapped.state[twin]["step"] == 10
+    feed(wrapped, twin, outward(1))
+    assert wrapped.state[twin]["kappa"].item() == pytest.approx(theta.detach().square().mean().item())
+
+
+def test_moments_saved_with_other_groups_are_given_to_the_wrapped_optimizer():
+    model = torch.nn.Linear(4, 5, dtype=torch.float64)
+    old = torch.optim.AdamW(model.parameters(), lr=0)
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 2.0)
+    old.step()
+    groups = [*regularize(model.weight, weight_decay=0), {"params": [model.bias], "regularize": False, "weight_decay": 0}]
+    wrapped = CPR(torch.optim.AdamW(groups, lr=0), **WS)
+    with pytest.raises(ValueError, match="different number of parameter groups: 1, not 2"):
+        wrapped.load_state_dict(old.state_dict())
+    wrapped.optimizer.state.update(old.state)
+    wrapped.step()
+    for p in model.parameters():
+        assert wrapped.optimizer.state[p]["step"] == 2
+        assert torch.allclose(wrapped.optimizer.state[p]["exp_avg"], torch.full_like(p, 2 * (1 - 0.9**2)))
+
+
+def test_a_state_saved_before_there_was_a_setting_goes_on_with_this_optimizer_s():
+    theta, again = torch.nn.Parameter(start()), torch.nn.Parameter(start())
+    whole, continued = (
+        CPR(torch.optim.SGD(regularize(p), lr=0.01, momentum=0.9), evaluate_at="after", safeguard=False, **WS) for p in (theta, again)
+    )
+    feed(whole, theta, outward(30))
+    again.data.copy_(theta.data)
+    state = copy.deepcopy(whole.state_dict())
+    for name in ("safeguard", "evaluate_at", "adaptive", "reg_by_lr"):
+        del state["param_groups"][0][name]
+    continued.load_state_dict(state)
+    for optimizer, parameter in ((whole, theta), (continued, again)):
+        feed(optimizer, parameter, outward(30, seed=2))
+    assert torch.equal(theta, again)
+    assert whole.state[theta]["lagmul"] > 0
 
 
 @pytest.mark.parametrize("loaded", [False, True], ids=["fresh", "after loading"])
@@ -168,6 +213,18 @@ def test_a_deep_copy_continues_to_the_bit_without_touching_the_original():
     assert torch.equal(model.weight, unchanged)
     feed(wrapped, model.weight, outward(30, seed=2))
     assert torch.equal(model.weight, twin_model.weight)
+
+
+def test_a_pickled_wrapper_continues_to_the_bit_with_the_optimizer_it_wraps():
+    model = torch.nn.Linear(4, 5, bias=False, dtype=torch.float64)
+    wrapped = CPR(torch.optim.SGD(regularize(model.weight), lr=0.01, momentum=0.9), **WS)
+    feed(wrapped, model.weight, outward(30))
+    twin_model, twin = pickle.loads(pickle.dumps((model, wrapped)))
+    for optimizer, parameter in ((wrapped, model.weight), (twin, twin_model.weight)):
+        feed(optimizer, parameter, outward(30, seed=2))
+    assert torch.equal(model.weight, twin_model.weight)
+    assert wrapped.state[model.weight]["lagmul"] > 0
+    assert twin.param_groups[0] is twin.optimizer.param_groups[0]
 
 
 def test_the_wrapped_optimizer_s_own_weight_decay_is_replaced():

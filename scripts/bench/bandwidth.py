@@ -1,16 +1,13 @@
 """The machine's memory bandwidth, as torch reaches it with the threads in use."""
 
-import statistics
 import time
 from collections.abc import Callable
 
 import torch
 
-REPEATS = 7
-
 
 def bandwidth(device: torch.device, elements: int = 2**26) -> dict[str, float]:
-    """Bytes per second of three kernels over float32 buffers larger than any cache (256 MB each): read and written by name, medians.
+    """Bytes per second of three kernels over float32 buffers larger than any cache (256 MB each): read and written by name, one call each.
 
     copy a = b and triad a = b + s c write to memory that they have not read, for which a CPU reads it first; update a = a + s b, as an
     optimizer's step does, does not.
@@ -21,11 +18,7 @@ def bandwidth(device: torch.device, elements: int = 2**26) -> dict[str, float]:
         "triad": (12, lambda: torch.add(b, c, alpha=0.5, out=a)),
         "update": (12, lambda: a.add_(b, alpha=0.5)),
     }
-    found: dict[str, list[float]] = {name: [] for name in kernels}
-    for _ in range(REPEATS):
-        for name, (moved, call) in kernels.items():
-            found[name].append(moved * elements / timed(call, device))
-    return {name: statistics.median(rates) for name, rates in found.items()}
+    return {name: moved * elements / timed(call, device) for name, (moved, call) in kernels.items()}
 
 
 def timed(call: Callable[[], object], device: torch.device) -> float:

@@ -1,8 +1,9 @@
 """Interleaved rounds of steps over shared memory.
 
 All methods step the same parameters, gradients and moments, so that models fit that fill most of the memory, and every method finds
-the caches as the one before has left them. Each has parameter objects of its own over that memory: torch counts changes per object, and
-AdamCPR would otherwise see those of the other methods and sum its matrices anew.
+the caches as the one before has left them (the first of a round, which is another one each time, as the bandwidth's kernels have).
+Each has parameter objects of its own over that memory: torch counts changes per object, and AdamCPR would otherwise see those of the
+other methods and sum its matrices anew.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cpr import regularized_groups
-from scripts.bench.bandwidth import timed
+from scripts.bench.bandwidth import bandwidth, timed
 from scripts.bench.memory import extra_peak_bytes
 from scripts.bench.methods import Method
 from tasks.gpt2.model import GPT2
@@ -55,10 +56,14 @@ def replace_moments(optimizer: Optimizer, model: nn.Module, moments: list[tuple[
 
 
 class Bench:
-    """A shape in memory; `optimizer_step` and `training_step` time methods on it, and call `tick` after every call of a step."""
+    """A shape in memory; `optimizer_step` and `training_step` time methods on it, and call `tick` after every call of a step.
+
+    bandwidth: that of the memory in every round of the latest part, bytes per second of each kernel of scripts.bench.bandwidth.
+    """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.model, self.device = model, device
+        self.bandwidth: list[dict[str, float]] = []
         self.tick: Callable[[], object] = lambda: None
         self.moments = [(torch.zeros_like(p.data), torch.zeros_like(p.data)) for p in model.parameters()]
 
@@ -120,10 +125,11 @@ class Bench:
             yield method.label, step
 
     def _rounds(self, made: Iterator[tuple[str, Callable[[], Any]]], rounds: int) -> dict[str, Timing]:
-        """Warm-up, one round for memory, then timed rounds, each starting with another method."""
+        """Warm-up, one round for memory, then timed rounds, each starting with another method and ending with the bandwidth."""
         gc.collect()  # the gradients of an earlier part, where a cycle holds them
         steps = dict(made)
         found = {label: Timing() for label in steps}
+        self.bandwidth = []
         gc.freeze()  # a garbage collection within a step need not look at all that was there before, which takes half a second
         order = list(steps)
         for number in range(WARM_UP + 1 + rounds):
@@ -136,5 +142,7 @@ class Bench:
                 else:
                     found[label].seconds.append(timed(steps[label], self.device))
                 self.tick()
+            if number > WARM_UP:
+                self.bandwidth.append(bandwidth(self.device))
         gc.unfreeze()
         return found

@@ -20,7 +20,6 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from results.step_times import write_step_times
-from scripts.bench.bandwidth import bandwidth
 from scripts.bench.measure import Bench, Timing
 from scripts.bench.memory import free_bytes
 from scripts.bench.options import Options, parse
@@ -49,7 +48,7 @@ def parts_of(shape: Shape, options: Options) -> dict[tuple[str, str], Plan]:
 
 
 def measure_part(bench: Bench, part: str, todo: Plan, options: Options) -> dict[str, Any]:
-    """The record of one part: every round's seconds."""
+    """The record of one part: every round's seconds, and the memory's bandwidth in it."""
     bf16 = options.device.type == "cuda"
     record: dict[str, Any] = {"rounds": options.rounds}
     timings: dict[str, Timing]
@@ -58,6 +57,7 @@ def measure_part(bench: Bench, part: str, todo: Plan, options: Options) -> dict[
     else:
         record |= {"batch": todo.batch, "context": options.context, "precision": "bf16" if bf16 else "fp32"}
         timings = bench.training_step(todo.methods, options.rounds, todo.batch, options.context, bf16)
+    record["bandwidth"] = {name: [rates[name] for rates in bench.bandwidth] for name in bench.bandwidth[0]}
     by_label = {method.label: method for method in todo.methods}
     record["methods"] = {
         label: {"row": by_label[label].row, "bytes_moved_per_parameter": by_label[label].moved, **timing.__dict__}
@@ -71,7 +71,6 @@ def measure_shape(shape: Shape, parts: dict[tuple[str, str], Plan], options: Opt
     facts = facts_of(shape, options)
     bench = None
     if any(todo.methods for todo in parts.values()):
-        facts["bandwidth"] = bandwidth(options.device)
         bench = Bench(shape.built(options.device), options.device)
     found: dict[str, dict[str, Any]] = {table: dict(facts) for table, _ in parts}
     for (table, part), todo in parts.items():
