@@ -31,11 +31,11 @@ def sums(parameters: Sequence[Tensor], measure: Measure) -> Tensor:
 
 def norm_sums(parameters: Sequence[Tensor], order: int) -> Tensor:
     """Sums of |θ|^order in float64, [parameters, 2]; on a CPU, torch would copy each parameter to float64."""
-    norms = torch.stack(torch._foreach_norm(parameters, order, dtype=torch.float64)).pow(order)
+    norms = torch.stack(torch._foreach_norm(list(parameters), order, dtype=torch.float64)).pow(order)
     return torch.stack([norms, torch.zeros_like(norms)], dim=1)
 
 
-def pull_(parameters: Sequence[Tensor], pull: Pull, measure: Measure) -> None:
+def pull_(parameters: list[Tensor], pull: Pull, measure: Measure) -> None:
     """The pull, in place: of L2 and std without a temporary, of L1 and Huber with one of a piece's size (cpr/pieces.py)."""
     if measure.code == L2:
         torch._foreach_mul_(parameters, pull.scale.unbind())
