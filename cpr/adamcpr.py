@@ -57,7 +57,9 @@ class AdamCPR(Optimizer):
     R(θ_{t+1}) is known from step t on, unless the parameter's version says that somebody else has changed it since. Changes that
     leave no version are seen one step late: through `parameter.data`, or of DTensors by `torch._foreach_` operations.
 
-    A step never waits for the device. `torch.compile` leaves it as it is: one pass over memory has nothing to fuse. With the Triton kernel
+    No step asks the device for a value. The first step, and every one in which other parameters have a gradient than in the step
+    before, makes tables on the host and copies them to the device, for which the host waits; all other steps only queue their work.
+    `torch.compile` breaks the graph at a step and leaves it as it is: one pass over memory has nothing to fuse. With the Triton kernel
     it can be captured in a CUDA graph after a first step; `lr` may then be a 0-dim tensor on the device, which a schedule changes in place.
     """
 

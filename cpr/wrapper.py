@@ -32,6 +32,9 @@ class CPR(Optimizer):
         ValueError: an argument out of its range, nothing to regularize, weight decay beside `regularize`, or an optimizer
             that evaluates other weights than it trains.
 
+    CPR's part of a step does not depend on the number of threads; the wrapped optimizer's may: torch's SGD rounds bfloat16 otherwise at the
+    end of a thread's share.
+
     `state_dict()` is the wrapped optimizer's, with CPR's state under the key "cpr".
     """
 

@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpr import AdamCPR
-from cpr.kernels import cpu, eager
+from cpr import CPR, AdamCPR
+from cpr.kernels import build, cpu, eager
 from cpr.measures import MEASURES
+from scripts.bench.memory import extra_peak_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 every_measure = pytest.mark.parametrize("measure", MEASURES)
@@ -28,9 +29,18 @@ def matrices(sizes, dtype=torch.float32, seed=0) -> list[torch.nn.Parameter]:
     return [torch.nn.Parameter((0.05 * torch.randn(1, n, generator=generator)).to(dtype)) for n in sizes]
 
 
-def trained(parameters, kernel: str, steps: int = 12, **options) -> AdamCPR:
+def optimizer_of(parameters, path: str, **options) -> AdamCPR | CPR:
+    """path: a kernel of AdamCPR, or "wrapper", CPR around SGD."""
+    groups = [{"params": parameters, "regularize": True}]
+    if path == "wrapper":
+        # A power of two: of another lr the last bit of torch's own bfloat16 update depends on the number of threads.
+        return CPR(torch.optim.SGD(groups, lr=2**-7), **(WS | options))
+    return AdamCPR(groups, lr=1e-2, kernel=path, **(WS | options))
+
+
+def trained(parameters, path: str, steps: int = 12, **options) -> AdamCPR | CPR:
     """The parameters after some steps outward, which the bound pulls back."""
-    optimizer = AdamCPR([{"params": parameters, "regularize": True}], lr=1e-2, kernel=kernel, **(WS | options))
+    optimizer = optimizer_of(parameters, path, **options)
     generator = torch.Generator().manual_seed(1)
     signs = [p.detach().sign() for p in parameters]
     for _ in range(steps):
@@ -71,15 +81,30 @@ def test_the_sums_taken_on_the_way_are_those_of_the_written_matrix_to_the_bit(me
 
 @either_dtype
 @every_measure
-def test_the_number_of_threads_changes_no_bit(measure, dtype):
+@pytest.mark.parametrize("path", ["cpu", "eager", "wrapper"])
+def test_the_number_of_threads_changes_no_bit(path, measure, dtype):
     ends = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        parameters = matrices([100_000, 3, 20_000], dtype)
-        optimizer = trained(parameters, "cpu", reg_function=measure)
+        parameters = matrices([150_001, 3, 20_000], dtype)
+        optimizer = trained(parameters, path, reg_function=measure)
         ends.append([*parameters, *(optimizer.state[p]["lagmul"] for p in parameters)])
     torch.set_num_threads(1)
     assert all(torch.equal(a, b) for other in ends[1:] for a, b in zip(ends[0], other, strict=True))
+
+
+@every_measure
+@pytest.mark.parametrize("evaluate_at", ["before", "after"])
+@pytest.mark.parametrize("path", ["cpu", "eager", "wrapper"])
+def test_a_step_makes_no_temporary_of_the_parameter_s_size(path, evaluate_at, measure):
+    (parameter,) = matrices([8_000_001])  # 32 MB, and 64 MB in float64
+    optimizer = optimizer_of([parameter], path, kappa_init_param=1, reg_function=measure, evaluate_at=evaluate_at)
+    parameter.grad = -parameter.detach().sign()
+    for _ in range(2):
+        optimizer.step()
+    extra = extra_peak_bytes(optimizer.step, parameter.device)
+    assert optimizer.state[parameter]["lagmul"] > 0
+    assert extra is None or extra <= 1_500_000  # about 1 MB of pieces, measured to 0.3 MB
 
 
 def test_channels_last_weights_and_gradients_of_another_layout_are_understood():
@@ -97,6 +122,32 @@ def test_channels_last_weights_and_gradients_of_another_layout_are_understood():
             optimizer.step()
         ends.append(parameter.detach())
     assert all((end - ends[0]).abs().max() <= 1e-6 for end in ends)
+
+
+def test_of_gradients_in_another_layout_one_copy_exists_at_a_time():
+    sizes = [(64, 64, 100, 5)] * 4  # 8 MB each
+    parameters = [torch.nn.Parameter(torch.full(size, 0.1).to(memory_format=torch.channels_last)) for size in sizes]
+    optimizer = optimizer_of(parameters, "cpu")
+    for p in parameters:
+        p.grad = torch.ones(p.shape)
+    optimizer.step()
+    assert all(p.grad.stride() != p.stride() for p in parameters)
+    extra = extra_peak_bytes(optimizer.step, parameters[0].device)
+    assert extra is None or 8e6 <= extra <= 9.5e6
+
+
+def test_a_gradient_of_another_layout_changes_no_bit_of_any_matrix():
+    ends = []
+    for other in (False, True):
+        parameters = [torch.nn.Parameter(0.01 * torch.arange(1.0, 1 + 2 * n).view(1, 2, n, 1)) for n in (5, 7, 20_000, 9, 3)]
+        optimizer = optimizer_of(parameters, "cpu")
+        for step in range(6):
+            for i, p in enumerate(parameters):
+                gradient = torch.randn(p.shape, generator=torch.Generator().manual_seed(10 * step + i)) - 1
+                p.grad = gradient.to(memory_format=torch.channels_last if other and i in (0, 2, 4) else torch.contiguous_format)
+            optimizer.step()
+        ends.append([*parameters, *(optimizer.state[p]["lagmul"] for p in parameters)])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
 def test_moments_saved_in_one_memory_format_go_on_in_another():
@@ -165,6 +216,19 @@ def test_two_processes_that_build_at_once_leave_one_whole_library(tmp_path):
     processes = [in_a_new_process(tmp_path) for _ in range(2)]
     assert [process.communicate(timeout=300)[0] for process in processes] == ["0\n", "0\n"]
     assert [path.suffix for path in tmp_path.iterdir()] == [".so"]
+
+
+def test_without_a_home_the_cache_is_where_it_is_said_to_be(tmp_path, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")  # as without HOME and without an entry in the password file
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("CPR_CACHE", str(tmp_path))
+    assert build.cache_folder() == tmp_path
+    monkeypatch.delenv("CPR_CACHE")
+    with pytest.warns(UserWarning, match="no compiled CPU kernel .* CPR_CACHE"):
+        assert not build.load.__wrapped__()
 
 
 def test_without_a_compiler_there_is_one_warning_and_the_step_is_done(tmp_path):

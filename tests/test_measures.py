@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpr.kernels.eager import pull_
+from cpr.kernels.eager import norm_sums, pull_
 from cpr.measures import MEASURES, scalar_dtype, value_of
+from cpr.pieces import PIECE, pieces
 from cpr.reference import SUMS
 
 torch.set_num_threads(1)
@@ -126,6 +127,49 @@ def test_the_value_of_a_bfloat16_matrix_is_not_rounded_to_bfloat16(name):
     value = value_of(name, theta)
     assert value.dtype == torch.float32
     assert value.item() == pytest.approx(value_of(name, theta.double()).item(), rel=1e-6)
+
+
+WIDE = torch.arange(2.0 * 3 * 50_000)
+LAYOUTS = {
+    "contiguous": WIDE,
+    "transposed": WIDE.view(3, 100_000).T,
+    "every other column": WIDE.view(50_000, 6)[:, ::2],
+    "one row, strided": WIDE.view(150_000, 2)[:, :1].T,
+    "channels last": WIDE.view(2, 3, 250, 200).contiguous(memory_format=torch.channels_last),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_pieces_are_small_and_hold_every_element_once(layout):
+    found = list(pieces(LAYOUTS[layout]))
+    assert max(piece.numel() for piece in found) <= PIECE
+    assert torch.equal(torch.cat([piece.flatten() for piece in found]).sort().values, LAYOUTS[layout].flatten().sort().values)
+    storage = LAYOUTS[layout].untyped_storage().data_ptr()
+    assert all(piece.untyped_storage().data_ptr() == storage for piece in found)
+
+
+@every_measure
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_value_and_pull_do_not_depend_on_the_layout(name, layout):
+    theta = LAYOUTS[layout] / 1e5 - 1.3
+    copy = theta.clone(memory_format=torch.contiguous_format)
+    assert value_of(name, theta).item() == pytest.approx(value_of(name, copy.double()).item(), rel=1e-6)
+    assert (pulled(name, theta, 1e-3) - pulled(name, copy, 1e-3)).abs().max() <= 1e-6
+
+
+@every_measure
+@pytest.mark.parametrize("start", ["normal", "all equal"])
+def test_the_value_of_twenty_million_elements_is_exact_to_1e_6(name, start):
+    theta = torch.randn(20_000_001, generator=torch.Generator().manual_seed(0)) if start == "normal" else torch.full((20_000_001,), 0.0123)
+    theta[0] = 2.0  # std of what is all equal would be zero
+    assert value_of(name, theta).item() == pytest.approx(value_of(name, theta.double()).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "order"), [("l2", 2), ("l1", 1)])
+def test_the_norms_of_all_parameters_at_once_are_the_same_sums(name, order):
+    theta = [torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in (1, 300, 70_000)]
+    exact = torch.stack([MEASURES[name].sums(t.double()) for t in theta])
+    assert torch.allclose(norm_sums(theta, order), exact, rtol=1e-14)
 
 
 @pytest.mark.parametrize(

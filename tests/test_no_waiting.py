@@ -1,5 +1,7 @@
 """A step may be captured, compiled and queued: it asks the device for nothing."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from paths import device, optimizer, outward
@@ -62,6 +64,46 @@ def test_no_step_after_the_first_waits_for_the_device(path, measure, options):
     assert all(ours.state[p]["step"] == len(pushes) for p in parameters)
 
 
+# Which of the two matrices have a gradient in each step.
+COME_AND_GO = [(True, True), (True, True), (True, False), (True, False), (False, True), (True, True), (True, True)]
+
+
+def come_and_go(wrapped: bool, measure: str = "l2"):
+    """The optimizer and its parameters, once before every step, the parameters with that step's gradients."""
+    starts, pushes = gradients(len(COME_AND_GO))
+    parameters = [torch.nn.Parameter(start) for start in starts]
+    groups, options = [{"params": parameters, "regularize": True}], BOUND | {"reg_function": measure}
+    ours = CPR(torch.optim.SGD(groups, lr=1e-2), **options) if wrapped else AdamCPR(groups, lr=1e-2, kernel="eager", **options)
+    for step, present in zip(pushes, COME_AND_GO, strict=True):
+        for p, gradient, is_there in zip(parameters, step, present, strict=True):
+            p.grad = gradient if is_there else None
+        yield ours, parameters
+
+
+# Not of Triton's path: it reads tables that lie on the host, which on a CPU cannot be told from the device.
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("measure", ["l2", "l1", "huber", "std"])
+def test_gradients_that_come_and_go_bring_no_value_to_the_host(wrapped, measure):
+    for t, (ours, parameters) in enumerate(come_and_go(wrapped, measure), start=1):
+        with Forbidden():
+            ours.step()
+        assert [ours.state[p]["step"].item() for p in parameters] == [sum(column) for column in zip(*COME_AND_GO[:t], strict=True)]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_tables_are_made_on_the_host_only_when_other_parameters_have_a_gradient(wrapped, monkeypatch):
+    made, make = [], torch.tensor
+    monkeypatch.setattr(torch, "tensor", lambda *args, **kwargs: made.append(args) or make(*args, **kwargs))
+    counts = []
+    for ours, _ in come_and_go(wrapped):
+        made.clear()
+        ours.step()
+        counts.append(len(made))
+    unchanged = [t for t, (before, now) in enumerate(pairwise(COME_AND_GO), start=1) if before == now]
+    assert counts[0] > 0
+    assert [counts[t] for t in unchanged] == [0, 0, 0]
+
+
 @needs_a_gpu
 @queued_paths
 def test_no_step_after_the_first_waits_for_the_gpu(path):
@@ -119,3 +161,17 @@ def test_a_compiled_training_step_is_the_same_to_the_bit(make):
         assert ours.state[net[0].weight]["lagmul"] > 0
         ends.append(list(net.parameters()))
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_a_step_is_a_graph_break():
+    (start,), _ = outward([(6, 5)], steps=1, seed=0)
+    parameter = torch.nn.Parameter(start)
+    ours = AdamCPR([{"params": [parameter], "regularize": True}])
+    parameter.grad = torch.ones_like(parameter)
+
+    def training_step():
+        ours.step()
+        return parameter.sum()
+
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="disable"):
+        torch.compile(training_step, backend="eager", fullgraph=True)()

@@ -29,9 +29,16 @@ setup(name="cpr_cpu", ext_modules=[extension], cmdclass={"build_ext": BuildExten
 
 
 def cache_folder() -> Path:
-    """Where built kernels lie: $CPR_CACHE, else the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("CPR_CACHE") or Path(home) / "cpr")
+    """Where built kernels lie: $CPR_CACHE, else the user's cache folder.
+
+    Raises FileNotFoundError if there is neither.
+    """
+    if named := os.environ.get("CPR_CACHE"):
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpr"
+    except RuntimeError as error:  # no HOME, and no entry in the password file, as in some containers
+        raise FileNotFoundError(f"{error} Set CPR_CACHE to a folder for the kernel") from None
 
 
 @functools.cache

@@ -12,7 +12,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
-#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -246,10 +246,8 @@ void check_layout(const Tensor& param, const Tensor& moment) {
               "cpr: a parameter's memory layout or dtype was changed after the first step; make the optimizer anew");
 }
 
-// A tensor with the memory layout of `like`: itself, or a copy.
-Tensor laid_out_as(const Tensor& tensor, const Tensor& like) {
-  if (tensor.strides() == like.strides() && tensor.scalar_type() == like.scalar_type()) return tensor;
-  return at::empty_like(like).copy_(tensor);
+bool laid_out_alike(const Tensor& one, const Tensor& other) {
+  return one.strides() == other.strides() && one.scalar_type() == other.scalar_type();
 }
 
 template <typename T, Sum kind, bool has_largest, bool has_rate>
@@ -268,8 +266,8 @@ void update_chunk(T* p, T* g, T* m, T* v, T* largest, int64_t count, const Numbe
 }
 
 template <typename T, Sum kind>
-void step_of(TensorList params, const std::vector<Tensor>& grads, TensorList exp_avgs, TensorList exp_avg_sqs, TensorList max_exp_avg_sqs,
-             const std::vector<Rate>& rates, const Adam& adam, const std::vector<Pull>& pulls, double* out) {
+void step_of(TensorList params, TensorList grads, TensorList exp_avgs, TensorList exp_avg_sqs, TensorList max_exp_avg_sqs,
+             const Rate* rates, const Adam& adam, const Pull* pulls, double* out) {
   const Chunks chunks(params);
   std::vector<double> parts(2 * chunks.first.back(), 0);
   chunks.run(params, [&](size_t i, int64_t begin, int64_t end, int64_t chunk) {
@@ -297,17 +295,16 @@ void step(TensorList params, TensorList gradients, TensorList exp_avgs, TensorLi
           bool maximize) {
   const size_t count = params.size();
   if (count == 0) return;
-  std::vector<Tensor> grads;
   std::vector<Rate> rates;
   std::vector<Pull> pulls(count);
-  grads.reserve(count);
   rates.reserve(count);
   float* steps_taken = steps.data_ptr<float>();
+  int64_t to_copy = 0;  // elements of the largest gradient that has another layout than its parameter
   for (size_t i = 0; i < count; ++i) {
     check_layout(params[i], exp_avgs[i]);
     check_layout(params[i], exp_avg_sqs[i]);
     if (!max_exp_avg_sqs.empty()) check_layout(params[i], max_exp_avg_sqs[i]);
-    grads.push_back(laid_out_as(gradients[i], params[i]));
+    if (!laid_out_alike(gradients[i], params[i])) to_copy = std::max(to_copy, params[i].numel());
     const double t = steps_taken[i] += 1;
     rates.push_back({float(lr / (1 - std::pow(beta1, t))), float(1 / std::sqrt(1 - std::pow(beta2, t)))});
     if (pull) {  // [4, count]: scale, rate, center, limit
@@ -316,14 +313,25 @@ void step(TensorList params, TensorList gradients, TensorList exp_avgs, TensorLi
     }
   }
   const Adam adam{float(1 - beta1), float(beta2), float(1 - beta2), float(eps), maximize ? -1.f : 1.f};
-  double* target = out ? out->data_ptr<double>() : nullptr;
-  dispatch(out ? Sum(kind) : kNone, [&](auto sum) {
-    if (params[0].scalar_type() == at::kFloat) {
-      step_of<float, sum()>(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, rates, adam, pulls, target);
+  const auto update = [&](size_t begin, size_t n, TensorList grads) {
+    const auto part = [&](TensorList tensors) { return tensors.empty() ? tensors : tensors.slice(begin, n); };
+    double* target = out ? out->data_ptr<double>() + 2 * begin : nullptr;
+    dispatch(out ? Sum(kind) : kNone, [&](auto sum) {
+      const auto of = params[0].scalar_type() == at::kFloat ? step_of<float, sum()> : step_of<at::BFloat16, sum()>;
+      of(part(params), grads, part(exp_avgs), part(exp_avg_sqs), part(max_exp_avg_sqs), &rates[begin], adam, &pulls[begin], target);
+    });
+  };
+  // In one go, up to a gradient that has another layout: it is copied and goes alone, so that one copy's memory is enough for all.
+  const Tensor copy = at::empty({to_copy}, params[0].options());
+  for (size_t begin = 0, end = 0; begin < count; begin = end) {
+    while (end < count && laid_out_alike(gradients[end], params[end])) ++end;
+    if (end > begin) {
+      update(begin, end - begin, gradients.slice(begin, end - begin));
     } else {
-      step_of<at::BFloat16, sum()>(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, rates, adam, pulls, target);
+      update(begin, 1, copy.as_strided(params[begin].sizes(), params[begin].strides()).copy_(gradients[begin]));
+      ++end;
     }
-  });
+  }
 }
 
 }  // namespace

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cpr.measures import Measure, Pull
 from cpr.pack import Pack
+from cpr.pieces import in_one_piece
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -15,12 +16,6 @@ DTYPES = (torch.float32, torch.bfloat16)
 def handles(parameter: Tensor) -> bool:
     """Whether the kernel can work on a parameter: its elements lie in one piece of memory, in a dtype that it knows."""
     return parameter.device.type == "cpu" and parameter.dtype in DTYPES and in_one_piece(parameter)
-
-
-def in_one_piece(parameter: Tensor) -> bool:
-    """Whether the elements lie in memory one after the other, in whatever order of dimensions that torch has a name for."""
-    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return parameter.is_contiguous() or (parameter.ndim in layouts and parameter.is_contiguous(memory_format=layouts[parameter.ndim]))
 
 
 def sums(parameters: Sequence[Tensor], measure: Measure) -> Tensor:
@@ -31,7 +26,11 @@ def sums(parameters: Sequence[Tensor], measure: Measure) -> Tensor:
 
 
 def adam_(pack: Pack, grads: list[Tensor], group: dict[str, Any], pull: Pull | None, measure: Measure | None) -> Tensor | None:
-    """θ ← pull(θ) + Opt(g) in one pass; returns the sums of the new θ if a measure is given."""
+    """θ ← pull(θ) + Opt(g) in one pass; returns the sums of the new θ if a measure is given.
+
+    A gradient in another memory layout or dtype than its parameter is copied first: memory for the largest such gradient. Nothing else
+    is made that grows with the parameters but 16 bytes for every 16,384 elements.
+    """
     out = None if measure is None else torch.empty(len(grads), 2, dtype=torch.float64)
     torch.ops.cpr.step_(
         pack.tensors,

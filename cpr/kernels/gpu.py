@@ -15,9 +15,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from cpr.kernels.cpu import DTYPES, in_one_piece
+from cpr.kernels.cpu import DTYPES
 from cpr.measures import Measure, Pull
 from cpr.pack import Pack
+from cpr.pieces import in_one_piece
 
 
 def handles(parameter: Tensor) -> bool:
@@ -105,7 +106,10 @@ def sums(parameters: Sequence[Tensor], measure: Measure) -> Tensor:
 
 
 def adam_(pack: Pack, grads: list[Tensor], group: dict[str, Any], pull: Pull | None, measure: Measure | None) -> Tensor | None:
-    """θ ← pull(θ) + Opt(g) in one pass; returns the sums of the new θ if a measure is given."""
+    """θ ← pull(θ) + Opt(g) in one pass; returns the sums of the new θ if a measure is given.
+
+    Gradients in another memory layout or dtype than their parameters are copied first, all of them: one launch takes all matrices.
+    """
     tensors = pack.tensors
     plan = _plans.get(pack)
     if plan is None:
