@@ -60,10 +60,16 @@ reproduce-all: .venv/.stamp  ## every artefact, the cheapest first, then Tables 
 	@failed=0; $(BIN)/python scripts/reproduce_all.py $(OPTIONS) || failed=$$?; [ $$failed -le 1 ] || exit $$failed; \
 	$(if $(SEEDS)$(ARGS)$(filter-out local,$(LAUNCHER)),echo "Tables I.2 and I.3 are left to make bench",$(MEASURE_TIMES) || failed=1); exit $$failed
 
-# Marks Tables I.2 and I.3 as measured on this machine, at paper scale on its GPU.
+# Of a scale, as for runs: Tables I.2 and I.3 are measured at paper scale on the GPU.
+bench_device = $(or $(DEVICE),$(if $(filter paper,$1),cuda,cpu))
+
+# Marks Tables I.2 and I.3 as measured on this machine.
 runs/.bench-%:
-	$(MAKE) bench DEVICE=$(or $(DEVICE),$(if $(filter paper,$*),cuda,cpu))
+	$(MAKE) bench DEVICE=$(call bench_device,$*)
 	@mkdir -p runs && touch $@
+
+reproduce-table_i2 reproduce-table_i3: reproduce-%:
+	$(MAKE) bench TABLES=$* DEVICE=$(call bench_device,$(SCALE))
 
 reproduce-figure_e5: .venv/.stamp-corruptions  # with which mini scale's images are made
 

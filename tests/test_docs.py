@@ -216,7 +216,8 @@ def check_make(copy: Path, arguments: list[str]) -> None:
             if key == "ARGS" and arguments[0].startswith("reproduce-") and not value.startswith("--"):
                 composes(copy, ["launcher=slurm", *shlex.split(value)])
         elif argument.startswith("reproduce-"):
-            known = {path.stem for path in (copy / "configs/artefact").glob("*.yaml")} | {"all"}
+            tables = re.findall(r"^reproduce-(table_i\d) reproduce-(table_i\d):", makefile, re.MULTILINE)[0]
+            known = {path.stem for path in (copy / "configs/artefact").glob("*.yaml")} | {"all", *tables}
             assert argument.removeprefix("reproduce-") in known, argument
         else:
             assert argument in targets, argument

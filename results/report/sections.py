@@ -229,7 +229,7 @@ def read_verdicts(path: Path) -> list[Verdict]:
 
 def step_times_section(name: str, folder: Path) -> Section:
     """Table I.2 or I.3, from its rounds.json: every round's seconds."""
-    base = Section(name, TITLES[name], ("step times",), (), f"make bench TABLES={name}", NOT_RUN, files=_files(folder), note=READING)
+    base = Section(name, TITLES[name], ("step times",), (), f"make reproduce-{name}", NOT_RUN, files=_files(folder), note=READING)
     theirs, path = published(name), folder / "rounds.json"
     record = json.loads(path.read_text()) if path.exists() else {"shapes": {}}
     verdicts = judge_times(name, record, theirs[theirs["row"] == "adamcpr"].set_index("shape")["ratio_paper"].to_dict())
