@@ -166,7 +166,7 @@ def copy(tmp_path_factory):
 
 
 def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess:
-    done = subprocess.run([sys.executable, script, *arguments], cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, script, *arguments], cwd=folder, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -283,3 +283,7 @@ def test_the_tutorial_s_sweep_writes_its_figure(tmp_path):
     places = (f"data_dir={data}", f"runs_dir={tmp_path / 'runs'}")
     arguments = [argument for argument in shlex.split(command)[2:] if not argument.startswith("num_steps=")]
     assert "24 would be trained" in run(ROOT, "scripts/reproduce.py", *arguments, "num_steps=100", *places, "--dry-run").stdout
+    run(ROOT, "scripts/reproduce.py", *arguments, "num_steps=2", "lr=1e-3", *places)
+    written = tmp_path / "runs/results/mini/figure2"
+    assert "runs: 8 of 8" in (written / "table.md").read_text()
+    assert (written / "figure.png").stat().st_size > 20_000
