@@ -34,7 +34,7 @@ test: .venv/.stamp  ## run the tests
 test-slurm: .venv/.stamp  ## run the tests that need a Slurm on one that is started for them (as root on Debian; skipped elsewhere)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm $(or $(TESTS),tests/slurm)
 
-test-browser: .venv/.stamp  ## test the report page in Chromium (Debian: apt-get install chromium; skipped where it is missing)
+test-browser: .venv/.stamp  ## test the report page in Chromium (Debian: apt-get install chromium; skipped where it is missing, but with CI=true)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser $(or $(TESTS),tests/browser)
 
 lint: .venv/.stamp  ## check style, formatting and types
