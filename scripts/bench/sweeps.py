@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from statistics import median, quantiles
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -83,11 +83,11 @@ def skipping(runs: int, rounds: int, runs_dir: Path) -> None:
 
 def reporting(rounds: int, folder: Path) -> None:
     """Prints how long the report takes when every run of every artefact is on record."""
-    runs_dir, wanted = folder / "runs", {}
+    runs_dir = folder / "runs"
+    wanted: dict[str, tuple[DictConfig, set[str]]] = {}
     for name in known_artefacts():
         for run_id, cfg in expand(load_artefact(name), {"scale": "mini"}, {"runs_dir": str(runs_dir)}).items():
-            metrics = wanted.setdefault(run_id, (cfg, set()))[1]  # artefacts share runs
-            metrics |= metrics_of(name)
+            wanted.setdefault(run_id, (cfg, set()))[1].update(metrics_of(name))  # artefacts share runs
     for cfg, metrics in wanted.values():
         write_run(runs_dir, cfg, metrics, steps=LOGGED)
     times = [seconds_of("report.py", "scale=mini", f"runs_dir={runs_dir}", f"results_dir={folder / 'results'}") for _ in range(rounds)]

@@ -40,6 +40,21 @@ def artefacts_of(page: Any) -> list[str]:
     return page.evaluate("[...document.querySelectorAll('section.artefact')].map(section => section.id)")  # type: ignore[no-any-return]
 
 
+def visible_point(page: Any, figure: str) -> tuple[Any, Any, str]:
+    """x, y and run ids of a point of the last trace that lies within the figure's axes: the middle one of those that do."""
+    return page.evaluate(  # type: ignore[no-any-return]
+        """figure => {
+            const plot = document.querySelector(`[data-figure="${figure}"]`), { x, y, customdata } = plot.data.at(-1);
+            const within = (axis, value) => axis.d2p(value) >= 0 && axis.d2p(value) <= axis._length;
+            const { xaxis, yaxis } = plot._fullLayout;
+            const seen = [...x.keys()].filter(i => y[i] !== null && within(xaxis, x[i]) && within(yaxis, y[i]));
+            const at = seen[seen.length >> 1];
+            return [x[at], y[at], customdata[at]];
+        }""",
+        figure,
+    )
+
+
 def point_at(page: Any, figure: str, x: Any, y: Any) -> list[float]:
     """Moves the mouse to a point of a figure's axes, and waits for what is said of it; where that is on the screen."""
     page.evaluate("figure => document.querySelector(`[data-figure='${figure}']`).scrollIntoView({block: 'center'})", figure)
@@ -48,7 +63,8 @@ def point_at(page: Any, figure: str, x: Any, y: Any) -> list[float]:
         """([figure, x, y]) => {
             const plot = document.querySelector(`[data-figure="${figure}"]`), box = plot.getBoundingClientRect();
             const { xaxis, yaxis } = plot._fullLayout;
-            return [box.left + xaxis._offset + xaxis.d2p(x), box.top + yaxis._offset + yaxis.d2p(y)];
+            const across = Math.min(xaxis.d2p(x), xaxis._length - 1);  // the pixel at the right edge is no more of the figure
+            return [box.left + xaxis._offset + across, box.top + yaxis._offset + yaxis.d2p(y)];
         }""",
         [figure, x, y],
     )

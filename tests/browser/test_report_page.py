@@ -2,7 +2,7 @@
 
 import pytest
 from commands import ROOT
-from driving import COMMITTED, NOT_RUN, all_drawn, artefacts_of, drawn, hover_text, opened, point_at, too_wide, visible
+from driving import COMMITTED, NOT_RUN, all_drawn, artefacts_of, drawn, hover_text, opened, point_at, too_wide, visible, visible_point
 
 from results.step_times import TITLES
 from scripts.plan import known_artefacts
@@ -49,13 +49,7 @@ def test_pointing_at_a_cell_shows_its_seeds_and_a_click_the_runs_with_their_dyna
 def test_pointing_at_a_line_or_dot_says_what_it_is_and_a_click_shows_its_runs(page, figure):
     """Pairs, the two figures of budgets, curves, and dynamics."""
     drawn(page, figure.rpartition("-")[0])
-    x, y, ids = page.evaluate(
-        """figure => {
-            const trace = document.querySelector(`[data-figure="${figure}"]`).data.at(-1), at = trace.x.length >> 1;
-            return [trace.x[at], trace.y[at], trace.customdata[at]];
-        }""",
-        figure,
-    )
+    x, y, ids = visible_point(page, figure)
     place = point_at(page, figure, x, y)
     hover = hover_text(page, figure)
     assert "seed" in hover and all(name in hover for name in ids.split()), (ids, hover)
