@@ -99,6 +99,8 @@ def test_it_is_said_why_nothing_is_chosen_by_half_of_the_test_set(task, why):
     runs = [replace(run, config=run.config | {"task": run.config["task"] | {"name": task}}) for run in grid(noisy)]
     best = best_table(FIGURE2, frame(runs, "top1_accuracy"))
     assert why in held_out_note(FIGURE2, runs, best)
+    runs[0].record["metrics"]["another_score_selection"] = 1.0
+    assert "this score is not written for halves" in held_out_note(FIGURE2, runs, best)
     assert held_out_note(FIGURE2, [], pd.DataFrame()) == ""
 
 
