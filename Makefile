@@ -35,7 +35,7 @@ test: .venv/.stamp  ## run the tests
 test-slurm: .venv/.stamp  ## run the tests that need a Slurm on one that is started for them (as root on Debian; skipped elsewhere)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm $(or $(TESTS),tests/slurm)
 
-test-browser: .venv/.stamp  ## test the report page in Chromium (Debian: apt-get install chromium; skipped where it is missing)
+test-browser: .venv/.stamp  ## test the report page in Chromium (Debian: apt-get install chromium; skipped where it is missing, but with CI=true)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser $(or $(TESTS),tests/browser)
 
 lint: .venv/.stamp  ## check style, formatting and types
@@ -61,10 +61,16 @@ reproduce-all: .venv/.stamp  ## every artefact, the cheapest first, then Tables 
 	@failed=0; $(BIN)/python scripts/reproduce_all.py $(OPTIONS) || failed=$$?; [ $$failed -le 1 ] || exit $$failed; \
 	$(if $(SEEDS)$(ARGS)$(filter-out local,$(LAUNCHER)),echo "Tables I.2 and I.3 are left to make bench",$(MEASURE_TIMES) || failed=1); exit $$failed
 
-# Marks Tables I.2 and I.3 as measured on this machine, at paper scale on its GPU.
+# Of a scale, as for runs: Tables I.2 and I.3 are measured at paper scale on the GPU.
+bench_device = $(or $(DEVICE),$(if $(filter paper,$1),cuda,cpu))
+
+# Marks Tables I.2 and I.3 as measured on this machine.
 runs/.bench-%:
-	$(MAKE) bench DEVICE=$(or $(DEVICE),$(if $(filter paper,$*),cuda,cpu))
+	$(MAKE) bench DEVICE=$(call bench_device,$*)
 	@mkdir -p runs && touch $@
+
+reproduce-table_i2 reproduce-table_i3: reproduce-%:
+	$(MAKE) bench TABLES=$* DEVICE=$(call bench_device,$(SCALE))
 
 reproduce-figure_e5: .venv/.stamp-corruptions  # with which mini scale's images are made
 

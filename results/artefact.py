@@ -9,6 +9,7 @@ import pandas as pd
 
 from results.budget import budget_figure, budget_table, equal_budget_line, scores
 from results.claims import judge
+from results.code import code_remark
 from results.curves import curve_figure, curve_table
 from results.dynamics import dynamics_figure, dynamics_table
 from results.files import draw, write
@@ -27,6 +28,13 @@ LEGEND = (
     "Verdicts: *holds* and *does not hold* are significant (p < 0.05 after Holm's correction over an artefact's claims) where a test "
     "applies; *undecided* is neither; *too few seeds to say* means that no outcome of the test could have been significant. Brackets "
     "hold the 95 % bootstrap interval of a median difference. See `results/verdicts.py`."
+)
+# Of heat maps, the one layout in which settings are chosen.
+CHOICE = (
+    "Which setting a number is of: best cells, the frames in the figures, the shares and steps under the claims and a claim's *a against "
+    "b* take the setting that is best by the printed score itself, as the paper does, which flatters a method with more settings. A "
+    "claim's median difference and its p-value do not: at each seed a method plays the setting that its other seeds choose. The column "
+    "*chosen by half of the test set* is chosen by one half of the evaluation data and shows the score on the other."
 )
 
 
@@ -54,7 +62,8 @@ def write_artefact(
     verdicts = judge(artefact, scale, runs, complete=len(runs) == expected)
     facts = describe(artefact, scale, runs, expected, command)
     footer = f"{facts['scale']}; seeds {facts['seeds']}; {facts['runs']} runs; {facts['hardware']}"
-    extra, notes = None, [artefact.get("notes", {}).get(scale, "")]
+    remark = code_remark(runs)
+    extra, notes = None, [remark, artefact.get("notes", {}).get(scale, "")]
     plain = main = plain_table(artefact, scale, runs, seeds)
     if artefact["layout"] == "heatmap":
         data = frame(runs, artefact["metric"]["name"])
@@ -83,9 +92,8 @@ def write_artefact(
         *draw(figure, out_dir),
         *more_files,
     ]
-    return Summary(
-        "\n".join([_head(artefact, facts), markdown(main), "", _claims_in_lines(verdicts), str(out_dir / "table.md")]), tuple(files)
-    )
+    head = [_head(artefact, facts), *([f"{remark}\n"] if remark else [])]
+    return Summary("\n".join([*head, markdown(main), "", _claims_in_lines(verdicts), str(out_dir / "table.md")]), tuple(files))
 
 
 def plain_table(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], seeds: int) -> pd.DataFrame:
@@ -222,6 +230,8 @@ def _page(
     lines = [f"# {artefact['title']}", "", *(f"- {name}: {fact}" for name, fact in facts.items()), "", "![figure](figure.png)", ""]
     lines += [line for note in notes if note for line in (note, "")]
     lines += [markdown(main), ""]
+    if artefact["layout"] == "heatmap":
+        lines += [CHOICE, ""]
     if len(claims):
         lines += [f"## Claims of {artefact.get('claims_of', 'the paper')}", "", markdown(claims), "", LEGEND, ""]
     for title, table in beside.items():

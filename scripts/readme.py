@@ -64,7 +64,7 @@ def table(root: Path) -> str:
         costs = [readme[scale].format(runs=f"{count_runs(artefact, scale):,}") for scale in SCALES]
         rows[place(readme.get("place", name))] = (readme["item"], f"`make reproduce-{name}`", *costs, state(name, root))
     for name, readme in yaml.safe_load((root / "configs" / "bench.yaml").read_text()).items():
-        rows[place(name)] = (readme["item"], f"`make bench TABLES={name}`", readme["mini"], "", state(name, root))
+        rows[place(name)] = (readme["item"], f"`make reproduce-{name}`", readme["mini"], "", state(name, root))
     lines = (COLUMNS, ("---",) * len(COLUMNS), *(row for _, row in sorted(rows.items())))
     return "\n".join("| " + " | ".join(cell for cell in line) + " |" for line in lines)
 

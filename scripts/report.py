@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from results.runs import Run
 
 LOGS = ("metrics.jsonl", "dynamics.jsonl")
+MOST = 10_000_000  # bytes of a page that a browser opens at once and a repository can hold
 
 
 @cache  # artefacts share runs
@@ -73,9 +74,11 @@ def main(arguments: list[str]) -> None:
         *(planned_section(name) for name in published_alone),
     ]
     path = write_report(sections, scale, root / scale / "index.html")
+    if (count := path.stat().st_size) > MOST:
+        say(f"{path} has {size(count)}, more than the {size(MOST)} that a report should have: figures of fewer runs make it smaller")
     states = [section.state for section in sections]
     said = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    print(f"{path}: {len(sections)} artefacts ({said}), {size(path.stat().st_size)}")
+    print(f"{path}: {len(sections)} artefacts ({said}), {size(count)}")
 
 
 if __name__ == "__main__":

@@ -32,8 +32,9 @@ def duration(seconds: float) -> str:
 
 
 def hours(seconds: float, unit: str) -> str:
-    """Hours of a core or a GPU, to three digits."""
-    return f"{seconds / 3600:.3g} {unit}-hours"
+    """Hours of a core or a GPU, to three digits, all of those before the point."""
+    number = seconds / 3600
+    return f"{f'{number:,.0f}' if number >= 999.5 else f'{number:.3g}'} {unit}-hours"
 
 
 def size(count: int) -> str:

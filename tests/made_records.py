@@ -1,20 +1,13 @@
-"""Records of every artefact's mini runs as files, with scores that nobody chose: what report.py and reproduce.py read, without training."""
+"""Records of every artefact's mini runs as files (scripts/bench/made_records.py)."""
 
-import json
-import random
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
+from scripts.bench.made_records import metrics_of, write_run
 from scripts.plan import expand, load_artefact
-from tasks.engine import records
-
-MATRICES = [f"blocks.{layer}.{part}.weight" for layer in range(3) for part in ("attention.qkv", "attention.out", "mlp.0", "mlp.2")]
-STEPS = (10, 20, 30, 40, 50)
-SHARES = [f"wise_ft_{tenth / 10:.1f}" for tenth in range(11)]
 
 
 @cache  # Hydra takes seconds for all artefacts
@@ -23,53 +16,10 @@ def mini(name: str) -> dict[str, DictConfig]:
     return expand(load_artefact(name), {"scale": "mini"}, {})
 
 
-def metrics_of(name: str) -> set[str]:
-    """Every metric that an artefact shows."""
-    artefact = load_artefact(name)
-    parts = [*artefact.get("panels", ()), *(part["metric"] for part in artefact.get("parts", ()))]
-    named = {part.get("metric", part.get("name")) for part in parts} | set(artefact.get("curves", {}).get("y", ()))
-    named |= {artefact.get("metric", {}).get("name")} | set(SHARES if "interpolation" in artefact else ())
-    return {metric for metric in named if isinstance(metric, str)}
-
-
 def expand_once(artefact: dict[str, Any], options: dict[str, str], overrides: dict[str, str]) -> dict[str, DictConfig]:
     """In place of `scripts.plan.expand`, where a test stands in the folder that has the runs."""
     assert options["scale"] == "mini" and not overrides
     return mini(artefact["name"])
-
-
-def write_run(runs_dir: Path, cfg: DictConfig, metrics: Iterable[str], commit: str = "abc1234", failed: bool = False) -> Path:
-    """One run's folder: scores between 60 and 70 that follow from its run id, R, κ and λ that grow with the steps."""
-    run_id = records.run_id(cfg)
-    draw, folder = random.Random(run_id), runs_dir / cfg.task.name / run_id
-    folder.mkdir(parents=True, exist_ok=True)
-    scores = {metric: draw.uniform(60, 70) for metric in sorted(metrics)}
-    evaluated = [{"step": step} | {name: value - 50 + step for name, value in scores.items()} for step in STEPS]
-    bounded = cfg.regularizer.name not in ("adamw", "sgd", "rescaling")
-    rows: list[dict[str, Any]] = [{"matrices": MATRICES}]
-    for step in STEPS:
-        sizes = [step * draw.uniform(1e-5, 2e-5) for _ in MATRICES]
-        bounds = {"kappa": [None if step < 30 else 5e-4] * len(MATRICES), "lambda": [step / 1e4] * len(MATRICES)} if bounded else {}
-        rows.append({"step": step, "R": sizes} | bounds)
-    for log, lines in (("metrics.jsonl", evaluated), ("dynamics.jsonl", rows)):
-        (folder / log).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    record = {
-        "run_id": folder.name,
-        "config": records.identity(cfg),
-        "status": "failed" if failed else "finished",
-        "reason": "loss is nan at step 7" if failed else None,
-        "metrics": {} if failed else scores,
-        "metric": {"name": sorted(scores)[0], "better": "higher", "unit": "%"},
-        "steps": cfg.num_steps,
-        "seconds": 10.0,
-        "steps_per_second": 5.0,
-        "git_commit": commit,
-        "versions": {"python": "3.11", "torch": "2"},
-        "hardware": {"cpu": "a processor", "cores": 2, "threads": 1, "gpu": None, "processes": 1},
-    }
-    records.write_record(folder, record)
-    (folder / "config.yaml").write_text(json.dumps(record["config"]))
-    return folder
 
 
 def write_artefact_runs(runs_dir: Path, name: str) -> list[Path]:

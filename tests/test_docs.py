@@ -190,7 +190,7 @@ def copy(tmp_path_factory):
 
 
 def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess:
-    done = subprocess.run([sys.executable, script, *arguments], cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, script, *arguments], cwd=folder, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -240,7 +240,8 @@ def check_make(copy: Path, arguments: list[str]) -> None:
             if key == "ARGS" and arguments[0].startswith("reproduce-") and not value.startswith("--"):
                 composes(copy, ["launcher=slurm", *shlex.split(value)])
         elif argument.startswith("reproduce-"):
-            known = {path.stem for path in (copy / "configs/artefact").glob("*.yaml")} | {"all"}
+            tables = re.findall(r"^reproduce-(table_i\d) reproduce-(table_i\d):", makefile, re.MULTILINE)[0]
+            known = {path.stem for path in (copy / "configs/artefact").glob("*.yaml")} | {"all", *tables}
             assert argument.removeprefix("reproduce-") in known, argument
         else:
             assert argument in targets, argument
@@ -306,3 +307,7 @@ def test_the_tutorial_s_sweep_writes_its_figure(tmp_path):
     places = (f"data_dir={data}", f"runs_dir={tmp_path / 'runs'}")
     arguments = [argument for argument in shlex.split(command)[2:] if not argument.startswith("num_steps=")]
     assert "24 would be trained" in run(ROOT, "scripts/reproduce.py", *arguments, "num_steps=100", *places, "--dry-run").stdout
+    run(ROOT, "scripts/reproduce.py", *arguments, "num_steps=2", "lr=1e-3", *places)
+    written = tmp_path / "runs/results/mini/figure2"
+    assert "runs: 8 of 8" in (written / "table.md").read_text()
+    assert (written / "figure.png").stat().st_size > 20_000

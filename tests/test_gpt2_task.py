@@ -101,6 +101,11 @@ def test_the_evaluation_is_the_plain_mean_over_tokens(data, tmp_path):
     assert metrics["validation_loss"] == pytest.approx(loss, rel=1e-6)
     assert metrics["perplexity"] == pytest.approx(math.exp(loss), rel=1e-6)
     assert metrics["next_token_accuracy"] == pytest.approx(100 * (logits.argmax(-1) == targets).double().mean().item())
+    for half, blocks in (("selection", [0, 1, 4]), ("report", [2, 3])):  # of the three batches the 1st and the 3rd, and the 2nd
+        loss = cross_entropy(logits[blocks].flatten(0, 1), targets[blocks].flatten()).item()
+        assert metrics[f"perplexity_{half}"] == pytest.approx(math.exp(loss), rel=1e-6)
+    one_batch = build(tiny(data, tmp_path, "task.eval_blocks=2", "task.eval_batch_size=2"), CPU)
+    assert not [name for name in one_batch.evaluate(one_batch.model) if name.startswith("perplexity_")]
     assert workload.work == Work("token", 8 * 12, workload.model.shape.flops_per_token())
 
 

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 from itertools import chain
 
 import pytest
-from commands import call, is_one_line
-from made_records import MATRICES, STEPS, mini, write_artefact_runs, write_run
+from commands import ROOT, call, is_one_line
+from made_records import mini, write_artefact_runs
 from made_runs import FIGURE2, artefact, grid, noisy, run
 
 from results import write_artefact
@@ -18,6 +18,7 @@ from results.report.page import place, render
 from results.report.run_data import MOST_POINTS, pack, points_each, unpack
 from results.report.sections import COMMITTED, NOT_RUN, RECORDS, UNCORRECTED
 from scripts import compare, report, show
+from scripts.bench.made_records import MATRICES, STEPS, write_run
 from scripts.plan import known_artefacts
 from tasks.engine.errors import UserError
 
@@ -86,6 +87,21 @@ def test_both_sides_of_a_heat_map_share_one_colour_scale_from_their_best_cells(t
         best = max(value for _, value in cells)
         assert min(z for z, _ in cells) == 0
         assert all(z == pytest.approx(best - value, abs=0.11) for z, value in cells)  # the texts have one digit
+
+
+def luminance(colour):
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("colours", [0, 1], ids=["light", "dark"])
+def test_the_numbers_of_a_heat_map_are_readable_on_every_cell(colours):
+    """A contrast of 4.5 is what the accessibility guidelines ask for (WCAG 2.2, AA)."""
+    block = re.findall(r":root.*?\{(.*?)\}", (ROOT / "results/report/style.css").read_text(), re.DOTALL)[colours]
+    values = dict(re.findall(r"--(\w+): (#\w{6})", block))
+    for cell in ("best", "middle", "far"):
+        low, high = sorted(luminance(values[name]) for name in ("ink", cell))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, cell
 
 
 def test_a_run_s_data_are_those_of_its_record(tmp_path):
@@ -158,7 +174,7 @@ def test_what_a_reader_must_know_of_the_runs_is_said(tmp_path):
         one.record["git_commit"] = "0ld"
     write_artefact(FIGURE2, "mini", grid(noisy), tmp_path, expected=72, seeds=3, command="a command")
     remarks = " ".join(figure2_section(tmp_path, runs).remarks)
-    assert "2 commits" in remarks and "9 of 0ld" in remarks and "63 of abc" in remarks
+    assert "2 states" in remarks and "9 of 0ld" in remarks and "63 of abc" in remarks
     assert remarks.count("adamcpr_ws-2-") == 3 and "Failed" in remarks
     assert "committed table.csv holds other numbers" in remarks
 
@@ -219,6 +235,16 @@ def test_a_damaged_record_is_left_out_said_and_left_alone(grokking, capsys):
     assert "damaged" in capsys.readouterr().err
     assert folders[0].name not in html and "1 of 6 runs are missing" in words(html)
     assert {p: p.read_bytes() for p in runs_dir.rglob("*") if p.is_file()} == before
+
+
+def test_a_page_of_more_than_ten_megabytes_is_warned_of(grokking, capsys, monkeypatch):
+    runs_dir, results_dir, _ = grokking
+    page_of(runs_dir, results_dir)
+    assert capsys.readouterr().err == "" and report.MOST == 10e6
+    monkeypatch.setattr(report, "MOST", 1_000_000)
+    page_of(runs_dir, results_dir)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "more than the 1 MB" in line and "index.html" in line
 
 
 def test_report_refuses_what_would_change_the_artefacts():

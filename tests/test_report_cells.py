@@ -1,6 +1,7 @@
 """A wrong number cannot hide: of every artefact one cell, from the records' files by plain code, against table.csv, LaTeX and the page.
 
-All artefacts' runs lie in one folder: what does not belong to a cell is always there to get into it.
+All artefacts' runs lie in one folder, with strangers among them: the same settings at another scale, and runs of an older commit and failed
+ones of a seed that no artefact asks for. What does not belong to a cell is always there to get into it.
 """
 
 import csv
@@ -10,15 +11,20 @@ import statistics
 from pathlib import Path
 
 import pytest
-from made_records import expand_once, metrics_of, mini, write_run
+from made_records import expand_once, mini
 
+from results.artefact import read_facts
 from results.heatmap import power_of_ten
+from results.report.run_data import unpack
 from results.step_times import TITLES
 from scripts import report, reproduce
 from scripts.arguments import read_arguments
+from scripts.bench.made_records import metrics_of, write_run
 from scripts.plan import known_artefacts, load_artefact, plan
 from tasks.engine.records import run_folder
 
+# Settings that differ from a run of an artefact, and what the record says of it.
+STRANGERS = (({"scale": "paper"}, {}), ({"seed": 1001}, {"commit": "0ld"}), ({"seed": 1002}, {"failed": True}))
 MINI_TIMES = Path(__file__).resolve().parents[1] / "results" / "mini"
 
 
@@ -42,6 +48,11 @@ def written(tmp_path_factory):
             patch.setattr(f"results.artefact.{figure}", lambda *_: None)
         for folder, cfg in configs.items():
             write_run(runs_dir, cfg, wanted[folder])
+        for folder, cfg in list(configs.items())[::10]:
+            for changes, about in STRANGERS:
+                stranger = cfg.copy()
+                stranger.update(changes)
+                write_run(runs_dir, stranger, wanted[folder], **about)
         patch.setattr("results.artefact.draw", lambda *_: [])
         for name in known_artefacts():
             p = plan(load_artefact(name), {"scale": "mini"}, {})
@@ -70,6 +81,38 @@ def value_at(config: dict, key: str):
 
 def has(record: dict, settings: dict) -> bool:
     return all(value_at(record["config"], key) == value for key, value in settings.items())
+
+
+def test_strangers_are_in_no_table_and_not_on_the_page(written):
+    runs_dir, results = written
+    own = {run_id for name in known_artefacts() for run_id in mini(name)}
+    strangers = {folder.parent.name for folder in runs_dir.glob("*/*/record.json")} - own
+    assert len(strangers) > 150
+    page = (results / "index.html").read_text()
+    assert set(unpack(re.search(r'id="run-data">(.*?)</script>', page, re.DOTALL)[1])["runs"]) == own
+    assert not [run_id for run_id in strangers if run_id in page]
+    for name in known_artefacts():
+        facts = read_facts(results / name / "table.md")
+        assert (facts["runs"], facts["code"], facts["scale"]) == (f"{len(mini(name))} of {len(mini(name))}", "abc1234", "mini")
+        assert "1001" not in facts["seeds"]
+
+
+def test_an_older_commit_a_changed_tree_and_a_failed_run_of_a_table_s_own_are_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("scripts.plan.expand", expand_once)
+    monkeypatch.setattr("results.artefact.draw", lambda *_: [])
+    about = {0: {"commit": "0ld"}, 1: {"commit": "abc1234-dirty"}, 2: {"failed": True}}
+    for number, cfg in enumerate(mini("figure4").values()):
+        write_run(tmp_path / "runs", cfg, metrics_of("figure4"), **about.get(number, {}))
+    reproduce.reproduce(plan(load_artefact("figure4"), {"scale": "mini"}, {}), read_arguments(["figure4"]), tmp_path / "figure4")
+    said = "The runs are of 3 states of this repository: 1 of 0ld, 34 of abc1234, 1 of abc1234-dirty."
+    said += " 1 of 36 runs had changes that no commit holds."
+    assert said in capsys.readouterr().out.splitlines()
+    assert said in (tmp_path / "figure4" / "table.md").read_text().splitlines()
+    assert read_facts(tmp_path / "figure4" / "table.md")["runs"] == "36 of 36 (1 diverged)"
+    failed = list(mini("figure4").values())[2]
+    rows = [row for row in rows_of(tmp_path / "figure4") if row["diverged"] == "1"]
+    assert [float(row["lr"]) for row in rows] == [failed.lr] and rows[0]["seeds"] == "2"
 
 
 def of_layout(layout: str) -> list[str]:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from scripts.arguments import read_arguments
 from scripts.bench.sweeps import make_finished, sweep
 from scripts.plan import expand, known_artefacts, load_artefact, plan
+from scripts.tables import hours
 from tasks.engine import records
 from tasks.engine.attempts import history
 from tasks.engine.errors import TrainingFailed
@@ -97,6 +98,11 @@ def every_state(finished: Path, folder: Path, monkeypatch) -> Iterator[tuple[Pat
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     with only_process(runs[2]):
         yield runs_dir, runs
+
+
+@pytest.mark.parametrize(("count", "said"), [(0.01234, "0.0123"), (12.34, "12.3"), (999.4, "999"), (999.6, "1,000"), (11600, "11,600")])
+def test_hours_are_said_in_digits(count, said):
+    assert hours(3600 * count, "GPU") == f"{said} GPU-hours"
 
 
 def test_status_tells_every_state_and_names_what_is_not_done(finished, tmp_path, monkeypatch):

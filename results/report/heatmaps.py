@@ -108,7 +108,8 @@ def _panel(artefact: Mapping[str, Any], panel: Mapping[str, Any], side: str, cel
 
 
 def _axis(names: list[str], ends: list[float]) -> dict[str, Any]:
-    return {"tickvals": list(range(len(names))), "ticktext": names, "range": ends}
+    named = [number for number, name in enumerate(names) if name]  # a lone column has no name, and no tick
+    return {"tickvals": named, "ticktext": [names[number] for number in named], "range": ends}
 
 
 def _outline(cells: pd.DataFrame, rows: list[float], columns: list[str], better: str) -> list[dict[str, Any]]:

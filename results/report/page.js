@@ -32,7 +32,10 @@ function themedLayout(layout, heatmap) {
 
 function themedTrace(trace, method) {
   const made = { ...trace, visible: !method || !trace.meta || trace.meta === method };
-  if (trace.type === "heatmap") made.colorscale = [[0, colour("best")], [0.5, colour("middle")], [1, colour("far")]];
+  if (trace.type === "heatmap") {
+    made.colorscale = [[0, colour("best")], [0.5, colour("middle")], [1, colour("far")]];
+    made.textfont = { color: colour("ink") }; // readable on each of them, which Plotly's own choice of grey or white is not
+  }
   return made;
 }
 

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from results.artefact import LEGEND
+from results.artefact import CHOICE, LEGEND
 from results.files import write
 from results.order import place
 from results.report.panels import Panel
@@ -47,7 +47,7 @@ def render(sections: Sequence[Section], scale: str) -> str:
         run_count=len({run.record["run_id"] for run in runs}),
         commits=sorted({str(run.record["git_commit"]) for run in runs}),
         points=points_each(runs),
-        legend=LEGEND.replace("*", "").replace("`", "").rpartition("; see")[0] + ".",
+        legends=[re.sub(r"[*`]", "", text) for text in (LEGEND, f"Heat maps. {CHOICE}")],
         tasks=sorted({task for section in sections for task in section.tasks}),
         methods=sorted({method for section in sections for method in section.methods}),
         style=Markup((HERE / "style.css").read_text()),

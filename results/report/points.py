@@ -14,6 +14,8 @@ from results.report.panels import Panel, escaped, figure
 from results.runs import Run, flatten
 from results.step_times_figure import PARTS
 
+RATIOS = [ratio * power for power in (0.1, 1, 10, 100) for ratio in (1, 2, 5)]  # ticks: Plotly's own say 5 for 0.5
+
 
 def pair_panels(artefact: Mapping[str, Any], scale: str, table: pd.DataFrame, runs: Sequence[Run]) -> list[Panel]:
     """A panel a part, a point a pair: the first value's score across, the second's up; dashed the margin around equality.
@@ -95,7 +97,7 @@ def time_panels(data: pd.DataFrame) -> list[Panel]:
             look = {"color": colour, "size": 8}
             traces.append(go.Scatter(**points, mode="markers", marker=look, error_x=error, hovertext=rounds, hovertemplate=text))
         one = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": 1, "x1": 1, "line": {"color": LEVEL, "dash": "dash", "width": 1}}
-        x = {"type": "log", "title": {"text": "x fused AdamW"}, "dtick": "D2"}
+        x = {"type": "log", "title": {"text": "x fused AdamW"}, "tickvals": RATIOS, "ticktext": [f"{ratio:g}" for ratio in RATIOS]}
         made = figure(traces, shapes=[one], xaxis=x, yaxis={"autorange": "reversed"})
         panels.append(Panel(made, str(shape), (), 530, 90 + 22 * len(methods), legend=tuple(legend)))
     return panels

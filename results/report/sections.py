@@ -14,6 +14,7 @@ import yaml
 from results.artefact import at_scale, describe, plain_table, read_facts, tuning_tables
 from results.budget import budget_table
 from results.claims import judge
+from results.code import code_remark, written_remark
 from results.interpolation import interpolated, interpolation_table
 from results.order import NUMBERED
 from results.pairs import pair_table
@@ -168,12 +169,8 @@ def _remarks(runs: Sequence[Run], table: pd.DataFrame, folder: Path, expected: i
     failed = [run for run in runs if run.record["status"] != "finished"]
     if failed:
         remarks.append("Failed: " + "; ".join(f"{run.record['run_id']} ({run.record.get('reason')})" for run in failed))
-    commits: dict[str, int] = {}
-    for run in runs:
-        commits[str(run.record["git_commit"])] = commits.get(str(run.record["git_commit"]), 0) + 1
-    if len(commits) > 1:
-        said = ", ".join(f"{number} of {commit}" for commit, number in commits.items())
-        remarks.append(f"The runs are of {len(commits)} commits of this repository: {said}.")
+    if code := code_remark(runs):
+        remarks.append(code)
     path = folder / "table.csv"
     if path.exists() and not _same_numbers(path, table):
         remarks.append("The committed table.csv holds other numbers than these records; the command above writes it anew.")
@@ -218,12 +215,14 @@ def _committed(base: Section, artefact: Mapping[str, Any], scale: str, folder: P
     panels, far, tables = _shown(artefact, scale, table, [])
     picture = folder / "figure.svg"
     image = "data:image/svg+xml;base64," + base64.b64encode(picture.read_bytes()).decode() if not panels and picture.exists() else ""
+    facts = read_facts(folder / "table.md")
+    remarks = [UNCORRECTED] if any("p = " in verdict.ours and verdict.p is None for verdict in verdicts) else []
     made = replace(
         base,
         state=COMMITTED,
-        remarks=(UNCORRECTED,) if any("p = " in verdict.ours and verdict.p is None for verdict in verdicts) else (),
+        remarks=tuple(filter(None, (*remarks, written_remark(facts.get("code", ""))))),
         verdicts=verdicts,
-        facts=read_facts(folder / "table.md"),
+        facts=facts,
         panels=panels,
         far=far,
         tables=tables,
@@ -253,7 +252,7 @@ def read_verdicts(path: Path) -> list[Verdict]:
 
 def step_times_section(name: str, folder: Path) -> Section:
     """Table I.2 or I.3, from its rounds.json: every round's seconds."""
-    base = Section(name, TITLES[name], ("step times",), (), f"make bench TABLES={name}", NOT_RUN, files=_files(folder), note=READING)
+    base = Section(name, TITLES[name], ("step times",), (), f"make reproduce-{name}", NOT_RUN, files=_files(folder), note=READING)
     theirs, path = published(name), folder / "rounds.json"
     record = json.loads(path.read_text()) if path.exists() else {"shapes": {}}
     verdicts = judge_times(name, record, theirs[theirs["row"] == "adamcpr"].set_index("shape")["ratio_paper"].to_dict())

@@ -2,7 +2,8 @@
 
 1. How long reproduce.py takes to plan and skip `finished` runs, and its --dry-run and status.py: wall time of the commands, median of
    `rounds`. The runs are copies of a real one, each with its own record.
-2. How long launcher=local takes per run beside the training: in a sweep of `runs` tiny runs, jobs=1, the time from one record to the next,
+2. How long report.py takes for the records of every artefact's mini runs, and how large its page gets. The scores are made up.
+3. How long launcher=local takes per run beside the training: in a sweep of `runs` tiny runs, jobs=1, the time from one record to the next,
    less the seconds of training on the latter. That is all there is: handing the run over, its model and data, its checkpoint and record.
 """
 
@@ -17,17 +18,20 @@ import time
 from pathlib import Path
 from statistics import median, quantiles
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.bench.made_records import metrics_of, write_run
 from scripts.common import ROOT, one_line_errors
-from scripts.plan import expand, load_artefact
+from scripts.plan import expand, known_artefacts, load_artefact
+from scripts.tables import size
 from tasks.engine import records
 from tasks.engine.errors import UserError
 
 TINY = {"num_steps": "16", "task.model.width": "32", "task.batch_size": "64", "task.log_every_steps": "8"}
 METHODS = 6  # of the grokking artefact: runs per seed
+LOGGED = range(20, 1001, 20)  # steps at which a made-up run has evaluations and R, κ and λ
 
 
 def seconds_of(script: str, *arguments: str) -> float:
@@ -77,6 +81,20 @@ def skipping(runs: int, rounds: int, runs_dir: Path) -> None:
         )
 
 
+def reporting(rounds: int, folder: Path) -> None:
+    """Prints how long the report takes when every run of every artefact is on record."""
+    runs_dir = folder / "runs"
+    wanted: dict[str, tuple[DictConfig, set[str]]] = {}
+    for name in known_artefacts():
+        for run_id, cfg in expand(load_artefact(name), {"scale": "mini"}, {"runs_dir": str(runs_dir)}).items():
+            wanted.setdefault(run_id, (cfg, set()))[1].update(metrics_of(name))  # artefacts share runs
+    for cfg, metrics in wanted.values():
+        write_run(runs_dir, cfg, metrics, steps=LOGGED)
+    times = [seconds_of("report.py", "scale=mini", f"runs_dir={runs_dir}", f"results_dir={folder / 'results'}") for _ in range(rounds)]
+    page = size((folder / "results/mini/index.html").stat().st_size)
+    print(f"report.py: {median(times):.1f} s for {len(wanted)} runs, {min(times):.1f} to {max(times):.1f} s; a page of {page}", flush=True)
+
+
 def overhead(runs: int, runs_dir: Path) -> None:
     """Prints what launcher=local adds to the training of a run."""
     seconds_of("reproduce.py", *sweep(runs, runs_dir), "jobs=1")
@@ -88,7 +106,7 @@ def overhead(runs: int, runs_dir: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Measures both in a temporary folder."""
+    """Measures all three in a temporary folder."""
     options = {"finished": "1000", "runs": "60", "rounds": "3"} | dict(a.split("=", 1) for a in arguments if "=" in a)
     if unknown := [a for a in arguments if a.partition("=")[0] not in ("finished", "runs", "rounds")]:
         raise UserError(f"{unknown[0]} is unknown; finished=1000 runs=60 rounds=3 can be given")
@@ -98,6 +116,7 @@ def main(arguments: list[str]) -> None:
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         skipping(finished, rounds, Path(folder) / "finished")
+        reporting(rounds, Path(folder) / "report")
         overhead(runs, Path(folder) / "tiny")
     print(f"load {os.getloadavg()[0]:.1f} at the end")
 

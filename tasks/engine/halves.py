@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+SUFFIXES = ("_selection", "_report")  # of the score that chooses a setting, and of the one that judges it
+
 
 def with_halves(name: str, values: Tensor, factor: float = 1.0) -> dict[str, float]:
     """factor times the mean of `values` [n], a value an example in the order of the test set, as `name`.
@@ -10,5 +12,5 @@ def with_halves(name: str, values: Tensor, factor: float = 1.0) -> dict[str, flo
     """
     if len(values) < 2:
         raise ValueError(f"{name}: {len(values)} test example(s) have no two halves")
-    parts = {"": values, "_selection": values[0::2], "_report": values[1::2]}
+    parts = {"": values} | {suffix: values[first::2] for first, suffix in enumerate(SUFFIXES)}
     return {name + suffix: factor * part.double().sum().item() / len(part) for suffix, part in parts.items()}

@@ -1,6 +1,7 @@
 """How well a language model knows the next token of a text."""
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,21 +10,31 @@ from torch.nn.functional import cross_entropy
 from tasks.gpt2.data import Batch
 
 
-@torch.no_grad()
-def next_token_scores(
-    model: nn.Module, logits_of: Callable[[Tensor], Tensor], batches: Iterable[Batch], device: torch.device
-) -> tuple[float, float]:
-    """The mean loss in nats, and how often the likeliest token is right, in percent; the model is left in evaluation mode.
+class Scores(NamedTuple):
+    """The mean loss in nats; how often the likeliest token is right, in percent; the loss over every other batch, and over the rest.
 
-    logits_of: from tokens [batch, tokens] to logits [batch, tokens, vocabulary] of the model.
+    halves: empty where there is one batch alone.
     """
+
+    loss: float
+    accuracy: float
+    halves: tuple[float, ...]
+
+
+@torch.no_grad()
+def next_token_scores(model: nn.Module, logits_of: Callable[[Tensor], Tensor], batches: Iterable[Batch], device: torch.device) -> Scores:
+    """The model is left in evaluation mode. logits_of: from tokens [batch, tokens] to its logits [batch, tokens, vocabulary]."""
     model.eval()
     losses = torch.zeros((), dtype=torch.float64, device=device)
+    of_half = torch.zeros(2, dtype=torch.float64, device=device)  # their sum may differ from `losses` in its last bit
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    count = 0
-    for tokens, targets in batches:
+    counts = [0, 0]
+    for number, (tokens, targets) in enumerate(batches):
         logits = logits_of(tokens)
-        losses += cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
+        loss = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
+        losses += loss
+        of_half[number % 2] += loss
         correct += (logits.argmax(-1) == targets).sum()
-        count += targets.numel()
-    return losses.item() / count, 100 * correct.item() / count
+        counts[number % 2] += targets.numel()
+    halves = tuple(total / count for total, count in zip(of_half.tolist(), counts, strict=True)) if all(counts) else ()
+    return Scores(losses.item() / sum(counts), 100 * correct.item() / sum(counts), halves)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.engine.errors import UserError
+from tasks.engine.halves import SUFFIXES
 from tasks.engine.workload import Metric, Work, Workload
 from tasks.gpt2.data import Batch, Blocks, batches, in_order
 from tasks.gpt2.model import build as build_model
@@ -42,14 +43,18 @@ def build(cfg: Any, device: torch.device) -> Workload:
 
 
 def evaluation(validation: Blocks, task: Any, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
-    """Mean loss of the next token in nats over validation blocks, its exponential, and how often the likeliest token is right."""
+    """Mean loss of the next token in nats over validation blocks, its exponential, and how often the likeliest token is right.
+
+    The exponential also over the 1st, 3rd, ... batch of blocks, and over the others: see tasks/engine/halves.py.
+    """
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        loss, accuracy = next_token_scores(model, model, in_order(validation, task.eval_batch_size, task.eval_blocks, device), device)
-        return {
-            "validation_loss": loss,
-            "perplexity": math.exp(min(loss, 700.0)),  # a diverged run's loss would overflow
-            "next_token_accuracy": accuracy,
-        }
+        scores = next_token_scores(model, model, in_order(validation, task.eval_batch_size, task.eval_blocks, device), device)
+        found = {"validation_loss": scores.loss, "perplexity": perplexity(scores.loss), "next_token_accuracy": scores.accuracy}
+        return found | {f"perplexity{suffix}": perplexity(loss) for suffix, loss in zip(SUFFIXES, scores.halves, strict=False)}
 
     return evaluate
+
+
+def perplexity(loss: float) -> float:
+    return math.exp(min(loss, 700.0))  # a diverged run's loss would overflow

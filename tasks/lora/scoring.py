@@ -23,29 +23,28 @@ def answer_losses(model: nn.Module, inputs: Batch) -> Tensor:
 
 
 class Exam:
-    """Questions with the answers to choose from; `accuracy(model)` compares the answers' likelihoods, nothing is generated."""
+    """Questions with the answers to choose from; `right(model)` compares the answers' likelihoods, nothing is generated."""
 
     def __init__(
         self, questions: Sequence[Question], answers: Sequence[str], encode: Encode, most: int, batch_size: int, device: torch.device
     ) -> None:
         """Raises ValueError if a question's answer is not one of `answers`, or has no token of its own."""
         self.count, self.choices = len(questions), len(answers)
-        self.right = torch.tensor([list(answers).index(question.answer) for question in questions], device=device)
+        self.answers = torch.tensor([list(answers).index(question.answer) for question in questions], device=device)
         self.rows = rows([replace(question, answer=answer) for question in questions for answer in answers], encode, most)
         # Long rows together: fewer places to fill up.
         self.order = sorted(range(len(self.rows)), key=lambda index: len(self.rows[index].tokens))
         self.batch_size, self.device = batch_size, device
 
     @torch.no_grad()
-    def accuracy(self, model: nn.Module) -> float:
-        """In percent."""
+    def right(self, model: nn.Module) -> Tensor:
+        """Whether the likeliest answer is the right one, bool [questions]."""
         model.eval()
         losses = torch.empty(len(self.rows), device=self.device)
         for start in range(0, len(self.order), self.batch_size):
             chosen = self.order[start : start + self.batch_size]
             losses[chosen] = answer_losses(model, batch([self.rows[index] for index in chosen], self.device))
-        likeliest = losses.view(self.count, self.choices).argmin(1)
-        return 100 * (likeliest == self.right).double().mean().item()
+        return losses.view(self.count, self.choices).argmin(1) == self.answers
 
 
 def language_scores(model: nn.Module, blocks: Blocks, batch_size: int, most: int | None, device: torch.device) -> dict[str, float]:
@@ -54,5 +53,5 @@ def language_scores(model: nn.Module, blocks: Blocks, batch_size: int, most: int
     def logits_of(tokens: Tensor) -> Tensor:
         return model(input_ids=tokens, use_cache=False).logits
 
-    loss, accuracy = next_token_scores(model, logits_of, in_order(blocks, batch_size, most, device), device)
-    return {"language_loss": loss, "language_accuracy": accuracy}
+    scores = next_token_scores(model, logits_of, in_order(blocks, batch_size, most, device), device)
+    return {"language_loss": scores.loss, "language_accuracy": scores.accuracy}

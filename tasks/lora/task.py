@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.engine.errors import UserError
+from tasks.engine.halves import SUFFIXES, with_halves
 from tasks.engine.terminal import say
 from tasks.engine.workload import Metric, Workload
 from tasks.gpt2 import tokenizer as bpe
@@ -36,7 +37,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
         return answer_losses(model, batch).mean()
 
     def scores(model: nn.Module) -> dict[str, float]:
-        found = {"accuracy": exam.accuracy(model)}
+        found = {name: 100 * share for name, share in with_halves("accuracy", exam.right(model)).items()}
         if task.small is not None:
             blocks = Blocks(open_split(root, task.small.text, "validation"), task.small.context)
             found |= language_scores(model, blocks, task.eval_batch_size, task.eval_blocks, device)
@@ -71,7 +72,8 @@ def _base(cfg: Any, root: Path) -> tuple[nn.Module, Encode, Any]:
 def evaluation(scores: Callable[[nn.Module], dict[str, float]]) -> Callable[[nn.Module], dict[str, float]]:
     """Every score of the fine-tuned model, and its change against the model without LoRA, which is the same at every step.
 
-    For language_loss the change is called forgetting: how many nats the model has lost.
+    For language_loss the change is called forgetting: how many nats the model has lost. Of a half of the questions it is
+    accuracy_change_selection, not accuracy_selection_change: the halves of the metric accuracy_change.
     """
     before: dict[str, float] = {}
 
@@ -82,7 +84,8 @@ def evaluation(scores: Callable[[nn.Module], dict[str, float]]) -> Callable[[nn.
         after = scores(model)
         metrics: dict[str, float] = {}
         for name, value in after.items():
-            change = "forgetting" if name == "language_loss" else f"{name}_change"
+            half = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
+            change = "forgetting" if name == "language_loss" else f"{name.removesuffix(half)}_change{half}"
             metrics |= {name: value, f"{name}_before": before[name], change: value - before[name]}
         return metrics
 

@@ -1,61 +1,36 @@
-"""The report page as a reader uses it: figures, hover, click, filters, light and dark, and every width of screen."""
+"""The report page as a reader uses it: figures, hover, click and filters. Its looks are in test_report_looks.py."""
 
 import pytest
+from commands import ROOT
+from driving import COMMITTED, NOT_RUN, all_drawn, artefacts_of, drawn, hover_text, opened, point_at, too_wide, visible, visible_point
 
+from results.step_times import TITLES
 from scripts.plan import known_artefacts
 
 
-def drawn(page, name):
-    """Scrolls to an artefact and waits for its first figure."""
-    page.evaluate("name => document.getElementById(name).scrollIntoView()", name)
-    page.wait_for_function("name => document.querySelector(`#${name} .plot`).drawn", arg=name)
-
-
-def centre_of(page, figure, x, y):
-    """Where a point of a figure's axes is on the screen."""
-    return page.evaluate(
-        """([figure, x, y]) => {
-            const plot = document.querySelector(`[data-figure="${figure}"]`), box = plot.getBoundingClientRect();
-            const { xaxis, yaxis } = plot._fullLayout;
-            return [box.left + xaxis._offset + xaxis.d2p(x), box.top + yaxis._offset + yaxis.d2p(y)];
-        }""",
-        [figure, x, y],
-    )
-
-
-def point_at(page, figure, x, y):
-    """Moves the mouse to a point of a figure's axes, and waits for what is said of it; where that is on the screen."""
-    place = centre_of(page, figure, x, y)
-    page.mouse.move(place[0] - 2, place[1])
-    page.mouse.move(*place)
-    page.wait_for_selector(f'[data-figure="{figure}"] .hoverlayer .hovertext')
-    return place
-
-
-def visible(page, selector):
-    return page.evaluate(
-        "s => [...document.querySelectorAll(s)].filter(e => e.offsetParent).map(e => e.id || e.textContent.trim())", selector
-    )
-
-
-def test_every_artefact_has_a_figure_or_says_why_not_and_a_verdict(page):
-    for name in known_artefacts():
+def test_every_artefact_has_a_figure_a_verdict_and_its_command(page):
+    assert set(artefacts_of(page)) == {*known_artefacts(), *TITLES}
+    for name in artefacts_of(page):
         section = page.locator(f"#{name}")
         assert section.locator(".verdicts").count() == 1, name
-        assert section.locator(".plot, .static img").count() or "No figure" in section.inner_text(), name
-        assert section.locator(".command").inner_text().startswith("make reproduce-"), name
-    for name in ("figure1", "figure2", "figure4", "figure5", "grokking", "evaluate_at", "figure_e1"):
+        assert section.locator(".command").inner_text() == f"make reproduce-{name}"
         drawn(page, name)
-        plot = page.locator(f"#{name} .plot").first
+        plot = section.locator(".plot").first
         assert plot.locator("svg").count() and plot.bounding_box()["height"] > 100, name
+        assert page.evaluate("name => document.querySelector(`#${name} .plot`).data.length", name), name
     assert page.locator("#figure4 .heatmaplayer image, #figure4 .heatmaplayer path").count()
     assert page.locator("#grokking .scatterlayer .trace").count() > 5
 
 
+def test_the_states_of_the_artefacts_are_said(page):
+    assert page.locator(f"#{COMMITTED} .state").inner_text().startswith("from the committed files")
+    assert page.locator(f"#{NOT_RUN} .state").inner_text().startswith("runs missing")
+    assert page.locator("#figure2 .state").inner_text().startswith("from records")
+
+
 def test_pointing_at_a_cell_shows_its_seeds_and_a_click_the_runs_with_their_dynamics(page):
-    drawn(page, "figure4")
     place = point_at(page, "figure4-0", 1, 0)
-    hover = page.locator("#figure4 .hoverlayer").first.inner_html()
+    hover = hover_text(page, "figure4-0")
     ids = page.evaluate("document.querySelector('[data-figure=\"figure4-0\"]').data[0].customdata[0][1]").split()
     assert len(ids) == 3 and all(name in hover for name in ids)
     assert all(word in hover for word in ("mean", "seed 1", "seed 2", "seed 3", "regularizer.weight_decay=0.01"))
@@ -68,6 +43,29 @@ def test_pointing_at_a_cell_shows_its_seeds_and_a_click_the_runs_with_their_dyna
     )  # R of three seeds: AdamW has no bound
     page.keyboard.press("Escape")
     page.wait_for_selector("#runs", state="hidden")
+
+
+@pytest.mark.parametrize("figure", ["evaluate_at-0", "figure1-0", "figure1-1", "grokking-0", "figure5-0"])
+def test_pointing_at_a_line_or_dot_says_what_it_is_and_a_click_shows_its_runs(page, figure):
+    """Pairs, the two figures of budgets, curves, and dynamics."""
+    drawn(page, figure.rpartition("-")[0])
+    x, y, ids = visible_point(page, figure)
+    place = point_at(page, figure, x, y)
+    hover = hover_text(page, figure)
+    assert "seed" in hover and all(name in hover for name in ids.split()), (ids, hover)
+    page.mouse.click(*place)
+    page.wait_for_selector("#runs[open] #runs-table td")
+    text = page.locator("#runs").inner_text()
+    assert all(name in text for name in ids.split()) and f"{len(ids.split())} run" in text
+
+
+def test_pointing_at_a_step_time_says_the_method_its_ratio_and_its_rounds(page):
+    drawn(page, "table_i2")
+    figure = page.evaluate("document.querySelector('#table_i2 .plot').dataset.figure")
+    trace = page.evaluate("document.querySelector('#table_i2 .plot').data[0]")
+    point_at(page, figure, trace["x"][0], trace["y"][0])
+    hover = hover_text(page, figure)
+    assert trace["y"][0] in hover and f"{trace['x'][0]:.3f} x fused AdamW" in hover and "15 rounds" in hover
 
 
 def test_a_click_on_a_curve_shows_r_kappa_and_lambda_of_its_run(page):
@@ -109,35 +107,19 @@ def test_filters_by_task_and_by_method(page):
     assert visible(page, "section.artefact") == every
 
 
-@pytest.mark.parametrize("width", [390, 1440])
-@pytest.mark.parametrize("colours", ["light", "dark"])
-def test_nothing_is_wider_than_the_screen(page, width, colours):
-    page.set_viewport_size({"width": width, "height": 900})
-    page.emulate_media(color_scheme=colours)
-    for name in ("figure1", "figure2", "figure4", "figure5", "evaluate_at"):
-        drawn(page, name)
-    page.evaluate("document.querySelectorAll('section details').forEach(details => { details.open = true; })")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    wide = """[...document.querySelectorAll('main *')]
-        .filter(e => !e.closest('.scroll, .plot') && e.getBoundingClientRect().right > innerWidth + 1).length"""
-    assert page.evaluate(wide) == 0
-    assert page.evaluate("document.documentElement.dataset.theme") == colours
-
-
-def test_the_button_changes_light_to_dark(page):
-    drawn(page, "figure2")
-    ground = "getComputedStyle(document.body).backgroundColor"
-    before, best = page.evaluate(ground), page.evaluate("document.querySelector('#figure2 .plot').data[0].colorscale[0][1]")
-    page.click("#theme")
-    assert page.evaluate(ground) != before
-    assert page.evaluate("document.querySelector('#figure2 .plot').data[0].colorscale[0][1]") != best
-
-
-def test_in_print_everything_is_drawn_and_the_controls_are_gone(page):
-    page.emulate_media(color_scheme="dark")
-    page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
-    page.emulate_media(media="print", color_scheme="dark")
-    page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert page.evaluate("document.documentElement.dataset.theme") == "light"
-    assert page.evaluate("[...document.querySelectorAll('.plot')].every(plot => plot.drawn)")
-    assert visible(page, "nav, .filters, #theme") == []
+@pytest.mark.parametrize(
+    "path", [ROOT / "results" / scale / "index.html" for scale in ("mini", "paper")], ids=lambda path: path.parent.name
+)
+def test_the_committed_page_is_whole_at_every_width(browser, path):
+    if not path.exists():
+        pytest.skip(f"no {path.relative_to(ROOT)}")
+    with opened(browser, path) as page:
+        for width in (390, 1440):
+            page.set_viewport_size({"width": width, "height": 900})
+            all_drawn(page)
+            assert too_wide(page) == []
+        assert {*known_artefacts(), *TITLES} <= set(artefacts_of(page))
+        without = "[...document.querySelectorAll('section.artefact')].filter(s => !s.querySelector('.verdicts')).map(s => s.id)"
+        assert page.evaluate(without) == []
+        blank = "[...document.querySelectorAll('.plot, .static img')].filter(e => e.getBoundingClientRect().height < 100).length"
+        assert page.evaluate(blank) == 0

@@ -61,7 +61,7 @@ def test_the_likeliest_answer_counts(made):
             rows = data.rows([replace(question, answer=answer) for answer in (" yes", " no")], encode, 32)
             losses = [answer_losses(model, data.batch([row], CPU)).item() for row in rows]
             right += (" yes", " no")[losses.index(min(losses))] == question.answer
-    assert exam.accuracy(model) == 100 * right / 20
+    assert exam.right(model).sum() == right and len(exam.right(model)) == 20
     with pytest.raises(ValueError, match="not in list"):
         Exam(asked, (" yes",), encode, 32, 7, CPU)
 
@@ -144,7 +144,9 @@ def test_the_papers_way_with_a_small_pretrained_model(made, root):
         workload.loss(workload.model, workload.batch_at(0)).backward()
         metrics = workload.evaluate(workload.model)
     assert metrics["accuracy_change"] == 0.0
-    assert set(metrics) == {"accuracy", "accuracy_before", "accuracy_change"}
+    of_half = {name.replace("accuracy", f"accuracy_{half}") for half in ("selection", "report") for name in ("accuracy", "accuracy_before")}
+    of_half |= {"accuracy_change_selection", "accuracy_change_report"}
+    assert set(metrics) == {"accuracy", "accuracy_before", "accuracy_change"} | of_half
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bits(made, tmp_path):
@@ -162,6 +164,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(made, tmp_path):
     assert whole["metrics"] == resumed["metrics"] and whole["state_sha256"] == resumed["state_sha256"]
     metrics = whole["metrics"]
     assert metrics["accuracy_change"] == pytest.approx(metrics["accuracy"] - metrics["accuracy_before"])
+    assert metrics["accuracy_change_report"] == metrics["accuracy_report"] - metrics["accuracy_report_before"]
     assert metrics["forgetting"] == pytest.approx(metrics["language_loss"] - metrics["language_loss_before"])
     assert metrics["forgetting"] != 0
     (path,) = (tmp_path / "whole").glob("lora/*/checkpoint.pt")

@@ -1,0 +1,95 @@
+"""How the tests drive the report page."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Artefacts that share no run with others: on the tests' page one has committed files alone, the other nothing but published numbers.
+COMMITTED, NOT_RUN = "figure_e5", "amos22"
+
+
+@contextmanager
+def opened(browser: Any, path: Path, width: int = 1440, colours: str = "light") -> Iterator[Any]:
+    """A page from the disk. None may end with an error on its console or a request to anything but the file."""
+    page = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=colours, reduced_motion="reduce")
+    errors, requests = [], []
+    page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(path.as_uri())
+    yield page
+    page.close()
+    assert errors == []
+    assert [url for url in requests if not url.startswith(("data:", "blob:"))] == [path.as_uri()]
+
+
+def drawn(page: Any, name: str) -> None:
+    """Scrolls to an artefact and waits for its first figure."""
+    page.evaluate("name => document.getElementById(name).scrollIntoView()", name)
+    page.wait_for_function("name => document.querySelector(`#${name} .plot`).drawn", arg=name)
+
+
+def all_drawn(page: Any) -> None:
+    """Every figure, and every table folded out."""
+    page.evaluate("document.querySelectorAll('section details').forEach(details => { details.open = true; })")
+    page.evaluate("plots.forEach(draw)")
+
+
+def artefacts_of(page: Any) -> list[str]:
+    return page.evaluate("[...document.querySelectorAll('section.artefact')].map(section => section.id)")  # type: ignore[no-any-return]
+
+
+def visible_point(page: Any, figure: str) -> tuple[Any, Any, str]:
+    """x, y and run ids of a point of the last trace that lies within the figure's axes: the middle one of those that do."""
+    return page.evaluate(  # type: ignore[no-any-return]
+        """figure => {
+            const plot = document.querySelector(`[data-figure="${figure}"]`), { x, y, customdata } = plot.data.at(-1);
+            const within = (axis, value) => axis.d2p(value) >= 0 && axis.d2p(value) <= axis._length;
+            const { xaxis, yaxis } = plot._fullLayout;
+            const seen = [...x.keys()].filter(i => y[i] !== null && within(xaxis, x[i]) && within(yaxis, y[i]));
+            const at = seen[seen.length >> 1];
+            return [x[at], y[at], customdata[at]];
+        }""",
+        figure,
+    )
+
+
+def point_at(page: Any, figure: str, x: Any, y: Any) -> list[float]:
+    """Moves the mouse to a point of a figure's axes, and waits for what is said of it; where that is on the screen."""
+    page.evaluate("figure => document.querySelector(`[data-figure='${figure}']`).scrollIntoView({block: 'center'})", figure)
+    page.wait_for_function("figure => document.querySelector(`[data-figure='${figure}']`).drawn", arg=figure)
+    place: list[float] = page.evaluate(
+        """([figure, x, y]) => {
+            const plot = document.querySelector(`[data-figure="${figure}"]`), box = plot.getBoundingClientRect();
+            const { xaxis, yaxis } = plot._fullLayout;
+            const across = Math.min(xaxis.d2p(x), xaxis._length - 1);  // the pixel at the right edge is no more of the figure
+            return [box.left + xaxis._offset + across, box.top + yaxis._offset + yaxis.d2p(y)];
+        }""",
+        [figure, x, y],
+    )
+    page.mouse.move(place[0] - 2, place[1])
+    page.mouse.move(*place)
+    page.wait_for_selector(f'[data-figure="{figure}"] .hoverlayer .hovertext')
+    return place
+
+
+def hover_text(page: Any, figure: str) -> str:
+    return page.locator(f'[data-figure="{figure}"] .hoverlayer').first.inner_html()  # type: ignore[no-any-return]
+
+
+def visible(page: Any, selector: str) -> list[str]:
+    """The ids, or else the texts, of the elements that are shown."""
+    return page.evaluate(  # type: ignore[no-any-return]
+        "s => [...document.querySelectorAll(s)].filter(e => e.offsetParent).map(e => e.id || e.textContent.trim())", selector
+    )
+
+
+def too_wide(page: Any) -> list[str]:
+    """What reaches beyond the screen's right edge, but for what scrolls by itself."""
+    return page.evaluate(  # type: ignore[no-any-return]
+        """[document.documentElement, ...document.querySelectorAll('main *, dialog[open], dialog[open] *')]
+            .filter(e => !e.parentElement?.closest('.scroll, .plot, #dynamics') && e.getBoundingClientRect().right > innerWidth + 1
+                || e === document.documentElement && e.scrollWidth > innerWidth)
+            .map(e => `${e.tagName} ${e.id} ${e.className} in ${e.closest('section, dialog')?.id}`)"""
+    )
