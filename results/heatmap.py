@@ -33,7 +33,7 @@ def heatmap_figure(artefact: Mapping[str, Any], data: pd.DataFrame, subtitle: st
         blocks.append((f"published: {artefact['published_as']}{'' if one_scale else '; in colours of its own'}", published))
     every = [table for _, tables in blocks for table in tables]
     scales = [_colours(every if one_scale else tables, artefact["metric"]) for _, tables in blocks]
-    number = artefact.get("panels_per_row", len(panels))
+    number = min(artefact.get("panels_per_row", len(panels)), len(panels))
     chunks = [slice(first, first + number) for first in range(0, len(panels), number)]
     # A place in a row is as wide for every panel that stands there: panels below each other begin at one line.
     widths = [max(1.4, *(table["column"].nunique() for _, tables in blocks for table in tables[place::number])) for place in range(number)]

@@ -4,7 +4,7 @@ import itertools
 import statistics
 
 import pytest
-from made_runs import LRS, SEEDS, SETTINGS, artefact, either_metric, figure2_data, measured_by, noisy
+from made_runs import FIGURE2, LRS, SEEDS, SETTINGS, artefact, either_metric, figure2_data, measured_by, noisy
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -109,3 +109,8 @@ def test_no_title_is_cut_or_runs_into_its_neighbour():
         titles = [axes.title.get_window_extent() for axes in part.axes if axes.images]
         assert all(whole.x0 <= box.x0 and box.x1 <= whole.x1 for box in titles)
         assert all(left.x1 < right.x0 for left, right in itertools.pairwise(titles))
+
+
+def test_fewer_panels_than_a_row_has_room_for_stand_in_one():
+    figure = heatmap_figure(FIGURE2 | {"panels_per_row": 5}, figure2_data(noisy), "40 images", "a footer")
+    assert [len(row) for row in panels(figure)] == [3, 3]

@@ -45,7 +45,7 @@ def written(tmp_path_factory):
         patch.setattr("scripts.plan.expand", expand_once)
         patch.setattr("scripts.report.expand", expand_once)
         for figure in ("heatmap_figure", "pair_figure", "budget_figure", "dynamics_figure", "curve_figure", "interpolation_figure"):
-            patch.setattr(f"results.artefact.{figure}", lambda *_: None)
+            patch.setattr(f"results.artefact.{figure}", lambda *_, **__: None)
         for folder, cfg in configs.items():
             write_run(runs_dir, cfg, wanted[folder])
         for folder, cfg in list(configs.items())[::10]:
