@@ -23,7 +23,7 @@ from scripts.reproduce import prepare, reproduce, writable_folder
 from scripts.retry import NOT_FINITE
 from scripts.states import RunState, states
 from scripts.tables import show
-from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError
+from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError, one_line
 from tasks.engine.terminal import say
 
 if TYPE_CHECKING:
@@ -109,10 +109,10 @@ def attempt(artefact: dict[str, Any], request: Request) -> Outcome:
     except Interrupted:
         raise
     except (UserError, TrainingFailed, OutOfMemory) as error:
-        return Outcome(f"not done: {' '.join(str(error).split())}", failed=True)
+        return Outcome(f"not done: {one_line(error)}", failed=True)
     except Exception as error:  # a fault of the code, or of a library: the others may be without it
         traceback.print_exc()
-        return Outcome(f"not done: {type(error).__name__}: {' '.join(str(error).split())}", failed=True)
+        return Outcome(f"not done: {type(error).__name__}: {one_line(error)}", failed=True)
     if runs is None:
         return Outcome("submitted: the same command writes the results when its runs have ended", submitted=True)
     return judged(artefact["name"], runs, len(p.configs))

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.engine.errors import UserError
+from tasks.engine.errors import UserError, one_line
 from tasks.engine.files import write_bytes_atomically
 
 # SHA-256 of the unpacked files; both sources hold the same ones.
@@ -62,7 +62,7 @@ def _from_torchvision(name: str, root: Path, say: Callable[[str], None], size: s
     try:
         getattr(datasets, name)(root=root, download=True)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{name} cannot be downloaded ({' '.join(str(error).split())})") from error
+        raise UserError(f"{name} cannot be downloaded ({one_line(error)})") from error
     finally:
         socket.setdefaulttimeout(None)
 

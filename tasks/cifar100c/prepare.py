@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from tasks.cifar100 import prepare as clean
 from tasks.cifar100c import corrupt
 from tasks.cifar100c.data import CORRUPTIONS, EXTRA, FOLDERS, SEVERITIES, SHAPES
-from tasks.engine.errors import UserError
+from tasks.engine.errors import UserError, one_line
 from tasks.engine.files import disk_full_is_said, write_atomically
 
 DATA_SETS = clean.DATA_SETS
@@ -65,7 +65,7 @@ def published(root: Path, say: Callable[[str], None]) -> None:
         try:
             download_url(URL, root, ARCHIVE, MD5)
         except (OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise UserError(f"CIFAR-100-C cannot be downloaded ({reason}); put {ARCHIVE} of {URL} into {root}") from error
         finally:
             socket.setdefaulttimeout(None)

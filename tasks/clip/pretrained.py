@@ -14,7 +14,7 @@ from open_clip.factory import load_state_dict
 from torch import Tensor
 
 from tasks.clip.model import build_clip, shape_of
-from tasks.engine.errors import UserError
+from tasks.engine.errors import UserError, one_line
 
 ARCHITECTURE = "ViT-B-32-quickgelu"  # OpenAI trained with x sigmoid(1.702 x) in place of GELU
 # The file of the Hugging Face hub, and OpenAI's own.
@@ -100,7 +100,7 @@ def fetch(root: Path, say: Callable[[str], None]) -> None:
     except (OSError, RuntimeError) as error:
         where = " or ".join(path.name for path in _places(root))
         raise UserError(
-            f"OpenAI's weights of {ARCHITECTURE} cannot be downloaded ({' '.join(str(error).split())}); start again with a network, or "
+            f"OpenAI's weights of {ARCHITECTURE} cannot be downloaded ({one_line(error)}); start again with a network, or "
             f"put {where} into {folder(root)}"
         ) from error
     finally:

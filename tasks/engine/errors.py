@@ -33,3 +33,8 @@ class Interrupted(Exception):
 
     def __str__(self) -> str:
         return str(self.args[1])
+
+
+def one_line(error: Exception) -> str:
+    """What a library says, which may be over several lines."""
+    return " ".join(str(error).split())

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.engine.errors import UserError
-from tasks.segmentation.raw import Case, Facts, one_line, voxels
+from tasks.engine.errors import UserError, one_line
+from tasks.segmentation.raw import Case, Facts, voxels
 
 BTCV_ORGANS = [
     "spleen",

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.engine.errors import UserError
+from tasks.engine.errors import UserError, one_line
 from tasks.engine.files import disk_full_is_said, sync_folder, write_bytes_atomically
 
 # nnU-Net knows a data set by its number.
@@ -119,11 +119,6 @@ def voxels(image: Any) -> np.ndarray:
         return np.asanyarray(image.dataobj)
     except (EOFError, OSError, ValueError, zlib.error) as error:
         raise UserError(f"{image.get_filename()} is damaged or not whole ({one_line(error)}); download or unpack it anew") from error
-
-
-def one_line(error: Exception) -> str:
-    """What a library says, which may be over several lines."""
-    return " ".join(str(error).split())
 
 
 def orientation(image: Any) -> str:
