@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cpr import constraint, saved
-from cpr.distributed import local, local_gradient, mesh_of
+from cpr.distributed import local, mesh_of
 from cpr.groups import regularized_groups
 from cpr.kernels import CHOICES, Kernel, select
 from cpr.kernels.eager import pull_
@@ -129,9 +129,8 @@ class AdamCPR(Optimizer):
         packs = [(*made, group) for number, group in enumerate(self.param_groups) for made in self._packed(number, group)]
         self._packs.begin([(pack, group) for pack, _, group in packs])
         for pack, kernel, group in packs:
-            pull = pack.pull(group) if pack.before else None  # λ_{t+1} = max(0, λ_t + μ (R(θ_t) - κ))
-            grads = [local_gradient(p) for p in pack.parameters]
-            pack.keep(kernel.adam_(pack, grads, group, pull, pack.measure))  # θ_{t+1} = θ_t + Opt(g_t) - λ_{t+1} ∇R(θ_t)
+            # λ_{t+1} = max(0, λ_t + μ (R(θ_t) - κ)) and θ_{t+1} = θ_t + Opt(g_t) - λ_{t+1} ∇R(θ_t)
+            pack.keep(kernel.adam_(pack, pack.gradients, group))
         self._packs.finish([pack for pack, _, _ in packs if pack.measure is not None])
         for pack, _, group in packs:
             if pack.measure is not None and not pack.before:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cpr import constraint
-from cpr.distributed import Additions, Shards, local, mesh_of
+from cpr.distributed import Additions, Shards, local, local_gradient, mesh_of
 from cpr.measures import MEASURES, Measure, Pull, scalar_dtype
 from cpr.saved import MOMENTS
 
@@ -31,6 +31,7 @@ class Pack:
         self, parameters: list[Tensor], group: dict[str, Any], state: MutableMapping[Tensor, Any], sums: Sums, moments: bool
     ) -> None:
         self.parameters = parameters
+        self.mesh = mesh_of(parameters[0])
         self.measure = MEASURES[group["reg_function"]] if group["regularize"] else None
         self.before = self.measure is not None and group["evaluate_at"] == "before"
         self.n = torch.tensor([p.numel() for p in parameters], dtype=torch.float64, device=parameters[0].device)
@@ -46,7 +47,12 @@ class Pack:
     @property
     def tensors(self) -> list[Tensor]:
         """This rank's part of every parameter, as it is now: sharding libraries may exchange it."""
-        return self.parameters if mesh_of(self.parameters[0]) is None else [local(p) for p in self.parameters]
+        return self.parameters if self.mesh is None else [local(p) for p in self.parameters]
+
+    @property
+    def gradients(self) -> list[Any]:
+        """This rank's part of every gradient."""
+        return [p.grad for p in self.parameters] if self.mesh is None else [local_gradient(p) for p in self.parameters]
 
     def _start_adam(self, moments: Sequence[str]) -> None:
         """Fills in the step and the moments of parameters that are new here."""
@@ -80,6 +86,10 @@ class Pack:
         assert self.sums is not None
         return constraint.pull(group, self.scalars, self.scalars["step"], self.sums, self.n)
 
+    def pull_before(self, group: dict[str, Any]) -> Pull | None:
+        """That of a step with evaluate_at="before"; None for others, and for parameters that are not regularized."""
+        return self.pull(group) if self.before else None
+
     def keep(self, sums: Tensor | None) -> None:
         """Remembers the sums of the parameters as they are now; None: they are not known."""
         self.sums = sums
@@ -97,7 +107,7 @@ class Pack:
 
     def _versions_now(self) -> list[int]:
         """Counts of in-place changes: our steps count at a DTensor's shard, everybody else's at the DTensor itself."""
-        return [t._version for t in (self.tensors if mesh_of(self.parameters[0]) is None else [*self.tensors, *self.parameters])]
+        return [t._version for t in (self.tensors if self.mesh is None else [*self.tensors, *self.parameters])]
 
 
 class Packs:

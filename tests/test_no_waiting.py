@@ -142,6 +142,58 @@ def test_a_step_captured_in_a_cuda_graph_is_the_same_as_outside_of_it():
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
+@needs_a_gpu
+def test_a_captured_training_step_whose_gradients_lie_in_the_graph_is_the_same_as_outside_of_it():
+    generator = torch.Generator().manual_seed(0)
+    batches = [(torch.randn(32, 8, generator=generator).cuda(), 5 * torch.randn(32, 1, generator=generator).cuda()) for _ in range(20)]
+    ends = []
+    for captured in (False, True):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(8, 300), torch.nn.ReLU(), torch.nn.Linear(300, 1)).cuda()
+        ours = AdamCPR(net, lr=torch.tensor(1e-2, device="cuda"), **BOUND)
+        inputs, targets = (torch.empty_like(tensor) for tensor in batches[0])
+
+        def training_step(net=net, ours=ours, inputs=inputs, targets=targets):
+            ours.zero_grad(set_to_none=True)
+            ((net(inputs) - targets) ** 2).mean().backward()
+            ours.step()
+
+        graph = torch.cuda.CUDAGraph()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for t, (x, y) in enumerate(batches):
+                inputs.copy_(x)
+                targets.copy_(y)
+                if captured and t == 3:
+                    ours.zero_grad(set_to_none=True)
+                    with torch.cuda.graph(graph, stream=side):
+                        training_step()
+                if captured and t >= 3:
+                    graph.replay()
+                    torch.empty(10**6, device="cuda").fill_(-1.0)  # where a table was that nobody holds any more
+                else:
+                    training_step()
+        torch.cuda.current_stream().wait_stream(side)
+        assert ours.state[net[0].weight]["lagmul"] > 0
+        ends.append([p.detach().clone() for p in net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_a_step_leaves_its_sums_where_the_step_before_has_left_them():
+    """A captured step reads them at every replay from where they were when it was captured."""
+    starts, pushes = gradients()
+    ours, parameters = optimizer("triton", starts, lr=1e-2, **BOUND)
+    places = []
+    for step in pushes:
+        for p, gradient in zip(parameters, step, strict=True):
+            p.grad = gradient.to(p.device)
+        ours.step()
+        ((pack, _),) = ours._packed(0, ours.param_groups[0])
+        places.append(pack.sums.data_ptr())
+    assert len(set(places)) == 1
+
+
 @pytest.mark.parametrize("make", ["eager", "cpu", "wrapper"])
 def test_a_compiled_training_step_is_the_same_to_the_bit(make):
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cpr.measures import Measure, Pull
+from cpr.measures import Measure
 from cpr.pack import Pack
 from cpr.pieces import in_one_piece
 
@@ -25,12 +25,13 @@ def sums(parameters: Sequence[Tensor], measure: Measure) -> Tensor:
     return out
 
 
-def adam_(pack: Pack, grads: list[Tensor], group: dict[str, Any], pull: Pull | None, measure: Measure | None) -> Tensor | None:
-    """θ ← pull(θ) + Opt(g) in one pass; returns the sums of the new θ if a measure is given.
+def adam_(pack: Pack, grads: list[Tensor], group: dict[str, Any]) -> Tensor | None:
+    """θ ← pull(θ) + Opt(g) in one pass; returns the sums of the new θ, of a regularized pack.
 
     A gradient in another memory layout or dtype than its parameter is copied first: memory for the largest such gradient. Nothing else
     is made that grows with the parameters but 16 bytes for every 16,384 elements.
     """
+    measure, pull = pack.measure, pack.pull_before(group)
     out = None if measure is None else torch.empty(len(grads), 2, dtype=torch.float64)
     torch.ops.cpr.step_(
         pack.tensors,

@@ -49,10 +49,11 @@ def pull_(parameters: list[Tensor], pull: Pull, measure: Measure) -> None:
             piece.mul_(scale).sub_((piece - center).clamp_(-limit, limit).mul_(rate))
 
 
-def adam_(pack: Pack, grads: list[Tensor], group: dict[str, Any], pull: Pull | None, measure: Measure | None) -> Tensor | None:
+def adam_(pack: Pack, grads: list[Tensor], group: dict[str, Any]) -> Tensor | None:
     """θ ← pull(θ) + Opt(g), by torch's own Adam, fused where torch can. The sums of the new θ are not taken: None."""
-    if pull is not None and measure is not None:
-        pull_(pack.tensors, pull, measure)
+    pull = pack.pull_before(group)
+    if pull is not None and pack.measure is not None:
+        pull_(pack.tensors, pull, pack.measure)
     complex_ones = any(p.is_complex() for p in pack.tensors)
     beta1, beta2 = group["betas"]
     adam(

@@ -1,12 +1,13 @@
 """The single-pass kernel for GPUs (triton_kernels.py), as functions on packs.
 
 λ, κ and all that follows from them stay on the device: no step waits for the GPU, so a step may be captured in a CUDA graph (after a
-warm-up step, which makes the state). Not measured on a GPU. In Triton's interpreter (TRITON_INTERPRET=1) it works on CPU tensors.
+warm-up step, which makes the state). In Triton's interpreter (TRITON_INTERPRET=1) it works on CPU tensors.
 """
 
 import contextlib
 import functools
 import importlib.util
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -15,10 +16,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from cpr import bounds
 from cpr.kernels.cpu import DTYPES
-from cpr.measures import Measure, Pull
+from cpr.measures import Measure
 from cpr.pack import Pack
 from cpr.pieces import in_one_piece
+
+STATE = ("lagmul", "kappa", "kappa_set", "sample", "growth", "smoothed", "was_active")  # as the kernel takes it
 
 
 def handles(parameter: Tensor) -> bool:
@@ -34,14 +38,19 @@ def available() -> bool:
 
 
 class Plan:
-    """How the kernels find their way: all tensors' chunks in one row, in tables on the device."""
+    """How the kernels find their way: all tensors' chunks in one row, in tables on the device; and what they leave for each other.
+
+    parts: sums of every chunk, from which `sums` of every tensor come. rates, pull: see triton_pull.scalars_kernel. Each stays in one
+    place, so that a captured step reads what the step before it, captured or not, has left.
+    """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        from cpr.kernels import triton_kernels  # takes half a second: only where it is used
+        from cpr.kernels import triton_kernels, triton_pull  # take half a second: only where they are used
 
-        self.kernels = triton_kernels
+        self.kernels, self.scalars = triton_kernels, triton_pull
         self.device = tensors[0].device
         self.dtype = {torch.float32: triton_kernels.tl.float32, torch.bfloat16: triton_kernels.tl.bfloat16}[tensors[0].dtype]
+        self.count = len(tensors)
         numel = torch.tensor([t.numel() for t in tensors])
         chunks = (numel + triton_kernels.CHUNK - 1) // triton_kernels.CHUNK
         first = torch.cat([torch.zeros(1, dtype=torch.int64), chunks.cumsum(0)])
@@ -49,37 +58,84 @@ class Plan:
         self.numel, self.first = numel.to(self.device), first.to(self.device)
         self.tensor_of = torch.repeat_interleave(torch.arange(len(tensors)), chunks).to(self.device)
         self.parts = torch.empty(self.chunks, 2, dtype=torch.float64, device=self.device)
-        self._known: list[int] = []
+        self.sums = torch.empty(len(tensors), 2, dtype=torch.float64, device=self.device)
+        self.rates = torch.empty(2, len(tensors), device=self.device)
+        self.pull = torch.empty(4, len(tensors), device=self.device)
+        self._known: list[list[int]] = []
         self._addresses = torch.empty(0)
+        self._reserve: Tensor | None = None
+        self._replayed: list[Tensor] = []
         self._aligned = False
 
     def launch(self, name: str, lists: Sequence[Sequence[Tensor]], *arguments: Any, **constants: Any) -> None:
         """Starts the kernel on every chunk of the tensors, whose lists are of equal lengths."""
         if self.chunks == 0:
             return
-        addresses = [tensor.data_ptr() for tensors in lists for tensor in tensors]
-        if addresses != self._known:  # gradients may be elsewhere at every step; the copy does not wait for the device
-            for alike in zip(*(tensors for tensors in lists if tensors), strict=True):
-                _check_layout(alike)
-            table = torch.tensor(addresses, dtype=torch.int64, pin_memory=self.device.type == "cuda")
-            self._known, self._addresses = addresses, table.to(self.device, non_blocking=True)
-            self._aligned = all(address % 16 == 0 for address in addresses)
-        constants |= {"DTYPE": self.dtype, "ALIGNED": self._aligned}
-        with self._on_device():
-            getattr(self.kernels, name)[(self.chunks,)](
-                self._addresses, len(lists[0]), self.tensor_of, self.first, self.numel, *arguments,
-                **constants, BLOCK=self.kernels.BLOCK, CHUNK=self.kernels.CHUNK,
-            )  # fmt: skip
+        known = [[tensor.data_ptr() for tensor in tensors] for tensors in lists]
+        if known != self._known:  # gradients may be elsewhere at every step
+            if known[:1] + known[2:] != self._known[:1] + self._known[2:]:
+                for alike in zip(*(tensors for tensors in lists if tensors), strict=True):
+                    _check_layout(alike)
+            self._look_up(known)
+        getattr(self.kernels, name)[(self.chunks,)](
+            self._addresses, self.count, self.tensor_of, self.first, self.numel, *arguments,
+            **constants, DTYPE=self.dtype, ALIGNED=self._aligned, BLOCK=self.kernels.BLOCK, CHUNK=self.kernels.CHUNK,
+        )  # fmt: skip
+
+    def _look_up(self, known: list[list[int]]) -> None:
+        """Puts the addresses into the table on the device, for which the host does not wait."""
+        table = torch.tensor([address for row in known for address in row], dtype=torch.int64)
+        self._aligned = not (table.numpy() % 16).any()
+        if self.device.type == "cuda":
+            table = self._pinned(table)
+        self._known, self._addresses = known, table.to(self.device, non_blocking=True)
+
+    def _pinned(self, table: Tensor) -> Tensor:
+        """The table where the device can read it by itself.
+
+        In a CUDA graph every replay reads it again; and while one is captured no memory can be pinned, so that one made before is used.
+        """
+        if self._reserve is not None and torch.cuda.is_current_stream_capturing():
+            self._replayed.append(self._reserve.copy_(table))
+            self._reserve = None
+            return self._replayed[-1]
+        if self._reserve is None:
+            self._reserve = torch.empty_like(table, pin_memory=True)
+        return table.pin_memory()
+
+    def prepare(self, pack: Pack, group: dict[str, Any]) -> None:
+        """Counts the step; its rates, and with evaluate_at="before" λ_{t+1} and the pull (paper, Algorithm 1)."""
+        step, lr = pack.scalars["step"], group["lr"]
+        on_device = isinstance(lr, Tensor) and lr.device == self.device
+        state = [pack.scalars.get(name, step) for name in STATE]
+        interval = int(group["reg_step_size"])
+        self.scalars.scalars_kernel[(-(-self.count // self.scalars.BLOCK),)](
+            self.count, step, self.rates, lr if on_device else float(lr), *(_log(beta) for beta in group["betas"]),
+            self.rates if pack.sums is None else pack.sums, pack.n, *state, self.pull,
+            float(group["kappa_update"]), 0.0 if pack.measure is None else pack.measure.excess,
+            float(group["kappa_init_param"] or 0), interval, bounds.FIRST_DECIDING_SAMPLE * interval, 1 - group["reg_ema_decay"],
+            KIND=pack.measure.code if pack.before and pack.measure is not None else 0,
+            METHOD=bounds.METHODS.index(group["kappa_init_method"]), EMA=group["reg_ema_decay"] > 0,
+            LATCHED=group["adaptive"] == "latched", TRANSITION=group["adaptive"] == "transition",
+            SAFEGUARD=group["safeguard"], BY_LR=group["reg_by_lr"], LR_ON_DEVICE=on_device, BLOCK=self.scalars.BLOCK,
+        )  # fmt: skip
 
     def reduced(self) -> Tensor:
         """The parts' sums, float64 [tensors, 2]."""
-        out = torch.empty(len(self.numel), 2, dtype=torch.float64, device=self.device)
-        with self._on_device():
-            self.kernels.reduce_kernel[(len(self.numel),)](self.parts, self.first, out, BLOCK=128)
-        return out
+        self.kernels.reduce_kernel[(self.count,)](self.parts, self.first, self.sums, BLOCK=128)
+        return self.sums
 
-    def _on_device(self) -> contextlib.AbstractContextManager:
-        return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
+
+def _log(beta: float) -> float:
+    """Triton takes a number in float32, of which 1 - beta would have lost digits: 1 - beta^t is 1 - exp(t log beta)."""
+    return math.log(beta) if beta > 0 else -math.inf
+
+
+def _on_device(tensor: Tensor) -> contextlib.AbstractContextManager:
+    """Triton starts kernels on the current GPU."""
+    if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
+        return torch.cuda.device(tensor.device)
+    return contextlib.nullcontext()
 
 
 def _check_layout(alike: Sequence[Tensor]) -> None:
@@ -100,40 +156,40 @@ _plans: WeakKeyDictionary[Pack, Plan] = WeakKeyDictionary()
 
 def sums(parameters: Sequence[Tensor], measure: Measure) -> Tensor:
     """What R of every parameter is made of: float64 [parameters, 2]; the same bits as `adam_` returns."""
-    plan = Plan(parameters)
-    plan.launch("sums_kernel", [parameters], plan.parts, KIND=measure.code)
-    return plan.reduced()
+    with _on_device(parameters[0]):
+        plan = Plan(parameters)
+        plan.launch("sums_kernel", [parameters], plan.parts, KIND=measure.code)
+        return plan.reduced()
 
 
-def adam_(pack: Pack, grads: list[Tensor], group: dict[str, Any], pull: Pull | None, measure: Measure | None) -> Tensor | None:
-    """θ ← pull(θ) + Opt(g) in one pass; returns the sums of the new θ if a measure is given.
+def adam_(pack: Pack, grads: list[Tensor], group: dict[str, Any]) -> Tensor | None:
+    """θ ← pull(θ) + Opt(g) in one pass; returns the sums of the new θ, of a regularized pack.
 
     Gradients in another memory layout or dtype than their parameters are copied first, all of them: one launch takes all matrices.
     """
     tensors = pack.tensors
-    plan = _plans.get(pack)
-    if plan is None:
-        plan = _plans[pack] = Plan(tensors)
-    beta1, beta2 = group["betas"]
-    steps = pack.scalars["step"]
-    steps += 1
-    t = steps.double()
-    rates = torch.stack([group["lr"] / (1 - beta1**t), (1 - beta2**t).rsqrt()]).float()
-    grads = [_laid_out_as(gradient, tensor) for gradient, tensor in zip(grads, tensors, strict=True)]
-    plan.launch(
-        "step_kernel",
-        [tensors, grads, pack.exp_avgs, pack.exp_avg_sqs, pack.max_exp_avg_sqs],
-        rates,
-        rates if pull is None else torch.stack(pull),
-        plan.parts,
-        1 - beta1,  # in float64: of 0.999 float32 would leave 4 digits
-        beta2,
-        1 - beta2,
-        float(group["eps"]),
-        -1.0 if group["maximize"] else 1.0,
-        KIND=0 if measure is None else measure.code,
-        PULL=0 if pull is None else 1 if measure is not None and measure.code == 1 else 2,
-        AMSGRAD=bool(pack.max_exp_avg_sqs),
-    )
-    torch.autograd.graph.increment_version(tensors)
-    return None if measure is None else plan.reduced()
+    with _on_device(tensors[0]):
+        plan = _plans.get(pack)
+        if plan is None:
+            plan = _plans[pack] = Plan(tensors)
+        plan.prepare(pack, group)
+        kind = 0 if pack.measure is None else pack.measure.code
+        moments = [pack.exp_avgs, pack.exp_avg_sqs, pack.max_exp_avg_sqs]
+        beta1, beta2 = group["betas"]
+        plan.launch(
+            "step_kernel",
+            [tensors, [_laid_out_as(gradient, tensor) for gradient, tensor in zip(grads, tensors, strict=True)], *moments],
+            plan.rates,
+            plan.pull,
+            plan.parts,
+            1 - beta1,  # in float64: of 0.999 float32 would leave 4 digits
+            beta2,
+            1 - beta2,
+            float(group["eps"]),
+            -1.0 if group["maximize"] else 1.0,
+            KIND=kind,
+            PULL=0 if not pack.before else 1 if kind == 1 else 2,
+            AMSGRAD=bool(pack.max_exp_avg_sqs),
+        )
+        torch.autograd.graph.increment_version(tensors)
+        return None if pack.measure is None else plan.reduced()

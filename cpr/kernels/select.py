@@ -6,17 +6,20 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from cpr.kernels import build, cpu, eager, gpu
-from cpr.measures import Measure, Pull
+from cpr.measures import Measure
 from cpr.pack import Pack
 
 CHOICES = ("auto", "eager", "cpu", "triton")
 
 
 class Kernel(NamedTuple):
-    """sums(parameters, measure): what R is made of. adam_(pack, grads, group, pull, measure): the step; its sums, if it took them."""
+    """sums(parameters, measure): what R is made of. adam_(pack, grads, group): a step, with the pull if it is to be taken before.
+
+    `adam_` returns the sums of the new parameters, if it took them.
+    """
 
     sums: Callable[[Sequence[Tensor], Measure], Tensor]
-    adam_: Callable[[Pack, list[Tensor], dict[str, Any], Pull | None, Measure | None], Tensor | None]
+    adam_: Callable[[Pack, list[Tensor], dict[str, Any]], Tensor | None]
 
 
 EAGER, CPU, TRITON = Kernel(eager.sums, eager.adam_), Kernel(cpu.sums, cpu.adam_), Kernel(gpu.sums, gpu.adam_)

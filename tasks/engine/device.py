@@ -1,6 +1,7 @@
 """Device, threads, precision and determinism."""
 
 import contextlib
+import os
 import re
 from typing import Any
 
@@ -33,11 +34,20 @@ def set_up(cfg: Any) -> None:
     torch.set_float32_matmul_precision("highest" if cfg.task.precision == "fp32" else "high")
     torch.backends.cudnn.allow_tf32 = cfg.task.precision != "fp32"
     torch.backends.cudnn.benchmark = not cfg.deterministic
-    # warn_only: an operation without a deterministic form should be known, not forbidden.
-    torch.use_deterministic_algorithms(cfg.deterministic, warn_only=True)
+    on_gpu = str(cfg.device).startswith("cuda")
+    if cfg.deterministic and on_gpu:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first product; without it no two need be equal
+    # Only asked strictly do a GPU's attention kernels go backward by their deterministic forms. On a CPU a warning is enough.
+    torch.use_deterministic_algorithms(cfg.deterministic, warn_only=not on_gpu)
     # Determinism also fills every new tensor with NaN, to show reads of uninitialized memory; nothing here makes such reads, and it
     # costs a fifth of a small model's step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def without_deterministic_form(error: Exception) -> str | None:
+    """The operation that torch refuses because it has no deterministic form on a GPU, if the error says so."""
+    found = re.match(r"(\S+) does not have a deterministic implementation", str(error))
+    return found[1] if found else None
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:

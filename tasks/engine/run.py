@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tasks.engine import attempts, checkpoint, records
 from tasks.engine.checks import check
-from tasks.engine.device import set_up
+from tasks.engine.device import set_up, without_deterministic_form
 from tasks.engine.environment import git_commit, hardware, versions
 from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError
 from tasks.engine.files import disk_full_is_said, only_process, write_bytes_atomically
@@ -140,6 +140,12 @@ def _to_the_end(training: Training, requests: Requests, progress: Callable[[int]
         _note_end(training)
         return {}, str(failure)
     except Exception as error:
+        if operation := without_deterministic_form(error):
+            _note_end(training)
+            raise UserError(
+                f"{operation} has no deterministic form on a GPU; say deterministic=false: the same command then goes on, "
+                "and an interrupted run ends with other roundings than an uninterrupted one"
+            ) from error
         if not _is_out_of_memory(error):
             if ranks.world == 1 or isinstance(error, UserError | Interrupted):  # else another process may have been killed
                 _note_end(training)
