@@ -93,7 +93,7 @@ class Pack:
     def keep(self, sums: Tensor | None) -> None:
         """Remembers the sums of the parameters as they are now; None: they are not known."""
         self.sums = sums
-        self._versions = self._versions_now()
+        self._versions = [] if sums is None else self._versions_now()
 
     @property
     def knows_sums(self) -> bool:

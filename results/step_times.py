@@ -34,7 +34,7 @@ STEP = (
     "*Per tensor*: the difference to fused AdamW's step, divided by the number of tensors."
 )
 BEFORE_THE_ROUNDS = "The bandwidth was measured once, before the rounds: {} GB/s. The memory may have been slower or faster in them."
-NO_GPU = "On a GPU (`make bench DEVICE=cuda`: bfloat16 autocast, context 1024) the command is written, but has **never been run**."
+ON_A_GPU = "On a GPU, `make bench DEVICE=cuda` (bfloat16 autocast, context 1024) makes the same tables in `results/paper/`."
 NOT_LARGEST = (
     "On a CPU the batch is not the largest that fits, which would take hours, but the one that stands above (`make bench BATCH=`)."
 )
@@ -53,9 +53,9 @@ def write_step_times(table: str, record: Mapping[str, Any], out_dir: Path) -> st
     data = data.merge(paper, on=["part", "shape", "row"], how="left")
     facts = describe(record)
     claims = claims_table(verdicts).rename(columns={"published": "paper"})
-    page = [f"# {TITLES[table]}", "", *(f"- {name}: {fact}" for name, fact in facts.items()), ""]
+    page = [f"# {TITLES[table]}", "", *(f"- {name}: {fact}" for name, fact in facts.items() if fact != "-"), ""]
     if facts["device"] == "cpu":
-        page += [NO_GPU, ""] + ([NOT_LARGEST, ""] if table == "table_i3" else [])
+        page += [ON_A_GPU, ""] + ([NOT_LARGEST, ""] if table == "table_i3" else [])
     page += [
         "![figure](figure.png)",
         "",
@@ -119,8 +119,8 @@ def published(table: str) -> pd.DataFrame:
 
 def paper_table(data: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     """The paper's rows and columns, ours beside the paper's."""
-    ours = data[data["part"] == "training_step"].set_index(["shape", "row"])
-    theirs = paper.set_index(["shape", "row"])
+    ours = data[data["part"] == "training_step"].set_index(["shape", "row"]).sort_index()
+    theirs = paper.set_index(["shape", "row"]).sort_index()
     rows = []
     for row, title in ROWS.items():
         cells = {"method": title}
@@ -145,10 +145,12 @@ def describe(record: Mapping[str, Any]) -> dict[str, str]:
 
     parts = [entry[part] for entry in entries for part in ("optimizer_step", "training_step") if part in entry]
     machines = [entry["hardware"] for entry in entries]
+    device = distinct([m["device"] for m in machines])
     return {
-        "device": distinct([m["device"] for m in machines]),
+        "device": device,
         "hardware": distinct([f"{m['gpu'] or m['cpu']}, {m['cores']} cores, {m['threads']} threads" for m in machines]),
         "memory bandwidth": "; ".join(f"{name} {low:.1f} to {high:.1f} GB/s" for name, low, high in _bandwidths(entries)) or "-",
+        "memory limit": distinct([f"{entry['memory_gb']:g} GB" for entry in entries if entry.get("memory_gb")]),
         "rounds": distinct([part.get("rounds") for part in parts]),
         "training step": distinct(
             [f"{p['batch']} x {p['context']} tokens, {p['precision']}, one device" for p in parts if "batch" in p],
@@ -156,7 +158,8 @@ def describe(record: Mapping[str, Any]) -> dict[str, str]:
         "paper": "4 A100 of 40 GB, context 1024, bf16, mean of 3,000 steps, 2 seeds",
         "versions": distinct([f"Python {entry['versions']['python']}, torch {entry['versions']['torch']}" for entry in entries]),
         "code": _code(entries),
-        "command": "`make bench`",
+        "note": distinct([entry.get("note") for entry in entries]),
+        "command": "`make bench DEVICE=cuda`" if device == "cuda" else "`make bench`",
     }
 
 

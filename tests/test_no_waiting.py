@@ -149,7 +149,7 @@ def test_a_captured_training_step_whose_gradients_lie_in_the_graph_is_the_same_a
     ends = []
     for captured in (False, True):
         torch.manual_seed(0)
-        net = torch.nn.Sequential(torch.nn.Linear(8, 300), torch.nn.ReLU(), torch.nn.Linear(300, 1)).cuda()
+        net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1)).cuda()
         ours = AdamCPR(net, lr=torch.tensor(1e-2, device="cuda"), **BOUND)
         inputs, targets = (torch.empty_like(tensor) for tensor in batches[0])
 

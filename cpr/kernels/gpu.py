@@ -40,17 +40,18 @@ def available() -> bool:
 class Plan:
     """How the kernels find their way: all tensors' chunks in one row, in tables on the device; and what they leave for each other.
 
-    parts: sums of every chunk, from which `sums` of every tensor come. rates, pull: see triton_pull.scalars_kernel. Each stays in one
-    place, so that a captured step reads what the step before it, captured or not, has left.
+    parts: sums of every chunk, from which `sums` of every tensor come. They stay in one place, so that a captured step reads what the step
+    before it, captured or not, has left. pull [4, tensors]: see triton_pull.pull_kernel.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         from cpr.kernels import triton_kernels, triton_pull  # take half a second: only where they are used
 
-        self.kernels, self.scalars = triton_kernels, triton_pull
+        self.kernels, self.constraint = triton_kernels, triton_pull
         self.device = tensors[0].device
         self.dtype = {torch.float32: triton_kernels.tl.float32, torch.bfloat16: triton_kernels.tl.bfloat16}[tensors[0].dtype]
         self.count = len(tensors)
+        self.strides = [t.stride() for t in tensors]
         numel = torch.tensor([t.numel() for t in tensors])
         chunks = (numel + triton_kernels.CHUNK - 1) // triton_kernels.CHUNK
         first = torch.cat([torch.zeros(1, dtype=torch.int64), chunks.cumsum(0)])
@@ -59,7 +60,6 @@ class Plan:
         self.tensor_of = torch.repeat_interleave(torch.arange(len(tensors)), chunks).to(self.device)
         self.parts = torch.empty(self.chunks, 2, dtype=torch.float64, device=self.device)
         self.sums = torch.empty(len(tensors), 2, dtype=torch.float64, device=self.device)
-        self.rates = torch.empty(2, len(tensors), device=self.device)
         self.pull = torch.empty(4, len(tensors), device=self.device)
         self._known: list[list[int]] = []
         self._addresses = torch.empty(0)
@@ -104,21 +104,28 @@ class Plan:
         return table.pin_memory()
 
     def prepare(self, pack: Pack, group: dict[str, Any]) -> None:
-        """Counts the step; its rates, and with evaluate_at="before" λ_{t+1} and the pull (paper, Algorithm 1)."""
-        step, lr = pack.scalars["step"], group["lr"]
-        on_device = isinstance(lr, Tensor) and lr.device == self.device
+        """Counts the step; with evaluate_at="before" also λ_{t+1} and the pull (paper, Algorithm 1)."""
+        step, measure, interval = pack.scalars["step"], pack.measure, int(group["reg_step_size"])
+        if not pack.before or measure is None:
+            step += 1
+            return
         state = [pack.scalars.get(name, step) for name in STATE]
-        interval = int(group["reg_step_size"])
-        self.scalars.scalars_kernel[(-(-self.count // self.scalars.BLOCK),)](
-            self.count, step, self.rates, lr if on_device else float(lr), *(_log(beta) for beta in group["betas"]),
-            self.rates if pack.sums is None else pack.sums, pack.n, *state, self.pull,
-            float(group["kappa_update"]), 0.0 if pack.measure is None else pack.measure.excess,
-            float(group["kappa_init_param"] or 0), interval, bounds.FIRST_DECIDING_SAMPLE * interval, 1 - group["reg_ema_decay"],
-            KIND=pack.measure.code if pack.before and pack.measure is not None else 0,
-            METHOD=bounds.METHODS.index(group["kappa_init_method"]), EMA=group["reg_ema_decay"] > 0,
-            LATCHED=group["adaptive"] == "latched", TRANSITION=group["adaptive"] == "transition",
-            SAFEGUARD=group["safeguard"], BY_LR=group["reg_by_lr"], LR_ON_DEVICE=on_device, BLOCK=self.scalars.BLOCK,
+        self.constraint.pull_kernel[(-(-self.count // self.constraint.BLOCK),)](
+            self.count, step, self.number(group["lr"]), pack.sums, pack.n, *state, self.pull,
+            float(group["kappa_update"]), measure.excess, float(group["kappa_init_param"] or 0),
+            interval, bounds.FIRST_DECIDING_SAMPLE * interval, 1 - group["reg_ema_decay"],
+            KIND=measure.code, METHOD=bounds.METHODS.index(group["kappa_init_method"]), EMA=group["reg_ema_decay"] > 0,
+            LATCHED=group["adaptive"] == "latched", TRANSITION=group["adaptive"] == "transition", SAFEGUARD=group["safeguard"],
+            BY_LR=group["reg_by_lr"], LR_ON_DEVICE=self.holds(group["lr"]), BLOCK=self.constraint.BLOCK,
         )  # fmt: skip
+
+    def holds(self, lr: Any) -> bool:
+        """Whether the lr is on the device, where a schedule may change it in place."""
+        return isinstance(lr, Tensor) and lr.device == self.device
+
+    def number(self, lr: Any) -> Any:
+        """The lr as the kernels take it."""
+        return lr if self.holds(lr) else float(lr)
 
     def reduced(self) -> Tensor:
         """The parts' sums, float64 [tensors, 2]."""
@@ -144,11 +151,11 @@ def _check_layout(alike: Sequence[Tensor]) -> None:
         raise RuntimeError("cpr: a parameter's memory layout or dtype was changed after the first step; make the optimizer anew")
 
 
-def _laid_out_as(tensor: Tensor, like: Tensor) -> Tensor:
-    """A tensor with the memory layout of `like`: itself, or a copy."""
-    if tensor.stride() == like.stride() and tensor.dtype == like.dtype:
-        return tensor
-    return torch.empty_like(like).copy_(tensor)
+def _laid_out(gradient: Tensor, like: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """A gradient with the memory layout and dtype of its parameter: itself, or a copy."""
+    if gradient.stride() == stride and gradient.dtype == like.dtype:
+        return gradient
+    return torch.empty_like(like).copy_(gradient)
 
 
 _plans: WeakKeyDictionary[Pack, Plan] = WeakKeyDictionary()
@@ -178,18 +185,22 @@ def adam_(pack: Pack, grads: list[Tensor], group: dict[str, Any]) -> Tensor | No
         beta1, beta2 = group["betas"]
         plan.launch(
             "step_kernel",
-            [tensors, [_laid_out_as(gradient, tensor) for gradient, tensor in zip(grads, tensors, strict=True)], *moments],
-            plan.rates,
+            [tensors, [_laid_out(*one) for one in zip(grads, tensors, plan.strides, strict=True)], *moments],
+            pack.scalars["step"],
+            plan.number(group["lr"]),
             plan.pull,
             plan.parts,
             1 - beta1,  # in float64: of 0.999 float32 would leave 4 digits
+            _log(beta1),
             beta2,
             1 - beta2,
+            _log(beta2),
             float(group["eps"]),
             -1.0 if group["maximize"] else 1.0,
             KIND=kind,
             PULL=0 if not pack.before else 1 if kind == 1 else 2,
             AMSGRAD=bool(pack.max_exp_avg_sqs),
+            LR_ON_DEVICE=plan.holds(group["lr"]),
         )
         torch.autograd.graph.increment_version(tensors)
         return None if pack.measure is None else plan.reduced()

@@ -57,14 +57,14 @@ def sums_kernel(
 
 @triton.jit
 def step_kernel(
-    addresses, count, tensor_of, first, numel, rates, pull, parts, one_minus_beta1, beta2, one_minus_beta2, eps, sign,
-    KIND: tl.constexpr, PULL: tl.constexpr, AMSGRAD: tl.constexpr, DTYPE: tl.constexpr, ALIGNED: tl.constexpr,
-    BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+    addresses, count, tensor_of, first, numel, step, lr, pull, parts, one_minus_beta1, log_beta1, beta2, one_minus_beta2, log_beta2,
+    eps, sign, KIND: tl.constexpr, PULL: tl.constexpr, AMSGRAD: tl.constexpr, LR_ON_DEVICE: tl.constexpr, DTYPE: tl.constexpr,
+    ALIGNED: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """One chunk's step, and parts[chunk] of the new parameters.
 
-    rates [2, count]: lr / (1 - beta1^t) and 1 / sqrt(1 - beta2^t). pull [4, count] is read if PULL, 1 for a mere scale, 2 for all four
-    numbers. KIND 0 takes no sums. sign: -1 to maximize.
+    step [count]: each tensor's updates, this one included. lr: a number, or the address of one. pull [4, count] is read if PULL, 1 for a
+    mere scale, 2 for all four numbers. KIND 0 takes no sums. sign: -1 to maximize.
     """
     chunk = tl.program_id(0)
     tensor = tl.load(tensor_of + chunk)
@@ -74,8 +74,11 @@ def step_kernel(
     g = _pointer(addresses, 1, count, tensor, DTYPE, ALIGNED)
     m = _pointer(addresses, 2, count, tensor, DTYPE, ALIGNED)
     v = _pointer(addresses, 3, count, tensor, DTYPE, ALIGNED)
-    step_size = tl.load(rates + tensor)
-    inverse_sqrt_correction2 = tl.load(rates + count + tensor)
+    if LR_ON_DEVICE:
+        lr = tl.load(lr).to(tl.float32)
+    t = tl.load(step + tensor).to(tl.float64)
+    step_size = (lr / (1 - tl.exp(t * log_beta1))).to(tl.float32)
+    inverse_sqrt_correction2 = (1 / tl.sqrt(1 - tl.exp(t * log_beta2))).to(tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
     values = tl.zeros([BLOCK], tl.float32)
     for offset in range(0, tl.minimum(end - start, CHUNK), BLOCK):

@@ -1,6 +1,6 @@
-"""What precedes the single pass (triton_kernels.py): every scalar of a pack's step, in one launch.
+"""λ_{t+1} and the pull that follows from it, for all matrices of a pack in one launch; the single pass (triton_kernels.py) follows.
 
-The rules of cpr/constraint.py and cpr/bounds.py, which on a GPU would be 60 launches of a few numbers each, in float32 as there.
+The rules of cpr/constraint.py and cpr/bounds.py, which would be 60 launches of a few numbers each, in float32 as there.
 """
 
 import triton
@@ -10,114 +10,107 @@ BLOCK = 128
 
 
 @triton.jit
-def scalars_kernel(
-    count, step, rates, lr, log_beta1, log_beta2, sums, elements, lagmul, kappa, kappa_set, sample, growth, smoothed, was_active, pull,
+def pull_kernel(
+    count, step, lr, sums, elements, lagmul, kappa, kappa_set, sample, growth, smoothed, was_active, pull,
     mu, excess, warm_start, interval, deciding, ema_weight, KIND: tl.constexpr, METHOD: tl.constexpr, EMA: tl.constexpr,
     LATCHED: tl.constexpr, TRANSITION: tl.constexpr, SAFEGUARD: tl.constexpr, BY_LR: tl.constexpr, LR_ON_DEVICE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """step += 1 and rates [2, count], as triton_kernels.step_kernel reads them; unless KIND is 0, pull [4, count] too, and the state.
+    """pull [4, count], and the state after it; step, the updates that each theta has received, goes on by one.
 
     KIND: the measure's code (cpr/measures.py). METHOD: the place in cpr.bounds.METHODS. lr: a number, or the address of one. State that
     the settings do not ask for is not touched.
     """
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
-    if LR_ON_DEVICE:
-        lr = tl.load(lr).to(tl.float32)
     t = tl.load(step + at, mask=inside, other=0.0)
     tl.store(step + at, t + 1, mask=inside)
-    updates = (t + 1).to(tl.float64)
-    tl.store(rates + at, (lr / (1 - tl.exp(updates * log_beta1))).to(tl.float32), mask=inside)
-    tl.store(rates + count + at, (1 / tl.sqrt(1 - tl.exp(updates * log_beta2))).to(tl.float32), mask=inside)
-    if KIND > 0:
-        n = tl.load(elements + at, mask=inside, other=2.0)
-        first = tl.load(sums + 2 * at, mask=inside, other=0.0)
-        second = tl.load(sums + 2 * at + 1, mask=inside, other=0.0)
-        if KIND == 4:
-            deviations = first - second * second / n
-            value = tl.sqrt(tl.where(deviations < 0, 0.0, deviations) / (n - 1)).to(tl.float32)
+    n = tl.load(elements + at, mask=inside, other=2.0)
+    first = tl.load(sums + 2 * at, mask=inside, other=0.0)
+    second = tl.load(sums + 2 * at + 1, mask=inside, other=0.0)
+    if KIND == 4:
+        deviations = first - second * second / n
+        value = tl.sqrt(tl.where(deviations < 0, 0.0, deviations) / (n - 1)).to(tl.float32)
+    else:
+        value = (first / n).to(tl.float32)  # R(theta_t)
+    bound = tl.load(kappa + at, mask=inside, other=1.0)
+    active = tl.load(kappa_set + at, mask=inside, other=0).to(tl.int1)
+
+    # The bound may be set by R(theta_t) (section 4.3).
+    if METHOD >= 2:
+        if METHOD == 2:
+            sets = (t >= warm_start) & (value > 0)
         else:
-            value = (first / n).to(tl.float32)  # R(theta_t)
-        bound = tl.load(kappa + at, mask=inside, other=1.0)
-        active = tl.load(kappa_set + at, mask=inside, other=0).to(tl.int1)
+            measured = value
+            if EMA:
+                average = tl.load(smoothed + at, mask=inside, other=0.0)
+                measured = average + ema_weight * (value - average)
+                tl.store(smoothed + at, measured, mask=inside)
+            sampled = (t > 0) & (t.to(tl.int32) % interval == 0)
+            before = tl.load(sample + at, mask=inside, other=0.0)
+            grew_before = tl.load(growth + at, mask=inside, other=0.0)
+            grew = measured - before
+            sets = sampled & (t >= deciding) & (grew < grew_before) & (value > 0)
+            tl.store(growth + at, tl.where(sampled, grew, grew_before), mask=inside)
+            tl.store(sample + at, tl.where(sampled, measured, before), mask=inside)
+        bound = tl.where(sets & (active == 0), value, bound)
+        active = active | sets
 
-        # The bound may be set by R(theta_t) (section 4.3).
-        if METHOD >= 2:
-            if METHOD == 2:
-                sets = (t >= warm_start) & (value > 0)
-            else:
-                measured = value
-                if EMA:
-                    average = tl.load(smoothed + at, mask=inside, other=0.0)
-                    measured = average + ema_weight * (value - average)
-                    tl.store(smoothed + at, measured, mask=inside)
-                sampled = (t > 0) & (t.to(tl.int32) % interval == 0)
-                before = tl.load(sample + at, mask=inside, other=0.0)
-                grew_before = tl.load(growth + at, mask=inside, other=0.0)
-                grew = measured - before
-                sets = sampled & (t >= deciding) & (grew < grew_before) & (value > 0)
-                tl.store(growth + at, tl.where(sampled, grew, grew_before), mask=inside)
-                tl.store(sample + at, tl.where(sampled, measured, before), mask=inside)
-            bound = tl.where(sets & (active == 0), value, bound)
-            active = active | sets
-
-        # lambda_{t+1} = max(0, lambda_t + mu (R(theta_t) - kappa)), within the safeguard's limits.
-        scale = 1.0
-        if BY_LR:
-            scale = lr
-        old = tl.load(lagmul + at, mask=inside, other=0.0)
-        new = old + mu * (value - bound)
-        new = tl.where(new < 0, 0.0, new)
-        shrink = tl.full([BLOCK], 1.0, tl.float32)
-        applied = scale * new
-        if SAFEGUARD:
-            if KIND == 1:
-                most = tl.full([BLOCK], 0.25, tl.float32)
-            elif KIND == 2:
-                most = value / 2
-            elif KIND == 3:
-                most = tl.full([BLOCK], 0.5, tl.float32)
-            else:
-                most = (n - 1).to(tl.float32) * value / 2
-            new = tl.where(scale * new > most, most / scale, new)
-            saturated = active & (value > excess * bound)
-            new = tl.where(saturated, old, new)
-            ratio = tl.div_rn(bound, tl.where(saturated, value, bound))
-            if (KIND == 1) | (KIND == 3):
-                ratio = tl.sqrt_rn(ratio)
-            shrink = tl.where(saturated, ratio, 1.0)
-        new = tl.where(active, new, 0.0)
-        applied = scale * new
-        if SAFEGUARD:
-            applied = tl.where(saturated, 0.0, applied)
-
-        # pull(x) = pull[0] x - pull[1] clamp(x - pull[2], -pull[3], pull[3])
+    # lambda_{t+1} = max(0, lambda_t + mu (R(theta_t) - kappa)), within the safeguard's limits.
+    scale = 1.0
+    if BY_LR:
+        scale = tl.load(lr).to(tl.float32) if LR_ON_DEVICE else lr
+    old = tl.load(lagmul + at, mask=inside, other=0.0)
+    new = old + mu * (value - bound)
+    new = tl.where(new < 0, 0.0, new)
+    shrink = tl.full([BLOCK], 1.0, tl.float32)
+    if SAFEGUARD:
         if KIND == 1:
-            tl.store(pull + at, shrink - 2 * applied, mask=inside)
+            most = tl.full([BLOCK], 0.25, tl.float32)
+        elif KIND == 2:
+            most = value / 2
+        elif KIND == 3:
+            most = tl.full([BLOCK], 0.5, tl.float32)
         else:
-            rate = applied
-            center = tl.zeros([BLOCK], tl.float32)
-            limit = tl.full([BLOCK], 1.0, tl.float32)
-            if KIND == 2:
-                rate = limit
-                limit = applied
-            if KIND == 4:
-                rate = tl.where(value > 0, applied.to(tl.float64) / ((n - 1) * tl.where(value > 0, value, 1.0)), 0.0).to(tl.float32)
-                center = (second / n).to(tl.float32)
-                limit = tl.full([BLOCK], float("inf"), tl.float32)
-            tl.store(pull + at, shrink, mask=inside)
-            tl.store(pull + count + at, rate, mask=inside)
-            tl.store(pull + 2 * count + at, center, mask=inside)
-            tl.store(pull + 3 * count + at, limit, mask=inside)
+            most = (n - 1).to(tl.float32) * value / 2
+        new = tl.where(scale * new > most, most / scale, new)
+        saturated = active & (value > excess * bound)
+        new = tl.where(saturated, old, new)
+        ratio = tl.div_rn(bound, tl.where(saturated, value, bound))
+        if (KIND == 1) | (KIND == 3):
+            ratio = tl.sqrt_rn(ratio)
+        shrink = tl.where(saturated, ratio, 1.0)
+    new = tl.where(active, new, 0.0)
+    applied = scale * new
+    if SAFEGUARD:
+        applied = tl.where(saturated, 0.0, applied)
 
-        # AdaCPR (Algorithm 3).
-        if TRANSITION:
-            bound = tl.where((new == 0) & (value > 0) & (old > 0), value, bound)
-        if LATCHED:
-            was = tl.load(was_active + at, mask=inside, other=0).to(tl.int1) | (new > 0)
-            bound = tl.where((new == 0) & (value > 0) & was, tl.minimum(bound, value), bound)
-            tl.store(was_active + at, was, mask=inside)
-        tl.store(lagmul + at, new, mask=inside)
-        tl.store(kappa + at, bound, mask=inside)
-        tl.store(kappa_set + at, active, mask=inside)
+    # pull(x) = pull[0] x - pull[1] clamp(x - pull[2], -pull[3], pull[3])
+    if KIND == 1:
+        tl.store(pull + at, shrink - 2 * applied, mask=inside)
+    else:
+        rate = applied
+        center = tl.zeros([BLOCK], tl.float32)
+        limit = tl.full([BLOCK], 1.0, tl.float32)
+        if KIND == 2:
+            rate = limit
+            limit = applied
+        if KIND == 4:
+            rate = tl.where(value > 0, applied.to(tl.float64) / ((n - 1) * tl.where(value > 0, value, 1.0)), 0.0).to(tl.float32)
+            center = (second / n).to(tl.float32)
+            limit = tl.full([BLOCK], float("inf"), tl.float32)
+        tl.store(pull + at, shrink, mask=inside)
+        tl.store(pull + count + at, rate, mask=inside)
+        tl.store(pull + 2 * count + at, center, mask=inside)
+        tl.store(pull + 3 * count + at, limit, mask=inside)
+
+    # AdaCPR (Algorithm 3).
+    if TRANSITION:
+        bound = tl.where((new == 0) & (value > 0) & (old > 0), value, bound)
+    if LATCHED:
+        was = tl.load(was_active + at, mask=inside, other=0).to(tl.int1) | (new > 0)
+        bound = tl.where((new == 0) & (value > 0) & was, tl.minimum(bound, value), bound)
+        tl.store(was_active + at, was, mask=inside)
+    tl.store(lagmul + at, new, mask=inside)
+    tl.store(kappa + at, bound, mask=inside)
+    tl.store(kappa_set + at, active, mask=inside)

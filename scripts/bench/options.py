@@ -15,12 +15,15 @@ from tasks.engine.errors import UserError
 
 TABLES = ("table_i2", "table_i3")
 ENOUGH_ROUNDS = 15
-NAMES = ("rounds", "shapes", "device", "threads", "tables", "context", "batch", "memory_gb", "results_dir", "rebuild")
+NAMES = ("rounds", "shapes", "device", "threads", "tables", "context", "batch", "memory_gb", "note", "results_dir", "rebuild")
 
 
 @dataclass(frozen=True)
 class Options:
-    """context: tokens of a sequence. batch: sequences of a step in Table I.3; None is the most that fit. memory: bytes that may be used."""
+    """context: tokens of a sequence. batch: sequences of a step in Table I.3; None is the most that fit. memory: bytes that may be used.
+
+    note: what a reader of the tables should know of this measurement.
+    """
 
     rounds: int
     shapes: tuple[Shape, ...]
@@ -30,6 +33,7 @@ class Options:
     context: int
     batch: int | None
     memory: float
+    note: str | None
     results: Path
     rebuild: bool
 
@@ -42,7 +46,8 @@ def parse(arguments: Sequence[str]) -> Options:
     given = dict(argument.partition("=")[::2] for argument in arguments)
     if unknown := [argument for argument in arguments if argument.partition("=")[0] not in NAMES or "=" not in argument]:
         raise UserError(f"option {unknown[0]!r} is unknown; the options are {', '.join(f'{name}=' for name in NAMES)}")
-    device = pick_device(given.get("device", "cpu"))
+    rebuild = _switch(given, "rebuild")
+    device = torch.device(given["device"]) if rebuild and given.get("device") == "cuda" else pick_device(given.get("device", "cpu"))
     on_gpu = device.type == "cuda"
     rounds = _number(given, "rounds", ENOUGH_ROUNDS)
     assert rounds is not None
@@ -59,8 +64,9 @@ def parse(arguments: Sequence[str]) -> Options:
         context,
         _number(given, "batch", None if on_gpu else 4),
         _memory(given),
+        given.get("note"),
         Path(given.get("results_dir", folder)) / ("paper" if on_gpu else "mini"),
-        _switch(given, "rebuild"),
+        rebuild,
     )
 
 

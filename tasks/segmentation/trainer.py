@@ -16,6 +16,7 @@ import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from omegaconf import OmegaConf
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tasks.engine.checks import check
@@ -29,9 +30,22 @@ from tasks.segmentation.nnunet import AUGMENTING
 VARIABLE = "CPR_CONFIG"
 
 
+class MeanCrossEntropy(nn.Module):
+    """The mean of a cross-entropy over the voxels that it does not ignore, taken from the loss of each."""
+
+    def __init__(self, loss: nn.CrossEntropyLoss) -> None:
+        super().__init__()
+        self.loss = loss
+        self.loss.reduction = "none"
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Of logits [batch, classes, *volume] and labels [batch, *volume]."""
+        return self.loss(logits, target).sum() / (target != self.loss.ignore_index).sum()
+
+
 class CPRTrainer(nnUNetTrainer):
     """Differs from its parent in the optimizer, precision, gradient clipping, the learning rate, which is set at every iteration, and with
-    `deterministic` the batches.
+    `deterministic` the batches and, on a GPU, how the loss is added up.
 
     cfg: a run's configuration, of the environment's CPR_CONFIG where there is one. iteration: how many updates have been done.
     """
@@ -60,6 +74,15 @@ class CPRTrainer(nnUNetTrainer):
         set_up(self.cfg)
         seed_everything(self.cfg.seed)
         super().initialize()
+
+    def _build_loss(self) -> nn.Module:
+        """nnU-Net's own, whose cross-entropy is a mean over voxels that has no deterministic form on a GPU."""
+        loss = super()._build_loss()
+        if self.cfg.deterministic and self.device.type == "cuda":
+            for part in list(loss.modules()):
+                if isinstance(getattr(part, "ce", None), nn.CrossEntropyLoss):
+                    part.ce = MeanCrossEntropy(part.ce)
+        return loss
 
     def configure_optimizers(self) -> tuple[Optimizer, PolyLRScheduler]:
         optimizer = build_optimizer(self.cfg, self.network)
