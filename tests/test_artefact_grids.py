@@ -5,6 +5,7 @@ import random
 import pytest
 import yaml
 from made_runs import artefact, run
+from torch import nn
 
 from results import Run, write_artefact
 from results.artefact import at_scale
@@ -12,6 +13,7 @@ from results.published import FOLDER, published_cells
 from results.runs import frame
 from results.table import cell_table
 from scripts.plan import expand, known_artefacts, load_artefact
+from tasks.engine.optimizers import build_optimizer
 from tasks.engine.records import identity
 
 NAMES = [name for name in known_artefacts() if load_artefact(name)["layout"] == "heatmap"]
@@ -19,11 +21,15 @@ PUBLISHED = [name for name in NAMES if (FOLDER / f"{name}.yaml").exists()]  # no
 
 
 def planned(name: str, scale: str) -> list[Run]:
-    """A run with every metric that a panel asks for, for every configuration of the artefact's grids; at paper scale of one seed."""
+    """A run with every metric that a panel asks for, for every configuration of the artefact's grids; at paper scale of one seed.
+
+    Raises UserError for settings with which no optimizer can be made.
+    """
     definition, runs = load_artefact(name), []
     metrics = {definition["metric"]["name"]} | {panel["metric"] for panel in definition["panels"] if "metric" in panel}
     options = {"scale": scale} | ({"seeds": "1"} if scale == "paper" else {})
     for number, (run_id, cfg) in enumerate(expand(definition, options, {}).items()):
+        build_optimizer(cfg, nn.Linear(2, 2))
         draw = random.Random(number)
         made = run("a", 1, {metric: draw.uniform(60, 70) for metric in sorted(metrics)})
         runs.append(Run(identity(cfg), made.record | {"run_id": run_id}))

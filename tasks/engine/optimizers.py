@@ -69,11 +69,11 @@ def never_acts(cfg: Any) -> str | None:
 
 
 def _check_keys(regularizer: Any) -> None:
-    """Raises UserError for a key that the optimizer would not read: a setting without effect is a mistake."""
+    """Raises UserError for a key that is given and that the optimizer would not read: a setting without effect is a mistake."""
     known = {"name", "optimizer", "lr", *KEYS[regularizer.optimizer]}
     if "kappa_init_method" in KEYS[regularizer.optimizer]:
         known |= set(BOUND_KEYS.get(regularizer.kappa_init_method, ()))
-    if unknown := sorted(set(regularizer) - known):
+    if unknown := sorted(key for key, value in regularizer.items() if value is not None and key not in known):
         raise UserError(
             f"regularizer.{unknown[0]} is not read by {regularizer.name}; it reads {', '.join(sorted(known - {'name', 'optimizer'}))}"
         )
