@@ -17,6 +17,7 @@ from tasks.engine.records import run_id
 from tasks.engine.run import build_workload, run
 from tasks.engine.seeding import seed_everything
 from tasks.segmentation import raw, task, validation
+from tasks.segmentation.trainer import MeanCrossEntropy
 
 # The trainer
 
@@ -88,6 +89,32 @@ def test_nnunet_s_loop_and_the_suite_s_end_with_the_same_weights(made, tmp_path)
     for _ in range(cfg.num_steps):
         trainer.train_step(next(trainer.dataloader_train))
     assert checkpoint.digest(trainer.network.state_dict()) == checkpoint.digest(saved["model"])
+
+
+def test_on_a_gpu_the_deterministic_loss_is_nnunet_s_own(made, tmp_path):
+    """Its mean over voxels has no deterministic form there."""
+    trainer = trainer_of(made, tmp_path, "deterministic=true")
+    trainer.initialize()
+    outputs = [output.detach().requires_grad_() for output in trainer.network(torch.randn(2, 1, *trainer.configuration_manager.patch_size))]
+    targets = [torch.randint(0, output.shape[1], (2, 1, *output.shape[2:])).float() for output in outputs]
+    found = []
+    for device in (CPU, torch.device("cuda")):  # the loss itself is computed on the CPU
+        trainer.device = device
+        loss = trainer._build_loss()
+        value = loss(outputs, targets)
+        found.append((value.item(), *(gradient for gradient in torch.autograd.grad(value, outputs, allow_unused=True))))
+        assert any(isinstance(part, MeanCrossEntropy) for part in loss.modules()) == (device.type == "cuda")
+    (ours, *gradients), (theirs, *expected) = found
+    assert ours == pytest.approx(theirs, rel=1e-6)
+    for a, b in zip(gradients, expected, strict=True):
+        assert (a is None and b is None) or torch.allclose(a, b, rtol=1e-5, atol=1e-9)
+
+
+def test_voxels_that_are_ignored_do_not_count_in_the_mean():
+    logits, target = torch.randn(2, 3, 4, 4, 4), torch.randint(0, 3, (2, 4, 4, 4))
+    target[0, 0] = 9
+    mean = torch.nn.CrossEntropyLoss(ignore_index=9)(logits, target)
+    assert MeanCrossEntropy(torch.nn.CrossEntropyLoss(ignore_index=9))(logits, target).item() == pytest.approx(mean.item(), rel=1e-6)
 
 
 def test_a_batch_depends_on_seed_and_iteration_alone(made, tmp_path):
