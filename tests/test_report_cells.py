@@ -11,6 +11,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from made_records import expand_once, mini
 
 from results.artefact import read_facts
@@ -29,9 +30,20 @@ MINI_TIMES = Path(__file__).resolve().parents[1] / "results" / "mini"
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """Records of every artefact, and what reproduce.py and report.py make of them; the pictures are not drawn."""
-    results_dir = tmp_path_factory.mktemp("results")
+def written(tmp_path_factory, worker_id):
+    """Records of every artefact, and what reproduce.py and report.py make of them: made once for all of pytest's processes."""
+    root = tmp_path_factory.getbasetemp()
+    results_dir = (root if worker_id == "master" else root.parent) / "every_artefact"
+    results_dir.mkdir(exist_ok=True)
+    with FileLock(results_dir / "lock"):
+        if not (results_dir / "done").exists():
+            write_all(results_dir)
+            (results_dir / "done").touch()
+    return results_dir / "runs", results_dir / "mini"
+
+
+def write_all(results_dir: Path) -> None:
+    """The pictures are not drawn."""
     runs_dir = results_dir / "runs"
     wanted: dict[Path, set[str]] = {}
     configs = {}
@@ -59,7 +71,6 @@ def written(tmp_path_factory):
             assert not p.todo
             reproduce.reproduce(p, read_arguments([name, "scale=mini"]), results_dir / "mini" / name)
         report.main(["scale=mini", f"results_dir={results_dir}"])
-    return runs_dir, results_dir / "mini"
 
 
 def raw(runs_dir: Path, name: str) -> list[dict]:
