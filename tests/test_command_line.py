@@ -47,6 +47,8 @@ def data(tmp_path_factory):
         (("regularizer=adamcpr_ip", "regularizer.reg_by_lr=maybe"), ("reg_by_lr='maybe'", "True or False")),
         (("regularizer=adamcpr_ws", "+regularizer.kappa_init_param=3"), ("kappa_init_param is not read by adamcpr_ws", "warm_start")),
         (("regularizer=adamw", "+regularizer.wd=3"), ("wd is not read by adamw", "weight_decay")),
+        (("regularizer=adamcpr_ip", "+regularizer.warmstart=null"), ("warmstart is not read by adamcpr_ip", "reg_step_size")),
+        (("regularizer=adamw", "+regularizer.warm_start=null"), ("warm_start is not read by adamw", "weight_decay")),
         (("regularizer=adamcpr_ws",), ("warm_start=2x", "does not have", "number of steps")),
     ],
     ids=lambda value: value[-1] if value[0].count("=") else "",

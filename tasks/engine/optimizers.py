@@ -69,11 +69,16 @@ def never_acts(cfg: Any) -> str | None:
 
 
 def _check_keys(regularizer: Any) -> None:
-    """Raises UserError for a key that is given and that the optimizer would not read: a setting without effect is a mistake."""
+    """Raises UserError for a key that the optimizer would not read: a setting without effect is a mistake.
+
+    Another bound's key may be null: so a grid takes it out, where the regularizer's file has it.
+    """
     known = {"name", "optimizer", "lr", *KEYS[regularizer.optimizer]}
+    taken_out: set[str] = set()
     if "kappa_init_method" in KEYS[regularizer.optimizer]:
         known |= set(BOUND_KEYS.get(regularizer.kappa_init_method, ()))
-    if unknown := sorted(key for key, value in regularizer.items() if value is not None and key not in known):
+        taken_out = {key for keys in BOUND_KEYS.values() for key in keys if key in regularizer and regularizer[key] is None}
+    if unknown := sorted(set(regularizer) - known - taken_out):
         raise UserError(
             f"regularizer.{unknown[0]} is not read by {regularizer.name}; it reads {', '.join(sorted(known - {'name', 'optimizer'}))}"
         )
