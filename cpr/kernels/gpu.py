@@ -72,7 +72,8 @@ class Plan:
         if self.chunks == 0:
             return
         known = [[tensor.data_ptr() for tensor in tensors] for tensors in lists]
-        if known != self._known:  # gradients may be elsewhere at every step
+        if known != self._known:
+            # Gradients, the second list, may be elsewhere at every step, and are laid out by `adam_`.
             if known[:1] + known[2:] != self._known[:1] + self._known[2:]:
                 for alike in zip(*(tensors for tensors in lists if tensors), strict=True):
                     _check_layout(alike)
@@ -93,15 +94,16 @@ class Plan:
     def _pinned(self, table: Tensor) -> Tensor:
         """The table where the device can read it by itself.
 
-        In a CUDA graph every replay reads it again; and while one is captured no memory can be pinned, so that one made before is used.
+        In a CUDA graph every replay reads it again, so that it is kept; and while one is captured memory may not be pinned, so that the
+        table of an earlier step is at hand.
         """
-        if self._reserve is not None and torch.cuda.is_current_stream_capturing():
-            self._replayed.append(self._reserve.copy_(table))
-            self._reserve = None
-            return self._replayed[-1]
-        if self._reserve is None:
-            self._reserve = torch.empty_like(table, pin_memory=True)
-        return table.pin_memory()
+        if not torch.cuda.is_current_stream_capturing():
+            if self._reserve is None:
+                self._reserve = torch.empty_like(table, pin_memory=True)
+            return table.pin_memory()
+        self._replayed.append(table.pin_memory() if self._reserve is None else self._reserve.copy_(table))
+        self._reserve = None
+        return self._replayed[-1]
 
     def prepare(self, pack: Pack, group: dict[str, Any]) -> None:
         """Counts the step; with evaluate_at="before" also λ_{t+1} and the pull (paper, Algorithm 1)."""
