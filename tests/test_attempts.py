@@ -89,3 +89,24 @@ def test_out_of_memory_is_on_record_after_three_attempts(tmp_path, monkeypatch, 
     with pytest.raises(TrainingFailed if attempt == 3 else OutOfMemory, match="out of memory"):
         engine.run(cfg)
     assert len(records(tmp_path)) == (attempt == 3)
+
+
+def test_an_operation_without_a_deterministic_form_is_said_and_is_no_death(tmp_path, monkeypatch):
+    from scripts.common import compose_config
+    from tasks.engine import run as engine
+    from tasks.engine.errors import UserError
+    from tasks.engine.records import run_folder
+    from tasks.engine.training import Training
+
+    def refused(self) -> None:  # torch's words
+        raise RuntimeError(
+            "nll_loss2d_forward_out_cuda_template does not have a deterministic implementation, but you set "
+            "'torch.use_deterministic_algorithms(True)'."
+        )
+
+    monkeypatch.setattr(Training, "_update", refused)
+    cfg = compose_config([*RUN, f"runs_dir={tmp_path}", "quiet=true"])
+    with pytest.raises(UserError, match=r"nll_loss2d_forward_out_cuda_template has no deterministic form .* say deterministic=false"):
+        engine.run(cfg)
+    assert attempts.history(run_folder(cfg)) == [{"start": 0}, {"end": 0}]
+    assert not records(tmp_path)

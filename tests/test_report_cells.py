@@ -31,7 +31,7 @@ MINI_TIMES = Path(__file__).resolve().parents[1] / "results" / "mini"
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory, worker_id):
-    """Records of every artefact, and what reproduce.py and report.py make of them: made once for all of pytest's processes."""
+    """The folders of runs and results that `write_all` has written, once for all of pytest's processes."""
     root = tmp_path_factory.getbasetemp()
     results_dir = (root if worker_id == "master" else root.parent) / "every_artefact"
     results_dir.mkdir(exist_ok=True)
@@ -43,7 +43,7 @@ def written(tmp_path_factory, worker_id):
 
 
 def write_all(results_dir: Path) -> None:
-    """The pictures are not drawn."""
+    """Writes records of every artefact, and what reproduce.py and report.py make of them; the pictures are not drawn."""
     runs_dir = results_dir / "runs"
     wanted: dict[Path, set[str]] = {}
     configs = {}
