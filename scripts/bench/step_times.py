@@ -2,8 +2,8 @@
 
 Options (key=value on the command line, upper case with make): rounds, at least 15 for a table of results/, else it goes to runs/results/;
 shapes of toy, resnet18, gpt2s, gpt2m, gpt2l, gpt2xl, tiny; device cpu or cuda; threads; tables of table_i2, table_i3; context, tokens of a
-sequence; batch, sequences of a step in Table I.3; memory_gb, a limit; note, a sentence for the tables' readers; results_dir;
-rebuild=true writes the tables of what was measured, on any machine.
+sequence; batch, sequences of a step in Table I.3; memory_gb, a limit; note, a sentence for the tables' readers (not with make);
+results_dir; rebuild=true writes the tables of what was measured, on any machine.
 
 Every shape's times are kept in rounds.json beside the tables as soon as they are there: a later call replaces the shapes that it measures.
 """
