@@ -18,7 +18,6 @@ from tasks.engine.records import identity
 
 # Artefacts of which some claim cannot be decided, and why their grids are as they are.
 TOO_SMALL = {
-    "grokking": "one seed: it is what a newcomer runs first, 4 minutes; a sign test needs six seeds",
     "table_h1": "three seeds: a fourth, which Holm's correction for four claims needs, would take it from 25 to 34 minutes",
 }
 

@@ -19,13 +19,17 @@ TIMEOUT = 600
 STEPS = 1200
 
 
-def reproduce(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess:
-    return cluster.call(*command("reproduce.py", *SWEEP, *arguments), timeout=TIMEOUT)
+def reproduce(cluster: Cluster, *arguments: str, seeds: str = "1") -> subprocess.CompletedProcess:
+    return cluster.call(*command("reproduce.py", *SWEEP, f"seeds={seeds}", *arguments), timeout=TIMEOUT)
 
 
-def start(cluster: Cluster, *arguments: str) -> subprocess.Popen:
+def start(cluster: Cluster, *arguments: str, seeds: str = "1") -> subprocess.Popen:
     return subprocess.Popen(
-        command("reproduce.py", *SWEEP, *arguments), env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command("reproduce.py", *SWEEP, f"seeds={seeds}", *arguments),
+        env=cluster.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -91,10 +95,10 @@ def test_a_cluster_gives_the_same_tables_as_this_machine_and_each_skips_the_runs
 
 def test_a_sweep_survives_everything_that_can_happen_to_its_jobs(cluster, tmp_path):
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    twelve = ("seeds=1,2", f"num_steps={STEPS}")
-    assert reproduce(cluster, f"runs_dir={undisturbed}", "jobs=2", *twelve).returncode == 0
-    arguments = (f"runs_dir={disturbed}", *JOBS, *twelve, "checkpoint_every_steps=40", "launcher.partition=low", "launcher.parallel=3")
-    submitter = start(cluster, *arguments, "wait=true")
+    steps = f"num_steps={STEPS}"
+    assert reproduce(cluster, f"runs_dir={undisturbed}", "jobs=2", steps, seeds="1,2").returncode == 0
+    arguments = (f"runs_dir={disturbed}", *JOBS, steps, "checkpoint_every_steps=40", "launcher.partition=low", "launcher.parallel=3")
+    submitter = start(cluster, *arguments, "wait=true", seeds="1,2")
     touched: set[str] = set()
 
     job, _ = running(cluster, disturbed, touched)
@@ -105,7 +109,7 @@ def test_a_sweep_survives_everything_that_can_happen_to_its_jobs(cluster, tmp_pa
 
     submitter.kill()
     submitter.communicate()
-    submitter = start(cluster, *arguments, "wait=true")
+    submitter = start(cluster, *arguments, "wait=true", seeds="1,2")
 
     job, folder = running(cluster, disturbed, touched)
     worker = int((folder / ".lock").read_text().split()[1])
