@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from results.runs import Run, flatten
 
 COLOURS = ("#0072B2", "#56B4E9", "#999999", "#D55E00", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito: told apart by everyone
-STYLES: tuple[dict[str, Any], ...] = ({"lw": 1.8}, {"lw": 1.0, "ls": ":", "alpha": 0.6})
+STYLES: tuple[dict[str, Any], ...] = ({"lw": 2.2}, {"lw": 1.2, "ls": ":"})
 
 
 def runs_of(method: Mapping[str, Any], runs: Sequence[Run]) -> list[Run]:
@@ -39,11 +39,11 @@ def first_at(steps: Sequence[int], values: Sequence[float], target: float, highe
     return next((step for step, value in zip(steps, values, strict=True) if (value >= target if higher else value <= target)), None)
 
 
-def mean_series(runs: Sequence[Run], name: str) -> tuple[list[int], list[float]]:
-    """`series` of the mean over runs, at the steps at which all of them were evaluated."""
+def series_over(runs: Sequence[Run], name: str, how: str) -> tuple[list[int], list[float]]:
+    """`series` of the "mean" or "median" over runs, at the steps at which all of them were evaluated."""
     table = pd.DataFrame([dict(zip(*series(run, name), strict=True)) for run in runs], dtype=float)
-    means = table.dropna(axis=1).mean().sort_index()
-    return [int(step) for step in means.index], means.to_list()
+    values = table.dropna(axis=1).agg(how).sort_index()
+    return [int(step) for step in values.index], values.to_list()
 
 
 def first_step_at(artefact: Mapping[str, Any], method: Mapping[str, Any], runs: Sequence[Run], name: str | None = None) -> dict[int, Any]:
@@ -62,11 +62,12 @@ def curve_table(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFram
         row: dict[str, Any] = {"method": method["title"], "seeds": len(chosen)}
         for name in artefact["curves"]["y"]:
             words = name.replace("_", " ")
-            reached = first_step_at(artefact, method, runs, name)
-            last = {run.config["seed"]: run.config["num_steps"] for run in chosen}
-            row[f"{artefact['curves']['x_label']} of {target:g} % {words}"] = ", ".join(
-                f"{step / unit:g}" if step is not None else f"not within {last[seed] / unit:g}" for seed, step in reached.items()
-            )
+            reached = list(first_step_at(artefact, method, runs, name).values())
+            when = [f"{step / unit:g}" for step in reached if step is not None]
+            if None in reached:
+                seeds = f" in {reached.count(None)} of {len(reached)} seeds" if len(reached) > 1 else ""
+                when.append(f"not within {chosen[0].config['num_steps'] / unit:g}{seeds}")
+            row[f"{artefact['curves']['x_label']} of {target:g} % {words}"] = ", ".join(when)
             final = pd.Series([run.record["metrics"][name] for run in chosen if name in run.record["metrics"]], dtype=float)
             spread = f" ± {final.std():.2f}" if len(final) > 1 else ""
             spread += f" ({len(chosen) - len(final)} diverged)" if len(final) < len(chosen) else ""
@@ -76,16 +77,20 @@ def curve_table(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFram
 
 
 def curve_figure(artefact: Mapping[str, Any], runs: Sequence[Run], footer: str) -> Figure:
-    """One colour a method, one line a seed; the first metric solid, the second dotted."""
+    """One colour a method: of the first metric the median over seeds, and each seed thin; of the second the median, dotted."""
     settings = artefact["curves"]
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
     for colour, method in zip(itertools.cycle(COLOURS), artefact["methods"], strict=False):
-        for number, run in enumerate(runs_of(method, runs)):
-            for name, style in zip(settings["y"], STYLES, strict=False):
-                steps, values = series(run, name)
-                title = method["title"] if number == 0 and name == settings["y"][0] else None
-                axes.plot([step / settings["x_unit_steps"] for step in steps], values, color=colour, label=title, **style)
+        chosen = runs_of(method, runs)
+        if not chosen:
+            continue
+        lines = [(series_over(chosen, name, "median"), style) for name, style in zip(settings["y"], STYLES, strict=False)]
+        if len(chosen) > 1:
+            lines += [(series(run, settings["y"][0]), {"lw": 0.8, "alpha": 0.5}) for run in chosen]
+        for number, ((steps, values), style) in enumerate(lines):
+            title = method["title"] if number == 0 else None
+            axes.plot([step / settings["x_unit_steps"] for step in steps], values, color=colour, label=title, **style)
     axes.axhline(settings["target"], color="black", lw=0.8, ls="--")
     axes.annotate(f"{settings['target']:g} %", (0.995, settings["target"]), xycoords=("axes fraction", "data"), ha="right", va="bottom")
     axes.set_xlabel(settings["x_label"])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from results.curves import first_at, mean_series
+from results.curves import first_at, series_over
 from results.heatmap import power_of_ten
 from results.interpolation import of_cell
 from results.runs import Run
@@ -40,7 +40,7 @@ def _row(
 ) -> dict[str, Any] | None:
     """The target and the step; None where the cell's runs were evaluated at no more than one step."""
     metric = artefact["metric"]
-    steps, means = mean_series(runs, panel.get("metric", metric["name"]))
+    steps, means = series_over(runs, panel.get("metric", metric["name"]), "mean")
     if len(steps) < 2:
         return None
     step = first_at(steps, means, target, metric["better"] == "higher")
