@@ -48,7 +48,7 @@ def figure(root: Path) -> str:
     folder = root / "results" / scale / name
     title, facts = title_of(folder), read_facts(folder / "table.md")
     of = f"{scale} scale, seed{'s' * (',' in facts['seeds'])} {facts['seeds']}, {facts['runs']} runs, {facts['hardware']}"
-    claims = "; ".join(f'"{row["text"]}": **{row["verdict"]}**' for row in claims_of(folder))
+    claims = "; ".join(f'"{row["text"]}": **{row["verdict"]}** ({row["ours"]})' for row in claims_of(folder))
     path = folder.relative_to(root)
     return f"![{title}]({path}/figure.png)\n\n*{title}. Ours, {of}. [Numbers]({path}/table.md). {claims}.*"
 
