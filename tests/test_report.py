@@ -233,7 +233,7 @@ def test_a_damaged_record_is_left_out_said_and_left_alone(grokking, capsys):
     before = {p: p.read_bytes() for p in runs_dir.rglob("*") if p.is_file()}
     html = page_of(runs_dir, results_dir)
     assert "damaged" in capsys.readouterr().err
-    assert folders[0].name not in html and "1 of 6 runs are missing" in words(html)
+    assert folders[0].name not in html and "1 of 36 runs are missing" in words(html)
     assert {p: p.read_bytes() for p in runs_dir.rglob("*") if p.is_file()} == before
 
 
