@@ -41,14 +41,18 @@ def artefacts_of(page: Any) -> list[str]:
 
 
 def visible_point(page: Any, figure: str) -> tuple[Any, Any, str]:
-    """x, y and run ids of a point of the last trace that lies within the figure's axes: the middle one of those that do."""
+    """x, y and run ids of a point of the last trace that lies within the figure's axes: the one farthest from those of other runs."""
     return page.evaluate(  # type: ignore[no-any-return]
         """figure => {
             const plot = document.querySelector(`[data-figure="${figure}"]`), { x, y, customdata } = plot.data.at(-1);
             const within = (axis, value) => axis.d2p(value) >= 0 && axis.d2p(value) <= axis._length;
             const { xaxis, yaxis } = plot._fullLayout;
             const seen = [...x.keys()].filter(i => y[i] !== null && within(xaxis, x[i]) && within(yaxis, y[i]));
-            const at = seen[seen.length >> 1];
+            const of = t => [...t.x.keys()].filter(i => t.y[i] !== null).map(i => [t.x[i], t.y[i], t.customdata?.[i]]);
+            const points = plot.data.flatMap(of);
+            const apart = ([u, v], i) => Math.hypot(xaxis.d2p(u) - xaxis.d2p(x[i]), yaxis.d2p(v) - yaxis.d2p(y[i]));
+            const room = i => Math.min(...points.filter(([, , ids]) => ids !== customdata[i]).map(point => apart(point, i)));
+            const at = seen.reduce((best, i) => room(i) > room(best) ? i : best);
             return [x[at], y[at], customdata[at]];
         }""",
         figure,
