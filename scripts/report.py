@@ -61,15 +61,17 @@ def main(arguments: list[str]) -> None:
     request = read_arguments(arguments)
     if request.names or "seeds" in request.options or set(request.overrides) - {"runs_dir"}:
         raise UserError("report.py takes scale=, runs_dir= and results_dir= alone: the page holds every artefact as it is defined")
+    from results import model_sizes
     from results.published import FOLDER
-    from results.report import planned_section, step_times_section, write_report
+    from results.report import model_sizes_section, planned_section, step_times_section, write_report
     from results.step_times import TITLES
 
     scale, root = request.options["scale"], Path(request.options.get("results_dir", ROOT / "results"))
     known = known_artefacts()
-    published_alone = sorted({path.stem for path in FOLDER.glob("*.yaml")} - {*known, *TITLES})
+    published_alone = sorted({path.stem for path in FOLDER.glob("*.yaml")} - {*known, model_sizes.NAME, *TITLES})
     sections = [
         *(section_of(name, request, root) for name in known),
+        model_sizes_section(root / scale / model_sizes.NAME),
         *(step_times_section(name, root / scale / name) for name in TITLES),
         *(planned_section(name) for name in published_alone),
     ]

@@ -3,8 +3,8 @@
 All of configs/artefact/, or those named; keys are those of reproduce.py. The cost of an artefact is that of its runs that have not
 ended and that no cheaper one brings. Finished runs are skipped: the same command goes on where it was stopped. An artefact that cannot be
 done, for its data or a package, or whose runs failed is said in one line, the others go on, and the exit code is 1; a run whose loss was
-not finite is a result. --dry-run lists the order and the costs. Tables I.2 and I.3 hold no runs: `make bench` writes them, which
-`make reproduce-all` calls last.
+not finite is a result. --dry-run lists the order and the costs. Tables I.1 to I.3 hold no runs: `make reproduce-all` makes
+them last, by model_sizes.py and `make bench`.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """results/<scale>/index.html: every artefact and claim on one page."""
 
 from results.report.page import write_report
-from results.report.sections import Section, planned_section, section, step_times_section
+from results.report.sections import Section, model_sizes_section, planned_section, section, step_times_section
 
-__all__ = ["Section", "planned_section", "section", "step_times_section", "write_report"]
+__all__ = ["Section", "model_sizes_section", "planned_section", "section", "step_times_section", "write_report"]

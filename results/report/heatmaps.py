@@ -5,6 +5,7 @@ settings. Mini scale's scores and the paper's are of different data sets: what c
 (perplexity) is a ratio: its distance is in per cent of the best cell.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from results.report.panels import Panel, escaped, figure
 from results.runs import Run, best_cell, comparable, flatten, frame, label, of_panel
 
 CELL_WIDTH, CELL_HEIGHT, SIDES = 54, 38, ("ours", "published")
+LETTER, LINE = 7, 18  # of an axis title: how wide a letter is on average, how high a line, in pixels
 Runs = Mapping[tuple[float, str], Sequence[Run]]
 
 
@@ -93,6 +95,8 @@ def _panel(artefact: Mapping[str, Any], panel: Mapping[str, Any], side: str, cel
         if shown["z"][y][x] is None:  # Plotly writes nothing into a cell without a value
             marks.append({"x": x, "y": y, "text": shown["text"][y][x], "showarrow": False})
     names = [label(column) if column else "" for column in columns]
+    width = CELL_WIDTH * max(2, len(columns))
+    title = textwrap.wrap(panel.get("column_label", ""), int((width + 16) / LETTER))  # Plotly cuts what is wider than the figure
     trace = go.Heatmap(
         x=list(range(len(columns))), y=list(range(len(rows))), zmin=0, zmax=far, showscale=False, xgap=2, ygap=2, hoverongaps=True,
         texttemplate="%{text}", hovertemplate="%{hovertext}<extra></extra>", meta=panel["regularizer"], **shown,
@@ -101,10 +105,11 @@ def _panel(artefact: Mapping[str, Any], panel: Mapping[str, Any], side: str, cel
         [trace],
         shapes=_outline(cells, rows, columns, metric["better"]),
         annotations=marks,
-        xaxis=_axis(names, [-0.5, len(columns) - 0.5]) | {"title": {"text": panel.get("column_label", "")}},
+        xaxis=_axis(names, [-0.5, len(columns) - 0.5]) | {"title": {"text": "<br>".join(title)}},
         yaxis=_axis([power_of_ten(row) for row in rows], [len(rows) - 0.5, -0.5]),
     )
-    return Panel(made, side, (panel["regularizer"],), 74 + CELL_WIDTH * max(2, len(columns)), 74 + CELL_HEIGHT * len(rows), panel["title"])
+    height = CELL_HEIGHT * len(rows) + LINE * max(0, len(title) - 1)
+    return Panel(made, side, (panel["regularizer"],), 74 + width, 74 + height, panel["title"])
 
 
 def _axis(names: list[str], ends: list[float]) -> dict[str, Any]:

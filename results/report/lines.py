@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from results.budget import budget_of, scores
-from results.curves import COLOURS, runs_of, series
+from results.curves import COLOURS, runs_of, series, series_over
 from results.dynamics import QUANTITIES, bound_set, trace
 from results.progress import curve_of
 from results.report.panels import Panel, escaped, figure
@@ -26,16 +26,19 @@ def thinned(steps: Sequence[int], values: Sequence[float], most: int = MOST_POIN
 
 
 def curve_panels(artefact: Mapping[str, Any], runs: Sequence[Run]) -> list[Panel]:
-    """One panel: a colour a method, a line a run; the first metric solid, the second dotted."""
+    """One panel: a colour a method, a line a run, over several the median; the first metric solid, the second dotted."""
     settings, traces, legend = artefact["curves"], [], []
     for colour, method in zip(cycle(COLOURS), artefact["methods"], strict=False):
         legend.append((colour, method["title"], method["regularizer"]))
-        for run in runs_of(method, runs):
-            for name, dash, width in zip(settings["y"], ("solid", "dot"), (2, 1), strict=False):
-                steps, values = thinned(*series(run, name))
-                x = [step / settings["x_unit_steps"] for step in steps]
-                about = f"{method['title']}, {name.replace('_', ' ')}"
-                traces.append(_line(x, values, run, about, colour, dash=dash, width=width))
+        own = runs_of(method, runs)
+        for name, dash, width in zip(settings["y"], ("solid", "dot"), (2.4, 1.2), strict=False):
+            about = f"{method['title']}, {name.replace('_', ' ')}"
+            if len(own) > 1:
+                line = {"color": colour, "dash": dash, "width": width}
+                traces.append(_median_line(*_in_units(settings, *series_over(own, name, "median")), method["regularizer"], about, line))
+                width /= 3
+            for run in own:
+                traces.append(_line(*_in_units(settings, *series(run, name)), run, about, colour, dash=dash, width=width))
     target = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": settings["target"], "y1": settings["target"]}
     made = figure(
         traces,
@@ -44,7 +47,20 @@ def curve_panels(artefact: Mapping[str, Any], runs: Sequence[Run]) -> list[Panel
         yaxis={"title": {"text": f"{artefact['metric']['label']}, {artefact['metric']['unit']}"}},
     )
     words = [name.replace("_", " ") for name in settings["y"]]
-    return [Panel(made, f"{words[0]} (solid), {words[-1]} (dotted)", _methods(artefact), 1100, 420, legend=tuple(legend))]
+    several = "; thick: median over seeds" if any(len(runs_of(method, runs)) > 1 for method in artefact["methods"]) else ""
+    title = f"{words[0]} (solid), {words[-1]} (dotted){several}"
+    return [Panel(made, title, _methods(artefact), 1100, 420, legend=tuple(legend))]
+
+
+def _in_units(settings: Mapping[str, Any], steps: Sequence[int], values: Sequence[float]) -> tuple[list[float], list[float | None]]:
+    steps, shown = thinned(steps, values)
+    return [step / settings["x_unit_steps"] for step in steps], shown
+
+
+def _median_line(x: Sequence[float], y: Sequence[float | None], regularizer: str, about: str, line: Mapping[str, Any]) -> go.Scatter:
+    """A line of no single run: it says what it is, and a click on it opens none."""
+    text = f"<b>{escaped(about)}</b>, median over seeds<br>%{{x:g}}: %{{y:.4g}}<extra></extra>"
+    return go.Scatter(x=x, y=y, mode="lines", line=line, meta=regularizer, hovertemplate=text)
 
 
 def budget_panels(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run]) -> list[Panel]:

@@ -23,7 +23,7 @@ class Panel:
     legend: tuple[tuple[str, str, str], ...] = ()
 
 
-def figure(traces: list[go.Scatter] | list[go.Heatmap], **layout: object) -> go.Figure:
+def figure(traces: list[go.Scatter] | list[go.Heatmap] | list[go.Bar], **layout: object) -> go.Figure:
     """A figure with small margins and nothing fixed that light, dark or the screen's width should decide."""
     margin = {"l": 8, "r": 8, "t": 8, "b": 8}
     axes = {"xaxis": {"automargin": True}, "yaxis": {"automargin": True}}

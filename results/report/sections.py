@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from results import model_sizes
 from results.artefact import at_scale, describe, plain_table, read_facts, tuning_tables
 from results.budget import budget_table
 from results.claims import judge
@@ -24,6 +25,7 @@ from results.report.heatmaps import heatmap_panels
 from results.report.lines import budget_panels, curve_panels, dynamics_panels, interpolation_panels, progress_panels
 from results.report.panels import Panel
 from results.report.points import pair_panels, time_panels
+from results.report.sizes import size_panel
 from results.report.thumbnails import Thumbnail, thumbnails
 from results.runs import Run, frame
 from results.step_time_limits import judge_times
@@ -262,6 +264,25 @@ def step_times_section(name: str, folder: Path) -> Section:
     facts = {name: fact for name, fact in describe_times(record).items() if name != "command"}
     tables = {"Seconds, and multiples of AdamW": paper_table(data, theirs)}
     return replace(base, state=RECORDS, verdicts=verdicts, facts=facts, panels=time_panels(data), tables=tables)
+
+
+def model_sizes_section(folder: Path) -> Section:
+    """Table I.1, from its table.csv."""
+    name, path = model_sizes.NAME, folder / "table.csv"
+    base = Section(
+        name, model_sizes.TITLE, ("gpt2",), (), f"make reproduce-{name}", NOT_RUN, files=_files(folder), note=model_sizes.READING
+    )
+    if not path.exists():
+        return replace(base, tables={"Published": model_sizes.published()})
+    data = pd.read_csv(path)
+    return replace(
+        base,
+        state=COMMITTED,
+        verdicts=[model_sizes.judge_sizes(data)],
+        facts=model_sizes.FACTS,
+        tables={"Parameters": model_sizes.sizes_table(data)},
+        panels=[size_panel(data)],
+    )
 
 
 def planned_section(name: str) -> Section:

@@ -1,0 +1,57 @@
+"""Counts the parameters of the paper's GPT-2 models into Table I.1:  python scripts/model_sizes.py scale=mini
+
+Takes scale= (the folder in results/ that the table is written to; its content does not depend on it) and results_dir=. The models are
+those of configs/task/gpt2*.yaml at paper scale, without memory for their parameters.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.arguments import read_arguments
+from scripts.common import ROOT, compose_config, one_line_errors
+from tasks.engine.errors import UserError
+
+SCALES = ("mini", "paper")
+TASKS = {"gpt2s": "gpt2", "gpt2m": "gpt2m", "gpt2l": "gpt2l", "gpt2xl": "gpt2xl"}
+
+
+def main(arguments: list[str]) -> None:
+    """Writes results/<scale>/table_i1/."""
+    request = read_arguments(arguments)
+    scale, root = request.options["scale"], Path(request.options.get("results_dir", ROOT / "results"))
+    if request.names or set(request.given) - {"scale", "results_dir"}:
+        raise UserError("model_sizes.py takes scale= and results_dir= alone: nothing is trained")
+    if scale not in SCALES:
+        raise UserError(f"scale={scale!r} is unknown; choose one of {', '.join(SCALES)}")
+    from results.model_sizes import NAME, Counted, write_model_sizes
+
+    counted = [Counted(model, **count(task)) for model, task in TASKS.items()]
+    print(write_model_sizes(counted, f"make reproduce-{NAME}", root / scale / NAME))
+
+
+def count(task: str) -> dict[str, int]:
+    """Size and parameters of the model that a task trains at paper scale."""
+    import torch
+
+    from cpr import regularized_names
+    from tasks.gpt2.model import build
+
+    cfg = compose_config([f"task={task}", "scale=paper"]).task
+    with torch.device("meta"):
+        model = build(cfg.model, cfg.loss_chunk)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    bounded = regularized_names(model)
+    return {
+        **{key: cfg.model[key] for key in ("width", "layers", "heads")},
+        "parameters": sum(sizes.values()),
+        "embedding": sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Embedding)),
+        "matrices": len(bounded),
+        "bounded": sum(sizes[name] for name in bounded),
+    }
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])
