@@ -182,8 +182,11 @@ def test_the_end_of_a_curve(name, written):
     row = next(row for row in rows_of(results / name) if row["method"] == method["title"])
     assert row[f"final {metric.replace('_', ' ')}"].split(" ")[0] == mean
     assert in_latex(results / name, method["title"], mean)
-    ends = [trace["y"][-1] for trace in figures(results / "index.html", name) if trace["name"] == chosen[0]["run_id"]]
+    traces = figures(results / "index.html", name)
+    ends = [trace["y"][-1] for trace in traces if trace.get("name") == chosen[0]["run_id"]]
     assert ends == [pytest.approx(chosen[0]["metrics"][y], rel=1e-4) for y in artefact["curves"]["y"]]
+    medians = [trace["y"][-1] for trace in traces if trace["hovertemplate"].startswith(f"<b>{method['title']},") and "name" not in trace]
+    assert medians == [pytest.approx(statistics.median(r["metrics"][y] for r in chosen), rel=1e-4) for y in artefact["curves"]["y"]]
 
 
 @pytest.mark.parametrize("name", of_layout("budget"))
