@@ -12,7 +12,7 @@ from commands import ROOT
 from driving import COMMITTED, NOT_RUN, opened
 from made_records import expand_once, mini, write_artefact_runs
 
-from results import write_artefact
+from results import model_sizes, write_artefact
 from results.step_times import TITLES
 from scripts import report
 from scripts.bench.made_records import metrics_of, write_run
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def report_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page with the records of every artefact but the two above, and the committed step times."""
+    """A page with the records of every artefact but the two above, and the committed tables of what holds no runs."""
     results_dir = tmp_path_factory.mktemp("results")
     runs_dir, out = results_dir / "runs", results_dir / "mini"
     with pytest.MonkeyPatch.context() as patch:
@@ -53,7 +53,7 @@ def report_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         elsewhere = [write_run(runs_dir / "elsewhere", cfg, metrics_of(COMMITTED)) for cfg in mini(COMMITTED).values()]
         runs = [run for folder in elsewhere if (run := report.run_on_record(folder)) is not None]
         write_artefact(load_artefact(COMMITTED), "mini", runs, out / COMMITTED, expected=len(runs), seeds=3, command="a command")
-        for name in TITLES:
+        for name in (model_sizes.NAME, *TITLES):
             shutil.copytree(ROOT / "results" / "mini" / name, out / name)
         report.main(["scale=mini", f"results_dir={results_dir}"])
     return out / "index.html"

@@ -6,12 +6,13 @@ import pytest
 from commands import ROOT
 from driving import COMMITTED, NOT_RUN, all_drawn, artefacts_of, drawn, hover_text, opened, point_at, too_wide, visible, visible_point
 
+from results import model_sizes
 from results.step_times import TITLES
 from scripts.plan import known_artefacts
 
 
 def test_every_artefact_has_a_figure_a_verdict_and_its_command(page):
-    assert set(artefacts_of(page)) == {*known_artefacts(), *TITLES}
+    assert set(artefacts_of(page)) == {*known_artefacts(), model_sizes.NAME, *TITLES}
     for name in artefacts_of(page):
         section = page.locator(f"#{name}")
         assert section.locator(".verdicts").count() == 1, name
@@ -121,7 +122,7 @@ def test_the_committed_page_is_whole_at_every_width(browser, path):
             page.set_viewport_size({"width": width, "height": 900})
             all_drawn(page)
             assert too_wide(page) == []
-        assert {*known_artefacts(), *TITLES} <= set(artefacts_of(page))
+        assert {*known_artefacts(), model_sizes.NAME, *TITLES} <= set(artefacts_of(page))
         without = "[...document.querySelectorAll('section.artefact')].filter(s => !s.querySelector('.verdicts')).map(s => s.id)"
         assert page.evaluate(without) == []
         blank = "[...document.querySelectorAll('.plot, .static img')].filter(e => e.getBoundingClientRect().height < 100).length"
