@@ -96,7 +96,8 @@ def _panel(artefact: Mapping[str, Any], panel: Mapping[str, Any], side: str, cel
             marks.append({"x": x, "y": y, "text": shown["text"][y][x], "showarrow": False})
     names = [label(column) if column else "" for column in columns]
     width = CELL_WIDTH * max(2, len(columns))
-    title = textwrap.wrap(panel.get("column_label", ""), int((width + 16) / LETTER))  # Plotly cuts what is wider than the figure
+    fitting = int((width + 16) / LETTER)  # Plotly cuts what is wider than the figure
+    title = textwrap.wrap(panel.get("column_label", ""), fitting, break_on_hyphens=False)
     trace = go.Heatmap(
         x=list(range(len(columns))), y=list(range(len(rows))), zmin=0, zmax=far, showscale=False, xgap=2, ygap=2, hoverongaps=True,
         texttemplate="%{text}", hovertemplate="%{hovertext}<extra></extra>", meta=panel["regularizer"], **shown,
