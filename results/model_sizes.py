@@ -39,14 +39,14 @@ class Counted:
     bounded: int
 
 
-def write_model_sizes(counted: Sequence[Counted], command: str, out_dir: Path) -> str:
+def write_model_sizes(counted: Sequence[Counted], out_dir: Path) -> str:
     """Writes table.md, table.csv, table.tex, claims.csv, figure.png and figure.svg; returns what a person should see in a terminal."""
     paper = published()
     data = pd.DataFrame([vars(one) for one in counted])
     data = data.merge(paper.rename(columns={"printed": "parameters_paper"}), on="model", suffixes=("", "_paper"))
     verdicts, main = [judge_sizes(data)], sizes_table(data)
     out_dir.mkdir(parents=True, exist_ok=True)
-    facts = "".join(f"- {name}: {fact}\n" for name, fact in (FACTS | {"command": f"`{command}`"}).items())
+    facts = "".join(f"- {name}: {fact}\n" for name, fact in (FACTS | {"command": f"`make reproduce-{NAME}`"}).items())
     page = [f"# {TITLE}", "", facts, "![figure](figure.png)", "", markdown(main), ""]
     page += ["## Claims", "", markdown(claims_table(verdicts)), "", READING, ""]
     write(out_dir / "table.md", "\n".join(page))

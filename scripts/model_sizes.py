@@ -11,9 +11,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.arguments import read_arguments
 from scripts.common import ROOT, compose_config, one_line_errors
+from scripts.readme import SCALES
 from tasks.engine.errors import UserError
 
-SCALES = ("mini", "paper")
 TASKS = {"gpt2s": "gpt2", "gpt2m": "gpt2m", "gpt2l": "gpt2l", "gpt2xl": "gpt2xl"}
 
 
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     from results.model_sizes import NAME, Counted, write_model_sizes
 
     counted = [Counted(model, **count(task)) for model, task in TASKS.items()]
-    print(write_model_sizes(counted, f"make reproduce-{NAME}", root / scale / NAME))
+    print(write_model_sizes(counted, root / scale / NAME))
 
 
 def count(task: str) -> dict[str, int]:

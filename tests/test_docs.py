@@ -240,8 +240,8 @@ def check_make(copy: Path, arguments: list[str]) -> None:
             if key == "ARGS" and arguments[0].startswith("reproduce-") and not value.startswith("--"):
                 composes(copy, ["launcher=slurm", *shlex.split(value)])
         elif argument.startswith("reproduce-"):
-            own = " ".join(re.findall(r"^(?:reproduce-\w+ ?)+(?=:)", makefile, re.MULTILINE))
-            tables = re.findall(r"reproduce-(table_\w+)", own)
+            own = re.findall(r"^reproduce-table_i\d(?: reproduce-table_i\d)*(?=:)", makefile, re.MULTILINE)
+            tables = re.findall(r"reproduce-(table_i\d)", " ".join(own))
             known = {path.stem for path in (copy / "configs/artefact").glob("*.yaml")} | {"all", *tables}
             assert argument.removeprefix("reproduce-") in known, argument
         else:
