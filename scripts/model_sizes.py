@@ -25,9 +25,11 @@ def main(arguments: list[str]) -> None:
         raise UserError("model_sizes.py takes scale= and results_dir= alone: nothing is trained")
     if scale not in SCALES:
         raise UserError(f"scale={scale!r} is unknown; choose one of {', '.join(SCALES)}")
-    from results.model_sizes import NAME, Counted, write_model_sizes
+    import pandas as pd
 
-    counted = [Counted(model, **count(task)) for model, task in TASKS.items()]
+    from results.model_sizes import NAME, write_model_sizes
+
+    counted = pd.DataFrame([{"model": model, **count(task)} for model, task in TASKS.items()])
     print(write_model_sizes(counted, root / scale / NAME))
 
 

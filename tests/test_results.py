@@ -73,7 +73,8 @@ def test_a_file_of_published_numbers_is_whole(path):
     assert published["source"].startswith("arXiv:2311.09058")
     assert published["task"]
     assert published["metric"].keys() == {"name", "unit", "better"}
-    assert published["metric"]["better"] in ("higher", "lower")
+    better = ("equal",) if path.stem == "table_i1" else ("higher", "lower")  # its sizes are neither
+    assert published["metric"]["better"] in better
     means = [row["mean"] for row in published["rows"]]
     assert any(isinstance(mean, float) for mean in means)
     assert all(mean is None or isinstance(mean, float) for mean in means)
