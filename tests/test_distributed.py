@@ -290,7 +290,8 @@ def test_two_processes_that_share_every_matrix_pass_the_suite_of_every_path():
     suite = Path(__file__).with_name("test_every_path.py")
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider", "-k", "dtensor", str(suite)],
+            # What gloo says when it ends a process is lost if pytest captures it.
+            [sys.executable, "-m", "pytest", "-xq", "--capture=sys", "-p", "no:cacheprovider", "-k", "dtensor", str(suite)],
             env=environment | {"RANK": rank},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -303,5 +304,5 @@ def test_two_processes_that_share_every_matrix_pass_the_suite_of_every_path():
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
     assert all(" passed" in output for output in outputs)
