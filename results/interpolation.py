@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from results.curves import COLOURS
 from results.runs import Run, best_cell, frame, label, of_panel, panel_cells
 
+DASHES = ("-", "--", ":")  # curves of methods that do the same lie on each other
+
 
 def interpolated(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
     """A row a share of every run of the panels' best cells: method, setting, seed, share and value; empty without `interpolation`.
@@ -42,27 +44,30 @@ def of_cell(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.Data
 
 
 def interpolation_table(artefact: Mapping[str, Any], points: pd.DataFrame) -> pd.DataFrame:
-    """A row a method: the mean over its seeds at every share, and the share with the best one."""
+    """A row a method: mean and standard deviation over its seeds at every share, and the share with the best mean."""
     digits, rows = artefact["metric"].get("digits", 1), []
     for (method, setting), own in points.groupby(["method", "setting"], sort=False):
-        means = own.groupby("share")["value"].mean()
+        of_share = own.groupby("share")["value"]
+        means, stds = of_share.mean(), of_share.std()
         best = means.idxmax() if artefact["metric"]["better"] == "higher" else means.idxmin()
-        cells = {f"{share:g}": f"{mean:.{digits}f}" for share, mean in means.items()}
+        spread = {share: "" if pd.isna(std) else f" ± {std:.{digits}f}" for share, std in stds.items()}
+        cells = {f"{share:g}": f"{mean:.{digits}f}{spread[share]}" for share, mean in means.items()}
         rows.append({"method": method, "setting": setting} | cells | {"best": f"{means[best]:.{digits}f} at {best:g}"})
     return pd.DataFrame(rows)
 
 
 def interpolation_figure(artefact: Mapping[str, Any], points: pd.DataFrame, footer: str) -> Figure:
-    """One colour a method: its mean over the seeds as a line, the seeds as dots."""
+    """One colour and dash a method: its mean over the seeds as a line, the seeds as dots, which lie side by side."""
     settings, metric = artefact["interpolation"], artefact["metric"]
     figure = Figure(figsize=(7.5, 4.4), layout="constrained")
     axes = figure.subplots()
-    colours = itertools.cycle(COLOURS)
-    for (method, setting), own in points.groupby(["method", "setting"], sort=False):
-        colour, means = next(colours), own.groupby("share")["value"].mean()
+    methods = points.groupby(["method", "setting"], sort=False)
+    looks = zip(itertools.cycle(COLOURS), itertools.cycle(DASHES), methods)
+    for number, (colour, dashes, ((method, setting), own)) in enumerate(looks):
+        means, aside = own.groupby("share")["value"].mean(), 0.008 * (number - (len(methods) - 1) / 2)
         name = method if setting == "-" else f"{method}, {setting}"
-        axes.plot(means.index, means, color=colour, lw=1.8, label=name)
-        axes.scatter(own["share"], own["value"], color=colour, s=9, alpha=0.5, linewidths=0)
+        axes.plot(means.index, means, color=colour, ls=dashes, lw=1.8, label=name)
+        axes.scatter(own["share"] + aside, own["value"], color=colour, s=9, alpha=0.6, linewidths=0)
     axes.set_xlabel(settings["x_label"])
     axes.set_ylabel(f"{metric['label']}, {metric['unit']}")
     axes.set_title(settings["title"], fontsize=11)

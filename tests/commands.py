@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,35 @@ def command(script: str, *arguments: str) -> list[str]:
 def call(script: str, *arguments: str, timeout: float = 120, **options: Any) -> subprocess.CompletedProcess:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(command(script, *arguments), capture_output=True, text=True, timeout=timeout, env=environment, **options)
+
+
+def call_forked(script: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess:
+    """As `call`, in a fork of this process, which has imported already what the script imports: some seconds less.
+
+    For what is refused before it trains and asks for no GPU: a fork can neither train on threads nor open a GPU reliably.
+    """
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = multiprocessing.get_context("fork").Process(target=_become, args=(command(script, *arguments)[1:], out, err))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired([script, *arguments], timeout)
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess([script, *arguments], process.exitcode, out.read(), err.read())
+
+
+def _become(argv: list[str], out: Any, err: Any) -> None:
+    """Runs a script as the process's own, with these files for its streams."""
+    for stream, number in ((out, 1), (err, 2)):
+        os.dup2(stream.fileno(), number)
+    sys.argv, sys.stdout, sys.stderr = argv, out, err
+    try:
+        runpy.run_path(argv[0], run_name="__main__")
+    finally:
+        out.flush()
+        err.flush()
 
 
 def start(script: str, *arguments: str) -> subprocess.Popen:

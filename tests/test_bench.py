@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 import torch
-from commands import ROOT, call, is_one_line
+from commands import ROOT, call, call_forked, is_one_line
 
 from scripts.bench.memory import extra_peak_bytes
 from scripts.bench.methods import methods
@@ -111,7 +111,7 @@ def test_make_bench_measures_the_loader_too_but_not_with_one_table(arguments, ex
 
 
 def test_an_unknown_option_is_one_line_and_exit_code_2(tmp_path):
-    done = call(SCRIPT, "colour=red", f"results_dir={tmp_path}")
+    done = call_forked(SCRIPT, "colour=red", f"results_dir={tmp_path}")
     assert done.returncode == 2
     is_one_line(done, "colour=red", "rounds=")
     assert not list(tmp_path.iterdir())

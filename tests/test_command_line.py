@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from commands import ROOT, call, is_one_line, records, write_fashion_mnist
+from commands import ROOT, call, call_forked, is_one_line, records, write_fashion_mnist
 
 from tasks.cifar100.prepare import FASHION_MNIST
 
@@ -54,7 +54,7 @@ def data(tmp_path_factory):
     ids=lambda value: value[-1] if value[0].count("=") else "",
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, words):
-    done = call("train.py", *GROKKING, f"runs_dir={tmp_path}", *arguments)
+    done = call_forked("train.py", *GROKKING, f"runs_dir={tmp_path}", *arguments)
     assert done.returncode == 2
     is_one_line(done, *words)
     assert not list(tmp_path.glob("**/record.json"))
@@ -76,13 +76,14 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, words):
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_the_other_scripts_refuse_in_the_same_manner(script, arguments, words):
-    done = call(script, *arguments)
+    done = call_forked(script, *arguments)
     assert done.returncode == 2
     is_one_line(done, *words)
 
 
 def test_a_missing_data_set_is_said_with_the_command_that_brings_it(tmp_path):
-    done = call("train.py", "task=cifar100", "scale=paper", "device=cpu", f"runs_dir={tmp_path}", f"data_dir={tmp_path / 'none'}")
+    asked = "task=cifar100", "scale=paper", "device=cpu"
+    done = call_forked("train.py", *asked, f"runs_dir={tmp_path}", f"data_dir={tmp_path / 'none'}")
     assert done.returncode == 2
     is_one_line(done, "CIFAR100 is not in", "python scripts/prepare_data.py cifar100 CIFAR100")
 
@@ -136,7 +137,7 @@ def test_a_run_that_diverges_ends_no_sweep(tmp_path):
 
 def test_a_file_in_place_of_the_runs_folder_is_said(tmp_path):
     (tmp_path / "runs").write_text("")
-    done = call("train.py", *GROKKING, f"runs_dir={tmp_path / 'runs'}", "num_steps=2")
+    done = call_forked("train.py", *GROKKING, f"runs_dir={tmp_path / 'runs'}", "num_steps=2")
     assert done.returncode == 2
     is_one_line(done, "runs_dir=", "cannot hold runs")
 

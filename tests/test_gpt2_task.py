@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, call, is_one_line, records, write_tokens
+from commands import ROOT, call, call_forked, is_one_line, records, write_tokens
 from test_many_processes import ENVIRONMENT
 from test_resume import killed_runs_end_the_same
 from torch.nn.functional import cross_entropy
@@ -153,7 +153,7 @@ def test_killed_runs_end_with_the_same_bits(data, tmp_path):
 
 
 def test_missing_data_is_one_line_with_the_command_that_brings_it(tmp_path):
-    done = call("train.py", "task=gpt2", "device=cpu", f"data_dir={tmp_path}", f"runs_dir={tmp_path}")
+    done = call_forked("train.py", "task=gpt2", "device=cpu", f"data_dir={tmp_path}", f"runs_dir={tmp_path}")
     assert done.returncode == 2
     is_one_line(done, "Shakespeare2k is not in", "python scripts/prepare_data.py gpt2 Shakespeare2k")
 

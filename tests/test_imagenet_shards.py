@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import call, is_one_line
+from commands import call_forked, is_one_line
 from PIL import Image
 
 from scripts.common import compose_config
@@ -119,15 +119,27 @@ def test_a_shard_that_is_damaged_or_none_is_one_line(root, tmp_path):
             shards.TarShards([path], tmp_path / "index")
         assert "\n" not in str(error.value) and name in str(error.value)
     none = shards.TarShards([write_shard(tmp_path / "bytes.tar", image | {"a.png": b"no pixels"})], tmp_path / "index")
-    with pytest.raises(UserError, match=r"bytes\.tar: the 9 bytes from [\d,]+ on are no image"):
+    with pytest.raises(UserError, match=r"the 9 bytes from [\d,]+ on of .*bytes\.tar are no whole image \(cannot identify image file\)"):
         none[0]
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot be kept in .*file: File exists"):
         shards.TarShards(sorted((root / "imagenet-wds").glob("*train*")), tmp_path / "file")
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_breaks_off_is_one_line_that_says_where_it_lies(root, workers):
+    whole = sample("a", 1, 1)
+    write_shard(root / "imagenet-wds" / "imagenet1k-train-0000.tar", whole | {"a.png": whole["a.png"][:600]})
+    keys = ("task=imagenet", "scale=mini", "regularizer=adamw", "task.data.name=ImageNetWebDataset", "task.data.train_size=null")
+    cfg = compose_config([*keys, "task.batch_size=4", "num_steps=1", f"loader_workers={workers}", f"data_dir={root}"])
+    batch_at = loader.batches(load(cfg.task.data, root, "train"), cfg, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"^the 600 bytes from [\d,]+ on of .*-0000\.tar are no whole image \(.*truncated.*\)") as error:
+        batch_at(0)
+    assert "\n" not in str(error.value)
+
+
 def test_missing_shards_and_too_few_are_one_line(root, tmp_path):
-    done = call("prepare_data.py", "imagenet", "ImageNetWebDataset", f"data_dir={tmp_path / 'none'}")
+    done = call_forked("prepare_data.py", "imagenet", "ImageNetWebDataset", f"data_dir={tmp_path / 'none'}")
     assert done.returncode == 2
     is_one_line(done, "https://huggingface.co/datasets/timm/imagenet-1k-wds, then: hf download timm/imagenet-1k-wds")
     with pytest.raises(UserError, match="has 6 images of 3 classes, not 1,281,167 of 1,000"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from commands import call, is_one_line, records, write_fashion_mnist
+from commands import call, call_forked, is_one_line, records, write_fashion_mnist
 from made_runs import artefact, run
 from PIL import Image
 from test_resume import killed_runs_end_the_same
@@ -188,7 +188,7 @@ def test_deit_small_takes_three_steps_of_files_at_224_pixels(folders, tmp_path):
 
 
 def test_missing_data_is_one_line_with_the_command_that_brings_it(tmp_path):
-    done = call("train.py", "task=imagenet", "scale=paper", "device=cpu", f"data_dir={tmp_path}", f"runs_dir={tmp_path}")
+    done = call_forked("train.py", "task=imagenet", "scale=paper", "device=cpu", f"data_dir={tmp_path}", f"runs_dir={tmp_path}")
     assert done.returncode == 2
     is_one_line(done, "ImageNet (train) is not in", "python scripts/prepare_data.py imagenet ImageNet")
     for name in ("FashionMNIST", "ImageNetParquet"):

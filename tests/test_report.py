@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from itertools import chain
 
 import pytest
-from commands import ROOT, call, is_one_line
+from commands import ROOT, call_forked, is_one_line
 from made_records import mini, write_artefact_runs
 from made_runs import FIGURE2, artefact, grid, noisy, run
 
@@ -285,6 +285,6 @@ def test_compare_says_how_runs_differ(grokking, capsys):
 
 @pytest.mark.parametrize(("script", "names"), [("show.py", ("nothing",)), ("compare.py", ("nothing", "at-all"))])
 def test_a_run_that_is_not_there_is_one_line(script, names, tmp_path):
-    done = call(script, *names, f"runs_dir={tmp_path}")
+    done = call_forked(script, *names, f"runs_dir={tmp_path}")
     assert done.returncode == 2
     is_one_line(done, "nothing", str(tmp_path))

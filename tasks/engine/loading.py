@@ -3,15 +3,21 @@
 import multiprocessing
 import os
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from tasks.engine.errors import UserError
 
-def loader(examples: Dataset, workers: int, device: torch.device, **options: Any) -> DataLoader:
-    """torch's loader, with no draw from the global generators and workers that end with their process."""
-    return DataLoader(
+
+def loader(examples: Dataset, workers: int, device: torch.device, **options: Any) -> Iterator[Any]:
+    """What torch's loader gives, with no draw from the global generators and workers that end with their process.
+
+    Raises a UserError of a worker in its own words, where torch puts the worker's traceback before them.
+    """
+    batches = DataLoader(
         examples,
         num_workers=workers,
         pin_memory=device.type == "cuda",
@@ -19,6 +25,10 @@ def loader(examples: Dataset, workers: int, device: torch.device, **options: Any
         worker_init_fn=_follow_parent if workers else None,
         **options,
     )
+    try:
+        yield from batches
+    except UserError as error:
+        raise UserError(str(error).strip().rpartition(f"\n{UserError.__module__}.{UserError.__name__}: ")[-1]) from error
 
 
 def _follow_parent(worker: int) -> None:

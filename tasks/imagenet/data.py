@@ -1,18 +1,16 @@
 """Labelled images by their index: folders of files, shards of parquet or tar files, or Fashion-MNIST at mini scale."""
 
-import io
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from PIL.Image import Image
-from PIL.Image import open as open_image
 from torch.utils.data import Subset
 
 from tasks.engine.errors import UserError
 from tasks.engine.seeding import generator_for
-from tasks.imagenet.shards import TarShards
+from tasks.imagenet.shards import TarShards, decoded
 
 SPLITS = ("train", "val")
 # Where each data set lies in data_dir. torchvision keeps Fashion-MNIST in a folder of its own.
@@ -34,20 +32,28 @@ class Images(Protocol):
 class ParquetShards:
     """Rows of parquet files with the columns `image` (the bytes of a file) and `label`, read through `datasets`.
 
-    It copies them once into an Arrow table beside them, which is memory-mapped: a row is read without the rest of its shard.
+    It copies them once into an Arrow table beside them, which is memory-mapped: a row is read without the rest of its shard. `classes` is
+    the highest class and one.
     """
 
     def __init__(self, files: list[Path], folder: Path) -> None:
         datasets = import_datasets()
         table = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train", cache_dir=str(folder / "arrow"))
         self._table = table.cast_column("image", datasets.Image(decode=False))
+        self._folder = folder
+        self.classes = max(table.unique("label")) + 1
 
     def __len__(self) -> int:
         return len(self._table)
 
     def __getitem__(self, index: int, /) -> tuple[Image, int]:
         row = self._table[index]
-        return open_image(io.BytesIO(row["image"]["bytes"])), row["label"]
+        return decoded(row["image"]["bytes"], f"the bytes of row {index:,} of the parquet files in {self._folder}"), row["label"]
+
+
+def of_file(path: str) -> Image:
+    """The image of a file. Raises UserError if it is none."""
+    return decoded(Path(path).read_bytes(), f"the bytes of {path}")
 
 
 def import_datasets() -> Any:
@@ -87,7 +93,7 @@ def read(name: str, root: Path, split: str) -> Images:
         if name == "FashionMNIST":
             return datasets.FashionMNIST(folder, train=split == "train", download=False)
         if name == "ImageNet":
-            return datasets.ImageFolder(folder / split)
+            return datasets.ImageFolder(folder / split, loader=of_file)
     except (FileNotFoundError, RuntimeError) as error:  # no folder or no class in it; no files of Fashion-MNIST
         raise UserError(_missing(name, root, split)) from error
     files = sorted(folder.glob(SHARDS[name][split]))
@@ -97,10 +103,10 @@ def read(name: str, root: Path, split: str) -> Images:
 
 
 def classes_of(images: Images) -> int | None:
-    """How many classes there are, by the images' folders or the tar shards' highest class; None where that is not known."""
+    """How many classes there are, by the images' folders or the shards' highest class; None where that is not known."""
     while isinstance(images, Subset):
         images = images.dataset  # type: ignore[assignment]
-    if isinstance(images, TarShards):
+    if isinstance(images, TarShards | ParquetShards):
         return images.classes
     return len(images.class_to_idx) if hasattr(images, "class_to_idx") else None
 

@@ -88,7 +88,7 @@ class ReadAhead:
 
     def _from(self, step: int) -> Iterator[Any]:
         steps = range(step, max(self.last, step + 1))
-        return iter(loader(self.examples, self.workers, self.device, batch_sampler=(self.keys(s) for s in steps)))
+        return loader(self.examples, self.workers, self.device, batch_sampler=(self.keys(s) for s in steps))
 
 
 def own_part(count: int, size: int) -> tuple[int, int]:

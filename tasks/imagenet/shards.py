@@ -38,10 +38,18 @@ class TarShards:
         with open(self._files[shard], "rb") as file:
             file.seek(offset)
             content = file.read(length)
-        try:
-            return open_image(io.BytesIO(content)), label
-        except UnidentifiedImageError as error:
-            raise UserError(f"{self._files[shard]}: the {length:,} bytes from {offset:,} on are no image; get this shard anew") from error
+        return decoded(content, f"the {length:,} bytes from {offset:,} on of {self._files[shard]}"), label
+
+
+def decoded(content: bytes, where: str) -> Image:
+    """The image of a file's bytes. Raises UserError, which says where they lie, if they are none or not all of one."""
+    try:
+        image = open_image(io.BytesIO(content))
+        image.load()
+    except (OSError, SyntaxError) as error:  # SyntaxError: PIL's word for a broken PNG
+        reason = "cannot identify image file" if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"{where} are no whole image ({reason}); get the file anew") from error
+    return image
 
 
 def _places(files: Sequence[Path], folder: Path) -> np.ndarray:

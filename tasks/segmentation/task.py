@@ -130,9 +130,7 @@ def batches(trainer: Any, cfg: Any, device: torch.device) -> Callable[[int], Bat
             data, targets = patches[step]
         else:
             if step != following:
-                ahead = iter(
-                    loader(patches, cfg.loader_workers, device, batch_size=None, sampler=range(step, max(cfg.num_steps, step + 1)))
-                )
+                ahead = loader(patches, cfg.loader_workers, device, batch_size=None, sampler=range(step, max(cfg.num_steps, step + 1)))
             data, targets = next(ahead)
             following = step + 1
         return data.to(device, non_blocking=True), tuple(target.to(device, non_blocking=True) for target in targets)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from commands import call, is_one_line, records, start, wait_until
+from commands import call, call_forked, is_one_line, records, start, wait_until
 from made_lora import CPU, RECIPE, SETTINGS, TARGETS, config, made_questions
 
 from scripts.common import compose_config
@@ -107,7 +107,8 @@ def test_a_subset_is_the_same_for_the_same_seed():
 
 def test_what_is_missing_is_said_with_the_command(tmp_path, made, root):
     for scale, name in (("mini", "Plays"), ("paper", "PubMedQA")):
-        done = call("train.py", "task=lora", f"scale={scale}", "device=cpu", f"data_dir={tmp_path}", f"runs_dir={tmp_path / 'runs'}")
+        asked = f"scale={scale}", "device=cpu", f"data_dir={tmp_path}", f"runs_dir={tmp_path / 'runs'}"
+        done = call_forked("train.py", "task=lora", *asked)
         assert done.returncode == 2
         is_one_line(done, f"{name} is not in", f"python scripts/prepare_data.py lora {name} data_dir={tmp_path}")
     with pytest.raises(UserError, match=r"Mistral-7B-Instruct is not in .*prepare_data\.py lora PubMedQA data_dir="):

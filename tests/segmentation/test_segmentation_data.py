@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import call, is_one_line, start, wait_until
+from commands import call_forked, is_one_line, start, wait_until
 from made_segmentation import MADE, SETTINGS, SGD, made_case, nibabel, trainer_of, volume
 
 from scripts import prepare_data
@@ -208,7 +208,7 @@ def test_of_amos_the_ct_volumes_are_taken(tmp_path):
 
 
 def test_what_the_user_has_to_download_is_said(tmp_path):
-    done = call("prepare_data.py", "segmentation", "Heart", f"data_dir={tmp_path}")
+    done = call_forked("prepare_data.py", "segmentation", "Heart", f"data_dir={tmp_path}")
     assert done.returncode == 2
     is_one_line(done, "Task02_Heart.tar", "medicaldecathlon.com", "CC BY-SA 4.0", "unpack it there")
     (tmp_path / "segmentation" / "source" / "amos22").mkdir(parents=True)
