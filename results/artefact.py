@@ -18,7 +18,7 @@ from results.heatmap import heatmap_figure
 from results.interpolation import interpolated, interpolation_figure, interpolation_table
 from results.pairs import every_pair, pair_figure, pair_table
 from results.progress import pictures, progress, progress_figure, progress_table
-from results.runs import Run, frame
+from results.runs import Run, frame, with_result
 from results.sensitivity import sensitivity_table, tuning_budget
 from results.table import best_table, cell_table, claims_table, held_out_note, latex, markdown, readable
 from results.to_target import target_table
@@ -27,14 +27,16 @@ from results.verdicts import Verdict, to_csv
 LEGEND = (
     "Verdicts: *holds* and *does not hold* are significant (p < 0.05 after Holm's correction over an artefact's claims) where a test "
     "applies; *undecided* is neither; *too few seeds to say* means that no outcome of the test could have been significant. Brackets "
-    "hold the 95 % bootstrap interval of a median difference. See `results/verdicts.py`."
+    "hold the 95 % bootstrap interval of a median difference. Pairs are of all learning rates that both sides have, not of the best one "
+    "alone; those of one seed are not independent of each other, which makes p rather too small. See `results/verdicts.py`."
 )
 # Of heat maps, the one layout in which settings are chosen.
 CHOICE = (
     "Which setting a number is of: best cells, the frames in the figures, the shares and steps under the claims and a claim's *a against "
-    "b* take the setting that is best by the printed score itself, as the paper does, which flatters a method with more settings. A "
-    "claim's median difference and its p-value do not: at each seed a method plays the setting that its other seeds choose. The column "
-    "*chosen by half of the test set* is chosen by one half of the evaluation data and shows the score on the other."
+    "b* take the setting that is best by the printed score itself, or by the score that an artefact names to choose by (Figure K.1), as "
+    "the paper does, which flatters a method with more settings. A claim's median difference and its p-value do not: at each seed a "
+    "method plays the setting that its other seeds choose. The column *chosen by half of the test set* is chosen by one half of the "
+    "evaluation data and shows the score on the other."
 )
 
 
@@ -58,12 +60,12 @@ def write_artefact(
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     artefact = at_scale(artefact, scale)
-    runs = sorted(runs, key=lambda run: run.record["run_id"])
+    runs, lost = with_result(runs)
     verdicts = judge(artefact, scale, runs, complete=len(runs) == expected)
     facts = describe(artefact, scale, runs, expected, command)
     footer = f"{facts['scale']}; seeds {facts['seeds']}; {facts['runs']} runs; {facts['hardware']}"
     remark = code_remark(runs)
-    extra, notes = None, [remark, artefact.get("notes", {}).get(scale, "")]
+    extra, notes = None, [lost, remark, artefact.get("notes", {}).get(scale, "")]
     plain = main = plain_table(artefact, scale, runs, seeds)
     if artefact["layout"] == "heatmap":
         data = frame(runs, artefact["metric"]["name"])
@@ -92,7 +94,7 @@ def write_artefact(
         *draw(figure, out_dir),
         *more_files,
     ]
-    head = [_head(artefact, facts), *([f"{remark}\n"] if remark else [])]
+    head = [_head(artefact, facts), *(f"{said}\n" for said in (lost, remark) if said)]
     return Summary("\n".join([*head, markdown(main), "", _claims_in_lines(verdicts), str(out_dir / "table.md")]), tuple(files))
 
 

@@ -21,9 +21,10 @@ TITLES = {
 }
 ROWS = {"adamw": "AdamW", "adamcpr": "AdamCPR", "adadecay": "AdaDecay", "awd": "AWD", "amos": "AMOS"}
 READING = (
-    "Rounds are interleaved: each calls every method once, in turned order. A ratio is to torch's fused AdamW of the same round; "
-    "median and quartiles are over rounds. In square brackets: the median's 95 % bootstrap interval; a claim whose limit lies in it is "
-    "undecided. Extra peak memory is what a step holds at most beside what was held before it."
+    "Rounds are interleaved: each calls every method once, in turned order. A ratio is to torch's fused AdamW of the same round; median "
+    "and quartiles are over rounds. In square brackets: the median's 95 % bootstrap interval; a claim whose limit lies in it is "
+    "undecided, each claim by its own interval, without a correction for their number. Extra peak memory is what a step holds at most "
+    "beside what was held before it."
 )
 STEP = (
     "The step alone, with constant gradients. *Of the bandwidth*: the bytes that no implementation of the method can do without moving "

@@ -12,6 +12,7 @@ from results.runs import Run, best_cell, held_out_best, panel_cells
 from results.verdicts import Verdict
 
 HELD_OUT = "ours, chosen by half of the test set and scored on the other"
+SYMBOLS = str.maketrans({"±": r"$\pm$", "α": r"$\alpha$", "κ": r"$\kappa$", "λ": r"$\lambda$", "μ": r"$\mu$"})
 TASKS_WITH_HALVES = ("cifar100", "cifar100c", "clip", "gpt2", "imagenet", "lora")  # that score the halves of tasks/engine/halves.py
 
 
@@ -109,9 +110,9 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def latex(table: pd.DataFrame, caption: str) -> str:
-    """A booktabs table; every special character is escaped."""
+    """A booktabs table in ASCII; every special character is escaped."""
     text = table.to_latex(index=False, escape=True, caption=re.sub(r"([&%$#_{}])", r"\\\1", caption), na_rep="-")
-    return text.replace("±", r"$\pm$")
+    return text.translate(SYMBOLS)
 
 
 def _spread(std: Any) -> str:

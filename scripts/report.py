@@ -71,8 +71,8 @@ def main(arguments: list[str]) -> None:
     published_alone = sorted({path.stem for path in FOLDER.glob("*.yaml")} - {*known, model_sizes.NAME, *TITLES})
     sections = [
         *(section_of(name, request, root) for name in known),
-        model_sizes_section(root / scale / model_sizes.NAME),
-        *(step_times_section(name, root / scale / name) for name in TITLES),
+        model_sizes_section(scale, root / scale / model_sizes.NAME),
+        *(step_times_section(name, scale, root / scale / name) for name in TITLES),
         *(planned_section(name) for name in published_alone),
     ]
     path = write_report(sections, scale, root / scale / "index.html")

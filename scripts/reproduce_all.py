@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from results.runs import NOT_FINITE
 from scripts.arguments import Request, read_arguments
 from scripts.common import one_line_errors
 from scripts.cost import Cost, Prices, in_hours, time_left, unit
 from scripts.plan import expand, known_artefacts, load_artefact, plan
 from scripts.reproduce import prepare, reproduce, writable_folder
-from scripts.retry import NOT_FINITE
 from scripts.states import RunState, states
 from scripts.tables import show
 from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError, one_line

@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from results.runs import NOT_FINITE
 from scripts.arguments import Request, confirmed, read_arguments
 from scripts.common import one_line_errors
 from scripts.plan import expand, known_artefacts, load_artefact
@@ -21,8 +22,6 @@ from scripts.states import states, whole_record
 from tasks.engine import records
 from tasks.engine.errors import UserError
 from tasks.engine.files import only_process
-
-NOT_FINITE = "loss is "  # how the reason begins of a run whose loss was not finite (tasks/engine/training.py)
 
 
 @dataclass(frozen=True)

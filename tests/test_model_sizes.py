@@ -57,14 +57,15 @@ def test_a_model_of_another_size_does_not_hold(column, change):
 
 
 def test_its_section_of_the_page_has_bars_and_a_verdict_or_says_that_it_was_not_made(tmp_path):
-    made = model_sizes_section(FOLDER)
+    made = model_sizes_section("mini", FOLDER)
     assert made.state == COMMITTED
     assert [verdict.verdict for verdict in made.verdicts] == [HOLDS]
     (panel,) = made.panels
     sums = [sum(trace.x[0] for trace in panel.figure.data), sum(trace.x[3] for trace in panel.figure.data)]
     assert sums == pytest.approx([123.658752, 1187.0944])
-    empty = model_sizes_section(tmp_path)
+    empty = model_sizes_section("paper", tmp_path)
     assert (empty.state, list(empty.verdicts)) == (NOT_RUN, [])
+    assert (made.command, empty.command) == ("make reproduce-table_i1", "make reproduce-table_i1 SCALE=paper")
 
 
 @pytest.mark.parametrize("argument", ["scale=big", "seeds=1", "lr=1", "gpt2"])

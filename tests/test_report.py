@@ -11,7 +11,7 @@ from commands import ROOT, call_forked, is_one_line
 from made_records import mini, write_artefact_runs
 from made_runs import FIGURE2, artefact, grid, noisy, run
 
-from results import write_artefact
+from results import Run, write_artefact
 from results.claims import judge
 from results.report import planned_section, section, write_report
 from results.report.page import place, render
@@ -175,8 +175,16 @@ def test_what_a_reader_must_know_of_the_runs_is_said(tmp_path):
     write_artefact(FIGURE2, "mini", grid(noisy), tmp_path, expected=72, seeds=3, command="a command")
     remarks = " ".join(figure2_section(tmp_path, runs).remarks)
     assert "2 states" in remarks and "9 of 0ld" in remarks and "63 of abc" in remarks
-    assert remarks.count("adamcpr_ws-2-") == 3 and "Failed" in remarks
+    assert remarks.count("adamcpr_ws-2-") == 3 and "Diverged" in remarks
     assert "committed table.csv holds other numbers" in remarks
+
+
+def test_a_run_that_failed_for_another_reason_than_its_loss_is_missing_and_named(tmp_path):
+    first, *others = grid(noisy)
+    lost = Run(first.config, first.record | {"status": "failed", "metrics": {}, "reason": "out of memory at step 3, in 3 attempts"})
+    made = figure2_section(tmp_path, [lost, *others])
+    assert made.state == NOT_RUN and {verdict.verdict for verdict in made.verdicts} == {"runs missing"}
+    assert lost not in made.runs and f"{lost.record['run_id']} (out of memory" in " ".join(made.remarks)
 
 
 def test_text_of_a_configuration_cannot_become_markup(tmp_path):

@@ -263,6 +263,6 @@ def test_a_ratio_of_step_times_is_on_the_page(name):
     methods = json.loads((MINI_TIMES / name / "rounds.json").read_text())["shapes"]["gpt2s"]["training_step"]["methods"]
     label, method = next((label, method) for label, method in methods.items() if method["row"] == "adamcpr")
     ratio = statistics.median(a / b for a, b in zip(method["seconds"], methods["AdamW, fused"]["seconds"], strict=True))
-    panel = next(panel for panel in step_times_section(name, MINI_TIMES / name).panels if panel.title == "gpt2s")
+    panel = next(panel for panel in step_times_section(name, "mini", MINI_TIMES / name).panels if panel.title == "gpt2s")
     places = [dict(zip(trace.y, trace.x, strict=True)).get(label) for trace in panel.figure.data]
     assert any(place == pytest.approx(ratio) for place in places)

@@ -209,6 +209,17 @@ def test_the_files_say_what_is_missing_and_give_no_verdict_then(folders):
     assert [(row["claim"], row["verdict"]) for row in rows] == [(claim["id"], "runs missing") for claim in FIGURE2["claims"]]
 
 
+def test_a_run_that_ran_out_of_memory_is_missing_and_named_and_no_diverged_one(tmp_path):
+    runs = grid(noisy, seeds=(1, 2, 3))
+    lost = Run(runs[0].config, runs[0].record | {"status": "failed", "metrics": {}, "reason": "out of memory at step 3, in 3 attempts"})
+    shown = write_artefact(FIGURE2, "mini", [lost, *runs[1:]], tmp_path, expected=len(runs), seeds=3, command="make reproduce-figure2")
+    page = (tmp_path / "table.md").read_text()
+    assert f"- runs: {len(runs) - 1} of {len(runs)}\n" in page and "diverged" not in page
+    said = f"Failed without a result, and counted as missing: {lost.record['run_id']} (out of memory at step 3, in 3 attempts)."
+    assert said in page and said in shown.text
+    assert {row["verdict"] for row in csv.DictReader((tmp_path / "claims.csv").open())} == {"runs missing"}
+
+
 @every_artefact
 def test_the_latex_table_has_no_unescaped_special_character(name, folders):
     text = (folders[name] / "table.tex").read_text()

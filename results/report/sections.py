@@ -27,7 +27,7 @@ from results.report.panels import Panel
 from results.report.points import pair_panels, time_panels
 from results.report.sizes import size_panel
 from results.report.thumbnails import Thumbnail, thumbnails
-from results.runs import Run, frame
+from results.runs import Run, frame, with_result
 from results.step_time_limits import judge_times
 from results.step_times import READING, TITLES, paper_table, published
 from results.step_times import describe as describe_times
@@ -36,6 +36,9 @@ from results.table import best_table, held_out_note, readable
 from results.verdicts import MISSING, Verdict, from_csv
 
 UNCORRECTED = "These verdicts are of a time before Holm's correction over the artefact's claims: each is by its own p-value alone."
+# What Tables I.1 to I.3 are of, as the page's filter names methods: the ways to set κ make no difference to sizes and times.
+CPR = ("adamcpr_ip", "adamcpr_k", "adamcpr_ki0", "adamcpr_ws")
+TIMED = ("adamw", *CPR, "adadecay", "awd", "amos")
 RECORDS, COMMITTED, NOT_RUN, PLANNED = "from records", "from the committed files", "runs missing", "planned"
 
 
@@ -77,7 +80,8 @@ def section(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], folder
     runs: those that the artefact's own grids ask for, and no others. expected, seeds: as for `write_artefact`.
     """
     artefact = at_scale(artefact, scale)
-    base = _base(artefact, scale, folder)
+    runs, lost = with_result(runs)
+    base = replace(_base(artefact, scale, folder), remarks=(lost,) if lost else ())
     if (folder / "table.csv").exists() and len(runs) < expected:
         found = _committed(base, artefact, scale, folder)
         return replace(found, remarks=(*found.remarks, f"{len(runs)} of its {expected} runs have a record here: no single runs are shown."))
@@ -86,26 +90,31 @@ def section(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], folder
         panels, far = heatmap_panels(artefact, table, []) if table is not None else ([], "")
         verdicts = judge(artefact, scale, [], complete=False)
         return replace(base, verdicts=verdicts, panels=panels, far=far, facts={"runs": f"0 of {expected}"})
-    return _from_runs(base, artefact, scale, sorted(runs, key=lambda run: run.record["run_id"]), folder, expected, seeds)
+    return _from_runs(base, artefact, scale, runs, folder, expected, seeds)
 
 
 def _base(artefact: Mapping[str, Any], scale: str, folder: Path) -> Section:
     """What is known of an artefact without any run."""
     grids = artefact["scales"][scale]["grids"]
     tasks = tuple(dict.fromkeys(str(grid.get("task") or artefact["task"]) for grid in grids))
+    methods = tuple(dict.fromkeys(grid["regularizer"] for grid in grids))
     return Section(
         artefact["name"],
         artefact["title"],
         tasks,
-        tuple(dict.fromkeys(grid["regularizer"] for grid in grids)),
-        f"make reproduce-{artefact['name']}" + ("" if scale == "mini" else f" SCALE={scale}"),
+        methods,
+        _command(artefact["name"], scale),
         NOT_RUN,
         claims_of=artefact.get("claims_of", "the paper"),
-        claim_methods={claim["id"]: _claim_methods(artefact, claim) for claim in artefact["claims"]},
+        claim_methods={claim["id"]: _claim_methods(artefact, claim) or methods for claim in artefact["claims"]},
         note=artefact.get("notes", {}).get(scale, ""),
         published_as=artefact.get("published_as", ""),
         files=_files(folder),
     )
+
+
+def _command(name: str, scale: str) -> str:
+    return f"make reproduce-{name}" + ("" if scale == "mini" else f" SCALE={scale}")
 
 
 def _files(folder: Path) -> tuple[str, ...]:
@@ -137,7 +146,7 @@ def _from_runs(
         state=RECORDS if len(runs) == expected else NOT_RUN,
         verdicts=judge(artefact, scale, runs, complete=len(runs) == expected),
         facts=facts,
-        remarks=_remarks(runs, table, folder, expected),
+        remarks=(*base.remarks, *_remarks(runs, table, folder, expected)),
         note=" ".join(filter(None, (base.note, _held_out_note(artefact, runs, tables)))),
         panels=panels,
         far=far,
@@ -166,11 +175,10 @@ def _held_out_note(artefact: Mapping[str, Any], runs: Sequence[Run], tables: Map
 
 
 def _remarks(runs: Sequence[Run], table: pd.DataFrame, folder: Path, expected: int) -> tuple[str, ...]:
-    """What must not go unsaid: missing and failed runs, code of several commits, and a committed table with other numbers."""
+    """What must not go unsaid: missing and diverged runs, code of several commits, and a committed table with other numbers."""
     remarks = [f"{expected - len(runs)} of {expected} runs are missing: no claim is judged."] if len(runs) < expected else []
-    failed = [run for run in runs if run.record["status"] != "finished"]
-    if failed:
-        remarks.append("Failed: " + "; ".join(f"{run.record['run_id']} ({run.record.get('reason')})" for run in failed))
+    if diverged := [run for run in runs if run.record["status"] != "finished"]:
+        remarks.append("Diverged: " + "; ".join(f"{run.record['run_id']} ({run.record.get('reason')})" for run in diverged))
     if code := code_remark(runs):
         remarks.append(code)
     path = folder / "table.csv"
@@ -218,11 +226,11 @@ def _committed(base: Section, artefact: Mapping[str, Any], scale: str, folder: P
     picture = folder / "figure.svg"
     image = "data:image/svg+xml;base64," + base64.b64encode(picture.read_bytes()).decode() if not panels and picture.exists() else ""
     facts = read_facts(folder / "table.md")
-    remarks = [UNCORRECTED] if any("p = " in verdict.ours and verdict.p is None for verdict in verdicts) else []
+    uncorrected = [UNCORRECTED] if any("p = " in verdict.ours and verdict.p is None for verdict in verdicts) else []
     made = replace(
         base,
         state=COMMITTED,
-        remarks=tuple(filter(None, (*remarks, written_remark(facts.get("code", ""))))),
+        remarks=tuple(filter(None, (*base.remarks, *uncorrected, written_remark(facts.get("code", ""))))),
         verdicts=verdicts,
         facts=facts,
         panels=panels,
@@ -252,9 +260,9 @@ def read_verdicts(path: Path) -> list[Verdict]:
     return from_csv(path.read_text()) if path.exists() else []
 
 
-def step_times_section(name: str, folder: Path) -> Section:
+def step_times_section(name: str, scale: str, folder: Path) -> Section:
     """Table I.2 or I.3, from its rounds.json: every round's seconds."""
-    base = Section(name, TITLES[name], ("step times",), (), f"make reproduce-{name}", NOT_RUN, files=_files(folder), note=READING)
+    base = Section(name, TITLES[name], ("step times",), TIMED, _command(name, scale), NOT_RUN, files=_files(folder), note=READING)
     theirs, path = published(name), folder / "rounds.json"
     record = json.loads(path.read_text()) if path.exists() else {"shapes": {}}
     verdicts = judge_times(name, record, theirs[theirs["row"] == "adamcpr"].set_index("shape")["ratio_paper"].to_dict())
@@ -266,12 +274,10 @@ def step_times_section(name: str, folder: Path) -> Section:
     return replace(base, state=RECORDS, verdicts=verdicts, facts=facts, panels=time_panels(data), tables=tables)
 
 
-def model_sizes_section(folder: Path) -> Section:
+def model_sizes_section(scale: str, folder: Path) -> Section:
     """Table I.1, from its table.csv."""
     name, path = model_sizes.NAME, folder / "table.csv"
-    base = Section(
-        name, model_sizes.TITLE, ("gpt2",), (), f"make reproduce-{name}", NOT_RUN, files=_files(folder), note=model_sizes.READING
-    )
+    base = Section(name, model_sizes.TITLE, ("gpt2",), CPR, _command(name, scale), NOT_RUN, files=_files(folder), note=model_sizes.READING)
     if not path.exists():
         return replace(base, tables={"Published": model_sizes.published()})
     data = pd.read_csv(path)

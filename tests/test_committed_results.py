@@ -1,0 +1,36 @@
+"""The committed results of an artefact say the same in each of their files, and on the page."""
+
+import csv
+import html
+
+import pytest
+
+from scripts.common import ROOT
+
+FOLDERS = sorted(path.parent for path in (ROOT / "results").glob("*/*/table.csv"))
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def page_of(folder) -> str:
+    """The artefact's section and its rows of the overview; empty where the scale has no page."""
+    path = folder.parent / "index.html"
+    return html.unescape(path.read_text()) if path.exists() else ""
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
+def test_claims_and_cells_are_the_same_in_every_file(folder):
+    text, tex, page = (folder / "table.md").read_text(), (folder / "table.tex").read_text(), page_of(folder)
+    assert tex.isascii()
+    for claim in read(folder / "claims.csv"):
+        for said in (claim["text"], claim["ours"]):
+            assert said.replace("|", r"\|") in text
+            assert not page or said in page
+    for cell in read(folder / "table.csv"):
+        if cell.get("mean") and cell.get("std"):
+            ours = f"{float(cell['mean']):.2f} ± {float(cell['std']):.2f} ({cell['seeds']} seeds"
+            assert ours in text and ours.replace("±", r"$\pm$") in tex
+            assert not page or ours in page
