@@ -2,6 +2,7 @@
 
 import csv
 import html
+from functools import cache
 
 import pytest
 
@@ -15,15 +16,16 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def page_of(folder) -> str:
-    """The artefact's section and its rows of the overview; empty where the scale has no page."""
-    path = folder.parent / "index.html"
+@cache
+def page_of(scale: str) -> str:
+    """The text of the scale's page; empty where it has none."""
+    path = ROOT / "results" / scale / "index.html"
     return html.unescape(path.read_text()) if path.exists() else ""
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
 def test_claims_and_cells_are_the_same_in_every_file(folder):
-    text, tex, page = (folder / "table.md").read_text(), (folder / "table.tex").read_text(), page_of(folder)
+    text, tex, page = (folder / "table.md").read_text(), (folder / "table.tex").read_text(), page_of(folder.parent.name)
     assert tex.isascii()
     for claim in read(folder / "claims.csv"):
         for said in (claim["text"], claim["ours"]):
