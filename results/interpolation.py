@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from results.curves import COLOURS
 from results.runs import Run, best_cell, frame, label, of_panel, panel_cells
+from results.table import spread
 
 DASHES = ("-", "--", ":")  # curves of methods that do the same lie on each other
 
@@ -48,10 +49,9 @@ def interpolation_table(artefact: Mapping[str, Any], points: pd.DataFrame) -> pd
     digits, rows = artefact["metric"].get("digits", 1), []
     for (method, setting), own in points.groupby(["method", "setting"], sort=False):
         of_share = own.groupby("share")["value"]
-        means, stds = of_share.mean(), of_share.std()
+        means = of_share.mean()
         best = means.idxmax() if artefact["metric"]["better"] == "higher" else means.idxmin()
-        spread = {share: "" if pd.isna(std) else f" ± {std:.{digits}f}" for share, std in stds.items()}
-        cells = {f"{share:g}": f"{mean:.{digits}f}{spread[share]}" for share, mean in means.items()}
+        cells = {f"{share:g}": f"{means[share]:.{digits}f}{spread(std, digits)}" for share, std in of_share.std().items()}
         rows.append({"method": method, "setting": setting} | cells | {"best": f"{means[best]:.{digits}f} at {best:g}"})
     return pd.DataFrame(rows)
 

@@ -44,7 +44,7 @@ def readable(artefact: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
     rows, digits = [], artefact["metric"].get("digits", 1)
     for _, cell in table.iterrows():
         without_value = {1: "diverged", 0: "TBA"}.get(cell["diverged_paper"], "-")  # the paper leaves one cell open
-        paper = f"{cell['mean_paper']:.{digits}f}{_spread(cell['std_paper'])}" if pd.notna(cell["mean_paper"]) else without_value
+        paper = f"{cell['mean_paper']:.{digits}f}{spread(cell['std_paper'])}" if pd.notna(cell["mean_paper"]) else without_value
         rows.append(
             {
                 "method": cell["method"],
@@ -92,7 +92,7 @@ def _with_setting(best: pd.Series | None) -> str:
     if best is None:
         return "-"
     setting = f", {best['column']}" if best["column"] else ""
-    return f"{best['mean']:.2f}{_spread(best['std'])} (lr {power_of_ten(best['row'])}{setting})"
+    return f"{best['mean']:.2f}{spread(best['std'])} (lr {power_of_ten(best['row'])}{setting})"
 
 
 def claims_table(verdicts: list[Verdict]) -> pd.DataFrame:
@@ -115,13 +115,14 @@ def latex(table: pd.DataFrame, caption: str) -> str:
     return text.translate(SYMBOLS)
 
 
-def _spread(std: Any) -> str:
-    return f" ± {std:.2f}" if pd.notna(std) else ""
+def spread(std: Any, digits: int = 2) -> str:
+    """What follows a mean; empty for one of a single seed."""
+    return f" ± {std:.{digits}f}" if pd.notna(std) else ""
 
 
 def _ours(cell: pd.Series) -> str:
     notes = [f"{cell['seeds']} seeds" if cell["seeds"] != 1 else "1 seed"]
     notes += [f"{cell['diverged']} diverged"] if cell["diverged"] else []
     notes += [f"{cell['missing']} missing"] if cell["missing"] else []
-    value = f"{cell['mean']:.2f}{_spread(cell['std'])}" if pd.notna(cell["mean"]) else "-"
+    value = f"{cell['mean']:.2f}{spread(cell['std'])}" if pd.notna(cell["mean"]) else "-"
     return f"{value} ({', '.join(notes)})"

@@ -39,6 +39,11 @@ def run(name: str, seed: int, final: dict | None, *, lr: float = 1e-3, metrics: 
     return Run(config, record | made, metrics)
 
 
+def out_of_memory(one: Run) -> Run:
+    """The run as one that failed for want of memory."""
+    return Run(one.config, one.record | {"status": "failed", "metrics": {}, "reason": "out of memory at step 3, in 3 attempts"})
+
+
 def grid(value, scale: str = "mini", seeds=SEEDS) -> list[Run]:
     """Figure 2's runs with the accuracy value(name, lr, setting, seed), which is None for a diverged run."""
     runs = []

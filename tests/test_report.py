@@ -9,9 +9,9 @@ from itertools import chain
 import pytest
 from commands import ROOT, call_forked, is_one_line
 from made_records import mini, write_artefact_runs
-from made_runs import FIGURE2, artefact, grid, noisy, run
+from made_runs import FIGURE2, artefact, grid, noisy, out_of_memory, run
 
-from results import Run, write_artefact
+from results import write_artefact
 from results.claims import judge
 from results.report import planned_section, section, write_report
 from results.report.page import place, render
@@ -181,7 +181,7 @@ def test_what_a_reader_must_know_of_the_runs_is_said(tmp_path):
 
 def test_a_run_that_failed_for_another_reason_than_its_loss_is_missing_and_named(tmp_path):
     first, *others = grid(noisy)
-    lost = Run(first.config, first.record | {"status": "failed", "metrics": {}, "reason": "out of memory at step 3, in 3 attempts"})
+    lost = out_of_memory(first)
     made = figure2_section(tmp_path, [lost, *others])
     assert made.state == NOT_RUN and {verdict.verdict for verdict in made.verdicts} == {"runs missing"}
     assert lost not in made.runs and f"{lost.record['run_id']} (out of memory" in " ".join(made.remarks)

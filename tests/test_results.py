@@ -30,6 +30,7 @@ from made_runs import (
     grid,
     measured_by,
     noisy,
+    out_of_memory,
 )
 from PIL import Image
 
@@ -210,8 +211,8 @@ def test_the_files_say_what_is_missing_and_give_no_verdict_then(folders):
 
 
 def test_a_run_that_ran_out_of_memory_is_missing_and_named_and_no_diverged_one(tmp_path):
-    runs = grid(noisy, seeds=(1, 2, 3))
-    lost = Run(runs[0].config, runs[0].record | {"status": "failed", "metrics": {}, "reason": "out of memory at step 3, in 3 attempts"})
+    runs = grid(noisy)
+    lost = out_of_memory(runs[0])
     shown = write_artefact(FIGURE2, "mini", [lost, *runs[1:]], tmp_path, expected=len(runs), seeds=3, command="make reproduce-figure2")
     page = (tmp_path / "table.md").read_text()
     assert f"- runs: {len(runs) - 1} of {len(runs)}\n" in page and "diverged" not in page
