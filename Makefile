@@ -15,7 +15,7 @@ EXTRAS ?=
 SCALE ?= mini
 OPTIONS = scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(JOBS),jobs=$(JOBS)) $(if $(DEVICE),device=$(DEVICE)) \
           $(if $(LAUNCHER),launcher=$(LAUNCHER)) $(if $(WAIT),wait=$(WAIT)) $(ARGS)
-# make test TESTS="tests/test_groups.py -k timm" WORKERS=0 runs some of the tests, in one process.
+# make test TESTS="tests/cpr/test_groups.py -k timm" WORKERS=0 runs some of the tests, in one process.
 TESTS ?=
 WORKERS ?= 2
 

@@ -1,7 +1,8 @@
 """Constrained Parameter Regularization (arXiv 2311.09058): an upper bound on every weight matrix in place of weight decay."""
 
 from cpr.adamcpr import AdamCPR
-from cpr.groups import regularized_groups, regularized_names
+from cpr.groups import describe, regularized_groups, regularized_names
+from cpr.snapshot import Bound, snapshot
 from cpr.wrapper import CPR
 
-__all__ = ["CPR", "AdamCPR", "regularized_groups", "regularized_names"]
+__all__ = ["CPR", "AdamCPR", "Bound", "describe", "regularized_groups", "regularized_names", "snapshot"]

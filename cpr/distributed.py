@@ -18,7 +18,7 @@ import functools
 import sys
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -119,29 +119,51 @@ class Additions:
 
     def __init__(self) -> None:
         self._works: list[Any] = []
+        self._deliver: list[tuple[Callable[[Tensor], None], Tensor]] = []
         weakref.finalize(self, _wait, self._works).atexit = False  # _wait_for_all does it
 
-    def start(self, parts: Sequence[tuple[Shards, Tensor]]) -> list[Tensor]:
-        """Begins to add up the sums [matrices, 2] of every part over its ranks, all parts of a process group in one buffer.
+    def start(self, parts: Sequence[tuple[Shards, Tensor, Tensor, Callable[[Tensor], None]]]) -> None:
+        """Begin to add up sums over ranks, all sums of a process group in one buffer.
 
-        Returns the totals, in the parts' order; `wait` before they are read.
+        Args:
+            parts: the shards, the rows of them, this rank's sums [rows, 2], and the function that `wait` gives their totals to.
         """
         alike: dict[Any, list[int]] = {}
-        for number, (shards, sums) in enumerate(parts):
+        for number, (shards, _, sums, _) in enumerate(parts):
             alike.setdefault((shards.group, sums.device), []).append(number)
-        totals = [sums for _, sums in parts]
         for (group, _), numbers in alike.items():
-            buffer = torch.cat([parts[number][1] * parts[number][0].mine for number in numbers])
-            for number, total in zip(numbers, buffer.split([len(totals[number]) for number in numbers]), strict=True):
-                totals[number] = total
+            chosen = [parts[number] for number in numbers]
+            buffer = torch.cat([sums * shards.mine[rows] for shards, rows, sums, _ in chosen])
+            totals = buffer.split([len(sums) for _, _, sums, _ in chosen])
+            self._deliver += zip([take for *_, take in chosen], totals, strict=True)
             work = dist.all_reduce(buffer, group=group, async_op=True)
             self._works.append(work)
             _in_flight.add(work)
-        return totals
 
     def wait(self) -> None:
-        """Returns when all totals may be read. Raises RuntimeError if another rank is gone."""
+        """Wait until all totals are there, and hand them over.
+
+        Raises:
+            RuntimeError: another rank is gone.
+        """
         while self._works:
             work = self._works.pop()
             _in_flight.discard(work)
             work.wait()
+        deliver, self._deliver = self._deliver, []
+        for take, totals in deliver:
+            take(totals)
+
+
+def any_rank(found: bool, groups: Sequence[Any]) -> bool:
+    """Return whether `found` is true on this rank or on another one of the process groups."""
+    for group in groups:
+        flag = torch.tensor(float(found), device=_device_of(group))
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=group)
+        found = bool(flag)
+    return found
+
+
+def _device_of(group: Any) -> torch.device:
+    """Return a device that the group's collectives take."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend(group) == "nccl" else torch.device("cpu")

@@ -12,7 +12,7 @@ its gradient as they are, and so do we (paper, Figure E.2).
 | huber | mean of θ²/2 where |θ| < 1, else |θ| - 1/2   | θ clamped to [-1, 1]      | 1/2                   |
 | std   | standard deviation (n - 1)                   | (θ - mean) / ((n - 1) R)  | (n - 1) R / 2         |
 
-The last column is the multiplier whose pull takes away half of the matrix; constraint.py says why it is the limit.
+The last column is the multiplier whose pull takes away half of the matrix; bounds.py says why it is the limit.
 
 Every R is a function of two sums over the elements, which add up over the shards of a matrix, and every pull has the form
 `Pull`; so one kernel serves all measures, and can take the sums of θ_{t+1} while it writes θ_{t+1}.

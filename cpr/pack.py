@@ -1,170 +1,358 @@
-"""Parameters of one group that step together: their tensors in lists, and their scalars in vectors.
+"""Bookkeeping between `optimizer.state` and a step: parameters that step together, their tensors in lists, their scalars in vectors.
 
-The optimizer's per-parameter state (what `state_dict()` saves) holds 0-dim views of the vectors, so that a step is a fixed
-number of operations on vectors however many matrices there are.
+`optimizer.state` is the truth. Its 0-dim entries are views of the vectors, so that a step is a fixed number of operations however
+many matrices there are. An entry that somebody has replaced is read before the step, and becomes a view again.
 """
 
 import operator
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cpr import constraint
+from cpr import bounds
 from cpr.distributed import Additions, Shards, local, local_gradient, mesh_of
-from cpr.measures import MEASURES, Measure, Pull, scalar_dtype
-from cpr.saved import MOMENTS
+from cpr.kernels import Kernel, select
+from cpr.measures import MEASURES, Pull, scalar_dtype
+from cpr.pieces import in_one_piece
 
-Sums = Callable[[Sequence[Tensor], Measure], Tensor]
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+State = MutableMapping[Tensor, Any]
 
 
 class Pack:
-    """Parameters of one device, dtype and mesh.
+    """Parameters of one group, device, dtype and mesh, with their state as vectors [parameters].
 
-    `tensors`, `exp_avgs`, ...: this rank's part of each parameter and of its moments. `scalars`: name -> vector [parameters];
-    "step" counts each one's own updates. n: elements of each whole parameter, float64. sums: what R of every parameter is made of,
-    float64 [parameters, 2]; of the parameters as they are, if `knows_sums`.
+    Args:
+        parameters: all of them, also those that have no gradient yet.
+        group: the parameter group.
+        kernel: does their steps; None: the fastest, chosen by `group["kernel"]`.
+        moments: whether they have Adam's moments.
+    """
+
+    def __init__(self, parameters: list[Tensor], group: dict[str, Any], kernel: Kernel | None, moments: bool) -> None:
+        first = parameters[0]
+        self.parameters, self.group = parameters, group
+        self._kernel = kernel
+        self.mesh = mesh_of(first)
+        self.measure = MEASURES[group["reg_function"]] if group["regularize"] else None
+        self.before = self.measure is not None and group["evaluate_at"] == "before"
+        self.after = self.measure is not None and group["evaluate_at"] == "after"
+        self.moments = MOMENTS[: 3 if group["amsgrad"] else 2] if moments else ()
+        self.names = ("step", *bounds.state_names(group))
+        self.shards = Shards(parameters)
+        self.layouts = [_layout(p) for p in parameters]
+        self.n = torch.tensor([p.numel() for p in parameters], dtype=torch.float64, device=first.device)
+        self.sums = torch.zeros(len(parameters), 2, dtype=torch.float64, device=first.device)
+        self.marks = torch.zeros(len(parameters), dtype=torch.int64)  # the C++ kernel's; 0: sums unknown
+        self.seen: list[Any] = [None] * len(parameters)  # versions and addresses that `sums` belong to
+        self.vectors = {name: torch.zeros(len(parameters), dtype=_dtype(name, first), device=first.device) for name in self.names}
+        self._unbound = {name: vector.unbind() for name, vector in self.vectors.items()}
+        self.views: list[Any] = [None] * len(parameters)
+        self._started = [True] * len(parameters)
+        self._index: tuple[list[int], Tensor] = ([], self.marks)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether sums are added up over ranks."""
+        return self.shards.group is not None
+
+    @property
+    def kernel(self) -> Kernel:
+        """Chosen when a parameter has a gradient for the first time; frozen ones may lie anywhere."""
+        if self._kernel is None:
+            self._kernel = select(local(self.parameters[0]), self.group["kernel"])
+        return self._kernel
+
+    def gather(self, state: State, name_of: Callable[[Tensor], str]) -> "Matrices | None":
+        """Return the parameters that have a gradient, with what `state` holds of them; None if there is none.
+
+        Raises:
+            ValueError: a sparse gradient, or a moment that does not fit its parameter.
+        """
+        rows: list[int] = []
+        tensors: list[Tensor] = []
+        gradients: list[Tensor] = []
+        moments: tuple[list[Tensor], ...] = tuple([] for _ in self.moments)
+        for i, p in enumerate(self.parameters):
+            gradient = p.grad
+            if gradient is None:
+                continue
+            if gradient.layout is not torch.strided:
+                raise ValueError(f"AdamCPR has no step for the sparse gradients of {name_of(p)} of shape {tuple(p.shape)}; use sparse=False")
+            entry, views = state[p], self.views[i]
+            if views is None or not all(map(operator.is_, map(entry.get, self.names), views)):
+                self._adopt(i, entry)
+            rows.append(i)
+            for name, into in zip(self.moments, moments, strict=True):
+                moment = entry.get(name)
+                if moment is None or moment.shape != p.shape or moment.stride() != p.stride() or moment.dtype != p.dtype:
+                    moment = entry[name] = _fitting(moment, p, name, name_of)
+                into.append(moment if self.mesh is None else local(moment))
+            if self.mesh is not None:
+                p, gradient = local(p), local_gradient(p)
+            if gradient.shape != p.shape:
+                raise ValueError(f"the gradient of {name_of(self.parameters[i])} has shape {tuple(gradient.shape)}, not {tuple(p.shape)}")
+            tensors.append(p)
+            gradients.append(gradient)
+        return Matrices(self, rows, tensors, gradients, moments, state) if rows else None
+
+    def fits(self) -> bool:
+        """Return whether every parameter still has the device, dtype and memory layout that it was sorted by."""
+        return self.layouts == [_layout(p) for p in self.parameters]
+
+    def _adopt(self, i: int, entry: dict[str, Any]) -> None:
+        """Read the scalars of a parameter's state into the vectors. What is missing starts anew."""
+        for name in self.names:
+            view = self._unbound[name][i]
+            if name in entry:
+                if entry[name] is not view:
+                    view.copy_(torch.as_tensor(entry[name]))
+                    entry[name] = view
+            elif name == "step":
+                entry[name] = view.zero_()
+            else:
+                self._started[i] = False
+        self.views[i] = tuple(map(entry.get, self.names))
+        self.marks[i], self.seen[i] = 0, None
+
+    def start(self, matrices: "Matrices", state: State) -> None:
+        """Start the constraints that have no state yet, from the sums of the parameters as they are now."""
+        new = [(at, i) for at, i in enumerate(matrices.rows) if not self._started[i]]
+        if self.measure is None or not new:
+            return
+        value = self.measure.value(matrices.sums, matrices.n).to(scalar_dtype(self.parameters[0]))
+        parameters = [self.parameters[i] for _, i in new]
+        initial = bounds.initial_state(self.group, parameters, value[[at for at, _ in new]])
+        entries = [state[p] for p in parameters]
+        for name, vector in initial.items():
+            lacking = [k for k, entry in enumerate(entries) if name not in entry]
+            rows = [new[k][1] for k in lacking]
+            self.vectors[name][rows] = vector[lacking]
+            for k, i in zip(lacking, rows, strict=True):
+                entries[k][name] = self._unbound[name][i]
+        for (_, i), entry in zip(new, entries, strict=True):
+            self._started[i], self.views[i] = True, tuple(map(entry.get, self.names))
+        matrices.read_scalars()
+
+    def index(self, rows: list[int]) -> Tensor:
+        """Return the rows as a tensor on the parameters' device, kept while they stay the same ones."""
+        if self._index[0] != rows:
+            self._index = rows, torch.tensor(rows, device=self.n.device)
+        return self._index[1]
+
+    def has_unstarted(self, rows: list[int]) -> bool:
+        return self.measure is not None and not all(map(self._started.__getitem__, rows))
+
+
+class Matrices:
+    """The parameters of a pack that take part in one step.
+
+    tensors, gradients, exp_avgs, exp_avg_sqs, max_exp_avg_sqs: this rank's part of each. scalars: vectors [m] of λ, κ and the
+    like. sums [m, 2] and n [m]: see measures.py. With every parameter of the pack present, the vectors are the pack's own, else copies
+    that `put_back` writes back.
     """
 
     def __init__(
-        self, parameters: list[Tensor], group: dict[str, Any], state: MutableMapping[Tensor, Any], sums: Sums, moments: bool
+        self, pack: Pack, rows: list[int], tensors: list[Tensor], gradients: list[Tensor], moments: Sequence[list[Tensor]], state: State
     ) -> None:
-        self.parameters = parameters
-        self.mesh = mesh_of(parameters[0])
-        self.measure = MEASURES[group["reg_function"]] if group["regularize"] else None
-        self.before = self.measure is not None and group["evaluate_at"] == "before"
-        self.n = torch.tensor([p.numel() for p in parameters], dtype=torch.float64, device=parameters[0].device)
-        self.shards = Shards(parameters)
-        self.sums: Tensor | None = None
-        self.scalars: dict[str, Tensor] = {}
-        self._sums_of = sums
-        self._versions: list[int] = []
-        self._states = [state[p] for p in parameters]
-        self._start_adam(MOMENTS[: 3 if group["amsgrad"] else 2] if moments else ())
-        self.unbounded = [] if self.measure is None else [i for i, entry in enumerate(self._states) if "kappa_set" not in entry]
+        self.pack, self.group, self.measure, self.kernel = pack, pack.group, pack.measure, pack.kernel
+        self.rows, self.tensors, self.gradients = rows, tensors, gradients
+        self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs = (*moments, *([] for _ in range(3 - len(moments))))
+        self.state = state
+        self.whole = len(rows) == len(pack.parameters)
+        self.n, self.sums = (pack.n, pack.sums) if self.whole else (pack.n[self.index], pack.sums[self.index])
+        self.marks = pack.marks if self.whole else pack.marks[rows]
+        self.read_scalars()
 
     @property
-    def tensors(self) -> list[Tensor]:
-        """This rank's part of every parameter, as it is now: sharding libraries may exchange it."""
-        return self.parameters if self.mesh is None else [local(p) for p in self.parameters]
+    def index(self) -> Tensor:
+        """The rows of the pack that they are."""
+        return self.pack.index(self.rows)
+
+    def read_scalars(self) -> None:
+        """Take the vectors from the pack."""
+        vectors = self.pack.vectors
+        self.scalars = vectors if self.whole else {name: vector[self.index] for name, vector in vectors.items()}
 
     @property
-    def gradients(self) -> list[Any]:
-        """This rank's part of every gradient."""
-        return [p.grad for p in self.parameters] if self.mesh is None else [local_gradient(p) for p in self.parameters]
+    def steps(self) -> list[Tensor]:
+        """Each parameter's count of updates, 0-dim."""
+        return list(self.pack._unbound["step"] if self.whole else self.scalars["step"].unbind())
 
-    def _start_adam(self, moments: Sequence[str]) -> None:
-        """Fills in the step and the moments of parameters that are new here."""
-        for parameter, entry in zip(self.parameters, self._states, strict=True):
-            if "step" not in entry:
-                entry["step"] = torch.zeros((), device=parameter.device)
-            for name in moments:
-                if name not in entry:
-                    entry[name] = torch.zeros_like(parameter)
-                elif entry[name].stride() != parameter.stride():  # from a checkpoint of another memory format
-                    entry[name] = torch.empty_like(parameter).copy_(entry[name])
+    def constrain(self) -> Pull:
+        """λ_{t+1} = max(0, λ_t + μ (R(θ) − κ)) in place; return the pull, λ_{t+1} ∇R(θ)."""
+        return self.kernel.constrain(self)
 
-    def start(self, group: dict[str, Any]) -> None:
-        """Starts the constraints that have no state yet, from `sums`, and joins all scalars in vectors."""
-        if self.unbounded and self.measure is not None and self.sums is not None:
-            value = self.measure.value(self.sums, self.n).to(scalar_dtype(self.parameters[0]))
-            new = constraint.start(group, [self.parameters[i] for i in self.unbounded], value[self.unbounded])
-            for name, vector in new.items():
-                for i, scalar in zip(self.unbounded, vector.unbind(), strict=True):
-                    self._states[i][name] = scalar
-            self.unbounded = []
-        names = [name for name in ("step", *constraint.STATE) if any(name in entry for entry in self._states)]
-        self.scalars = {name: _joined(self._states, name, self.parameters[0]) for name in names}
-        self.steps = [entry["step"] for entry in self._states]
-        self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs = (
-            [local(entry[name]) for entry in self._states if name in entry] for name in MOMENTS
-        )
+    def adam_(self, pull: Pull | None = None) -> None:
+        """θ ← θ + Opt(g) − pull."""
+        self.kernel.adam_(self, pull)
 
-    def pull(self, group: dict[str, Any]) -> Pull:
-        """λ_{t+1} and the pull, from `sums` (paper, Algorithm 1)."""
-        assert self.sums is not None
-        return constraint.pull(group, self.scalars, self.scalars["step"], self.sums, self.n)
+    def pull_(self, pull: Pull) -> None:
+        """θ ← θ − pull."""
+        assert self.measure is not None
+        self.kernel.pull_(self.tensors, pull, self.measure)
 
-    def pull_before(self, group: dict[str, Any]) -> Pull | None:
-        """That of a step with evaluate_at="before"; None for others, and for parameters that are not regularized."""
-        return self.pull(group) if self.before else None
+    def in_cache(self) -> "Iterator[Matrices]":
+        """Yield parts that stay in the processor's cache between update and pull, of at least one matrix each."""
+        if not self.kernel.part or not self.pack.after or self.pack.sharded:
+            yield self
+            return
+        begin, elements = 0, 0
+        for end, tensor in enumerate(self.tensors):
+            if elements and elements + tensor.numel() > self.kernel.part:
+                yield self._part(begin, end)
+                begin, elements = end, 0
+            elements += tensor.numel()
+        yield self._part(begin, len(self.tensors))
 
-    def keep(self, sums: Tensor | None) -> None:
-        """Remembers the sums of the parameters as they are now; None: they are not known."""
-        self.sums = sums
-        self._versions = [] if sums is None else self._versions_now()
+    def _part(self, begin: int, end: int) -> "Matrices":
+        """A view of some of the matrices; it writes through."""
+        part: Matrices = object.__new__(Matrices)
+        part.__dict__ |= self.__dict__
+        part.whole = self.whole and end - begin == len(self.rows)
+        for name in ("rows", "tensors", "gradients", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs", "n", "sums", "marks"):
+            setattr(part, name, getattr(self, name)[begin:end])
+        part.scalars = {name: vector[begin:end] for name, vector in self.scalars.items()}
+        return part
 
-    @property
     def knows_sums(self) -> bool:
-        """Whether `sums` are those of the parameters as they are."""
-        return self.sums is not None and self._versions == self._versions_now()
+        """Return whether `sums` are those of the parameters as they are, by their counts of in-place changes and their addresses."""
+        return list(map(self.pack.seen.__getitem__, self.rows)) == self._seen_now()
+
+    def keep_sums(self) -> None:
+        """Remember that `sums` are those of the parameters as they are."""
+        for i, seen in zip(self.rows, self._seen_now(), strict=True):
+            self.pack.seen[i] = seen
+
+    def forget_sums(self) -> None:
+        """Remember that `sums` are not those of the parameters any more."""
+        for i in self.rows:
+            self.pack.seen[i] = None
+
+    def _seen_now(self) -> list[Any]:
+        """Our steps count at a DTensor's shard, everybody else's at the DTensor itself."""
+        if self.pack.mesh is None:
+            return [(t._version, t.data_ptr()) for t in self.tensors]
+        own = map(self.pack.parameters.__getitem__, self.rows)
+        return [(t._version, t.data_ptr(), p._version) for t, p in zip(self.tensors, own, strict=True)]
 
     def take_sums(self) -> None:
-        """Sums up this rank's parts of the parameters as they are now."""
+        """Sum up this rank's parts of the parameters as they are now."""
         assert self.measure is not None
-        self.keep(self._sums_of(self.tensors, self.measure))
+        self.sums.copy_(self.kernel.sums(self.tensors, self.measure))
+        self.keep_sums()
 
-    def _versions_now(self) -> list[int]:
-        """Counts of in-place changes: our steps count at a DTensor's shard, everybody else's at the DTensor itself."""
-        return [t._version for t in (self.tensors if self.mesh is None else [*self.tensors, *self.parameters])]
+    def take_totals(self, totals: Tensor) -> None:
+        """Take the sums over all ranks."""
+        self.sums.copy_(totals)
+        if not self.whole:
+            self.pack.sums.index_copy_(0, self.index, totals)
+
+    def put_back(self) -> None:
+        """Write the copies of vectors back to the pack."""
+        if self.whole:
+            return
+        for name, vector in self.scalars.items():
+            self.pack.vectors[name].index_copy_(0, self.index, vector)
+        self.pack.sums.index_copy_(0, self.index, self.sums)
+        self.pack.marks[self.rows] = self.marks
 
 
 class Packs:
-    """An optimizer's packs, and what their ranks add up."""
+    """An optimizer's packs, and what their ranks add up.
 
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[list[Tensor], list[Any]]] = {}
+    Args:
+        kernel: see Pack.
+        moments: see Pack.
+    """
+
+    def __init__(self, kernel: Kernel | None, moments: bool) -> None:
+        self._kernel, self._moments = kernel, moments
+        self._known: dict[int, tuple[list[Tensor], list[Pack]]] = {}
         self._additions = Additions()
 
-    def of(
-        self, number: int, parameters: list[Tensor], kind: Callable[[Tensor], Any], make: Callable[[list[Tensor], Any], Any]
-    ) -> list[Any]:
-        """What `make(parameters, kind)` gives for the parameters of each kind in group `number`; kept while they stay the same ones."""
+    def gather(
+        self, groups: Sequence[tuple[int, dict[str, Any], bool]], state: State, name_of: Callable[[Tensor], str]
+    ) -> list[Matrices]:
+        """Return what steps now, of every (number, group, whether its settings have changed)."""
+        found = []
+        self._additions.wait()
+        for number, group, changed in groups:
+            for pack in self._of(number, group, changed):
+                if matrices := pack.gather(state, name_of):
+                    found.append(matrices)
+        return found
+
+    def _of(self, number: int, group: dict[str, Any], changed: bool) -> list[Pack]:
+        """Return the packs of a group, made anew if its settings or its parameters have changed."""
         before, packs = self._known.get(number, ([], []))
-        if len(before) == len(parameters) and all(map(operator.is_, before, parameters)):
-            return packs
-        alike: dict[Any, list[Tensor]] = {}
-        for p in parameters:
-            alike.setdefault(kind(p), []).append(p)
-        self._known[number] = (parameters, [make(same, its_kind) for its_kind, same in alike.items()])
-        return self._known[number][1]
+        parameters = group["params"]
+        same = len(before) == len(parameters) and all(map(operator.is_, before, parameters))
+        if not (same and not changed and all(pack.fits() for pack in packs)):
+            alike: dict[Any, list[Tensor]] = {}
+            for p in parameters:
+                alike.setdefault(_kind(p), []).append(p)
+            packs = [Pack(same_kind, group, self._kernel, self._moments) for same_kind in alike.values()]
+            self._known[number] = list(parameters), packs
+        return packs
 
-    def begin(self, packs: Sequence[tuple[Pack, dict[str, Any]]]) -> None:
-        """To be called when a step begins, with every pack and its group: brings the sums up to date that the step needs."""
-        self._additions.wait()
-        needed = [pack for pack, _ in packs if (pack.before or pack.unbounded) and not pack.knows_sums]
-        for pack in needed:
-            pack.take_sums()
-        self._add_up(needed)
-        self._additions.wait()
-        for pack, group in packs:
-            if not pack.scalars:
-                pack.start(group)
+    def begin(self, matrices: Sequence[Matrices], state: State) -> None:
+        """Bring up to date the sums that the step needs, and start constraints. To be called when a step begins."""
+        needed = [m for m in matrices if m.pack.before or m.pack.has_unstarted(m.rows)]
+        sharded = [m for m in needed if m.pack.sharded]
+        for m in needed:
+            if not m.pack.sharded:
+                m.kernel.refresh(m)
+        if stale := [m for m in sharded if not m.knows_sums()]:
+            for m in stale:
+                m.take_sums()
+            self._add_up(stale)
+            self._additions.wait()
+        for m in needed:
+            m.pack.start(m, state)
 
-    def finish(self, packs: Sequence[Pack]) -> None:
-        """To be called when all packs are written: starts adding up the sums of those that are sharded.
-
-        Those of packs with evaluate_at="after" are taken and waited for, as their pull follows.
-        """
-        for pack in packs:
-            if not pack.knows_sums and (not pack.before or pack.shards.group is not None):
-                pack.take_sums()
-        self._add_up(packs)
-        if not all(pack.before for pack in packs):
+    def finish(self, matrices: Sequence[Matrices]) -> None:
+        """Start to add up the sums of sharded matrices, now that all are written. Those of evaluate_at="after" are waited for."""
+        sharded = [m for m in matrices if m.measure is not None and m.pack.sharded]
+        for m in sharded:
+            if not m.knows_sums():
+                m.take_sums()
+        self._add_up(sharded)
+        if any(m.pack.after for m in sharded):
             self._additions.wait()
 
-    def _add_up(self, packs: Sequence[Pack]) -> None:
-        sharded = [pack for pack in packs if pack.shards.group is not None]
-        totals = self._additions.start([(pack.shards, pack.sums) for pack in sharded if pack.sums is not None])
-        for pack, total in zip(sharded, totals, strict=True):
-            pack.sums = total
+    def _add_up(self, sharded: Sequence[Matrices]) -> None:
+        self._additions.start([(m.pack.shards, m.index, m.sums, m.take_totals) for m in sharded])
 
 
-def _joined(states: list[dict[str, Any]], name: str, parameter: Tensor) -> Tensor:
-    """The scalars as one vector, of which each state's entry becomes a view."""
-    dtype = torch.bool if name in ("kappa_set", "was_active") else torch.float32 if name == "step" else scalar_dtype(parameter)
-    vector = torch.stack([entry[name].to(parameter.device, dtype) for entry in states])
-    for entry, scalar in zip(states, vector.unbind(), strict=True):
-        entry[name] = scalar
-    return vector
+def _layout(p: Tensor) -> Any:
+    return (p.shape, p.stride(), p.dtype, p.device) if mesh_of(p) is None else (p.shape, p.dtype, p.device, p.placements)
+
+
+def _kind(p: Tensor) -> Any:
+    """What parameters of one pack have in common. It does not depend on the rank, so that ranks form the same packs."""
+    return p.device, p.dtype, mesh_of(p), in_one_piece(local(p))
+
+
+def _dtype(name: str, parameter: Tensor) -> torch.dtype:
+    return torch.bool if name in ("kappa_set", "was_active") else torch.float32 if name == "step" else scalar_dtype(parameter)
+
+
+def _fitting(moment: Tensor | None, p: Tensor, name: str, name_of: Callable[[Tensor], str]) -> Tensor:
+    """Return the moment in the parameter's dtype and memory layout; zeros if there is none yet.
+
+    Raises:
+        ValueError: another shape or device.
+    """
+    if moment is None:
+        return torch.zeros_like(p)
+    if moment.shape != p.shape or moment.device != p.device:
+        raise ValueError(
+            f"state {name} of {name_of(p)} has shape {tuple(moment.shape)} on {moment.device}, and the parameter has {tuple(p.shape)} on "
+            f"{p.device}; change both together, or clear the parameter's state"
+        )
+    if moment.stride() == torch.empty_like(p, device="meta").stride() and moment.dtype == p.dtype:
+        return moment  # of a parameter with gaps in memory torch makes moments without
+    return torch.empty_like(p).copy_(moment)

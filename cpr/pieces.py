@@ -10,9 +10,25 @@ PIECE_ON_DEVICES = 2**20  # where every operation on a piece costs a launch
 
 
 def in_one_piece(tensor: Tensor) -> bool:
-    """Whether the elements lie in memory one after the other, in whatever order of dimensions that torch has a name for."""
-    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return tensor.is_contiguous() or (tensor.ndim in layouts and tensor.is_contiguous(memory_format=layouts[tensor.ndim]))
+    """Return whether the elements lie in memory one after the other without gaps, in whatever order of dimensions."""
+    if tensor.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def laid_out_alike(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors of one shape have their elements at the same places; the stride of a dimension of 1 says nothing."""
+    if one.stride() == other.stride():
+        return True
+    strides = zip(one.shape, one.stride(), other.stride(), strict=True)
+    return all(size == 1 or a == b for size, a, b in strides)
 
 
 def pieces(tensor: Tensor) -> Iterator[Tensor]:

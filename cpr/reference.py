@@ -4,6 +4,7 @@ Nothing here is shared with the fast path: R and its gradient come from autograd
 Notation: theta is θ, R(θ) the measure per element, kappa κ, lam λ, mu μ; `t` counts updates, so theta is θ_t.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -88,6 +89,9 @@ class Reference:
     def constrained(self) -> Tensor:
         """The matrix after λ's update and the pull."""
         R = self.R()
+        if not math.isfinite(R):  # no size, so λ and κ stay as they are
+            self.history.append((R, self.kappa, self.lam))
+            return self.theta - (self.lr if self.reg_by_lr else 1.0) * self.lam * self.gradient_of_R()
         self.observe(R)
         if self.kappa is None:  # no bound yet: κ = ∞ (Algorithm 2)
             self.history.append((R, None, 0.0))
@@ -129,7 +133,7 @@ class Reference:
         if self.adaptive == "latched" and self.lam == 0 and self.was_active and R > 0:
             self.kappa = min(self.kappa, R)
 
-    # The safeguard: see cpr/constraint.py for its derivation.
+    # The safeguard: see cpr/bounds.py for its derivation.
     def degree(self) -> int:
         return 2 if self.measure in ("l2", "huber") else 1
 

@@ -1,24 +1,91 @@
 """States that others have saved: an older version of cpr, another Adam, the authors' package; what they need to be loaded here."""
 
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from cpr import constraint
+from cpr import bounds
+from cpr.distributed import any_rank, local
 from cpr.measures import scalar_dtype
+from cpr.pack import MOMENTS, Matrices
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+# State of torch's and timm's optimizers that has an entry for every element of its parameter.
+ELEMENTWISE = (*MOMENTS, "exp_inf", "momentum_buffer", "square_avg", "grad_avg", "sum", "acc_delta", "ax", "mu", "prev", "step_size", "z")
 # The package's κ of an inflection point that it has not found, in versions 0.3.0 and 0.3.1.
 NEVER_FOUND = (1e3, 1e6)
+
+
+@contextlib.contextmanager
+def loading(optimizer: Optimizer, state_dict: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Do for a load_state_dict what torch's does around it: the hooks, each once, in torch's order.
+
+    Gives the state that the pre-hooks leave, completed. The post-hooks run when all is loaded.
+    """
+    state_dict = state_dict.copy()
+    for hook in list(optimizer._optimizer_load_state_dict_pre_hooks.values()):
+        replaced = hook(optimizer, state_dict)
+        state_dict = state_dict if replaced is None else replaced
+    names = ("_optimizer_load_state_dict_pre_hooks", "_optimizer_load_state_dict_post_hooks")
+    hooks = {name: getattr(optimizer, name) for name in names}
+    try:
+        for name in names:
+            setattr(optimizer, name, OrderedDict())
+        yield completed(optimizer, state_dict)
+    finally:
+        for name in names:
+            setattr(optimizer, name, hooks[name])
+    for hook in list(hooks[names[1]].values()):
+        hook(optimizer)
+
+
+def check_shapes(optimizer: Optimizer, state_dict: dict[str, Any], name_of: Callable[[Tensor], str]) -> None:
+    """Raise ValueError if a saved moment has another shape than its parameter."""
+    for group, saved in zip(optimizer.param_groups, state_dict["param_groups"], strict=True):
+        for identifier, parameter in zip(saved["params"], group["params"], strict=False):  # torch refuses other lengths
+            for name, value in state_dict["state"].get(identifier, {}).items():
+                if name in ELEMENTWISE and isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                    raise ValueError(
+                        f"the saved {name} of {name_of(parameter)} has shape {tuple(value.shape)}, and the parameter has "
+                        f"{tuple(parameter.shape)}; leave the parameter out of the saved state, or load it into the model that was saved"
+                    )
+
+
+def only_makes_state(groups: list[dict[str, Any]], everything: list[Matrices]) -> bool:
+    """Return whether this first step is torch.distributed.checkpoint's, which makes state with lr 0 and zero gradients.
+
+    Real training may start at lr 0 too, but it has gradients. All ranks of sharded parameters answer alike.
+    """
+    if not all(float(group["lr"]) == 0 for group in groups):
+        return False
+    gradients = [local(p.grad) for group in groups for p in group["params"] if p.grad is not None]
+    moving = any(bool(gradient.any()) for gradient in gradients)
+    return not any_rank(moving, list(dict.fromkeys(m.pack.shards.group for m in everything if m.pack.sharded)))
+
+
+def restore(optimizer: Optimizer, saved: dict[str, Any], names: Iterable[str]) -> None:
+    """Put the named scalars back in their own dtype, after torch's load_state_dict has cast them to the parameter's."""
+    identifiers = [i for group in saved["param_groups"] for i in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for identifier, parameter in zip(identifiers, parameters, strict=True):
+        for name, value in saved["state"].get(identifier, {}).items():
+            if name in names:
+                optimizer.state[parameter][name] = torch.as_tensor(value).detach().clone().to(parameter.device)
 
 
 def completed(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     """The state with the optimizer's own settings where the saved groups have none, and without weight decay, which CPR replaces.
 
-    Raises ValueError for another number of groups.
+    Groups that were saved without frozen parameters, as older versions did, get them.
+
+    Raises:
+        ValueError: another number of groups.
     """
+    state_dict = _with_frozen(optimizer, state_dict)
     ours, saved = optimizer.param_groups, state_dict["param_groups"]
     if len(ours) != len(saved):
         raise ValueError(
@@ -26,6 +93,23 @@ def completed(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any
             "with the groups it was saved with, and go on from its moments: optimizer.state.update(old.state)"
         )
     groups = [own | its | ({"weight_decay": 0.0} if "weight_decay" in its else {}) for own, its in zip(ours, saved, strict=True)]
+    return state_dict | {"param_groups": groups}
+
+
+def _with_frozen(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Number the saved parameters as if the frozen ones, which the saved groups may lack, had been among them."""
+    ours, saved = optimizer.param_groups, state_dict["param_groups"]
+    trained = [[p.requires_grad for p in group["params"]] for group in ours]
+    sizes, with_some = [len(group["params"]) for group in saved], [flags for flags in trained if any(flags)]
+    if sizes == [len(flags) for flags in trained] or sizes != [sum(flags) for flags in with_some]:
+        return state_dict
+    unused = iter(range(-1, -1 - sum(map(len, trained)), -1))
+    of_saved = iter(saved)
+    groups = []
+    for group, flags in zip(ours, trained, strict=True):
+        its = next(of_saved) if any(flags) else {key: value for key, value in group.items() if key != "params"} | {"params": []}
+        given = iter(its["params"])
+        groups.append(its | {"params": [next(given) if flag else next(unused) for flag in flags]})
     return state_dict | {"param_groups": groups}
 
 
@@ -63,7 +147,7 @@ def _converted(entry: dict[str, Any], group: dict[str, Any], parameter: Tensor) 
     if not group["regularize"] or never_set:
         return state
     kappa = kappa / (1 if group["reg_function"] == "std" else parameter.numel())
-    started = constraint.start(group, [parameter], kappa)
+    started = bounds.initial_state(group, [parameter], kappa)
     started |= {"lagmul": multiplier, "kappa": kappa, "kappa_set": torch.ones_like(started["kappa_set"])}
     if "was_active" in started:
         started["was_active"] = multiplier > 0

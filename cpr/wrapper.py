@@ -1,20 +1,22 @@
 """CPR around any torch optimizer: SGD, Lion, Muon, ... (paper, section 4.1: Opt is any optimizer's update)."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
-from cpr import constraint, saved
-from cpr.distributed import mesh_of
-from cpr.kernels.eager import pull_, sums
-from cpr.measures import MEASURES
-from cpr.pack import Pack, Packs
+from cpr import saved, settings
+from cpr.kernels import EAGER
+from cpr.named import Named
+from cpr.pack import Packs
+from cpr.unbound import Unbound
+
+PREFIX = "cpr_"  # of CPR's entries in a saved state, beside the wrapped optimizer's
 
 
-class CPR(Optimizer):
+class CPR(Named):
     """Bounds the matrices that `optimizer` trains; `optimizer` must not decay weights itself, nor keep a copy of them.
 
         groups = cpr.regularized_groups(model)
@@ -29,13 +31,15 @@ class CPR(Optimizer):
     average of bounded matrices is bounded: schedulefree.ScheduleFreeWrapper(AdamCPR(model, betas=(0, 0.999), ...)).
 
     Raises:
-        ValueError: an argument out of its range, nothing to regularize, weight decay beside `regularize`, or an optimizer
-            that evaluates other weights than it trains.
+        ValueError: an argument out of its range, nothing to regularize, weight decay beside `regularize`, an optimizer
+            that evaluates other weights than it trains, or one that needs a closure, such as LBFGS.
 
-    CPR's part of a step does not depend on the number of threads; the wrapped optimizer's may: torch's SGD rounds bfloat16 otherwise at the
+    CPR's part of a step does not depend on the number of threads. The wrapped optimizer's may: torch's SGD rounds bfloat16 otherwise at the
     end of a thread's share.
 
-    `state_dict()` is the wrapped optimizer's, with CPR's state under the key "cpr".
+    `state` holds λ, κ and what decides them; the wrapped optimizer's own is `optimizer.optimizer.state`. `state_dict()` has both, CPR's entries
+    with the prefix "cpr_". Hooks fire once, in torch's order: CPR's are registered here, the wrapped optimizer's there, and those of all
+    optimizers (register_optimizer_step_pre_hook) see CPR alone.
     """
 
     def __init__(
@@ -58,8 +62,9 @@ class CPR(Optimizer):
                 f"{type(optimizer).__name__} evaluates other weights than it trains, so that CPR would not bound the former; "
                 "put the schedule-free method around CPR: schedulefree.ScheduleFreeWrapper(cpr.AdamCPR(model, betas=(0, 0.999), ...))"
             )
-        self.optimizer = optimizer
-        defaults = constraint.checked_defaults(
+        if "closure" in (arguments := inspect.signature(optimizer.step).parameters) and arguments["closure"].default is inspect.Parameter.empty:
+            raise ValueError(f"{type(optimizer).__name__} evaluates its closure several times in a step, and CPR cannot pull in between")
+        defaults = settings.checked_defaults(
             kappa_init_method=kappa_init_method,
             kappa_init_param=kappa_init_param,
             reg_function=reg_function,
@@ -71,78 +76,138 @@ class CPR(Optimizer):
             adaptive=adaptive,
             safeguard=safeguard,
         )
-        self._packs = Packs()
+        self.optimizer = optimizer
+        self._start_naming(None, reg_embedding=False)
+        self._forget()
+        self._unbound = Unbound(self)
         # The group dictionaries stay the same objects, so that a scheduler's lr reaches the wrapped optimizer.
         super().__init__(optimizer.param_groups, optimizer.defaults | defaults)
-        constraint.require_regularized(self.param_groups)
+        settings.require_regularized(self.param_groups)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group here and, unless it is there already, to the wrapped optimizer."""
-        if not any(param_group is group for group in self.optimizer.param_groups):
-            self.optimizer.add_param_group(param_group)
-            param_group = self.optimizer.param_groups[-1]
-        super().add_param_group(param_group)
-        constraint.prepare_group(self.param_groups[-1])
+        """Add a group here and, unless it is there already, to the wrapped optimizer; see AdamCPR.add_param_group."""
+        if any(param_group is group for group in self.optimizer.param_groups):
+            self._add(param_group, {*param_group, "weight_decay"})
+            return
+        for group in self._split(param_group):
+            given = set(group)
+            if not {"regularize", "weight_decay"} & given:
+                settings.prepare_group(group, given)  # which refuses it before the wrapped optimizer has it
+            self.optimizer.add_param_group(group)
+            self._add(self.optimizer.param_groups[-1], given)
+
+    def _add(self, group: dict[str, Any], given: set[str]) -> None:
+        super().add_param_group(group)
+        settings.prepare_group(self.param_groups[-1], given)
 
     @torch.compiler.disable
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One step of the wrapped optimizer with the pull before or after it; returns the closure's loss, if one is given."""
+        """Do one step of the wrapped optimizer, with the pull before or after it. Return the closure's loss, if one is given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        packs = [(pack, group) for number, group in enumerate(self.param_groups) for pack in self._packed(number, group)]
-        self._packs.begin(packs)
-        for pack, group in packs:
-            if pack.before:
-                pull_(pack.tensors, pack.pull(group), MEASURES[group["reg_function"]])
-        self.optimizer.step()
-        for pack, _ in packs:
-            pack.scalars["step"] += 1
-            pack.keep(None)  # torch's fused optimizers and bitsandbytes change a parameter without a new version
-        self._packs.finish([pack for pack, _ in packs])
-        for pack, group in packs:
-            if not pack.before:
-                pull_(pack.tensors, pack.pull(group), MEASURES[group["reg_function"]])
+        new = not self.state and not self.optimizer.state
+        groups = [(number, group, self._watch.changed(number, group, self)) for number, group in enumerate(self.param_groups)]
+        everything = self._packs.gather([entry for entry in groups if entry[1]["regularize"]], self.state, self.name_of)
+        self._packs.begin(everything, self.state)  # R(θ_t)
+        if new and saved.only_makes_state(self.param_groups, everything):
+            _step_without_global_hooks(self.optimizer)
+            return loss
+
+        for matrices in everything:
+            if matrices.pack.before:
+                matrices.pull_(matrices.constrain())  # λ_{t+1}; θ_t − λ_{t+1} ∇R(θ_t)
+        _step_without_global_hooks(self.optimizer)  # θ + Opt(g_t)
+        for matrices in everything:
+            matrices.scalars["step"] += 1
+            matrices.forget_sums()  # torch's fused optimizers and bitsandbytes change a parameter without a new version
+        self._packs.finish(everything)
+        for matrices in everything:
+            if matrices.pack.after:
+                if not matrices.pack.sharded:
+                    matrices.kernel.refresh(matrices)
+                matrices.pull_(matrices.constrain())  # λ_{t+1} from θ_t + Opt(g_t), and its pull
+            matrices.put_back()
+        self._unbound.count(everything)
         return loss
 
-    def _packed(self, number: int, group: dict[str, Any]) -> list[Pack]:
-        """The group's regularized parameters that have a gradient, in packs of one device, dtype and mesh."""
-        parameters = [p for p in group["params"] if p.grad is not None] if group["regularize"] else []
-
-        def make(same: list[Tensor], _: Any) -> Pack:
-            return Pack(same, group, self.state, sums, moments=False)
-
-        return self._packs.of(number, parameters, lambda p: (p.device, p.dtype, mesh_of(p)), make)
+    def _forget(self) -> None:
+        """Drop what is derived from groups and state; the next step derives it again."""
+        self._packs = Packs(kernel=EAGER, moments=False)
+        self._watch = settings.Watch()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copy and pickle take: torch's part and the wrapped optimizer."""
+        """Return what copy and pickle take: torch's part and the wrapped optimizer."""
         return super().__getstate__() | {"optimizer": self.optimizer}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Called by copy and pickle."""
+        """Take the state that copy and pickle give."""
         super().__setstate__(state)
-        self._packs = Packs()
+        self._forget()
+        self.__dict__.setdefault("_unbound", Unbound(self))
 
     def state_dict(self) -> dict[str, Any]:
-        """The wrapped optimizer's state, plus "cpr": {parameter index: λ, κ, ...}."""
-        own = super().state_dict()["state"]
-        return self.optimizer.state_dict() | {"cpr": own}
+        """Return the wrapped optimizer's state, and λ, κ and the like with the prefix "cpr_" in the state of each parameter."""
+        for hook in list(self._optimizer_state_dict_pre_hooks.values()):
+            hook(self)
+        found = self.optimizer.state_dict()
+        state = {identifier: dict(entry) for identifier, entry in found["state"].items()}
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for identifier, parameter in enumerate(parameters):
+            if parameter in self.state:
+                own = {PREFIX + name: value for name, value in self.state[parameter].items()}
+                state.setdefault(identifier, {}).update(own)
+        found = found | {"state": state}
+        for hook in list(self._optimizer_state_dict_post_hooks.values()):
+            replaced = hook(self, found)
+            found = found if replaced is None else replaced
+        return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of `state_dict`; settings that the saved groups lack, as those of an older version do, are this optimizer's.
+        """Load what `state_dict` gives. Settings that the saved groups lack, as those of an older version do, are this optimizer's.
 
-        A state without the part "cpr" is taken as the wrapped optimizer's, saved before there was CPR: it goes on, and the constraints
-        start at the present matrices, counting their steps from 0.
-        Raises ValueError for another number of groups or parameters; see `AdamCPR.load_state_dict` for what to do then: the moments
-        belong in `optimizer.optimizer.state`.
+        A state without CPR's entries is taken as the wrapped optimizer's, saved before there was CPR: it goes on, and the constraints
+        start at the present matrices, counting their steps from 0. States of version 0.1, with CPR's part under the key "cpr", are taken too.
+
+        Raises:
+            ValueError: another number of groups or parameters (see AdamCPR.load_state_dict for what to do then: the moments
+                belong in `optimizer.optimizer.state`), or a moment of another shape than its parameter.
         """
-        state_dict = saved.completed(self, state_dict)
-        self.optimizer.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
-        self.param_groups = list(self.optimizer.param_groups)  # the same dictionaries in a list of its own
-        own = {"state": state_dict.get("cpr", {}), "param_groups": state_dict["param_groups"]}
-        self.state.clear()
-        self._packs = Packs()
-        # All names: an optimizer around this one keeps its state here too (schedulefree's wrapper: z).
-        constraint.restore_state(self, own, {name for entry in own["state"].values() for name in entry})
+        with saved.loading(self, state_dict) as state_dict:
+            theirs, own = _parted(state_dict)
+            saved.check_shapes(self, {"state": theirs, "param_groups": state_dict["param_groups"]}, self.name_of)
+            self.optimizer.load_state_dict({"state": theirs, "param_groups": state_dict["param_groups"]})
+            self.param_groups = list(self.optimizer.param_groups)  # the same dictionaries in a list of its own
+            self.state.clear()
+            self._forget()
+            # All names: an optimizer around this one keeps its state here too (schedulefree's wrapper: z).
+            names = {name for entry in own.values() for name in entry}
+            saved.restore(self, {"state": own, "param_groups": state_dict["param_groups"]}, names)
+
+
+def _parted(state_dict: dict[str, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """Return the wrapped optimizer's part of a saved state and CPR's, both by the parameter's number."""
+    if "cpr" in state_dict:  # version 0.1
+        return state_dict["state"], state_dict["cpr"]
+    theirs: dict[Any, Any] = {}
+    own: dict[Any, Any] = {}
+    for identifier, entry in state_dict["state"].items():
+        for name, value in entry.items():
+            into, key = (own, name.removeprefix(PREFIX)) if name.startswith(PREFIX) else (theirs, name)
+            into.setdefault(identifier, {})[key] = value
+    return theirs, own
+
+
+def _step_without_global_hooks(optimizer: Optimizer) -> None:
+    """Call the wrapped optimizer's step with its own hooks. The hooks of all optimizers have seen CPR's step already."""
+    step = type(optimizer).step
+    if "step" in vars(optimizer) or not getattr(step, "hooked", False):
+        optimizer.step()
+        return
+    for before in list(optimizer._optimizer_step_pre_hooks.values()):
+        before(optimizer, (), {})
+    step.__wrapped__(optimizer)  # type: ignore[attr-defined]
+    for after in list(optimizer._optimizer_step_post_hooks.values()):
+        after(optimizer, (), {})

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cpr.adamcpr import Params
 from cpr.baselines.common import plain_adam_step
-from cpr.constraint import require_regularized
+from cpr.settings import require_regularized
 from cpr.groups import regularized_groups
 
 

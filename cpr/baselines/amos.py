@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cpr.adamcpr import Params
-from cpr.constraint import require_regularized, restore_state
 from cpr.groups import regularized_groups
+from cpr.saved import restore
+from cpr.settings import require_regularized
 
 SMALLEST_V = 2.0**-125
 
@@ -104,7 +105,7 @@ class AMOS(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, with v and b kept in their own precision."""
         super().load_state_dict(state_dict)
-        restore_state(self, state_dict, names=("second_moment", "fading"))
+        restore(self, state_dict, names=("second_moment", "fading"))
 
 
 def update(parameter: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:

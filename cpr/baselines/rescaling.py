@@ -17,7 +17,7 @@ class RescaledAdam(torch.optim.Adam):
     out.
 
     Args:
-        model: its regularized parameters (cpr.groups) are rescaled.
+        model: its regularized parameters (cpr.groups) are rescaled, frozen ones excepted.
         lr, betas, eps: as in torch's Adam.
         factor: α > 0; the paper compares 0.8, 1, 2, 4, 8, 16.
         reg_embedding: whether nn.Embedding counts as a weight.
@@ -51,7 +51,7 @@ class RescaledAdam(torch.optim.Adam):
         self.param_groups[0]["norm"] = joint_norm(weights).item()
 
     def _weights(self) -> list[Tensor]:
-        return [p for group in self.param_groups if group["regularize"] for p in group["params"]]
+        return [p for group in self.param_groups if group["regularize"] for p in group["params"] if p.requires_grad]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]

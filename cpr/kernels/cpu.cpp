@@ -17,7 +17,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
+#include <cstring>
 #include <type_traits>
 #include <vector>
 
@@ -240,14 +242,44 @@ void sums_of(TensorList params, double* out) {
   chunks.reduce(parts, out);
 }
 
-// Elements are addressed by their place in memory, which must be the same in a parameter and its moments.
-void check_layout(const Tensor& param, const Tensor& moment) {
-  TORCH_CHECK(param.is_non_overlapping_and_dense() && moment.strides() == param.strides() && moment.scalar_type() == param.scalar_type(),
-              "cpr: a parameter's memory layout or dtype was changed after the first step; make the optimizer anew");
+// Elements are addressed by their place in memory, which must be the same in a parameter, its gradient and its moments. The stride of a
+// dimension of size 1 says nothing.
+bool laid_out_alike(const Tensor& one, const Tensor& other) {
+  if (one.scalar_type() != other.scalar_type() || one.sizes() != other.sizes()) return false;
+  for (int64_t d = 0; d < one.dim(); ++d) {
+    if (one.size(d) != 1 && one.stride(d) != other.stride(d)) return false;
+  }
+  return true;
 }
 
-bool laid_out_alike(const Tensor& one, const Tensor& other) {
-  return one.strides() == other.strides() && one.scalar_type() == other.scalar_type();
+// What the optimizer has checked already, before any memory is touched.
+void check_parameter(const Tensor& param, at::ScalarType dtype) {
+  TORCH_CHECK(param.is_cpu() && param.scalar_type() == dtype && param.is_non_overlapping_and_dense(),
+              "cpr: a parameter has gaps in its memory, or another device or dtype than the others");
+}
+
+void check_moment(const Tensor& param, const Tensor& moment) {
+  TORCH_CHECK(moment.is_cpu() && laid_out_alike(param, moment), "cpr: a moment of shape ", moment.sizes(), " does not fit its parameter of shape ",
+              param.sizes());
+}
+
+// A number that changes when a parameter does: its version, which counts changes in place, its memory, and some of its elements, since
+// `parameter.data` changes it without a version. Never 0, which stands for "not known".
+int64_t mark_of(const Tensor& param) {
+  constexpr int64_t kSamples = 16;
+  uint64_t mark = 14695981039346656037u;
+  const auto mix = [&](uint64_t value) { mark = std::rotl((mark ^ value) * 0x9E3779B97F4A7C15u, 29); };
+  const int64_t n = param.numel(), width = param.element_size();
+  const char* data = static_cast<const char*>(param.const_data_ptr());
+  mix(reinterpret_cast<uintptr_t>(data));
+  mix(param.is_inference() ? 0 : param._version());
+  mix(n);
+  for (int64_t k = 0; k < std::min(n, kSamples); ++k) {
+    uint32_t bits = 0;
+    std::memcpy(&bits, data + (n <= kSamples ? k : (n - 1) * k / (kSamples - 1)) * width, width);
+    mix(bits);
+  }
+  return static_cast<int64_t>(mark | 1);
 }
 
 template <typename T, Sum kind, bool has_largest, bool has_rate>
@@ -281,44 +313,250 @@ void step_of(TensorList params, TensorList grads, TensorList exp_avgs, TensorLis
   if (kind != kNone) chunks.reduce(parts, out);
 }
 
+template <typename T>
+void pull_chunk(T* p, int64_t count, const Pull& pull) {
+  const Vec scale(pull.scale), rate(pull.rate), center(pull.center), limit(pull.limit);
+  for (int64_t at = 0; at < count; at += kBlock) {
+    const int64_t n = std::min(kBlock, count - at);
+    Block<T> block(p + at, n);
+    float* x = block.data();
+    for (int64_t i = 0; i < n; i += Vec::size()) {
+      const int64_t few = std::min<int64_t>(Vec::size(), n - i);
+      const Vec old = Vec::loadu(x + i, few);
+      const Vec pulled = pull.rate == 0 ? old * scale : at::vec::fmsub(old, scale, rate * clamp(old - center, limit));
+      pulled.store(x + i, few);
+    }
+    block.store();
+  }
+}
+
+// Calls with_type(float()) or with_type(at::BFloat16()).
+template <typename WithType>
+void dispatch_type(at::ScalarType dtype, const WithType& with_type) {
+  TORCH_CHECK(dtype == at::kFloat || dtype == at::kBFloat16, "cpr: the kernel takes float32 and bfloat16");
+  if (dtype == at::kFloat) with_type(float());
+  else with_type(at::BFloat16());
+}
+
 void sums(TensorList params, Tensor out, int64_t kind) {
   if (params.empty()) return;
+  for (const Tensor& param : params) check_parameter(param, params[0].scalar_type());
+  TORCH_CHECK(out.numel() == 2 * int64_t(params.size()), "cpr: sums are [parameters, 2]");
   double* target = out.data_ptr<double>();
-  dispatch(Sum(kind), [&](auto sum) {
-    if (params[0].scalar_type() == at::kFloat) sums_of<float, sum()>(params, target);
-    else sums_of<at::BFloat16, sum()>(params, target);
+  dispatch_type(params[0].scalar_type(), [&](auto type) {
+    dispatch(Sum(kind), [&](auto sum) { sums_of<decltype(type), sum()>(params, target); });
   });
 }
 
+// The sums of those parameters that are not what their marks say.
+void refresh(TensorList params, Tensor marks, Tensor out, int64_t kind) {
+  std::vector<Tensor> changed;
+  std::vector<int64_t> rows;
+  TORCH_CHECK(marks.numel() == int64_t(params.size()) && out.numel() == 2 * int64_t(params.size()), "cpr: marks or sums differ in length");
+  int64_t* mark = marks.data_ptr<int64_t>();
+  for (size_t i = 0; i < params.size(); ++i) {
+    check_parameter(params[i], params[0].scalar_type());
+    const int64_t now = mark_of(params[i]);
+    if (now == mark[i]) continue;
+    mark[i] = now;
+    changed.push_back(params[i]);
+    rows.push_back(i);
+  }
+  if (rows.empty()) return;
+  const Tensor found = at::empty({int64_t(rows.size()), 2}, out.options());
+  sums(changed, found, kind);
+  for (size_t k = 0; k < rows.size(); ++k) std::memcpy(out.data_ptr<double>() + 2 * rows[k], found.data_ptr<double>() + 2 * k, 2 * sizeof(double));
+}
+
+// The settings of cpr/bounds.py; `excess` is 0 without the safeguard.
+struct Bounds {
+  int64_t kind, method, interval, adaptive;
+  float parameter, ema_decay, mu, scale, excess;
+};
+
+// One matrix's state.
+struct Matrix {
+  float *lam, *kappa;
+  bool* is_set;
+  float *sample, *growth, *smoothed;
+  bool* was_active;
+};
+
+// R(theta) per element.
+float value_of(int64_t kind, double first, double second, double n) {
+  if (kind != kSquaresAndValues) return float(first / n);
+  return float(std::sqrt(std::max(first - second * second / n, 0.0) / (n - 1)));
+}
+
+// The bound may be set by R(theta_t), the t-th update's (section 4.3).
+void observe(const Bounds& use, const Matrix& matrix, float t, float value) {
+  bool sets = false;
+  if (use.method == 2) {
+    sets = t >= use.parameter;
+  } else if (use.method == 3) {
+    float measured = value;
+    if (matrix.smoothed) {
+      const float weight = 1 - use.ema_decay, from = *matrix.smoothed;
+      measured = *matrix.smoothed = weight < 0.5f ? from + weight * (value - from) : value - (value - from) * (1 - weight);
+    }
+    if (t > 0 && std::fmod(t, float(use.interval)) == 0) {
+      const float grew = measured - *matrix.sample;
+      sets = t >= 4 * float(use.interval) && grew < *matrix.growth;
+      *matrix.growth = grew;
+      *matrix.sample = measured;
+    }
+  }
+  if (sets && value > 0 && !*matrix.is_set) {
+    *matrix.kappa = value;
+    *matrix.is_set = true;
+  }
+}
+
+// The largest multiplier of one pull: it takes away half of the matrix (cpr/measures.py).
+float most_of(int64_t kind, float value, double n) {
+  switch (kind) {
+    case kSquares: return 0.25f;
+    case kAbsolutes: return value / 2;
+    case kHuber: return 0.5f;
+    default: return float(n - 1) * value / 2;
+  }
+}
+
+// lambda_{t+1} = max(0, lambda_t + mu (R(theta_t) - kappa)) within the safeguard's limits, the pull, and AdaCPR: bounds.constrain for one
+// matrix, to the same bits. Products are not fused with sums, for torch's operations do not.
+__attribute__((optimize("fp-contract=off"))) Pull constrain_one(const Bounds& use, const Matrix& matrix, float t, double first, double second,
+                                                                double n) {
+  const float value = value_of(use.kind, first, second, n), old = *matrix.lam;
+  const bool finite = std::isfinite(value);
+  if (finite) observe(use, matrix, t, value);
+  const float kappa = *matrix.kappa;
+  float lam = 0, shrink = 1;
+  bool saturated = false;
+  if (*matrix.is_set && !finite) lam = old;
+  if (*matrix.is_set && finite) {
+    const float difference = value - kappa, change = use.mu * difference;
+    lam = std::max(old + change, 0.f);
+    saturated = use.excess > 0 && value > use.excess * kappa;
+    if (use.excess > 0 && use.scale > 0) lam = std::fmin(lam, most_of(use.kind, value, n) / use.scale);
+    if (saturated) {
+      lam = old;
+      shrink = kappa / value;
+      if (use.kind == kSquares || use.kind == kHuber) shrink = std::sqrt(shrink);
+    }
+  }
+  const float applied = saturated ? 0 : use.scale * lam;
+  if (finite && lam == 0 && value > 0) {
+    if (use.adaptive == 1 && old > 0) *matrix.kappa = value;
+    if (use.adaptive == 2 && *matrix.was_active) *matrix.kappa = std::min(kappa, value);
+  }
+  if (use.adaptive == 2 && lam > 0) *matrix.was_active = true;
+  *matrix.lam = lam;
+  switch (use.kind) {
+    case kSquares: return {shrink - 2 * applied, 0, 0, 0};
+    case kAbsolutes: return {shrink, 1, 0, applied};
+    case kHuber: return {shrink, applied, 0, 1};
+    default: return {shrink, value > 0 ? float(double(applied) / ((n - 1) * value)) : 0, float(second / n), INFINITY};
+  }
+}
+
+template <typename T>
+T* row(const std::optional<Tensor>& vector, int64_t i) {
+  return vector ? vector->data_ptr<T>() + i * vector->stride(0) : nullptr;
+}
+
+void constrain(const Tensor& sums, const Tensor& n, const Tensor& steps, Tensor lam, Tensor kappa, Tensor kappa_set,
+               const std::optional<Tensor>& sample, const std::optional<Tensor>& growth, const std::optional<Tensor>& smoothed,
+               const std::optional<Tensor>& was_active, Tensor pull, int64_t kind, int64_t method, double parameter, int64_t interval,
+               double ema_decay, double mu, double scale, int64_t adaptive, double excess) {
+  const int64_t count = n.numel();
+  TORCH_CHECK(sums.numel() == 2 * count && steps.numel() == count && lam.numel() == count && kappa.numel() == count &&
+                  kappa_set.numel() == count && pull.numel() == 4 * count,
+              "cpr: the state's vectors differ in length");
+  const Bounds use{kind, method, interval, adaptive, float(parameter), float(ema_decay), float(mu), float(scale), float(excess)};
+  for (int64_t i = 0; i < count; ++i) {
+    const Matrix matrix{row<float>(lam, i), row<float>(kappa, i), row<bool>(kappa_set, i), row<float>(sample, i), row<float>(growth, i),
+                        row<float>(smoothed, i), row<bool>(was_active, i)};
+    const double* sum = sums.data_ptr<double>() + 2 * i;
+    const Pull found = constrain_one(use, matrix, *row<float>(steps, i), sum[0], sum[1], n.data_ptr<double>()[i]);
+    float* numbers = pull.data_ptr<float>() + i;  // [4, count]: scale, rate, center, limit
+    numbers[0] = found.scale;
+    numbers[count] = found.rate;
+    numbers[2 * count] = found.center;
+    numbers[3 * count] = found.limit;
+  }
+}
+
+Pull pull_of(const Tensor& pull, int64_t i) {
+  const int64_t count = pull.size(1);
+  const float* numbers = pull.data_ptr<float>() + i;
+  return {numbers[0], numbers[count], numbers[2 * count], numbers[3 * count]};
+}
+
+void bump(TensorList params) {
+  for (const Tensor& param : params) {
+    if (!param.is_inference()) param.unsafeGetTensorImpl()->bump_version();
+  }
+}
+
+// The pull alone, from the last chunk to the first: what was written last is still in the processor's cache.
+void pull_alone(TensorList params, const Tensor& pull) {
+  std::vector<Tensor> pulled;
+  std::vector<Pull> pulls;
+  for (size_t i = params.size(); i-- > 0;) {
+    const Pull numbers = pull_of(pull, i);
+    if (numbers.scale == 1 && (numbers.rate == 0 || numbers.limit == 0)) continue;
+    check_parameter(params[i], params[0].scalar_type());
+    pulled.push_back(params[i]);
+    pulls.push_back(numbers);
+  }
+  if (pulled.empty()) return;
+  dispatch_type(params[0].scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    Chunks(pulled).run(pulled, [&](size_t i, int64_t begin, int64_t end, int64_t) {
+      const int64_t n = pulled[i].numel(), last = (n - 1) / kChunk * kChunk;
+      const int64_t mirrored = last - begin;  // chunks of a matrix in reverse
+      pull_chunk(pulled[i].data_ptr<T>() + mirrored, std::min(kChunk, n - mirrored), pulls[i]);
+    });
+  });
+  bump(pulled);
+}
+
 void step(TensorList params, TensorList gradients, TensorList exp_avgs, TensorList exp_avg_sqs, TensorList max_exp_avg_sqs, Tensor steps,
-          const std::optional<Tensor>& pull, const std::optional<Tensor>& out, int64_t kind, double lr, double beta1, double beta2, double eps,
-          bool maximize) {
+          const std::optional<Tensor>& pull, const std::optional<Tensor>& out, const std::optional<Tensor>& marks, int64_t kind, double lr,
+          double beta1, double beta2, double eps, bool maximize) {
   const size_t count = params.size();
   if (count == 0) return;
+  TORCH_CHECK(gradients.size() == count && exp_avgs.size() == count && exp_avg_sqs.size() == count &&
+                  (max_exp_avg_sqs.empty() || max_exp_avg_sqs.size() == count) && steps.numel() == int64_t(count) &&
+                  (!out || out->numel() == 2 * int64_t(count)) && (!marks || marks->numel() == int64_t(count)),
+              "cpr: the lists differ in length");
   std::vector<Rate> rates;
   std::vector<Pull> pulls(count);
   rates.reserve(count);
-  float* steps_taken = steps.data_ptr<float>();
   int64_t to_copy = 0;  // elements of the largest gradient that has another layout than its parameter
   for (size_t i = 0; i < count; ++i) {
-    check_layout(params[i], exp_avgs[i]);
-    check_layout(params[i], exp_avg_sqs[i]);
-    if (!max_exp_avg_sqs.empty()) check_layout(params[i], max_exp_avg_sqs[i]);
+    check_parameter(params[i], params[0].scalar_type());
+    check_moment(params[i], exp_avgs[i]);
+    check_moment(params[i], exp_avg_sqs[i]);
+    if (!max_exp_avg_sqs.empty()) check_moment(params[i], max_exp_avg_sqs[i]);
+    TORCH_CHECK(gradients[i].sizes() == params[i].sizes(), "cpr: a gradient of shape ", gradients[i].sizes(), " does not fit its parameter of shape ",
+                params[i].sizes());
     if (!laid_out_alike(gradients[i], params[i])) to_copy = std::max(to_copy, params[i].numel());
-    const double t = steps_taken[i] += 1;
+  }
+  for (size_t i = 0; i < count; ++i) {
+    const double t = steps.data_ptr<float>()[i * steps.stride(0)] += 1;
     rates.push_back({float(lr / (1 - std::pow(beta1, t))), float(1 / std::sqrt(1 - std::pow(beta2, t)))});
-    if (pull) {  // [4, count]: scale, rate, center, limit
-      const float* numbers = pull->data_ptr<float>() + i;
-      pulls[i] = {numbers[0], numbers[count], numbers[2 * count], numbers[3 * count]};
-    }
+    if (pull) pulls[i] = pull_of(*pull, i);
   }
   const Adam adam{float(1 - beta1), float(beta2), float(1 - beta2), float(eps), maximize ? -1.f : 1.f};
   const auto update = [&](size_t begin, size_t n, TensorList grads) {
     const auto part = [&](TensorList tensors) { return tensors.empty() ? tensors : tensors.slice(begin, n); };
     double* target = out ? out->data_ptr<double>() + 2 * begin : nullptr;
-    dispatch(out ? Sum(kind) : kNone, [&](auto sum) {
-      const auto of = params[0].scalar_type() == at::kFloat ? step_of<float, sum()> : step_of<at::BFloat16, sum()>;
-      of(part(params), grads, part(exp_avgs), part(exp_avg_sqs), part(max_exp_avg_sqs), &rates[begin], adam, &pulls[begin], target);
+    dispatch_type(params[0].scalar_type(), [&](auto type) {
+      dispatch(out ? Sum(kind) : kNone, [&](auto sum) {
+        step_of<decltype(type), sum()>(part(params), grads, part(exp_avgs), part(exp_avg_sqs), part(max_exp_avg_sqs), &rates[begin], adam,
+                                       &pulls[begin], target);
+      });
     });
   };
   // In one go, up to a gradient that has another layout: it is copied and goes alone, so that one copy's memory is enough for all.
@@ -332,18 +570,31 @@ void step(TensorList params, TensorList gradients, TensorList exp_avgs, TensorLi
       ++end;
     }
   }
+  bump(params);
+  if (!marks) return;
+  for (size_t i = 0; i < count; ++i) marks->data_ptr<int64_t>()[i] = mark_of(params[i]);
 }
 
 }  // namespace
 
 TORCH_LIBRARY(cpr, library) {
   library.def("sums_(Tensor[] params, Tensor(a!) out, int kind) -> ()");
+  library.def("refresh_(Tensor[] params, Tensor(a!) marks, Tensor(b!) out, int kind) -> ()");
+  library.def(
+      "constrain_(Tensor sums, Tensor n, Tensor steps, Tensor(a!) lam, Tensor(b!) kappa, Tensor(c!) kappa_set, Tensor(d!)? sample, "
+      "Tensor(e!)? growth, Tensor(f!)? smoothed, Tensor(g!)? was_active, Tensor(h!) pull, int kind, int method, float parameter, "
+      "int interval, float ema_decay, float mu, float scale, int adaptive, float excess) -> ()");
+  library.def("pull_(Tensor(a!)[] params, Tensor pull) -> ()");
   library.def(
       "step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] max_exp_avg_sqs, "
-      "Tensor(e!) steps, Tensor? pull, Tensor(f!)? out, int kind, float lr, float beta1, float beta2, float eps, bool maximize) -> ()");
+      "Tensor(e!) steps, Tensor? pull, Tensor(f!)? out, Tensor(g!)? marks, int kind, float lr, float beta1, float beta2, float eps, "
+      "bool maximize) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(cpr, CPU, library) {
   library.impl("sums_", &sums);
+  library.impl("refresh_", &refresh);
+  library.impl("constrain_", &constrain);
+  library.impl("pull_", &pull_alone);
   library.impl("step_", &step);
 }

@@ -1,4 +1,4 @@
-"""The single-pass kernel for CPUs (cpu.cpp), as functions on packs; builds it on first use."""
+"""The single-pass kernel for CPUs (cpu.cpp), as functions on matrices; it is built on first use."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,47 +6,85 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cpr.measures import Measure
-from cpr.pack import Pack
+from cpr import bounds
+from cpr.measures import Measure, Pull
 from cpr.pieces import in_one_piece
 
 DTYPES = (torch.float32, torch.bfloat16)
+PART = 2**21  # elements: with gradients and moments 32 MB
+ADAPTIVE = {False: 0, "transition": 1, "latched": 2}
 
 
 def handles(parameter: Tensor) -> bool:
-    """Whether the kernel can work on a parameter: its elements lie in one piece of memory, in a dtype that it knows."""
+    """Return whether the kernel can work on a parameter: no gaps in its memory, in a dtype that it knows."""
     return parameter.device.type == "cpu" and parameter.dtype in DTYPES and in_one_piece(parameter)
 
 
 def sums(parameters: Sequence[Tensor], measure: Measure) -> Tensor:
-    """What R of every parameter is made of: float64 [parameters, 2]; the same bits as `adam_` returns, for any number of threads."""
+    """Return the sums of R, float64 [parameters, 2]: the same bits as `adam_` leaves, for any number of threads."""
     out = torch.empty(len(parameters), 2, dtype=torch.float64)
     torch.ops.cpr.sums_(list(parameters), out, measure.code)
     return out
 
 
-def adam_(pack: Pack, grads: list[Tensor], group: dict[str, Any]) -> Tensor | None:
-    """θ ← pull(θ) + Opt(g) in one pass; returns the sums of the new θ, of a regularized pack.
+def refresh(m: Any) -> None:
+    """Sum up the matrices that somebody has changed since their last step: in place, by `.data`, or by exchanging their memory."""
+    torch.ops.cpr.refresh_(m.tensors, m.marks, m.sums, m.measure.code)
+
+
+def constrain(m: Any) -> Pull:
+    """Do what bounds.constrain does, to the same bits, without its sixty small operations."""
+    group, measure, scalars = m.group, m.measure, m.scalars
+    pull = torch.empty(4, len(m.tensors))
+    state = [scalars[name] for name in ("lagmul", "kappa", "kappa_set")]
+    optional = [scalars.get(name) for name in ("sample", "growth", "smoothed", "was_active")]
+    torch.ops.cpr.constrain_(
+        m.sums,
+        m.n,
+        scalars["step"],
+        *state,
+        *optional,
+        pull,
+        measure.code,
+        bounds.METHODS.index(group["kappa_init_method"]),
+        float(group["kappa_init_param"] or 0),
+        int(group["reg_step_size"]),
+        float(group["reg_ema_decay"]),
+        float(group["kappa_update"]),
+        float(group["lr"]) if group["reg_by_lr"] else 1.0,
+        ADAPTIVE[group["adaptive"]],
+        measure.excess if group["safeguard"] else 0.0,
+    )
+    return Pull(*pull)
+
+
+def adam_(m: Any, pull: Pull | None) -> None:
+    """θ ← pull(θ) + Opt(g) in one pass, with the sums of the new θ for regularized matrices.
 
     A gradient in another memory layout or dtype than its parameter is copied first: memory for the largest such gradient. Nothing else
     is made that grows with the parameters but 16 bytes for every 16,384 elements.
     """
-    measure, pull = pack.measure, pack.pull_before(group)
-    out = None if measure is None else torch.empty(len(grads), 2, dtype=torch.float64)
+    measure, group = m.measure, m.group
     torch.ops.cpr.step_(
-        pack.tensors,
-        grads,
-        pack.exp_avgs,
-        pack.exp_avg_sqs,
-        pack.max_exp_avg_sqs,
-        pack.scalars["step"],
+        m.tensors,
+        m.gradients,
+        m.exp_avgs,
+        m.exp_avg_sqs,
+        m.max_exp_avg_sqs,
+        m.scalars["step"],
         None if pull is None else torch.stack(pull),
-        out,
+        None if measure is None else m.sums,
+        None if measure is None else m.marks,
         0 if measure is None else measure.code,
         float(group["lr"]),
-        *group["betas"],
-        group["eps"],
+        *map(float, group["betas"]),
+        float(group["eps"]),
         group["maximize"],
     )
-    torch.autograd.graph.increment_version(pack.tensors)
-    return out
+    if m.pack.sharded:
+        m.keep_sums()
+
+
+def pull_(tensors: list[Tensor], pull: Pull, measure: Measure) -> None:
+    """θ ← pull(θ), from the end of the matrices to their beginning, since the end was written last."""
+    torch.ops.cpr.pull_(tensors, torch.stack(pull))

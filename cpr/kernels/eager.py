@@ -1,7 +1,7 @@
-"""The path in torch's own operations: any device, dtype and layout; what the other paths are tested against.
+"""The path in torch's own operations: any device, dtype and layout. The other paths are tested against it.
 
-It makes no temporary of a parameter's size (complex parameters excepted, which torch's fused Adam refuses), and its results do not depend
-on the number of threads. The wrapper `CPR` takes its sums and pulls from here.
+It makes no temporary of a parameter's size, but for complex parameters and for tensors that differ in their memory layout, which torch's
+fused Adam does not understand. Its results do not depend on the number of threads. The wrapper `CPR` takes its sums and pulls from here.
 """
 
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
+from cpr import bounds
 from cpr.measures import MEASURES, Measure, Pull
-from cpr.pack import Pack
-from cpr.pieces import pieces
+from cpr.pieces import in_one_piece, laid_out_alike, pieces
 
 L2, L1, STD = (MEASURES[name].code for name in ("l2", "l1", "std"))
 ORDERS = {L2: 2, L1: 1}  # R is a norm's power
 
 
 def sums(parameters: Sequence[Tensor], measure: Measure) -> Tensor:
-    """What R of every parameter is made of: float64 [parameters, 2]; the same bits for any number of threads.
+    """Return the sums of R, float64 [parameters, 2]: the same bits for any number of threads.
 
-    Of L2 and L1 on a GPU one launch for all parameters, added up in float64. Elsewhere pieces of each parameter (`Measure.sums`).
+    L2 and L1 on a GPU take one launch for all parameters, added up in float64. Elsewhere pieces of each parameter (`Measure.sums`).
     """
     if measure.code in ORDERS and parameters[0].is_cuda:
         return norm_sums(parameters, ORDERS[measure.code])
@@ -30,13 +30,23 @@ def sums(parameters: Sequence[Tensor], measure: Measure) -> Tensor:
 
 
 def norm_sums(parameters: Sequence[Tensor], order: int) -> Tensor:
-    """Sums of |θ|^order in float64, [parameters, 2]; on a CPU, torch would copy each parameter to float64."""
+    """Return the sums of |θ|^order in float64, [parameters, 2]. On a CPU, torch would copy each parameter to float64."""
     norms = torch.stack(torch._foreach_norm(list(parameters), order, dtype=torch.float64)).pow(order)
     return torch.stack([norms, torch.zeros_like(norms)], dim=1)
 
 
+def refresh(m: Any) -> None:
+    """Sum up all matrices: what they were before does not matter."""
+    m.sums.copy_(sums(m.tensors, m.measure))
+
+
+def constrain(m: Any) -> Pull:
+    """See bounds.constrain."""
+    return bounds.constrain(m.group, m.scalars, m.scalars["step"], m.sums, m.n)
+
+
 def pull_(parameters: list[Tensor], pull: Pull, measure: Measure) -> None:
-    """The pull, in place: of L2 and std without a temporary, of L1 and Huber with one of a piece's size (cpr/pieces.py)."""
+    """θ ← pull(θ): L2 and std without a temporary, L1 and Huber with one of a piece's size (cpr/pieces.py)."""
     if measure.code == L2:
         torch._foreach_mul_(parameters, pull.scale.unbind())
         return
@@ -49,22 +59,37 @@ def pull_(parameters: list[Tensor], pull: Pull, measure: Measure) -> None:
             piece.mul_(scale).sub_((piece - center).clamp_(-limit, limit).mul_(rate))
 
 
-def adam_(pack: Pack, grads: list[Tensor], group: dict[str, Any]) -> Tensor | None:
-    """θ ← pull(θ) + Opt(g), by torch's own Adam, fused where torch can. The sums of the new θ are not taken: None."""
-    pull = pack.pull_before(group)
-    if pull is not None and pack.measure is not None:
-        pull_(pack.tensors, pull, pack.measure)
-    complex_ones = any(p.is_complex() for p in pack.tensors)
+def adam_(m: Any, pull: Pull | None) -> None:
+    """θ ← pull(θ), then torch's own Adam: fused where all tensors of a parameter lie alike in memory, else one by one."""
+    if pull is not None:
+        pull_(m.tensors, pull, m.measure)
+    lists = [m.tensors, m.gradients, m.exp_avgs, m.exp_avg_sqs, m.max_exp_avg_sqs]
+    lists[1] = [g if g.dtype == p.dtype else g.to(p.dtype) for p, g in zip(m.tensors, m.gradients, strict=True)]
+    steps = m.steps
+    alike = [_alike(*tensors) for tensors in zip(*(tensors for tensors in lists if tensors), strict=True)]
+    for fused in (True, False):
+        chosen = [i for i, one in enumerate(alike) if one == fused]
+        if chosen:
+            _adam(m.group, [[tensors[i] for i in chosen] if tensors else [] for tensors in lists], [steps[i] for i in chosen], fused)
+    if m.pack.after:
+        refresh(m)
+
+
+def _alike(p: Tensor, *others: Tensor) -> bool:
+    """Return whether torch's fused Adam, which goes through memory from the first element to the last, can take the tensors."""
+    return not p.is_complex() and in_one_piece(p) and all(laid_out_alike(p, other) for other in others)
+
+
+def _adam(group: dict[str, Any], lists: list[list[Tensor]], steps: list[Tensor], fused: bool) -> None:
     beta1, beta2 = group["betas"]
+    capturable = not fused and steps[0].is_cuda
     adam(
-        pack.tensors,
-        grads,
-        pack.exp_avgs,
-        pack.exp_avg_sqs,
-        pack.max_exp_avg_sqs,
-        pack.steps,
-        fused=not complex_ones,
-        has_complex=complex_ones,
+        *lists,
+        steps,
+        fused=fused,
+        foreach=False,
+        capturable=capturable,
+        has_complex=any(p.is_complex() for p in lists[0]),
         amsgrad=group["amsgrad"],
         beta1=beta1,
         beta2=beta2,
@@ -73,4 +98,3 @@ def adam_(pack: Pack, grads: list[Tensor], group: dict[str, Any]) -> Tensor | No
         eps=group["eps"],
         maximize=group["maximize"],
     )
-    return None

@@ -1,4 +1,4 @@
-"""The single-pass kernel for GPUs (triton_kernels.py), as functions on packs.
+"""The single-pass kernel for GPUs (triton_kernels.py), as functions on matrices.
 
 λ, κ and all that follows from them stay on the device: no step waits for the GPU, so a step may be captured in a CUDA graph (after a
 warm-up step, which makes the state). In Triton's interpreter (TRITON_INTERPRET=1) it works on CPU tensors.
@@ -18,11 +18,8 @@ from torch import Tensor
 
 from cpr import bounds
 from cpr.kernels.cpu import DTYPES
-from cpr.measures import Measure
-from cpr.pack import Pack
-from cpr.pieces import in_one_piece
-
-STATE = ("lagmul", "kappa", "kappa_set", "sample", "growth", "smoothed", "was_active")  # as the kernel takes it
+from cpr.measures import Measure, Pull
+from cpr.pieces import in_one_piece, laid_out_alike
 
 
 def handles(parameter: Tensor) -> bool:
@@ -51,7 +48,6 @@ class Plan:
         self.device = tensors[0].device
         self.dtype = {torch.float32: triton_kernels.tl.float32, torch.bfloat16: triton_kernels.tl.bfloat16}[tensors[0].dtype]
         self.count = len(tensors)
-        self.strides = [t.stride() for t in tensors]
         numel = torch.tensor([t.numel() for t in tensors])
         chunks = (numel + triton_kernels.CHUNK - 1) // triton_kernels.CHUNK
         first = torch.cat([torch.zeros(1, dtype=torch.int64), chunks.cumsum(0)])
@@ -59,7 +55,6 @@ class Plan:
         self.numel, self.first = numel.to(self.device), first.to(self.device)
         self.tensor_of = torch.repeat_interleave(torch.arange(len(tensors)), chunks).to(self.device)
         self.parts = torch.empty(self.chunks, 2, dtype=torch.float64, device=self.device)
-        self.sums = torch.empty(len(tensors), 2, dtype=torch.float64, device=self.device)
         self.pull = torch.empty(4, len(tensors), device=self.device)
         self._known: list[list[int]] = []
         self._addresses = torch.empty(0)
@@ -73,10 +68,6 @@ class Plan:
             return
         known = [[tensor.data_ptr() for tensor in tensors] for tensors in lists]
         if known != self._known:
-            # Gradients, the second list, may be elsewhere at every step, and are laid out by `adam_`.
-            if known[:1] + known[2:] != self._known[:1] + self._known[2:]:
-                for alike in zip(*(tensors for tensors in lists if tensors), strict=True):
-                    _check_layout(alike)
             self._look_up(known)
         getattr(self.kernels, name)[(self.chunks,)](
             self._addresses, self.count, self.tensor_of, self.first, self.numel, *arguments,
@@ -105,22 +96,6 @@ class Plan:
         self._reserve = None
         return self._replayed[-1]
 
-    def prepare(self, pack: Pack, group: dict[str, Any]) -> None:
-        """Counts the step; with evaluate_at="before" also λ_{t+1} and the pull (paper, Algorithm 1)."""
-        step, measure, interval = pack.scalars["step"], pack.measure, int(group["reg_step_size"])
-        if not pack.before or measure is None:
-            step += 1
-            return
-        state = [pack.scalars.get(name, step) for name in STATE]
-        self.constraint.pull_kernel[(-(-self.count // self.constraint.BLOCK),)](
-            self.count, step, self.number(group["lr"]), pack.sums, pack.n, *state, self.pull,
-            float(group["kappa_update"]), measure.excess, float(group["kappa_init_param"] or 0),
-            interval, bounds.FIRST_DECIDING_SAMPLE * interval, 1 - group["reg_ema_decay"],
-            KIND=measure.code, METHOD=bounds.METHODS.index(group["kappa_init_method"]), EMA=group["reg_ema_decay"] > 0,
-            LATCHED=group["adaptive"] == "latched", TRANSITION=group["adaptive"] == "transition", SAFEGUARD=group["safeguard"],
-            BY_LR=group["reg_by_lr"], LR_ON_DEVICE=self.holds(group["lr"]), BLOCK=self.constraint.BLOCK,
-        )  # fmt: skip
-
     def holds(self, lr: Any) -> bool:
         """Whether the lr is on the device, where a schedule may change it in place."""
         return isinstance(lr, Tensor) and lr.device == self.device
@@ -129,10 +104,11 @@ class Plan:
         """The lr as the kernels take it."""
         return lr if self.holds(lr) else float(lr)
 
-    def reduced(self) -> Tensor:
-        """The parts' sums, float64 [tensors, 2]."""
-        self.kernels.reduce_kernel[(self.count,)](self.parts, self.first, self.sums, BLOCK=128)
-        return self.sums
+    def reduce_into(self, sums: Tensor, step: Tensor | None) -> None:
+        """Add up the parts' sums into `sums`, float64 [tensors, 2], and count a step in `step`, if it is given."""
+        self.kernels.reduce_kernel[(self.count,)](
+            self.parts, self.first, sums if step is None else step, sums, COUNTS=step is not None, BLOCK=128
+        )
 
 
 def _log(beta: float) -> float:
@@ -147,48 +123,75 @@ def _on_device(tensor: Tensor) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
 
 
-def _check_layout(alike: Sequence[Tensor]) -> None:
-    """Elements are addressed by their place in memory, which must be the same in a parameter, its gradient and its moments."""
-    if any(tensor.stride() != alike[0].stride() or tensor.dtype != alike[0].dtype for tensor in alike):
-        raise RuntimeError("cpr: a parameter's memory layout or dtype was changed after the first step; make the optimizer anew")
-
-
-def _laid_out(gradient: Tensor, like: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """A gradient with the memory layout and dtype of its parameter: itself, or a copy."""
-    if gradient.stride() == stride and gradient.dtype == like.dtype:
+def _laid_out(gradient: Tensor, like: Tensor) -> Tensor:
+    """Return a gradient with the memory layout and dtype of its parameter: itself, or a copy."""
+    if gradient.dtype == like.dtype and laid_out_alike(like, gradient):
         return gradient
     return torch.empty_like(like).copy_(gradient)
 
 
-_plans: WeakKeyDictionary[Pack, Plan] = WeakKeyDictionary()
+_plans: WeakKeyDictionary[Any, dict[Any, Plan]] = WeakKeyDictionary()
+
+
+def _plan(m: Any) -> Plan:
+    """Return the plan of the matrices; that of a whole pack is kept, and the last one of a part of it."""
+    plans = _plans.setdefault(m.pack, {})
+    key = None if m.whole else tuple(m.rows)
+    if key not in plans:
+        whole = plans.get(None)
+        plans.clear()
+        plans |= {key: Plan(m.tensors)} | ({} if whole is None else {None: whole})
+    return plans[key]
 
 
 def sums(parameters: Sequence[Tensor], measure: Measure) -> Tensor:
-    """What R of every parameter is made of: float64 [parameters, 2]; the same bits as `adam_` returns."""
+    """Return the sums of R, float64 [parameters, 2]: the same bits as `adam_` leaves."""
     with _on_device(parameters[0]):
         plan = Plan(parameters)
+        out = torch.empty(plan.count, 2, dtype=torch.float64, device=plan.device)
         plan.launch("sums_kernel", [parameters], plan.parts, KIND=measure.code)
-        return plan.reduced()
+        plan.reduce_into(out, step=None)
+        return out
 
 
-def adam_(pack: Pack, grads: list[Tensor], group: dict[str, Any]) -> Tensor | None:
-    """θ ← pull(θ) + Opt(g) in one pass; returns the sums of the new θ, of a regularized pack.
+def refresh(m: Any) -> None:
+    """Sum up all matrices, if somebody has changed one in place or exchanged its memory. Changes through `.data` are not seen."""
+    if not m.knows_sums():
+        m.take_sums()
+
+
+def constrain(m: Any) -> Pull:
+    """Do what bounds.constrain does in one launch. Of L2, which only scales, the pull's other rows are left as they are."""
+    group, measure, step, interval = m.group, m.measure, m.scalars["step"], int(m.group["reg_step_size"])
+    with _on_device(m.tensors[0]):
+        plan = _plan(m)
+        state = [m.scalars.get(name, step) for name in bounds.STATE]
+        plan.constraint.pull_kernel[(-(-plan.count // plan.constraint.BLOCK),)](
+            plan.count, step, plan.number(group["lr"]), m.sums, m.n, *state, plan.pull,
+            float(group["kappa_update"]), measure.excess, float(group["kappa_init_param"] or 0),
+            interval, bounds.FIRST_DECIDING_SAMPLE * interval, 1 - group["reg_ema_decay"],
+            KIND=measure.code, METHOD=bounds.METHODS.index(group["kappa_init_method"]), EMA=group["reg_ema_decay"] > 0,
+            LATCHED=group["adaptive"] == "latched", TRANSITION=group["adaptive"] == "transition", SAFEGUARD=group["safeguard"],
+            BY_LR=group["reg_by_lr"], LR_ON_DEVICE=plan.holds(group["lr"]), BLOCK=plan.constraint.BLOCK,
+        )  # fmt: skip
+        return Pull(*plan.pull)
+
+
+def adam_(m: Any, pull: Pull | None) -> None:
+    """θ ← pull(θ) + Opt(g) in one pass, with the sums of the new θ for regularized matrices. `pull` is that of `constrain`.
 
     Gradients in another memory layout or dtype than their parameters are copied first, all of them: one launch takes all matrices.
     """
-    tensors = pack.tensors
-    with _on_device(tensors[0]):
-        plan = _plans.get(pack)
-        if plan is None:
-            plan = _plans[pack] = Plan(tensors)
-        plan.prepare(pack, group)
-        kind = 0 if pack.measure is None else pack.measure.code
-        moments = [pack.exp_avgs, pack.exp_avg_sqs, pack.max_exp_avg_sqs]
+    group, step = m.group, m.scalars["step"]
+    with _on_device(m.tensors[0]):
+        plan = _plan(m)
+        kind = 0 if m.measure is None else m.measure.code
+        gradients = [_laid_out(g, p) for g, p in zip(m.gradients, m.tensors, strict=True)]
         beta1, beta2 = group["betas"]
         plan.launch(
             "step_kernel",
-            [tensors, [_laid_out(*one) for one in zip(grads, tensors, plan.strides, strict=True)], *moments],
-            pack.scalars["step"],
+            [m.tensors, gradients, m.exp_avgs, m.exp_avg_sqs, m.max_exp_avg_sqs],
+            step,
             plan.number(group["lr"]),
             plan.pull,
             plan.parts,
@@ -200,9 +203,13 @@ def adam_(pack: Pack, grads: list[Tensor], group: dict[str, Any]) -> Tensor | No
             float(group["eps"]),
             -1.0 if group["maximize"] else 1.0,
             KIND=kind,
-            PULL=0 if not pack.before else 1 if kind == 1 else 2,
-            AMSGRAD=bool(pack.max_exp_avg_sqs),
+            PULL=0 if pull is None else 1 if kind == 1 else 2,
+            AMSGRAD=bool(m.max_exp_avg_sqs),
             LR_ON_DEVICE=plan.holds(group["lr"]),
         )
-        torch.autograd.graph.increment_version(tensors)
-        return None if pack.measure is None else plan.reduced()
+        torch.autograd.graph.increment_version(m.tensors)
+        if m.measure is None:
+            step += 1
+            return
+        plan.reduce_into(m.sums, step)
+        m.keep_sums()

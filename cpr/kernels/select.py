@@ -6,29 +6,39 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from cpr.kernels import build, cpu, eager, gpu
-from cpr.measures import Measure
-from cpr.pack import Pack
-
-CHOICES = ("auto", "eager", "cpu", "triton")
+from cpr.measures import Measure, Pull
 
 
 class Kernel(NamedTuple):
-    """sums(parameters, measure): what R is made of. adam_(pack, grads, group): a step, with the pull if it is to be taken before.
+    """What a step is made of. `m` is a cpr.pack.Matrices.
 
-    `adam_` returns the sums of the new parameters, if it took them.
+    sums(tensors, measure): the sums that R is made of, float64 [m, 2].
+    refresh(m): brings m.sums up to date with the parameters as they are.
+    constrain(m): moves λ and κ, and returns the pull (cpr.bounds.constrain).
+    adam_(m, pull): θ ← θ + Opt(g) − pull, and counts the step. Leaves the sums of the new θ in m.sums, if its measure asks for them;
+        the eager path does so only for evaluate_at="after".
+    pull_(tensors, pull, measure): θ ← θ − pull.
+    part: elements that evaluate_at="after" updates and pulls while they are in the processor's cache; 0: all at once.
     """
 
     sums: Callable[[Sequence[Tensor], Measure], Tensor]
-    adam_: Callable[[Pack, list[Tensor], dict[str, Any]], Tensor | None]
+    refresh: Callable[[Any], None]
+    constrain: Callable[[Any], Pull]
+    adam_: Callable[[Any, Pull | None], None]
+    pull_: Callable[[list[Tensor], Pull, Measure], None]
+    part: int = 0
 
 
-EAGER, CPU, TRITON = Kernel(eager.sums, eager.adam_), Kernel(cpu.sums, cpu.adam_), Kernel(gpu.sums, gpu.adam_)
+EAGER = Kernel(eager.sums, eager.refresh, eager.constrain, eager.adam_, eager.pull_)
+CPU = Kernel(cpu.sums, cpu.refresh, cpu.constrain, cpu.adam_, cpu.pull_, part=cpu.PART)
+TRITON = Kernel(gpu.sums, gpu.refresh, gpu.constrain, gpu.adam_, eager.pull_)
 
 
 def select(parameter: Tensor, choice: str) -> Kernel:
-    """The fastest kernel that can work on the parameter, or the one chosen.
+    """Return the fastest kernel that can work on the parameter, or the chosen one.
 
-    Raises ValueError if the chosen one cannot.
+    Raises:
+        ValueError: the chosen one cannot.
     """
     if choice == "eager":
         return EAGER

@@ -63,7 +63,7 @@ def step_kernel(
 ):  # fmt: skip
     """One chunk's step, and parts[chunk] of the new parameters.
 
-    step [count]: each tensor's updates, this one included. lr: a number, or the address of one. pull [4, count] is read if PULL, 1 for a
+    step [count]: each tensor's updates before this one. lr: a number, or the address of one. pull [4, count] is read if PULL, 1 for a
     mere scale, 2 for all four numbers. KIND 0 takes no sums. sign: -1 to maximize.
     """
     chunk = tl.program_id(0)
@@ -76,7 +76,7 @@ def step_kernel(
     v = _pointer(addresses, 3, count, tensor, DTYPE, ALIGNED)
     if LR_ON_DEVICE:
         lr = tl.load(lr).to(tl.float32)
-    t = tl.load(step + tensor).to(tl.float64)
+    t = tl.load(step + tensor).to(tl.float64) + 1
     step_size = (lr / (1 - tl.exp(t * log_beta1))).to(tl.float32)
     inverse_sqrt_correction2 = (1 / tl.sqrt(1 - tl.exp(t * log_beta2))).to(tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
@@ -115,8 +115,8 @@ def step_kernel(
 
 
 @triton.jit
-def reduce_kernel(parts, first, out, BLOCK: tl.constexpr):
-    """out[matrix] = sum of the matrix's parts, both [., 2] float64."""
+def reduce_kernel(parts, first, step, out, COUNTS: tl.constexpr, BLOCK: tl.constexpr):
+    """out[matrix] = sum of the matrix's parts, both [., 2] float64. step[matrix] goes on by one, if COUNTS."""
     matrix = tl.program_id(0)
     begin = tl.load(first + matrix)
     end = tl.load(first + matrix + 1)
@@ -128,3 +128,5 @@ def reduce_kernel(parts, first, out, BLOCK: tl.constexpr):
         values += tl.load(parts + 2 * at + 1, mask=at < end, other=0.0)
     tl.store(out + 2 * matrix, tl.sum(total))
     tl.store(out + 2 * matrix + 1, tl.sum(values))
+    if COUNTS:
+        tl.store(step + matrix, tl.load(step + matrix) + 1)

@@ -1,6 +1,6 @@
 """λ_{t+1} and the pull that follows from it, for all matrices of a pack in one launch; the single pass (triton_kernels.py) follows.
 
-The rules of cpr/constraint.py and cpr/bounds.py, which would be 60 launches of a few numbers each, in float32 as there.
+The rules of cpr/bounds.py, which would be 60 launches of a few numbers each, in float32 as there.
 """
 
 import triton
@@ -16,7 +16,7 @@ def pull_kernel(
     LATCHED: tl.constexpr, TRANSITION: tl.constexpr, SAFEGUARD: tl.constexpr, BY_LR: tl.constexpr, LR_ON_DEVICE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """pull [4, count], and the state after it; step, the updates that each theta has received, goes on by one.
+    """pull [4, count], and the state after it. step: the updates that each theta has received.
 
     KIND: the measure's code (cpr/measures.py). METHOD: the place in cpr.bounds.METHODS. lr: a number, or the address of one. State that
     the settings do not ask for is not touched.
@@ -24,7 +24,6 @@ def pull_kernel(
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
     t = tl.load(step + at, mask=inside, other=0.0)
-    tl.store(step + at, t + 1, mask=inside)
     n = tl.load(elements + at, mask=inside, other=2.0)
     first = tl.load(sums + 2 * at, mask=inside, other=0.0)
     second = tl.load(sums + 2 * at + 1, mask=inside, other=0.0)
@@ -35,18 +34,19 @@ def pull_kernel(
         value = (first / n).to(tl.float32)  # R(theta_t)
     bound = tl.load(kappa + at, mask=inside, other=1.0)
     active = tl.load(kappa_set + at, mask=inside, other=0).to(tl.int1)
+    finite = tl.abs(value) < float("inf")  # false for NaN: such a matrix leaves its state alone
 
     # The bound may be set by R(theta_t) (section 4.3).
     if METHOD >= 2:
         if METHOD == 2:
-            sets = (t >= warm_start) & (value > 0)
+            sets = (t >= warm_start) & (value > 0) & finite
         else:
             measured = value
             if EMA:
                 average = tl.load(smoothed + at, mask=inside, other=0.0)
-                measured = average + ema_weight * (value - average)
+                measured = tl.where(finite, average + ema_weight * (value - average), average)
                 tl.store(smoothed + at, measured, mask=inside)
-            sampled = (t > 0) & (t.to(tl.int32) % interval == 0)
+            sampled = (t > 0) & (t.to(tl.int32) % interval == 0) & finite
             before = tl.load(sample + at, mask=inside, other=0.0)
             grew_before = tl.load(growth + at, mask=inside, other=0.0)
             grew = measured - before
@@ -74,13 +74,13 @@ def pull_kernel(
         else:
             most = (n - 1).to(tl.float32) * value / 2
         new = tl.where(scale * new > most, most / scale, new)
-        saturated = active & (value > excess * bound)
+        saturated = active & finite & (value > excess * bound)
         new = tl.where(saturated, old, new)
         ratio = tl.div_rn(bound, tl.where(saturated, value, bound))
         if (KIND == 1) | (KIND == 3):
             ratio = tl.sqrt_rn(ratio)
         shrink = tl.where(saturated, ratio, 1.0)
-    new = tl.where(active, new, 0.0)
+    new = tl.where(active, tl.where(finite, new, old), 0.0)
     applied = scale * new
     if SAFEGUARD:
         applied = tl.where(saturated, 0.0, applied)
@@ -106,10 +106,10 @@ def pull_kernel(
 
     # AdaCPR (Algorithm 3).
     if TRANSITION:
-        bound = tl.where((new == 0) & (value > 0) & (old > 0), value, bound)
+        bound = tl.where((new == 0) & (value > 0) & finite & (old > 0), value, bound)
     if LATCHED:
         was = tl.load(was_active + at, mask=inside, other=0).to(tl.int1) | (new > 0)
-        bound = tl.where((new == 0) & (value > 0) & was, tl.minimum(bound, value), bound)
+        bound = tl.where((new == 0) & (value > 0) & finite & was, tl.minimum(bound, value), bound)
         tl.store(was_active + at, was, mask=inside)
     tl.store(lagmul + at, new, mask=inside)
     tl.store(kappa + at, bound, mask=inside)

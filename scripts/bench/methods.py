@@ -11,7 +11,8 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from cpr import CPR, AdamCPR
 from cpr.baselines import AMOS, AdamAdaDecay, AdamAWD
-from cpr.kernels import CHOICES, select
+from cpr.kernels import select
+from cpr.settings import KERNELS as CHOICES
 
 Groups = list[dict[str, Any]]
 

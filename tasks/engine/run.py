@@ -181,7 +181,7 @@ def _summary(cfg: DictConfig, training: Training, metrics: dict[str, float], rea
         "seconds": training.seconds,
         "steps_per_second": training.step / training.stepping_seconds if training.stepping_seconds else None,
         **rates(training.workload.work, training.step, training.stepping_seconds, training.peak, training.ranks.world),
-        "without_bound": without_bound(training.matrix_names, training.optimizer),
+        "without_bound": without_bound(training.workload.model, training.optimizer),
         "state_sha256": checkpoint.digest(*training.whole_state()),
         "config": records.identity(cfg),
         "config_hash": records.config_hash(cfg),

@@ -12,8 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from cpr import AdamCPR, regularized_names
-from cpr.constraint import snapshot
+from cpr import AdamCPR, regularized_names, snapshot
 from cpr.measures import value_of
 from cpr.wrapper import CPR
 from tasks.engine import checkpoint, records, sharding
@@ -249,14 +248,18 @@ def is_constrained(optimizer: Optimizer) -> bool:
 def matrix_sizes(model: nn.Module, names: list[str], optimizer: Optimizer) -> dict[str, list[float | None]]:
     """R of every regularized matrix, in the order of `names`; with CPR also κ (None while unset) and λ."""
     if is_constrained(optimizer):
-        rows = snapshot(optimizer)
-        return {key: [row[key] for row in rows] for key in ("R", "kappa", "lambda")}
+        rows = snapshot(optimizer, model)
+        return {
+            "R": [rows[name].R for name in names],
+            "kappa": [rows[name].kappa for name in names],
+            "lambda": [rows[name].lam for name in names],
+        }
     parameters = dict(model.named_parameters())
     return {"R": [value_of("l2", parameters[name].detach()).item() for name in names]}
 
 
-def without_bound(names: list[str], optimizer: Optimizer) -> list[str]:
+def without_bound(model: nn.Module, optimizer: Optimizer) -> list[str]:
     """The matrices whose κ was never set."""
     if not is_constrained(optimizer):
         return []
-    return [name for name, row in zip(names, snapshot(optimizer), strict=True) if row["kappa"] is None]
+    return [name for name, row in snapshot(optimizer, model).items() if not row.is_set]

@@ -1,4 +1,4 @@
-"""The pull of a whole pack in one launch (cpr/kernels/triton_pull.py) against the rules in torch's operations (cpr/constraint.py)."""
+"""The pull of a whole pack in one launch (cpr/kernels/triton_pull.py) against the rules in torch's operations (cpr/bounds.py)."""
 
 from types import SimpleNamespace
 
@@ -8,9 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import device
 
-from cpr import bounds, constraint
+from cpr import bounds
 from cpr.kernels import gpu
 from cpr.measures import MEASURES
+from cpr.settings import ADAPTIVE, checked_defaults
+
+class Pack:
+    """What a plan is kept for."""
+
 
 MATRICES = 130  # more than one program takes
 DEVICE = device("triton")
@@ -22,7 +27,7 @@ def groups(draw: st.DrawFn) -> dict:
     method = draw(st.sampled_from(bounds.METHODS))
     parameter = {"uniform": 0.3, "dependent": 2.0, "warm_start": draw(st.integers(0, 12))}.get(method)
     lr = draw(st.sampled_from([0.0, 1e-3, 0.5]))
-    group = constraint.checked_defaults(
+    group = checked_defaults(
         kappa_init_method=method,
         kappa_init_param=parameter,
         reg_function="l2",
@@ -31,7 +36,7 @@ def groups(draw: st.DrawFn) -> dict:
         reg_ema_decay=draw(st.sampled_from([0.0, 0.9])) if method == "inflection_point" else 0.0,
         reg_by_lr=draw(st.booleans()),
         evaluate_at="before",
-        adaptive=draw(st.sampled_from(constraint.ADAPTIVE)),
+        adaptive=draw(st.sampled_from(ADAPTIVE)),
         safeguard=draw(st.booleans()),
     )
     return group | {"lr": torch.tensor(lr, device=DEVICE) if draw(st.booleans()) else lr}
@@ -67,13 +72,12 @@ def test_it_is_that_of_the_rules_in_torch_s_operations(measure, group, seed):
     group |= {"reg_function": measure}
     made = matrices(group, seed)
     expected = {name: vector.clone() for name, vector in made["scalars"].items()}
-    pull = constraint.pull(group, expected, expected["step"], made["sums"], made["n"])
-    expected["step"] += 1
+    pull = bounds.constrain(group, expected, expected["step"], made["sums"], made["n"])
 
-    plan = gpu.Plan([torch.zeros(1, device=DEVICE)] * MATRICES)
-    plan.prepare(SimpleNamespace(before=True, measure=MEASURES[measure], **made), group)
+    tensors = [torch.zeros(1, device=DEVICE)] * MATRICES
+    found = gpu.constrain(SimpleNamespace(pack=Pack(), whole=True, tensors=tensors, group=group, measure=MEASURES[measure], **made))
     for name, vector in expected.items():
         torch.testing.assert_close(made["scalars"][name], vector, rtol=1e-5, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
-    rows = zip(pull._fields, pull, plan.pull, strict=True)
+    rows = zip(pull._fields, pull, found, strict=True)
     for name, row, ours in list(rows)[: 1 if measure == "l2" else 4]:
         torch.testing.assert_close(ours, row, rtol=1e-5, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")

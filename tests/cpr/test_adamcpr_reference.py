@@ -226,7 +226,7 @@ def test_the_wrapper_around_adam_equals_adamcpr():
 def shown(values: list[float], **options) -> tuple[AdamCPR, torch.nn.Parameter]:
     """An optimizer that has seen R(θ_0), R(θ_1), ...: l1 of a constant matrix is the constant, and lr = 0 leaves it there."""
     theta = torch.nn.Parameter(torch.ones(4, 4, dtype=torch.float64))
-    optimizer = AdamCPR([{"params": [theta], "regularize": True}], lr=0, reg_function="l1", **options)
+    optimizer = AdamCPR([{"params": [theta], "regularize": True}], lr=1.0, reg_function="l1", **options)
     for value in values:
         theta.data.fill_(value)
         theta.grad = torch.zeros_like(theta)

@@ -257,10 +257,10 @@ def test_an_inflection_point_after_another_adam_s_steps_needs_samples_of_its_own
         adam.step()
     optimizer = optimizer_of(parameter, lr=0, kappa_init_method="inflection_point", reg_step_size=5)
     optimizer.load_state_dict(adam.state_dict())
-    for t in range(60):  # the mean square accelerates up to t = 39, and then stands still
+    for t in range(60):  # the size accelerates up to t = 39, and then stands still
         parameter.data.fill_(1 + min(t, 39) / 20)
         feed(optimizer, parameter, [torch.zeros_like(parameter)])
-        assert bool(optimizer.state[parameter]["kappa_set"]) == (t >= 45)  # the first sample after one that grew less
+        assert bool(optimizer.state[parameter]["kappa_set"]) == (t >= 40)  # the first sample that grew less than the one before
 
 
 def adamw_of_all_parameters(model: nn.Module) -> dict:

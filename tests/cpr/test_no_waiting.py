@@ -189,7 +189,7 @@ def test_a_step_leaves_its_sums_where_the_step_before_has_left_them():
         for p, gradient in zip(parameters, step, strict=True):
             p.grad = gradient.to(p.device)
         ours.step()
-        ((pack, _),) = ours._packed(0, ours.param_groups[0])
+        (pack,) = ours._packs._known[0][1]
         places.append(pack.sums.data_ptr())
     assert len(set(places)) == 1
 

@@ -62,8 +62,8 @@ def test_a_uniform_bound_is_of_the_sum_there_and_of_the_mean_here(foreach):
     values = {"there": [], "here": []}
     for shape in ((4, 4), (16, 16)):
         a, b = two_of(torch.full(shape, 0.1))
-        ours = AdamCPR(regularize(a), lr=0, kappa_init_method="uniform", kappa_init_param=0.05)
-        theirs = pytorch_cpr.AdamCPR(regularize(b), lr=0, kappa_init_method="uniform", kappa_init_param=0.05, foreach=foreach)
+        ours = AdamCPR(regularize(a), lr=1.0, kappa_init_method="uniform", kappa_init_param=0.05)
+        theirs = pytorch_cpr.AdamCPR(regularize(b), lr=1.0, kappa_init_method="uniform", kappa_init_param=0.05, foreach=foreach)
         step(ours, a)
         step(theirs, b)
         values["here"].append(ours.state[a]["lagmul"].item() > 0)
@@ -94,7 +94,7 @@ def l1_pull(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> torch.
 
 def test_foreach_l1_pulls_by_theta_there_and_by_its_sign_here():
     start = torch.tensor([[0.5, -1.0], [2.0, -4.0]])
-    arguments = {"lr": 0, "kappa_init_method": "dependent", "kappa_init_param": 0.9, "reg_function": "l1"}
+    arguments = {"lr": 1.0, "kappa_init_method": "dependent", "kappa_init_param": 0.9, "reg_function": "l1"}
     a, b = two_of(start)
     ours, theirs = AdamCPR(regularize(a), **arguments), pytorch_cpr.AdamCPR(regularize(b), foreach=True, **arguments)
     here, there = l1_pull(ours, a), l1_pull(theirs, b)
@@ -105,7 +105,7 @@ def test_foreach_l1_pulls_by_theta_there_and_by_its_sign_here():
 
 def test_single_tensor_l1_pulls_by_the_sign_there_too():
     start = torch.tensor([[0.5, -1.0], [2.0, -4.0]])
-    arguments = {"lr": 0, "kappa_init_method": "dependent", "kappa_init_param": 0.9, "reg_function": "l1"}
+    arguments = {"lr": 1.0, "kappa_init_method": "dependent", "kappa_init_param": 0.9, "reg_function": "l1"}
     a, b = two_of(start)
     here = l1_pull(AdamCPR(regularize(a), **arguments), a)
     assert torch.allclose(here, l1_pull(pytorch_cpr.AdamCPR(regularize(b), foreach=False, **arguments), b))
@@ -119,7 +119,7 @@ CONVEX_SQUARE = [1 + t / 20 for t in range(1, 101)]  # linear norm: R accelerate
 def inflections(norms: list[float], foreach: bool, **options) -> tuple[bool, bool]:
     """Whether an inflection point has been found (there, here)."""
     a, b = two_of(torch.ones(5, 4))
-    arguments = {"lr": 0, "kappa_init_method": "inflection_point", "reg_step_size": INTERVAL}
+    arguments = {"lr": 1.0, "kappa_init_method": "inflection_point", "reg_step_size": INTERVAL}
     ours = AdamCPR(regularize(a), evaluate_at="after", **arguments)
     theirs = pytorch_cpr.AdamCPR(regularize(b), foreach=foreach, **arguments, **options)
     follow(ours, a, norms)
@@ -147,7 +147,7 @@ def test_fast_concave_growth_triggers_the_inflection_point_in_both():
 
 def test_the_inflection_point_sets_kappa_here_at_the_fourth_sample_of_concave_growth():
     parameter = nn.Parameter(torch.ones(5, 4))
-    options = {"lr": 0, "kappa_init_method": "inflection_point", "reg_step_size": INTERVAL}
+    options = {"lr": 1.0, "kappa_init_method": "inflection_point", "reg_step_size": INTERVAL}
     optimizer = AdamCPR(regularize(parameter), evaluate_at="after", **options)
     follow(optimizer, parameter, CONCAVE_AND_SLOW[:39])
     assert not optimizer.state[parameter]["kappa_set"]
@@ -203,7 +203,7 @@ def test_the_inflection_point_is_smoothed_by_default_there_and_not_here():
 def test_a_warm_start_of_zero_steps_bounds_by_zero_there_and_by_the_initial_size_here(foreach):
     start = torch.full((4, 4), 0.1)
     a, b = two_of(start)
-    arguments = {"lr": 0, "kappa_init_method": "warm_start", "kappa_init_param": 0}
+    arguments = {"lr": 1.0, "kappa_init_method": "warm_start", "kappa_init_param": 0}
     ours = AdamCPR(regularize(a), **arguments)
     theirs = pytorch_cpr.AdamCPR(regularize(b), foreach=foreach, **arguments)
     for _ in range(50):
@@ -247,13 +247,13 @@ def test_a_checkpoint_goes_on_here_as_it_would_there(saved_at, method, parameter
 
 def checkpoint_of_inflection(norms: list[float], **options) -> tuple[nn.Parameter, dict]:
     parameter = nn.Parameter(torch.ones(5, 4))
-    theirs = pytorch_cpr.AdamCPR(regularize(parameter), lr=0, foreach=True, reg_step_size=INTERVAL, reg_ema_decay=0.0, **options)
+    theirs = pytorch_cpr.AdamCPR(regularize(parameter), lr=1.0, foreach=True, reg_step_size=INTERVAL, reg_ema_decay=0.0, **options)
     follow(theirs, parameter, norms)
     return parameter, theirs.state_dict()
 
 
 def test_a_found_inflection_point_is_kept_per_element_and_one_not_found_is_looked_for_anew():
-    options = {"lr": 0, "kappa_init_method": "inflection_point", "reg_step_size": INTERVAL, "adaptive": "latched"}
+    options = {"lr": 1.0, "kappa_init_method": "inflection_point", "reg_step_size": INTERVAL, "adaptive": "latched"}
     for norms, found in (([t**0.25 for t in range(1, 101)], True), (CONVEX_SQUARE[:30], False)):
         parameter, state = checkpoint_of_inflection(norms)
         assert (state["state"][0]["kappa"].item() != NEVER_SET) == found

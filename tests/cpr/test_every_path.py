@@ -154,7 +154,7 @@ def test_the_measure_of_a_matrix_of_four_million_elements_is_exact_to_1e_6(path,
 def test_a_matrix_far_beyond_its_bound_is_put_onto_it(path, measure):
     start = 0.2 * torch.randn(20, 10, generator=torch.Generator().manual_seed(0))
     options = {"kappa_init_method": "uniform", "kappa_init_param": 1e-3, "reg_function": measure}
-    (end,) = train(path, [start], [[torch.zeros(20, 10)]], lr=0.0, **options)
+    (end,) = train(path, [start], [[torch.zeros(20, 10)]], lr=1.0, **options)
     assert Reference(end.theta, ("uniform", 1e-3), measure).R() == pytest.approx(1e-3, rel=1e-5)
     assert end.multiplier == 0
 

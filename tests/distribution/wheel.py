@@ -1,0 +1,117 @@
+"""Check what users install: `make test-wheel`.
+
+Wheel and sdist hold every file of cpr/ and nothing else, a wheel made from the sdist is the same, and the wheel takes a
+step in an environment that shows nothing but torch and torch's own requirements, which are linked from this one.
+"""
+
+import importlib.metadata
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+from packages import NAME, ROOT, STEP, built_wheel, copied_sources, environment, run
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+WITHOUT = ("numpy", "hydra", "tasks", "scripts")  # must not be visible there
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    """Return a wheel's files."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def sdist_files(sdist: Path) -> set[str]:
+    """Return the names of an sdist's files, without its top folder."""
+    with tarfile.open(sdist) as archive:
+        return {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+
+
+def package_files() -> dict[str, bytes]:
+    """Return the files of cpr/ in this checkout."""
+    files = [path for path in (ROOT / "cpr").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return {str(path.relative_to(ROOT)): path.read_bytes() for path in files}
+
+
+def check_same(first: object, second: object, what: str) -> None:
+    if first != second:
+        names = sorted(set(first) ^ set(second)) or [name for name in first if first[name] != second[name]]  # type: ignore
+        sys.exit(f"error: {what}: {', '.join(names)}")
+
+
+def check_metadata(text: str) -> None:
+    """Torch is the only requirement without an extra."""
+    metadata = Parser().parsestr(text)
+    requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
+    needed = [line.name for line in requirements if line.marker is None or line.marker.evaluate({"extra": ""})]
+    if metadata["Name"] != NAME or needed != ["torch"]:
+        sys.exit(f"error: the wheel of {metadata['Name']} requires {needed}, not torch alone")
+
+
+def link_requirements(name: str, folder: Path) -> None:
+    """Link a distribution of this environment, and all that it requires, into a folder."""
+    todo, done = [Requirement(name)], set()
+    while todo:
+        requirement = todo.pop()
+        key = canonicalize_name(requirement.name), tuple(sorted(requirement.extras))
+        if key in done:
+            continue
+        done.add(key)
+        distribution = importlib.metadata.distribution(requirement.name)
+        for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+            if not (folder / top).exists():
+                (folder / top).symlink_to(Path(str(distribution.locate_file(top))).resolve())
+        for needed in map(Requirement, distribution.requires or ()):
+            extras = [{"extra": extra} for extra in ("", *requirement.extras)]
+            if needed.marker is None or any(needed.marker.evaluate(extra) for extra in extras):
+                todo.append(needed)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("source", "sdist", "first", "second", "torch", "elsewhere"):
+            (folder / part).mkdir()
+        source = copied_sources(folder / "source")
+        wheel = built_wheel(source, folder / "first", "--no-build-isolation")
+        build = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+        (source / "tests").mkdir()
+        (source / "tests" / "test_anything.py").write_text("")
+        run([sys.executable, "-c", build, folder / "sdist"], cwd=source, stdout=subprocess.DEVNULL)
+        (sdist,) = (folder / "sdist").iterdir()
+        files = contents(wheel)
+        ours = {name: content for name, content in files.items() if ".dist-info/" not in name}
+        check_same(ours, package_files(), "the wheel's files are not those of cpr/")
+        unpacked = {name for name in sdist_files(sdist) if name.startswith(("cpr/", "tests/")) and Path(name).suffix}
+        check_same(unpacked, set(package_files()), "the sdist's files are not those of cpr/")
+        check_same(
+            contents(built_wheel(sdist, folder / "second", "--no-build-isolation")),
+            files,
+            "sdist and tree give different wheels",
+        )
+        check_metadata(
+            next(content.decode() for name, content in files.items() if name.endswith(".dist-info/METADATA"))
+        )
+        print(f"{wheel.name}: {len(ours)} files, the same from {sdist.name}")
+
+        link_requirements("torch", folder / "torch")
+        python = environment(folder / "environment", with_pip=False)
+        run([sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", wheel])
+        (site,) = (folder / "environment").glob("lib/python*/site-packages")
+        (site / "torch.pth").write_text(f"{folder / 'torch'}\n")
+        nothing_else = (
+            f"import importlib.util\nassert not [name for name in {WITHOUT} if importlib.util.find_spec(name)]\n"
+        )
+        run(
+            [python, "-I", "-W", "ignore:Failed to initialize NumPy", "-c", nothing_else + STEP],
+            cwd=folder / "elsewhere",
+        )
+
+
+if __name__ == "__main__":
+    main()
