@@ -43,14 +43,14 @@ def loading(optimizer: Optimizer, state_dict: dict[str, Any]) -> Iterator[dict[s
         hook(optimizer)
 
 
-def check_shapes(optimizer: Optimizer, state_dict: dict[str, Any], name_of: Callable[[Tensor], str]) -> None:
+def check_shapes(optimizer: Optimizer, state_dict: dict[str, Any], name_of: Callable[[Tensor], str] | None = None) -> None:
     """Raise ValueError if a saved moment has another shape than its parameter."""
-    for group, saved in zip(optimizer.param_groups, state_dict["param_groups"], strict=True):
+    for group, saved in zip(optimizer.param_groups, state_dict["param_groups"], strict=False):  # torch refuses other lengths
         for identifier, parameter in zip(saved["params"], group["params"], strict=False):  # torch refuses other lengths
             for name, value in state_dict["state"].get(identifier, {}).items():
                 if name in ELEMENTWISE and isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
                     raise ValueError(
-                        f"the saved {name} of {name_of(parameter)} has shape {tuple(value.shape)}, and the parameter has "
+                        f"the saved {name} of {name_of(parameter) if name_of else 'a parameter'} has shape {tuple(value.shape)}, and the parameter has "
                         f"{tuple(parameter.shape)}; leave the parameter out of the saved state, or load it into the model that was saved"
                     )
 

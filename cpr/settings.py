@@ -129,11 +129,7 @@ def prepare_group(group: dict[str, Any], given: Iterable[str]) -> None:
         ValueError: neither `regularize` nor `weight_decay` is given, weight decay beside `regularize`, complex parameters,
             parameters that a library has flattened into shards, std of a single number, or a setting out of its range.
     """
-    if "regularize" not in given and "weight_decay" not in given:
-        raise ValueError(
-            "this parameter group says neither regularize=True nor regularize=False, so no parameter is regularized by it; pass the module "
-            "itself as 'params', or say which"
-        )
+    require_said(given)
     if "weight_decay" in group:
         if "regularize" in given and group["weight_decay"] != 0:
             raise _decay_beside(group)
@@ -143,6 +139,15 @@ def prepare_group(group: dict[str, Any], given: Iterable[str]) -> None:
     if group["regularize"]:
         for parameter in group["params"]:
             _check_parameter(parameter, group)
+
+
+def require_said(given: Iterable[str]) -> None:
+    """Raise ValueError if the keys of a parameter group do not say whether it is regularized."""
+    if not {"regularize", "weight_decay"} & set(given):
+        raise ValueError(
+            "this parameter group says neither regularize=True nor regularize=False, so no parameter is regularized by it; pass the module "
+            "itself, or say which"
+        )
 
 
 def _check_parameter(parameter: Tensor, group: dict[str, Any]) -> None:

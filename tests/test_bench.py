@@ -7,9 +7,14 @@ import subprocess
 import pytest
 import torch
 from commands import ROOT, call, call_forked, is_one_line
+from torch import nn
 
+from cpr import AdamCPR, measures, snapshot
+from results.step_times import AFTER, IN_TURN
+from scripts.bench import measure
+from scripts.bench.measure import Bench, require_pull, step_in_turn
 from scripts.bench.memory import extra_peak_bytes
-from scripts.bench.methods import methods
+from scripts.bench.methods import MULTIPLIER, REFERENCE, methods, methods_in_turn
 from scripts.bench.options import parse
 from scripts.bench.shapes import SHAPES
 from scripts.bench.step_times import main
@@ -37,11 +42,15 @@ def rows(path):
 
 def test_both_tables_hold_every_method_with_its_rounds(results):
     labels = {method.label for method in methods(CPU)}
-    assert {"AdamW, fused", "AdamW, default", "AdamW, foreach", "AdamCPR, eager", "AdaDecay", "AWD", "AMOS", "pytorch-cpr"} <= labels
+    in_turn = {method.label for method in methods_in_turn(CPU)}
+    known = {"AdamW, fused", "AdamW, default", "AdamW, foreach", AFTER, "AdamCPR, eager", "AdaDecay", "AWD", "AMOS", "pytorch-cpr"}
+    assert known <= labels
     for table, parts in (("table_i2", ["optimizer_step", "training_step"]), ("table_i3", ["training_step"])):
         assert {path.name for path in (results / table).iterdir()} == FILES
         found = rows(results / table / "table.csv")
-        assert {(row["part"], row["method"]) for row in found} == {(part, label) for part in parts for label in labels}
+        expected = {(part, label) for part in parts for label in labels}
+        expected |= {("gradients_in_turn", label) for label in in_turn} if table == "table_i2" else set()
+        assert {(row["part"], row["method"]) for row in found} == expected
         assert {row["rounds"] for row in found} == {"2"}
         entry = json.loads((results / table / "rounds.json").read_text())["shapes"]["tiny"]
         assert [entry[part].get("batch") for part in parts] == ([None, 1] if table == "table_i2" else [2])
@@ -63,11 +72,83 @@ def test_the_bandwidth_is_measured_in_every_round(results):
 def test_the_reference_s_ratio_is_one_and_the_others_are_of_the_same_round(results):
     entry = json.loads((results / "table_i2" / "rounds.json").read_text())["shapes"]["tiny"]["optimizer_step"]["methods"]
     for row in rows(results / "table_i2" / "table.csv"):
-        if row["method"] == "AdamW, fused":
+        if row["method"] == "AdamW, fused" and row["part"] != "gradients_in_turn":
             assert [float(row[name]) for name in ("ratio", "ratio_q1", "ratio_q3")] == [1, 1, 1]
         elif row["part"] == "optimizer_step":
             pairs = zip(entry[row["method"]]["seconds"], entry["AdamW, fused"]["seconds"], strict=True)
             assert float(row["ratio"]) == pytest.approx(sum(a / b for a, b in pairs) / 2)  # the median of two
+
+
+def test_gradients_in_turn_are_compared_with_all_gradients_of_the_same_method_and_round(results):
+    entry = json.loads((results / "table_i2" / "rounds.json").read_text())["shapes"]["tiny"]["gradients_in_turn"]["methods"]
+    adamcpr = next(label for label, method in entry.items() if method["row"] == "adamcpr")
+    assert list(entry) == [REFERENCE, REFERENCE + IN_TURN, adamcpr, adamcpr + IN_TURN]
+    found = {row["method"]: row for row in rows(results / "table_i2" / "table.csv") if row["part"] == "gradients_in_turn"}
+    for label in (REFERENCE, adamcpr):
+        pairs = zip(entry[label + IN_TURN]["seconds"], entry[label]["seconds"], strict=True)
+        assert float(found[label]["ratio"]) == 1
+        assert float(found[label + IN_TURN]["ratio"]) == pytest.approx(sum(a / b for a, b in pairs) / 2)  # the median of two
+    assert "gradients_in_turn" not in json.loads((results / "table_i3" / "rounds.json").read_text())["shapes"]["tiny"]
+
+
+def test_another_parameter_has_no_gradient_at_every_step_and_all_have_one_in_between():
+    model = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(3)))
+    seen = []
+
+    class Watch(torch.optim.SGD):
+        def step(self):
+            seen.append([p.grad is None for p in model.parameters()])
+
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    step = step_in_turn(model, Watch(model.parameters()))
+    for _ in range(4):
+        step()
+        assert all(p.grad is not None for p in model.parameters())
+    assert seen == [[True, False, False], [False, True, False], [False, False, True], [True, False, False]]
+
+
+@pytest.mark.parametrize("known", [methods, methods_in_turn])
+def test_every_bound_pulls_in_two_hundred_steps_of_every_method_and_no_matrix_changes_by_a_hundredth(known, monkeypatch):
+    model = nn.Sequential(nn.Conv2d(8, 32, 3), nn.Linear(64, 64), nn.Linear(64, 10)).requires_grad_(True)
+    before = {name: measures.value_of("l2", p.detach()).item() for name, p in model.named_parameters() if p.ndim > 1}
+    bounds = {}
+    monkeypatch.setattr(measure, "bandwidth", lambda device: {})
+    monkeypatch.setattr(measure, "require_pull", lambda label, optimizer: bounds.update({label: snapshot_of(optimizer, label)}))
+    Bench(model, CPU).optimizer_step(known(CPU), rounds=200)
+    assert len([found for found in bounds.values() if found]) == (4 if known is methods else 2)
+    for found in filter(None, bounds.values()):
+        assert len(found) == 3
+        assert all(bound.is_set and MULTIPLIER <= bound.lam < 1e-4 for bound in found.values())
+    for name, p in model.named_parameters():
+        if p.ndim > 1:
+            assert measures.value_of("l2", p.detach()).item() == pytest.approx(before[name], rel=0.01)
+
+
+def snapshot_of(optimizer, label):
+    require_pull(label, optimizer)
+    return snapshot(optimizer) if "CPR" in label else {}
+
+
+def test_times_of_steps_without_a_pull_are_refused_with_the_matrix_s_name():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    optimizer = AdamCPR(model, lr=1e-6, kappa_init_method="dependent", kappa_init_param=1.0)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match=r"AdamCPR, cpu: 2 of 2 matrices were not pulled .* such as 0\.weight with"):
+        require_pull("AdamCPR, cpu", optimizer)
+    require_pull("AdamW", torch.optim.AdamW(model.parameters()))
+
+
+def test_the_step_after_moves_no_more_bytes_than_adam_s_and_stands_for_no_row_of_the_paper():
+    found = {method.label: method for method in methods(CPU)}
+    assert (found[AFTER].moved, found[AFTER].row) == (28, None)
+    model = nn.Linear(4, 4)
+    optimizer = found[AFTER].make([{"params": [model.weight], "regularize": True}, {"params": [model.bias], "regularize": False}])
+    fastest = next(method for method in found.values() if method.row == "adamcpr")
+    assert optimizer.defaults["evaluate_at"] == "after"
+    assert fastest.label == f"AdamCPR, {optimizer.defaults['kernel']}"
 
 
 def test_the_paper_s_numbers_stand_in_its_rows_and_columns(results):
@@ -134,7 +215,10 @@ def test_a_wrong_option_is_said_with_what_is_right(argument, words):
     assert all(word in str(error.value) for word in words)
 
 
-@pytest.mark.parametrize(("name", "millions"), [("gpt2s", 124), ("gpt2m", 354), ("gpt2l", 773), ("gpt2xl", 1187)])
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("gpt2s", 124), ("gpt2m", 354), ("gpt2l", 773), ("gpt2xl", 1187), ("deits", 22), ("resnet50", 26), ("vitb32", 88)],
+)
 def test_the_models_have_the_paper_s_parameter_counts(name, millions):
     assert round(sum(p.numel() for p in SHAPES[name].on_paper().parameters()) / 1e6) == millions
 

@@ -8,7 +8,7 @@ import pytest
 from commands import ROOT
 
 from results.step_time_limits import judge_times
-from results.step_times import describe, frame, write_step_times
+from results.step_times import AFTER, IN_TURN, PROMISED_SHAPES, describe, frame, promises, write_step_times
 
 RECORD = json.loads((ROOT / "results/mini/table_i2/rounds.json").read_text())
 
@@ -71,3 +71,79 @@ def test_a_share_of_the_bandwidth_is_of_the_same_round_where_it_was_measured_in_
     once = [part.split(":")[0] for part in sections if "measured once, before the rounds" in part]
     assert "GPT2l" not in once
     assert len(once) == sum("bandwidth" in shape for shape in record["shapes"].values())
+
+
+def promised(own: dict[str, float], after: float = 1.05, rounds: int = 15, extra: int = 100_000) -> dict:
+    """A record in which AdamCPR's step takes so many times as long as fused AdamW's, shape by shape, and `after` the same everywhere."""
+    record = copy.deepcopy({"shapes": {"gpt2s": RECORD["shapes"]["gpt2s"]}})
+    gpt2s = record["shapes"]["gpt2s"]
+    spread = np.linspace(0.999, 1.001, rounds)
+    for number, (shape, ratio) in enumerate(own.items()):
+        found = {"AdamW, fused": np.full(rounds, 0.5), "AdamCPR, cpu": 0.5 * ratio * spread, AFTER: 0.5 * after * spread}
+        rows = {"AdamW, fused": "adamw", "AdamCPR, cpu": "adamcpr", AFTER: None}
+        methods = {
+            label: {"row": rows[label], "bytes_moved_per_parameter": 28, "seconds": list(seconds), "extra_peak_bytes": extra + number}
+            for label, seconds in found.items()
+        }
+        part = {"rounds": rounds, "bandwidth": {"copy": [1e9] * rounds}, "methods": methods, "skipped": {}}
+        record["shapes"][shape] = {**gpt2s, "title": shape.upper(), "optimizer_step": part}
+    return record
+
+
+def test_the_promised_medians_are_over_the_four_shapes_and_stand_below_the_claims(tmp_path):
+    record = promised(dict(zip(PROMISED_SHAPES, (0.9, 0.94, 0.98, 1.2), strict=True)), after=1.05)
+    line = promises(record)
+    assert line.startswith("Optimizer step, median over GPT2S, VITB32, DEITS, RESNET50: *AdamCPR* takes 0.960 [0.9")
+    assert "times as long (limit 1.00, holds) and *AdamCPR, after* takes 1.050 [1.0" in line
+    assert line.endswith("(limit 1.10, holds) as torch's fused AdamW. Extra peak memory of AdamCPR: 0.1 MB at most (limit 1 MB, holds).")
+    said = write_step_times("table_i2", record, tmp_path)
+    claims, _, rest = (tmp_path / "table.md").read_text().partition(line)
+    assert claims.rstrip().endswith("|") and "## Optimizer step" in rest
+    assert line in said
+    assert "evaluate_at='after'" in rest
+    assert promises(record) == line  # the same resamples
+
+
+@pytest.mark.parametrize(
+    ("own", "after", "rounds", "extra", "words"),
+    [
+        (1.05, 1.2, 15, 100_000, ("(limit 1.00, does not hold)", "(limit 1.10, does not hold)", "(limit 1 MB, holds)")),
+        (1.0, 1.1, 15, 2_000_000, ("(limit 1.00, undecided)", "(limit 1.10, undecided)", "2.0 MB at most (limit 1 MB, does not hold)")),
+        (0.5, 0.5, 5, 100_000, ("takes 0.500 times as long (limit 1.00, undecided)", "(limit 1.10, undecided)")),
+    ],
+)
+def test_a_promise_holds_or_not_only_where_the_whole_interval_says_so(own, after, rounds, extra, words):
+    line = promises(promised(dict.fromkeys(PROMISED_SHAPES, own), after, rounds, extra))
+    assert all(word in line for word in words)
+
+
+def test_nothing_is_said_of_the_promises_unless_all_four_shapes_were_measured_and_of_after_unless_it_was():
+    record = promised(dict.fromkeys(PROMISED_SHAPES, 1.0))
+    del record["shapes"]["deits"]["optimizer_step"]["methods"][AFTER]
+    assert "*AdamCPR* takes 1.000" in promises(record) and AFTER not in promises(record)
+    del record["shapes"]["deits"]
+    assert promises(record) == promises(RECORD) == ""
+
+
+def test_the_table_says_how_much_longer_a_step_takes_with_gradients_in_turn(tmp_path):
+    record = {"shapes": {"toy": copy.deepcopy(RECORD["shapes"]["toy"])}}
+    spread = np.linspace(0.99, 1.01, 15)
+    seconds = {"AdamW, fused": 0.01, f"AdamW, fused{IN_TURN}": 0.0102, "AdamCPR, cpu": 0.003, f"AdamCPR, cpu{IN_TURN}": 0.0036}
+    methods = {
+        label: {
+            "row": {"AdamW, fused": "adamw", "AdamCPR, cpu": "adamcpr"}.get(label),
+            "bytes_moved_per_parameter": 28,
+            "seconds": list(time * (spread if IN_TURN in label else np.ones(15))),
+            "extra_peak_bytes": 0,
+        }
+        for label, time in seconds.items()
+    }
+    record["shapes"]["toy"]["gradients_in_turn"] = {"rounds": 15, "methods": methods, "skipped": {}}
+    said = write_step_times("table_i2", record, tmp_path)
+    text = (tmp_path / "table.md").read_text().split("## Gradients in turn")[1]
+    cells = {row[1].strip(): row[3].split("(")[0].strip() for row in (line.split("|") for line in text.splitlines()) if len(row) > 3}
+    expected = {"AdamW, fused": "1.000", f"AdamW, fused{IN_TURN}": "1.020", "AdamCPR, cpu": "1.000", f"AdamCPR, cpu{IN_TURN}": "1.200"}
+    assert cells.items() >= expected.items()
+    line = next(line for line in text.splitlines() if line.startswith("toy, gradients in turn: AdamCPR, cpu takes 1.200 ["))
+    assert line.endswith("times as long (limit 1.50, holds) as with all gradients.") and line in said
+    assert set(frame(record)["part"]) == {"optimizer_step"}  # what the page draws as multiples of fused AdamW

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cpr.adamcpr import Params
 from cpr.baselines.adam_with_decay import AdamWithDecay
+from cpr.settings import check_number
 
 SMALLEST_STD = 1e-8
 
@@ -44,8 +45,7 @@ class AdamAdaDecay(AdamWithDecay):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
-        if not 0 <= group["alpha"] < float("inf"):
-            raise ValueError(f"alpha={group['alpha']} must be a number >= 0")
+        check_number("alpha", group["alpha"], lambda alpha: 0 <= alpha < float("inf"), "a number >= 0")
 
     def _decay(self) -> None:
         for group, weights in self._decayed():

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from cpr.adamcpr import Params
 from cpr.baselines.common import plain_adam_step
-from cpr.settings import require_regularized
+from cpr.saved import check_shapes
+from cpr.settings import check_adam, check_number, require_regularized, require_said
 from cpr.groups import regularized_groups
 
 
@@ -44,6 +45,7 @@ class AdamWithDecay(torch.optim.Adam, ABC):
     ) -> None:
         if isinstance(params, nn.Module):
             params = regularized_groups(params, reg_embedding)
+        check_adam({"lr": lr, "betas": betas, "eps": eps})
         own = {"decay": weight_decay, **settings}
         groups = [own | (given if isinstance(given, dict) else {"params": [given]}) for given in params]
         super().__init__(groups, lr=lr, betas=betas, eps=eps)
@@ -53,6 +55,7 @@ class AdamWithDecay(torch.optim.Adam, ABC):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; the key `regularize` says whether the group's parameters are decayed."""
         group = dict(param_group)
+        require_said(group)
         decay = group.pop("weight_decay", None)
         group.setdefault("regularize", bool(decay))
         if decay and not group["regularize"]:
@@ -64,8 +67,7 @@ class AdamWithDecay(torch.optim.Adam, ABC):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """Raises ValueError for a setting out of its range; a subclass adds its own."""
-        if not 0 <= group["decay"] < float("inf"):
-            raise ValueError(f"weight_decay={group['decay']} must be a number >= 0")
+        check_number("weight_decay", group["decay"], lambda decay: 0 <= decay < float("inf"), "a number >= 0")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -77,7 +79,15 @@ class AdamWithDecay(torch.optim.Adam, ABC):
         self._update()
         return loss
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state as torch does. Raises ValueError that names a moment of another shape than its parameter."""
+        check_shapes(self, state_dict)
+        super().load_state_dict(state_dict)
+
     def _update(self) -> None:
+        for group in self.param_groups:
+            if group["weight_decay"]:
+                raise ValueError(f"weight_decay={group['weight_decay']} in a group of {type(self).__name__}; its entry is called 'decay'")
         self._decay()
         plain_adam_step()(self)
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from cpr.adamcpr import Params
 from cpr.groups import regularized_groups
 from cpr.saved import restore
-from cpr.settings import require_regularized
+from cpr.settings import check_lr, check_number, require_regularized, require_said
 
 SMALLEST_V = 2.0**-125
 
@@ -68,14 +68,15 @@ class AMOS(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; the key `regularize` says whether extra_l2 acts on the group's parameters."""
+        if param_group.get("extra_l2", self.defaults["extra_l2"]):
+            require_said(param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         group.setdefault("regularize", False)
-        for name in ("lr", "zeta", "extra_l2"):
-            if not 0 <= group[name] < float("inf"):
-                raise ValueError(f"{name}={group[name]} must be a number >= 0")
-        if not 0 <= group["beta"] < 1:
-            raise ValueError(f"beta={group['beta']} must lie in [0, 1)")
+        check_lr(group["lr"])
+        for name in ("zeta", "extra_l2"):
+            check_number(name, group[name], lambda value: 0 <= value < float("inf"), "a number >= 0")
+        check_number("beta", group["beta"], lambda beta: 0 <= beta < 1, "a number in [0, 1)")
         if not isinstance(group["legacy_sign"], bool):
             raise ValueError(f"legacy_sign={group['legacy_sign']!r} must be True or False")
         if any(p.is_complex() for p in group["params"]):
@@ -132,5 +133,5 @@ def expected_scale(parameter: Tensor) -> float:
     """η: 0.5 for vectors and numbers, √(2 / fan-in) for matrices, √(1 / fan-in) for convolutions, whose kernel is part of the fan-in."""
     if parameter.ndim < 2:
         return 0.5
-    fan_in = parameter[0].numel()
+    fan_in = math.prod(parameter.shape[1:])
     return math.sqrt((2 if parameter.ndim == 2 else 1) / fan_in)

@@ -85,7 +85,9 @@ class AdamAWD(AdamWithDecay):
         """The new λ̄ at `places`; in a new list, so that a state_dict taken before is left alone."""
         group["mean_decay"] = list(group["mean_decay"])
         for place, ratio in zip(places, ratios, strict=True):
-            group["mean_decay"][place] = 0.1 * group["mean_decay"][place] + 0.9 * (group["decay"] * ratio)
+            before = group["mean_decay"][place]
+            mean = 0.1 * before + 0.9 * (group["decay"] * ratio)
+            group["mean_decay"][place] = torch.where(mean.isfinite(), mean, before)  # one NaN gradient must not stay in the mean
         return [group["mean_decay"][place] for place in places]
 
 

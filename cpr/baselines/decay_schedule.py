@@ -7,6 +7,7 @@ import torch
 
 from cpr.adamcpr import Params
 from cpr.baselines.adam_with_decay import AdamWithDecay
+from cpr.settings import check_number
 
 
 def cosine_weight_decay(step: int, total_steps: int, weight_decay: float, final_factor: float) -> float:
@@ -51,10 +52,8 @@ class DecayScheduledAdamW(AdamWithDecay):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
-        if not (1 <= group["total_steps"] < float("inf") and float(group["total_steps"]).is_integer()):
-            raise ValueError(f"total_steps={group['total_steps']} must be a whole number >= 1")
-        if not 0 <= group["final_factor"] < float("inf"):
-            raise ValueError(f"final_factor={group['final_factor']} must be a number >= 0")
+        check_number("total_steps", group["total_steps"], lambda steps: 1 <= steps < float("inf") and steps % 1 == 0, "a whole number >= 1")
+        check_number("final_factor", group["final_factor"], lambda factor: 0 <= factor < float("inf"), "a number >= 0")
         group.setdefault("finished_steps", 0)
 
     def _decay(self) -> None:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from cpr.baselines.common import joint_norm, plain_adam_step
 from cpr.groups import regularized_groups
+from cpr.saved import check_shapes
+from cpr.settings import check_adam, check_number
 
 
 class RescaledAdam(torch.optim.Adam):
@@ -39,8 +41,8 @@ class RescaledAdam(torch.optim.Adam):
         reg_embedding: bool = False,
         include_norm: bool = False,
     ) -> None:
-        if not 0 < factor < float("inf"):
-            raise ValueError(f"factor={factor} must be a number > 0")
+        check_number("factor", factor, lambda alpha: 0 < alpha < float("inf"), "a number > 0")
+        check_adam({"lr": lr, "betas": betas, "eps": eps})
         if not isinstance(include_norm, bool):
             raise ValueError(f"include_norm={include_norm!r} must be True or False")
         groups = regularized_groups(model, reg_embedding)
@@ -52,6 +54,11 @@ class RescaledAdam(torch.optim.Adam):
 
     def _weights(self) -> list[Tensor]:
         return [p for group in self.param_groups if group["regularize"] for p in group["params"] if p.requires_grad]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state as torch does. Raises ValueError that names a moment of another shape than its parameter."""
+        check_shapes(self, state_dict)
+        super().load_state_dict(state_dict)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]

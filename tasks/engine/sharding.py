@@ -107,6 +107,8 @@ def load(model: nn.Module, optimizer: Optimizer, model_state: dict[str, Any], op
     model.load_state_dict(kept | {name: _as(own[name], value) if name in own else value for name, value in model_state.items()})
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     identifiers = [identifier for group in optimizer_state["param_groups"] for identifier in group["params"]]
+    if len(identifiers) < len(parameters):  # a checkpoint of version 0.1, whose groups lack frozen parameters
+        parameters = [parameter for parameter in parameters if parameter.requires_grad]
     state = dict(optimizer_state["state"])
     for identifier, parameter in zip(identifiers, parameters, strict=True):
         if identifier in state:

@@ -158,7 +158,7 @@ def test_a_group_s_own_weight_decay_goes_before_the_optimizer_s_and_says_that_it
     named, unnamed, late = starts(), starts(), starts()
     first = METHODS[method]([{"params": named[:2], "regularize": True}, {"params": named[2:], "regularize": False}], weight_decay=0.125)
     second = METHODS[method]([{"params": unnamed[:2], "weight_decay": 0.125}, {"params": unnamed[2:], "weight_decay": 0.0}])
-    third = METHODS[method]([{"params": late[2:]}, {"params": late[:2], "regularize": True}], weight_decay=0.125)
+    third = METHODS[method]([{"params": late[2:], "regularize": False}, {"params": late[:2], "regularize": True}], weight_decay=0.125)
     for optimizer, parameters in ((first, named), (second, unnamed), (third, late)):
         feed(optimizer, parameters, gradients(20))
     assert_equal(named, unnamed)
@@ -170,13 +170,16 @@ def test_a_group_added_later_has_the_optimizer_s_settings(method):
     together, later = starts(), starts()
     first = METHODS[method](two_groups(together))
     second = METHODS[method]([{"params": later[:2], "regularize": True}])
-    second.add_param_group({"params": later[2:]})
+    with pytest.raises(ValueError, match="says neither regularize=True nor regularize=False"):
+        second.add_param_group({"params": later[2:]})
+    second.add_param_group({"params": later[2:], "regularize": False})
     feed(first, together, gradients(20))
     feed(second, later, gradients(20))
     assert_equal(together, later)
     assert not second.param_groups[1]["regularize"]
 
 
+BAD_ADAM = (("lr", -1.0), ("lr", "1e-3"), ("lr", math.inf), ("eps", -1.0), ("betas", (1.0, 0.9)), ("betas", (0.9,)))
 BAD = [
     *((method, {"weight_decay": value}, f"weight_decay={value}") for method in DECAYED for value in (-1e-3, math.inf, math.nan)),
     *(("adadecay", {"alpha": value}, f"alpha={value}") for value in (-1.0, math.inf, math.nan)),
@@ -186,7 +189,7 @@ BAD = [
     *(("amos", {name: value}, f"{name}={value}") for name in ("lr", "zeta", "extra_l2") for value in (-1e-3, math.inf, math.nan)),
     *(("amos", {"beta": value}, f"beta={value}") for value in (-0.1, 1.0, math.nan)),
     ("amos", {"legacy_sign": 1}, "legacy_sign=1"),
-    *((method, {name: value}, "nvalid") for method in DECAYED for name, value in (("lr", -1.0), ("eps", -1.0), ("betas", (1.0, 0.9)))),
+    *((method, {name: value}, f"{name}={value!r}") for method in DECAYED for name, value in BAD_ADAM),
 ]
 
 
@@ -282,3 +285,34 @@ def test_include_norm_in_the_configuration_rescales_the_normalization_s_weight_t
 def test_a_bad_setting_of_the_configuration_is_the_user_s_error_with_its_value(regularizer, setting):
     with pytest.raises(UserError, match=setting):
         built(f"regularizer={regularizer}", f"regularizer.{setting}")
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "amos"])
+def test_moments_of_another_shape_are_refused_with_both_shapes(method):
+    saved, ours = starts(), starts()
+    first, second = METHODS[method](two_groups(saved)), METHODS[method](two_groups(ours))
+    feed(first, saved, gradients(2))
+    state = copy.deepcopy(first.state_dict())
+    rows, columns = ours[0].shape
+    state["state"][0]["exp_avg"] = torch.zeros(rows - 1, columns)
+    with pytest.raises(ValueError, match=rf"exp_avg of a parameter has shape \({rows - 1}, {columns}\), and .* \({rows}, {columns}\)"):
+        second.load_state_dict(state)
+
+
+@pytest.mark.parametrize("method", DECAYED)
+def test_a_weight_decay_that_a_schedule_puts_into_a_group_is_refused(method):
+    parameters = starts()
+    optimizer = METHODS[method](two_groups(parameters))
+    optimizer.param_groups[0]["weight_decay"] = 0.25
+    with pytest.raises(ValueError, match=r"weight_decay=0\.25 .*'decay'"):
+        feed(optimizer, parameters, gradients(1))
+
+
+@pytest.mark.parametrize("method", ["awd", "awd per tensor"])
+def test_one_gradient_that_is_not_finite_does_not_stay_in_awd_s_mean(method):
+    parameters = starts()
+    optimizer = METHODS[method](two_groups(parameters))
+    feed(optimizer, parameters, gradients(3))
+    before = [mean.clone() for mean in optimizer.param_groups[0]["mean_decay"]]
+    feed(optimizer, parameters, [[torch.full_like(p, torch.nan) for p in parameters]])
+    assert all(torch.equal(a, b) for a, b in zip(before, optimizer.param_groups[0]["mean_decay"], strict=True))

@@ -4,8 +4,9 @@ import shutil
 import subprocess
 import sys
 import tomllib
-import venv
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
@@ -28,8 +29,8 @@ print(f"{NAME} {{cpr.__version__}}, Python {{sys.version.split()[0]}}, torch {{t
 """
 
 
-def run(command: list[str | Path], **options) -> None:
-    """Run a command; exit with its status if it fails."""
+def run(command: Sequence[str | Path], **options: Any) -> None:
+    """Run a command. Exit with a message if it fails."""
     result = subprocess.run(command, **options)
     if result.returncode:
         sys.exit(f"error: exit status {result.returncode} of: {' '.join(map(str, command))}")
@@ -48,9 +49,3 @@ def built_wheel(source: Path, folder: Path, *options: str) -> Path:
     run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", *options, "-w", folder, source])
     (wheel,) = folder.glob("*.whl")
     return wheel
-
-
-def environment(folder: Path, **options) -> Path:
-    """Make a virtual environment for this Python; return its python."""
-    venv.create(folder, symlinks=True, **options)
-    return folder / "bin" / "python"

@@ -80,13 +80,13 @@ def check(python: str, torch: str, numpy: str, workers: str, options: list[str])
         wheel = built_wheel(copied_sources(folder / "source"), folder / "wheel")
         run([python, "-m", "venv", folder / "environment"])
         own = folder / "environment" / "bin" / "python"
-        install = [own, "-m", "pip", "install", "-q", "--no-compile", "--disable-pip-version-check"]
+        install: list[str | Path] = [own, "-m", "pip", "install", "-q", "--no-compile", "--disable-pip-version-check"]
         run([*install, wheel, f"torch=={torch}", numpy, *map(locked, TOOLS)])
         surroundings = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
         surroundings |= {"CPR_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
         run([own, "-I", "-c", STEP], cwd=folder / "elsewhere", env=surroundings)
         copied_tests(folder / "elsewhere")
-        command = [own, "-m", "pytest", "tests/cpr", "-q", "-n", workers, *options]
+        command: list[str | Path] = [own, "-m", "pytest", "tests/cpr", "-q", "-n", workers, *options]
         return subprocess.run(command, cwd=folder / "elsewhere", env=surroundings).returncode == 0
 
 

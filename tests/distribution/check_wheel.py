@@ -9,27 +9,26 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import venv
 import zipfile
 from email.parser import Parser
 from pathlib import Path
 
-from packages import NAME, ROOT, STEP, built_wheel, copied_sources, environment, run
+from packages import NAME, ROOT, STEP, built_wheel, copied_sources, run
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 WITHOUT = ("numpy", "hydra", "tasks", "scripts")  # must not be visible there
 
 
-def contents(wheel: Path) -> dict[str, bytes]:
-    """Return a wheel's files."""
-    with zipfile.ZipFile(wheel) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def sdist_files(sdist: Path) -> set[str]:
-    """Return the names of an sdist's files, without its top folder."""
-    with tarfile.open(sdist) as archive:
-        return {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+def contents(archive: Path) -> dict[str, bytes]:
+    """Return the files of a wheel, or those of an sdist without its top folder."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            return {name: wheel.read(name) for name in wheel.namelist()}
+    with tarfile.open(archive) as sdist:
+        members = [member for member in sdist.getmembers() if member.isfile()]
+        return {member.name.split("/", 1)[1]: sdist.extractfile(member).read() for member in members}  # type: ignore[union-attr]
 
 
 def package_files() -> dict[str, bytes]:
@@ -38,9 +37,9 @@ def package_files() -> dict[str, bytes]:
     return {str(path.relative_to(ROOT)): path.read_bytes() for path in files}
 
 
-def check_same(first: object, second: object, what: str) -> None:
-    if first != second:
-        names = sorted(set(first) ^ set(second)) or [name for name in first if first[name] != second[name]]  # type: ignore
+def check_same(first: dict[str, bytes], second: dict[str, bytes], what: str) -> None:
+    names = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
+    if names:
         sys.exit(f"error: {what}: {', '.join(names)}")
 
 
@@ -86,21 +85,19 @@ def main() -> None:
         (sdist,) = (folder / "sdist").iterdir()
         files = contents(wheel)
         ours = {name: content for name, content in files.items() if ".dist-info/" not in name}
+        unpacked = {name: content for name, content in contents(sdist).items() if name.startswith(("cpr/", "tests/"))}
+        again = built_wheel(sdist, folder / "second", "--no-build-isolation")
         check_same(ours, package_files(), "the wheel's files are not those of cpr/")
-        unpacked = {name for name in sdist_files(sdist) if name.startswith(("cpr/", "tests/")) and Path(name).suffix}
-        check_same(unpacked, set(package_files()), "the sdist's files are not those of cpr/")
-        check_same(
-            contents(built_wheel(sdist, folder / "second", "--no-build-isolation")),
-            files,
-            "sdist and tree give different wheels",
-        )
+        check_same(unpacked, package_files(), "the sdist's files are not those of cpr/")
+        check_same(contents(again), files, "the wheel of the sdist is another one")
         check_metadata(
             next(content.decode() for name, content in files.items() if name.endswith(".dist-info/METADATA"))
         )
         print(f"{wheel.name}: {len(ours)} files, the same from {sdist.name}")
 
         link_requirements("torch", folder / "torch")
-        python = environment(folder / "environment", with_pip=False)
+        venv.create(folder / "environment", symlinks=True)
+        python = folder / "environment" / "bin" / "python"
         run([sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", wheel])
         (site,) = (folder / "environment").glob("lib/python*/site-packages")
         (site / "torch.pth").write_text(f"{folder / 'torch'}\n")
