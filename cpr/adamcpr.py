@@ -141,8 +141,9 @@ class AdamCPR(Named):
         for group in self._split(param_group):
             given = set(group)
             super().add_param_group(group)
-            settings.prepare_group(self.param_groups[-1], given)
-            settings.check_adam(self.param_groups[-1])
+            with settings.taken_back(self):
+                settings.prepare_group(self.param_groups[-1], given)
+                settings.check_adam(self.param_groups[-1])
 
     @torch.compiler.disable
     @torch.no_grad()

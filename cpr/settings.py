@@ -1,7 +1,8 @@
 """The settings of a parameter group: their ranges, what may change during training, and which parameters CPR refuses."""
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -139,6 +140,16 @@ def prepare_group(group: dict[str, Any], given: Iterable[str]) -> None:
     if group["regularize"]:
         for parameter in group["params"]:
             _check_parameter(parameter, group)
+
+
+@contextlib.contextmanager
+def taken_back(optimizer: Optimizer) -> Iterator[None]:
+    """Take the newest parameter group out again, if it is refused."""
+    try:
+        yield
+    except ValueError:
+        optimizer.param_groups.pop()
+        raise
 
 
 def require_said(given: Iterable[str]) -> None:

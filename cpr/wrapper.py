@@ -91,14 +91,14 @@ class CPR(Named):
             return
         for group in self._split(param_group):
             given = set(group)
-            if not {"regularize", "weight_decay"} & given:
-                settings.prepare_group(group, given)  # which refuses it before the wrapped optimizer has it
             self.optimizer.add_param_group(group)
-            self._add(self.optimizer.param_groups[-1], given)
+            with settings.taken_back(self.optimizer):
+                self._add(self.optimizer.param_groups[-1], given)
 
     def _add(self, group: dict[str, Any], given: set[str]) -> None:
         super().add_param_group(group)
-        settings.prepare_group(self.param_groups[-1], given)
+        with settings.taken_back(self):
+            settings.prepare_group(self.param_groups[-1], given)
 
     @torch.compiler.disable
     @torch.no_grad()
