@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from cpr.groups import decisions
@@ -38,10 +39,8 @@ class Named(Optimizer):
             return [param_group]
         decided = self._learn_names(module)
         parameters = [(p, decided[name] is None) for name, p in module.named_parameters()]
-        split = [
-            param_group | {"params": [p for p, bounded in parameters if bounded == chosen], "regularize": chosen} for chosen in (True, False)
-        ]
-        return [group for group in split if group["params"]]
+        split = {chosen: [p for p, bounded in parameters if bounded == chosen] for chosen in (True, False)}
+        return [param_group | {"params": some, "regularize": chosen} for chosen, some in split.items() if some]
 
     def name_of(self, parameter: Tensor) -> str:
         """Return the parameter's name in its model, or its place in the groups if no model was given."""
@@ -91,4 +90,4 @@ class Named(Optimizer):
 
 
 def _numel(p: Tensor) -> int:
-    return p.numel() if not isinstance(p, nn.parameter.UninitializedTensorMixin) else 0
+    return 0 if is_lazy(p) else p.numel()

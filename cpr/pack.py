@@ -80,7 +80,8 @@ class Pack:
             if gradient is None:
                 continue
             if gradient.layout is not torch.strided:
-                raise ValueError(f"AdamCPR has no step for the sparse gradients of {name_of(p)} of shape {tuple(p.shape)}; use sparse=False")
+                where = f"{name_of(p)} of shape {tuple(p.shape)}"
+                raise ValueError(f"AdamCPR has no step for the sparse gradients of {where}; use sparse=False")
             entry, views = state[p], self.views[i]
             if views is None or not all(map(operator.is_, map(entry.get, self.names), views)):
                 self._adopt(i, entry)
@@ -159,7 +160,8 @@ class Matrices:
     ) -> None:
         self.pack, self.group, self.measure, self.kernel = pack, pack.group, pack.measure, pack.kernel
         self.rows, self.tensors, self.gradients = rows, tensors, gradients
-        self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs = (*moments, *([] for _ in range(3 - len(moments))))
+        missing: list[list[Tensor]] = [[] for _ in range(3 - len(moments))]
+        self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs = [*moments, *missing]
         self.state = state
         self.whole = len(rows) == len(pack.parameters)
         self.n, self.sums = (pack.n, pack.sums) if self.whole else (pack.n[self.index], pack.sums[self.index])
@@ -273,9 +275,7 @@ class Packs:
         self._known: dict[int, tuple[list[Tensor], list[Pack]]] = {}
         self._additions = Additions()
 
-    def gather(
-        self, groups: Sequence[tuple[int, dict[str, Any], bool]], state: State, name_of: Callable[[Tensor], str]
-    ) -> list[Matrices]:
+    def gather(self, groups: Sequence[tuple[int, dict[str, Any], bool]], state: State, name_of: Callable[[Tensor], str]) -> list[Matrices]:
         """Return what steps now, of every (number, group, whether its settings have changed)."""
         found = []
         self._additions.wait()
@@ -328,7 +328,9 @@ class Packs:
 
 
 def _layout(p: Tensor) -> Any:
-    return (p.shape, p.stride(), p.dtype, p.device) if mesh_of(p) is None else (p.shape, p.dtype, p.device, p.placements)
+    if mesh_of(p) is None:
+        return p.shape, p.stride(), p.dtype, p.device
+    return p.shape, p.dtype, p.device, p.placements  # type: ignore[attr-defined]
 
 
 def _kind(p: Tensor) -> Any:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 PIECE = 2**16  # elements: a piece of float64 is 0.5 MB and stays in a processor's cache

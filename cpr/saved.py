@@ -48,9 +48,12 @@ def check_shapes(optimizer: Optimizer, state_dict: dict[str, Any], name_of: Call
     for group, saved in zip(optimizer.param_groups, state_dict["param_groups"], strict=False):  # torch refuses other lengths
         for identifier, parameter in zip(saved["params"], group["params"], strict=False):  # torch refuses other lengths
             for name, value in state_dict["state"].get(identifier, {}).items():
-                if name in ELEMENTWISE and isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                if name not in ELEMENTWISE or not isinstance(value, Tensor) or value.ndim == 0:
+                    continue
+                if value.shape != parameter.shape:
+                    whose = name_of(parameter) if name_of else "a parameter"
                     raise ValueError(
-                        f"the saved {name} of {name_of(parameter) if name_of else 'a parameter'} has shape {tuple(value.shape)}, and the parameter has "
+                        f"the saved {name} of {whose} has shape {tuple(value.shape)}, and the parameter has "
                         f"{tuple(parameter.shape)}; leave the parameter out of the saved state, or load it into the model that was saved"
                     )
 

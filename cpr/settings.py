@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from cpr.bounds import METHODS
@@ -48,8 +48,8 @@ def groups_of(params: Any, weight_decay: float | None) -> list[dict[str, Any]]:
     """
     if weight_decay is not None:
         check_number("weight_decay", weight_decay, lambda decay: 0 <= decay < math.inf, "a number >= 0")
-    given = [params] if isinstance(params, Tensor) else list(params)
-    groups = given if given and isinstance(given[0], dict) else [{"params": given}] if given else []
+    given: list[Any] = [params] if isinstance(params, Tensor) else list(params)
+    groups: list[dict[str, Any]] = [{"params": given}] if given and not isinstance(given[0], dict) else given
     if weight_decay is None:
         return groups
     return [group if {"regularize", "weight_decay"} & set(group) else group | {"weight_decay": weight_decay} for group in groups]
@@ -169,12 +169,8 @@ def _check_parameter(parameter: Tensor, group: dict[str, Any]) -> None:
             f"a regularized parameter of shape {tuple(parameter.shape)} is a flat shard of FullyShardedDataParallel (FSDP1) or DeepSpeed, "
             "so the size of its matrix is not known here; shard with torch.distributed.fsdp.fully_shard (FSDP2)"
         )
-    if group["reg_function"] == "std" and parameter.numel() < 2 and not _is_uninitialized(parameter):
+    if group["reg_function"] == "std" and not is_lazy(parameter) and parameter.numel() < 2:
         raise ValueError("reg_function='std' needs matrices of at least two elements")
-
-
-def _is_uninitialized(parameter: Tensor) -> bool:
-    return isinstance(parameter, torch.nn.parameter.UninitializedTensorMixin)
 
 
 def require_regularized(groups: Iterable[dict[str, Any]]) -> None:
@@ -184,8 +180,8 @@ def require_regularized(groups: Iterable[dict[str, Any]]) -> None:
     """
     if not any(group["regularize"] for group in groups):
         raise ValueError(
-            "no parameter is regularized; pass the model itself, or groups with regularize=True (cpr.regularized_groups(model) makes them). "
-            "Groups made for weight decay are regularized where weight_decay is not 0"
+            "no parameter is regularized; pass the model itself, or groups with regularize=True "
+            "(cpr.regularized_groups(model) makes them). Groups made for weight decay are regularized where weight_decay is not 0"
         )
 
 

@@ -37,9 +37,9 @@ class CPR(Named):
     CPR's part of a step does not depend on the number of threads. The wrapped optimizer's may: torch's SGD rounds bfloat16 otherwise at the
     end of a thread's share.
 
-    `state` holds λ, κ and what decides them; the wrapped optimizer's own is `optimizer.optimizer.state`. `state_dict()` has both, CPR's entries
-    with the prefix "cpr_". Hooks fire once, in torch's order: CPR's are registered here, the wrapped optimizer's there, and those of all
-    optimizers (register_optimizer_step_pre_hook) see CPR alone.
+    `state` holds λ, κ and what decides them. The wrapped optimizer's own is `optimizer.optimizer.state`. `state_dict()` has
+    both, CPR's entries with the prefix "cpr_". Hooks fire once, in torch's order: CPR's are registered here, the wrapped
+    optimizer's there, and those of all optimizers (register_optimizer_step_pre_hook) see CPR alone.
     """
 
     def __init__(
@@ -62,7 +62,8 @@ class CPR(Named):
                 f"{type(optimizer).__name__} evaluates other weights than it trains, so that CPR would not bound the former; "
                 "put the schedule-free method around CPR: schedulefree.ScheduleFreeWrapper(cpr.AdamCPR(model, betas=(0, 0.999), ...))"
             )
-        if "closure" in (arguments := inspect.signature(optimizer.step).parameters) and arguments["closure"].default is inspect.Parameter.empty:
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
             raise ValueError(f"{type(optimizer).__name__} evaluates its closure several times in a step, and CPR cannot pull in between")
         defaults = settings.checked_defaults(
             kappa_init_method=kappa_init_method,
@@ -150,8 +151,8 @@ class CPR(Named):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the wrapped optimizer's state, and λ, κ and the like with the prefix "cpr_" in the state of each parameter."""
-        for hook in list(self._optimizer_state_dict_pre_hooks.values()):
-            hook(self)
+        for before in list(self._optimizer_state_dict_pre_hooks.values()):
+            before(self)
         found = self.optimizer.state_dict()
         state = {identifier: dict(entry) for identifier, entry in found["state"].items()}
         parameters = [p for group in self.param_groups for p in group["params"]]
@@ -160,16 +161,17 @@ class CPR(Named):
                 own = {PREFIX + name: value for name, value in self.state[parameter].items()}
                 state.setdefault(identifier, {}).update(own)
         found = found | {"state": state}
-        for hook in list(self._optimizer_state_dict_post_hooks.values()):
-            replaced = hook(self, found)
+        for after in list(self._optimizer_state_dict_post_hooks.values()):
+            replaced = after(self, found)
             found = found if replaced is None else replaced
         return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gives. Settings that the saved groups lack, as those of an older version do, are this optimizer's.
 
-        A state without CPR's entries is taken as the wrapped optimizer's, saved before there was CPR: it goes on, and the constraints
-        start at the present matrices, counting their steps from 0. States of version 0.1, with CPR's part under the key "cpr", are taken too.
+        A state without CPR's entries is taken as the wrapped optimizer's, saved before there was CPR. It goes on, and the
+        constraints start at the present matrices, counting their steps from 0. States of version 0.1, with CPR's part under
+        the key "cpr", are taken too.
 
         Raises:
             ValueError: another number of groups or parameters (see AdamCPR.load_state_dict for what to do then: the moments

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from cpr.adamcpr import Params
 from cpr.baselines.common import plain_adam_step
+from cpr.groups import regularized_groups
 from cpr.saved import check_shapes
 from cpr.settings import check_adam, check_number, require_regularized, require_said
-from cpr.groups import regularized_groups
 
 
 class AdamWithDecay(torch.optim.Adam, ABC):

@@ -83,13 +83,18 @@ def _alike(p: Tensor, *others: Tensor) -> bool:
 def _adam(group: dict[str, Any], lists: list[list[Tensor]], steps: list[Tensor], fused: bool) -> None:
     beta1, beta2 = group["betas"]
     capturable = not fused and steps[0].is_cuda
+    tensors, gradients, exp_avgs, exp_avg_sqs, max_exp_avg_sqs = lists
     adam(
-        *lists,
+        tensors,
+        gradients,
+        exp_avgs,
+        exp_avg_sqs,
+        max_exp_avg_sqs,
         steps,
         fused=fused,
         foreach=False,
         capturable=capturable,
-        has_complex=any(p.is_complex() for p in lists[0]),
+        has_complex=any(p.is_complex() for p in tensors),
         amsgrad=group["amsgrad"],
         beta1=beta1,
         beta2=beta2,

@@ -329,7 +329,9 @@ def test_a_checkpoint_of_groups_without_frozen_parameters_goes_on():
     model[0].requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
     old = AdamCPR(
-        [{"params": [p for p in trained if p.ndim == 2], "regularize": True}, {"params": [trained[1]], "regularize": False}], lr=1e-2, **BOUND
+        [{"params": [p for p in trained if p.ndim == 2], "regularize": True}, {"params": [trained[1]], "regularize": False}],
+        lr=1e-2,
+        **BOUND,
     )
     train(model, old, 5)
     twin = copy.deepcopy(model)
