@@ -177,8 +177,10 @@ def test_without_a_bound_it_is_torch_s_adam_and_touches_nothing_else(kernel, dty
                 gradients.append(guarded(g, layout.gradient and layout.gradient(shape), layout.shift))
                 p.grad = gradients[-1].tensor
             q.grad = g.clone()
+        versions = [p._version for p in ours]
         optimizer.step()
         oracle.step()
+        assert all(p._version > before for p, before in zip(ours, versions, strict=True))  # autograd relies on it
         assert all(one.intact() for one in (*held, *moments, *gradients))
         assert all(torch.equal(p.grad, q.grad) for p, q in zip(ours, theirs, strict=True))
         if t == 0 and kernel != "wrapper":
