@@ -5,7 +5,7 @@ of a few module types. It bounds RMSNorm, class tokens and position embeddings, 
 projection because that name contains "embed". This module looks at the type of the module first, then at the shape,
 and at names last:
 
-1. A parameter marked `_no_weight_decay = True`, or named by timm's `no_weight_decay()` of any submodule, is exempt.
+1. A parameter marked `_no_weight_decay = True`, with weight_decay 0 in `_optim`, or named by timm's `no_weight_decay()` of any submodule, is exempt.
 2. The magnitude g of `weight_norm` is exempt.
 3. An embedding, and every parameter tied to one, is a matrix with `reg_embedding=True` and exempt without. Position
    embeddings and embeddings that hold special tokens are always exempt.
@@ -103,7 +103,8 @@ def regularized_names(model: nn.Module, reg_embedding: bool = False) -> list[str
 def regularized_groups(model: nn.Module, reg_embedding: bool = False) -> list[dict[str, Any]]:
     """Split all parameters into a group with `regularize=True` and one with `regularize=False`.
 
-    Frozen parameters are in the groups too, so a layer that you unfreeze later is trained and bounded.
+    Frozen parameters are in the groups too, so a layer that you unfreeze later is trained and bounded. Parameters with settings of
+    their own in `parameter._optim`, such as the {"lr": 1e-3, "weight_decay": 0.0} of state-space models, get groups with these.
 
     Args:
         model: any module on any device, also wrapped by DDP, FSDP or torch.compile.
@@ -120,10 +121,14 @@ def regularized_groups(model: nn.Module, reg_embedding: bool = False) -> list[di
     if not any(p.requires_grad and decided[name] is None for name, p in parameters.items()):
         kind = type(model).__name__
         raise ValueError(f"{kind} has no matrix to regularize; pass parameter groups with regularize=True instead")
-    bounded = [p for name, p in parameters.items() if decided[name] is None]
-    exempt = [p for name, p in parameters.items() if decided[name] is not None]
-    groups = [{"params": bounded, "regularize": True}, {"params": exempt, "regularize": False}]
-    return [group for group in groups if group["params"]]
+    groups: dict[Any, dict[str, Any]] = {}
+    for bounded in (True, False):
+        for name, p in parameters.items():
+            if (decided[name] is None) == bounded:
+                own = {key: value for key, value in getattr(p, "_optim", {}).items() if key != "weight_decay"}
+                group = groups.setdefault((bounded, tuple(own.items())), {"params": [], "regularize": bounded, **own})
+                group["params"].append(p)
+    return list(groups.values())
 
 
 def decisions(model: nn.Module, reg_embedding: bool = False) -> dict[str, str | None]:
@@ -234,6 +239,7 @@ class Use:
 def _asked(model: nn.Module) -> dict[int, str]:
     """Return the reason for each parameter that the model itself exempts, by the parameter's id."""
     reasons = {id(p): "marked _no_weight_decay" for p in model.parameters() if getattr(p, "_no_weight_decay", False)}
+    reasons |= {id(p): "weight_decay 0 in _optim" for p in model.parameters() if getattr(p, "_optim", {}).get("weight_decay", 1) == 0}
     for module in model.modules():
         listed = getattr(module, "no_weight_decay", None)
         if callable(listed):

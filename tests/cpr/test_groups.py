@@ -342,6 +342,23 @@ def test_a_parameter_marked_no_weight_decay_is_exempt():
     assert regularized_names(model) == ["1.weight"]
 
 
+def test_a_parameter_s_own_settings_in_optim_are_a_group_of_their_own():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4, bias=False))
+    model[0].weight._optim = {"lr": 1e-4, "weight_decay": 0.0}
+    model[2].weight._optim = {"lr": 1e-4}
+    groups = regularized_groups(model)
+    found = [([id(p) for p in group["params"]], group["regularize"], group.get("lr")) for group in groups]
+    assert found == [
+        ([id(model[1].weight)], True, None),
+        ([id(model[2].weight)], True, 1e-4),
+        ([id(model[0].weight)], False, 1e-4),
+        ([id(model[0].bias), id(model[1].bias)], False, None),
+    ]
+    optimizer = AdamCPR(model, lr=0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 1e-4, 1e-4, 0.5]
+    assert decisions(model)["0.weight"] == "weight_decay 0 in _optim"
+
+
 def test_the_names_of_timm_s_no_weight_decay_are_exempt():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model.no_weight_decay = lambda: {"0.weight"}

@@ -143,20 +143,9 @@ def combinations() -> list[Any]:
     after=st.booleans(),
 )
 def test_without_a_bound_it_is_torch_s_adam_and_touches_nothing_else(kernel, dtype, name, amsgrad, maximize, beta1, eps, measure, after):
-    layout, adam = (
-        for_kernel(LAYOUTS[name], kernel),
-        {"lr": 1e-2, "betas": (beta1, 0.98), "eps": eps, "amsgrad": amsgrad, "maximize": maximize},
-    )
-    if dtype == torch.float16:
-        adam["eps"] = 1e-2  # a smaller one is smaller than what the squares lose
-    if dtype == torch.float16:
-        adam["eps"] = 1e-2  # a smaller one is smaller than what the squares lose
-    if dtype == torch.float16:
-        adam["eps"] = 1e-2  # a smaller one is smaller than what the squares lose
-    if dtype == torch.float16:
-        adam["eps"] = 1e-2  # a smaller one is smaller than what the squares lose
-    if dtype == torch.float16:
-        adam["eps"] = 1e-2  # a smaller one is smaller than what the squares lose
+    layout = for_kernel(LAYOUTS[name], kernel)
+    eps = max(eps, 1e-2) if dtype == torch.float16 else eps  # a smaller one is smaller than what the squares lose
+    adam = {"lr": 1e-2, "betas": (beta1, 0.98), "eps": eps, "amsgrad": amsgrad, "maximize": maximize}
     place = device(kernel)
     values = [noise(shape, seed, dtype).to(place) for seed, shape in enumerate(layout.shapes)]
     strides = [layout.parameter and layout.parameter(shape) for shape in layout.shapes]
