@@ -109,7 +109,7 @@ class Pack:
             view = self._unbound[name][i]
             if name in entry:
                 if entry[name] is not view:
-                    view.copy_(torch.as_tensor(entry[name]))
+                    view.copy_(torch.as_tensor(entry[name]).reshape(()))
                     entry[name] = view
             elif name == "step":
                 entry[name] = view.zero_()

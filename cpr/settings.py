@@ -196,7 +196,7 @@ class Watch:
     """Notices a setting that was changed since the last step, checks it, and refuses what cannot change."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Any, ...]] = {}
+        self._known: dict[int, tuple[dict[str, Any], tuple[Any, ...]]] = {}
 
     def changed(self, number: int, group: dict[str, Any], optimizer: Optimizer) -> bool:
         """Return whether group `number` has other settings than at the last call.
@@ -205,12 +205,12 @@ class Watch:
             ValueError: a setting out of its range, weight decay, or another measure or bound while bounds are in force.
         """
         now = tuple(map(group.get, WATCHED))
-        before = self._known.get(number)
-        if before == now:
+        known, before = self._known.get(number, (None, ()))
+        if known is group and before == now:
             return False
-        if before is not None:
+        if known is group:
             self._check(dict(zip(WATCHED, before, strict=True)), group, optimizer)
-        self._known[number] = now
+        self._known[number] = group, now
         return True
 
     def _check(self, before: dict[str, Any], group: dict[str, Any], optimizer: Optimizer) -> None:

@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from cpr import CPR
 from scripts.common import compose_config
 from tasks.engine import records
 from tasks.engine.errors import UserError
@@ -57,10 +56,9 @@ def watched_steps() -> Iterator[list[dict[str, Any]]]:
         before[:] = [flat(optimizer, "data")]
 
     def post(optimizer: Optimizer, *_: Any) -> None:
-        if not isinstance(optimizer, CPR):  # the wrapped one says the same
-            length = (flat(optimizer, "data") - before[0]).norm().item()
-            lrs = {group["lr"] for group in optimizer.param_groups}
-            seen.append({"lrs": lrs, "gradient": flat(optimizer, "grad").norm().item(), "length": length})
+        length = (flat(optimizer, "data") - before[0]).norm().item()
+        lrs = {group["lr"] for group in optimizer.param_groups}
+        seen.append({"lrs": lrs, "gradient": flat(optimizer, "grad").norm().item(), "length": length})
 
     hooks = register_optimizer_step_pre_hook(pre), register_optimizer_step_post_hook(post)
     try:

@@ -1,8 +1,5 @@
 """The compiled single-pass kernel against torch's own operations, and how it is built."""
 
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -12,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpr import CPR, AdamCPR
-from cpr.kernels import build, cpu, eager
+from cpr.kernels import cpu, eager
 from cpr.measures import MEASURES
 from scripts.bench.memory import extra_peak_bytes
 
@@ -173,6 +170,67 @@ def test_moments_saved_in_one_memory_format_go_on_in_another():
     assert (ends[0] - ends[1]).abs().max() <= 1e-6
 
 
+def plain_step(**exchanged) -> None:
+    """A step of the kernel itself, on two matrices of 4 x 3, with some arguments exchanged."""
+    count = 2
+    lists = {name: [torch.ones(4, 3) for _ in range(count)] for name in ("params", "grads", "exp_avgs", "exp_avg_sqs")}
+    tensors = {
+        "steps": torch.zeros(count),
+        "out": torch.zeros(count, 2, dtype=torch.float64),
+        "marks": torch.zeros(count, dtype=torch.int64),
+    }
+    given = lists | tensors | exchanged
+    torch.ops.cpr.step_(
+        *(given[name] for name in lists), given.get("max_exp_avg_sqs", []), given["steps"], None, given["out"], marks,
+        MEASURES["l2"].code, 1e-3, 0.9, 0.999, 1e-8, False,
+    )  # fmt: skip
+
+
+SHORT, GAPS = torch.ones(3, 3), torch.ones(4, 6)[:, ::2]
+
+
+@pytest.mark.parametrize(
+    ("exchanged", "message"),
+    [
+        ({"exp_avgs": [torch.ones(4, 3), SHORT]}, r"a moment of shape \[3, 3\] does not fit its parameter of shape \[4, 3\]"),
+        ({"exp_avg_sqs": [SHORT, torch.ones(4, 3)]}, "a moment of shape"),
+        ({"max_exp_avg_sqs": [SHORT, SHORT]}, "a moment of shape"),
+        ({"exp_avgs": [torch.ones(4, 3), torch.ones(3, 4).t()]}, "a moment of shape"),
+        ({"exp_avgs": [torch.ones(4, 3), torch.ones(4, 3).double()]}, "a moment of shape"),
+        ({"grads": [torch.ones(4, 3), SHORT]}, "a gradient of shape"),
+        ({"params": [torch.ones(4, 3), GAPS]}, "gaps in its memory"),
+        ({"params": [torch.ones(4, 3), torch.ones(1, 3).expand(4, 3)]}, "gaps in its memory"),
+        ({"params": [torch.ones(4, 3), torch.ones(4, 3).bfloat16()]}, "another device or dtype"),
+        ({"exp_avgs": [torch.ones(4, 3)]}, "differ in length"),
+        ({"grads": [torch.ones(4, 3)]}, "differ in length"),
+        ({"steps": torch.zeros(1)}, "differ in length"),
+        ({"out": torch.zeros(1, 2, dtype=torch.float64)}, "differ in length"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else "-".join(value),
+)
+def test_the_kernel_itself_refuses_what_does_not_fit_before_it_writes(exchanged, message):
+    trained(matrices([10]), "cpu", steps=1)  # loads the kernel
+    plain_step()
+    untouched = [tensor for value in exchanged.values() for tensor in (value if isinstance(value, list) else [value])]
+    before = [tensor.clone() for tensor in untouched]
+    with pytest.raises(RuntimeError, match=message):
+        plain_step(**exchanged)
+    assert all(torch.equal(a, b) for a, b in zip(before, untouched, strict=True))
+
+
+def test_the_sums_and_the_pull_of_the_kernel_refuse_gaps_too():
+    trained(matrices([10]), "cpu", steps=1)
+    expanded = torch.ones(1, 3).expand(400, 3)
+    for call in (
+        lambda: torch.ops.cpr.sums_([expanded], torch.zeros(1, 2, dtype=torch.float64), 1),
+        lambda: torch.ops.cpr.refresh_([expanded], torch.zeros(1, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.float64), 1),
+        lambda: torch.ops.cpr.pull_([expanded], torch.full((4, 1), 0.5)),
+        lambda: torch.ops.cpr.sums_([torch.ones(3, 3).double()], torch.zeros(1, 2, dtype=torch.float64), 1),
+    ):
+        with pytest.raises(RuntimeError, match="cpr: "):
+            call()
+
+
 def test_what_the_kernel_cannot_do_is_left_to_torch_or_refused():
     double, view = torch.nn.Parameter(torch.ones(3, 3).double()), torch.nn.Parameter(torch.ones(3, 6)[:, ::2])
     for parameter in (double, view):
@@ -189,54 +247,6 @@ def test_sparse_gradients_are_refused_with_the_shape():
     embedding(torch.tensor([1])).sum().backward()
     with pytest.raises(ValueError, match=r"sparse gradients .*\(5, 3\)"):
         optimizer.step()
-
-
-STEP = """
-import torch, warnings
-from cpr import AdamCPR
-p = torch.nn.Parameter(torch.ones(4, 4))
-q = torch.nn.Parameter(torch.ones(4, 4))
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    for parameter in (p, q):
-        optimizer = AdamCPR([{"params": [parameter], "regularize": True}])
-        parameter.grad = torch.ones_like(parameter)
-        optimizer.step()
-        optimizer.step()
-print(len([w for w in caught if "no compiled CPU kernel" in str(w.message)]))
-"""
-
-
-def in_a_new_process(cache: Path, **environment: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", STEP], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"CPR_CACHE": str(cache)} | environment
-    )
-
-
-def test_two_processes_that_build_at_once_leave_one_whole_library(tmp_path):
-    processes = [in_a_new_process(tmp_path) for _ in range(2)]
-    assert [process.communicate(timeout=300)[0] for process in processes] == ["0\n", "0\n"]
-    assert [path.suffix for path in tmp_path.iterdir()] == [".so"]
-
-
-def test_without_a_home_the_cache_is_where_it_is_said_to_be(tmp_path, monkeypatch):
-    def homeless():
-        raise RuntimeError("Could not determine home directory.")  # as without HOME and without an entry in the password file
-
-    monkeypatch.setattr(Path, "home", homeless)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setenv("CPR_CACHE", str(tmp_path))
-    assert build.cache_folder() == tmp_path
-    monkeypatch.delenv("CPR_CACHE")
-    with pytest.warns(UserWarning, match="no compiled CPU kernel .* CPR_CACHE"):
-        assert not build.load.__wrapped__()
-
-
-def test_without_a_compiler_there_is_one_warning_and_the_step_is_done(tmp_path):
-    process = in_a_new_process(tmp_path, CXX="/nowhere/c++", CC="/nowhere/cc", PATH="/nowhere")
-    assert process.communicate(timeout=120)[0] == "1\n"
-    assert process.returncode == 0
-    assert not list(tmp_path.iterdir())
 
 
 def test_the_loaded_kernel_warns_of_nothing():
