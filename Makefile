@@ -19,12 +19,24 @@ OPTIONS = scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(JOBS),jobs=$(JOBS)
 TESTS ?=
 WORKERS ?= 2
 
+# make test-versions PYTHONS="3.11 3.12" STRICT=true: the oldest supported Python gets the oldest torch, the others the newest.
+PYTHONS ?= 3.11 3.13
+TORCH_OLDEST ?= 2.6.0
+TORCH_NEWEST ?= 2.14.1
+STRICT ?=
+
+# What make test-sanitizers adds to the kernel's flags. The sanitizers' libraries must be loaded before all others.
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -g
+SANITIZED = CPR_CACHE=$(CURDIR)/build/sanitizers CPR_KERNEL_FLAGS="$(SANITIZERS)" PYTHONMALLOC=malloc OMP_NUM_THREADS=2 \
+            ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+            LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)"
+
 # make bench ROUNDS=15 SHAPES=gpt2s; what they mean is said at the top of scripts/bench/step_times.py.
 BENCH_OPTIONS := ROUNDS SHAPES DEVICE THREADS TABLES CONTEXT BATCH MEMORY_GB REBUILD
 given = $(foreach name,$(1),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$($(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: setup test test-slurm test-browser lint docs reproduce reproduce-all report readme bench bench-loading clean help
+.PHONY: setup test test-slurm test-browser test-wheel test-versions test-sanitizers lint docs reproduce reproduce-all report readme bench bench-loading clean help
 .DELETE_ON_ERROR:
 
 setup: .venv/.stamp $(EXTRAS:%=.venv/.stamp-%)  ## make .venv with the exact versions of the lock files (about 3 minutes)
@@ -37,6 +49,21 @@ test-slurm: .venv/.stamp  ## run the tests that need a Slurm on one that is star
 
 test-browser: .venv/.stamp  ## test the report page in Chromium (Debian: apt-get install chromium; skipped where it is missing, but with CI=true)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser $(or $(TESTS),tests/browser)
+
+test-wheel: .venv/.stamp  ## build wheel and sdist, compare them, take a step with the wheel where nothing but torch is installed
+	$(BIN)/python tests/distribution/check_wheel.py
+
+# Without .venv, which would take another 5 GB.
+test-versions:  ## run tests/cpr on the wheel with the oldest and the newest torch (PYTHONS="3.11 3.13" STRICT=true; 3 GB to download each)
+	$(PYTHON) tests/distribution/check_versions.py $(PYTHONS) --oldest $(TORCH_OLDEST) --newest $(TORCH_NEWEST) --workers $(WORKERS) \
+	  $(if $(STRICT),--strict) $(if $(TESTS),--options="$(TESTS)")
+
+# The first process builds the kernel, so that a failure is an error. Memory can't be measured: the sanitizer keeps what is freed.
+# --capture=sys leaves the sanitizers' reports, which end the process, on the terminal.
+test-sanitizers: .venv/.stamp  ## run the CPU kernel's tests with AddressSanitizer and UndefinedBehaviorSanitizer (gcc; about 5 minutes)
+	$(SANITIZED) $(BIN)/python -W error -c "from cpr.kernels import build; assert build.load()"
+	$(SANITIZED) $(BIN)/python -m pytest -p no:cacheprovider --capture=sys \
+	  -k "(test_kernels or cpu) and not temporary and not one_copy" $(or $(TESTS),tests/cpr/test_kernels.py $(wildcard tests/cpr/test_matrix.py))
 
 lint: .venv/.stamp  ## check style, formatting and types
 	$(BIN)/ruff check .

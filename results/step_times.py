@@ -1,6 +1,6 @@
 """Tables I.2 and I.3: from the seconds of every round (rounds.json, written by scripts/bench) to the table's files."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +8,26 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from results.differences import FEWEST, RESAMPLES, Median, median_of
 from results.files import draw, write
 from results.published import FOLDER
 from results.step_time_limits import MODELS, REFERENCE, judge_times
-from results.step_times_figure import ratio_figure
+from results.step_times_figure import PARTS, ratio_figure
 from results.table import claims_table, latex, markdown
-from results.verdicts import Verdict, to_csv
+from results.verdicts import FAILS, HOLDS, UNDECIDED, Verdict, to_csv
 
 TITLES = {
     "table_i2": "Table I.2: seconds per training step at batch size 1",
     "table_i3": "Table I.3: seconds per training step at the largest batch size",
 }
+# A part of a record, and the ending of the labels in it whose steps leave gradients out.
+IN_TURN_PART, IN_TURN = "gradients_in_turn", ", in turn"
+AFTER = "AdamCPR, after"
+# What the package promises: the medians over these shapes of multiples of fused AdamW's step, and its other limits.
+PROMISED_SHAPES = ("gpt2s", "vitb32", "deits", "resnet50")
+PROMISED = {"AdamCPR": 1.00, AFTER: 1.10}
+MOST_EXTRA_BYTES = 1e6
+MOST_IN_TURN = 1.5
 ROWS = {"adamw": "AdamW", "adamcpr": "AdamCPR", "adadecay": "AdaDecay", "awd": "AWD", "amos": "AMOS"}
 READING = (
     "Rounds are interleaved: each calls every method once, in turned order. A ratio is to torch's fused AdamW of the same round; median "
@@ -34,6 +43,15 @@ STEP = (
     "the rounds, so can larger ones on a machine whose memory got faster meanwhile. "
     "*Per tensor*: the difference to fused AdamW's step, divided by the number of tensors."
 )
+OF_AFTER = (
+    f"*{AFTER}* has evaluate_at='after', so its pull needs R of the updated matrix. It counts 28 bytes too, since a "
+    "matrix that stays in the processor's cache after its update is not read from memory again. One that has left the "
+    "cache moves 36."
+)
+TURNS = (
+    "At every step another parameter has no gradient (*in turn*). A ratio is to the same method's step with all "
+    "gradients, in the same round."
+)
 BEFORE_THE_ROUNDS = "The bandwidth was measured once, before the rounds: {} GB/s. The memory may have been slower or faster in them."
 ON_A_GPU = "On a GPU, `make bench DEVICE=cuda` (bfloat16 autocast, context 1024) makes the same tables in `results/paper/`."
 NOT_LARGEST = (
@@ -46,7 +64,7 @@ def write_step_times(table: str, record: Mapping[str, Any], out_dir: Path) -> st
 
     Returns what a person should see in a terminal.
     """
-    data = frame(record)
+    data = frame(record, (*PARTS, IN_TURN_PART))
     paper = published(table)
     adamcpr = paper[paper["row"] == "adamcpr"].set_index("shape")["ratio_paper"]
     verdicts = judge_times(table, record, adamcpr.to_dict())
@@ -65,23 +83,30 @@ def write_step_times(table: str, record: Mapping[str, Any], out_dir: Path) -> st
         markdown(main),
         "",
     ]
-    page += ["## Limits and claims", "", markdown(claims), "", READING, "", *_sections(data, record)]
+    promised = promises(record) if table == "table_i2" else ""
+    page += ["## Limits and claims", "", markdown(claims), "", *([promised, ""] if promised else []), READING, ""]
+    page += _sections(data, record)
     write(out_dir / "table.md", "\n".join(page))
     write(out_dir / "table.csv", data.to_csv(index=False))
     write(out_dir / "table.tex", latex(main, TITLES[table]))
     write(out_dir / "claims.csv", to_csv(verdicts))
-    draw(ratio_figure(data, TITLES[table], f"{facts['hardware']}; {facts['rounds']} rounds"), out_dir)
-    return "\n".join([TITLES[table], markdown(main), "", _in_lines(verdicts), str(out_dir / "table.md")])
+    draw(ratio_figure(data[data["part"] != IN_TURN_PART], TITLES[table], f"{facts['hardware']}; {facts['rounds']} rounds"), out_dir)
+    said = [_in_lines(verdicts) + "".join(f"{line}\n" for line in (*_turns_in_words(record).values(), promised) if line)]
+    return "\n".join([TITLES[table], markdown(main), "", *said, str(out_dir / "table.md")])
 
 
-def frame(record: Mapping[str, Any]) -> pd.DataFrame:
-    """A row for each part, shape and method: seconds, ratios, memory, overhead and share of the bandwidth."""
+def frame(record: Mapping[str, Any], parts: Iterable[str] = tuple(PARTS)) -> pd.DataFrame:
+    """A row for each part, shape and method: seconds, ratios, memory, overhead and share of the bandwidth.
+
+    Ratios are to fused AdamW, and with gradients in turn to the same method with all gradients.
+    """
     rows = []
     for shape, entry in sorted(record["shapes"].items(), key=lambda item: item[1]["parameters"]):
-        for part in ("optimizer_step", "training_step"):
+        for part in parts:
             measured = entry.get(part, {}).get("methods", {})
             for label, method in measured.items():
-                rows.append({"part": part, "shape": shape, "method": label, **_numbers(entry, part, method, measured[REFERENCE])})
+                reference = measured[label.removesuffix(IN_TURN) if part == IN_TURN_PART else REFERENCE]
+                rows.append({"part": part, "shape": shape, "method": label, **_numbers(entry, part, method, reference)})
     columns = ["part", "shape", "method", "row", "batch", "context", "rounds", "seconds", "ratio"]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
@@ -108,6 +133,71 @@ def _fastest(entry: Mapping[str, Any]) -> np.ndarray:
     """Bytes per second of the kernel that is fastest by the median: in every round of the optimizer's step, or once before them."""
     kernels = entry["optimizer_step"].get("bandwidth", entry.get("bandwidth"))
     return max((np.array(rates) for rates in kernels.values()), key=np.median)
+
+
+def promises(record: Mapping[str, Any]) -> str:
+    """Return a line on what the package promises for PROMISED_SHAPES; empty unless all of them were measured.
+
+    It has the medians over the shapes with their 95 % bootstrap intervals, the extra memory, the limits and whether
+    they hold.
+    """
+    steps = [record["shapes"].get(shape, {}).get("optimizer_step", {}).get("methods", {}) for shape in PROMISED_SHAPES]
+    references = [methods.get(REFERENCE) for methods in steps]
+    measured = {"AdamCPR": [methods.get(_adamcpr(methods)) for methods in steps], AFTER: [methods.get(AFTER) for methods in steps]}
+    if not all(references) or not all(measured["AdamCPR"]):
+        return ""
+    said = []
+    for what, found in measured.items():
+        if all(found):
+            ratios = [np.divide(own["seconds"], base["seconds"]) for own, base in zip(found, references, strict=True)]
+            said.append(f"*{what}* takes {_times(_median_over_shapes(ratios), PROMISED[what])}")
+    titles = [record["shapes"][shape]["title"].split(",")[0] for shape in PROMISED_SHAPES]
+    line = f"Optimizer step, median over {', '.join(titles)}: {' and '.join(said)} as torch's fused AdamW."
+    extra = [method["extra_peak_bytes"] for method in measured["AdamCPR"]]
+    if None not in extra:
+        verdict = HOLDS if max(extra) <= MOST_EXTRA_BYTES else FAILS
+        line += f" Extra peak memory of AdamCPR: {max(extra) / 1e6:.1f} MB at most (limit {MOST_EXTRA_BYTES / 1e6:g} MB, {verdict})."
+    return line
+
+
+def _adamcpr(methods: Mapping[str, Any]) -> str | None:
+    """The label of AdamCPR by its fastest kernel."""
+    return next((label for label, method in methods.items() if method["row"] == "adamcpr"), None)
+
+
+def _median_over_shapes(ratios: list[np.ndarray]) -> Median:
+    """The median over shapes of the medians over rounds; its interval draws the rounds anew within each shape."""
+    value = float(np.median([np.median(of_shape) for of_shape in ratios]))
+    rounds = min(map(len, ratios))
+    if rounds < FEWEST:
+        return Median(value, None, None, rounds)
+    generator = np.random.default_rng(0)
+    drawn = [np.median(generator.choice(of_shape, (RESAMPLES, len(of_shape))), axis=1) for of_shape in ratios]
+    low, high = np.percentile(np.median(drawn, axis=0), (2.5, 97.5)).tolist()
+    return Median(value, low, high, rounds)
+
+
+def _times(median: Median, limit: float) -> str:
+    """The median with its interval, the limit and whether it holds, before "as"."""
+    said, verdict = f"{median.value:.3f}", UNDECIDED
+    if median.low is not None and median.high is not None:
+        said += f" [{median.low:.3f}, {median.high:.3f}]"
+        verdict = HOLDS if median.high <= limit else FAILS if median.low > limit else UNDECIDED
+    return f"{said} times as long (limit {limit:.2f}, {verdict})"
+
+
+def _turns_in_words(record: Mapping[str, Any]) -> dict[str, str]:
+    """Shape -> how much longer AdamCPR's step takes with gradients in turn, the limit and whether it holds."""
+    lines = {}
+    for shape, entry in record["shapes"].items():
+        methods = entry.get(IN_TURN_PART, {}).get("methods", {})
+        label = _adamcpr(methods)
+        if label is None:
+            continue
+        ratios = np.divide(methods[label + IN_TURN]["seconds"], methods[label]["seconds"])
+        said = _times(median_of(pd.Series(ratios)), MOST_IN_TURN)
+        lines[shape] = f"{entry['title'].split(',')[0]}, gradients in turn: {label} takes {said} as with all gradients."
+    return lines
 
 
 def published(table: str) -> pd.DataFrame:
@@ -188,8 +278,11 @@ def _bandwidths(entries: list[Any]) -> list[tuple[str, float, float]]:
 def _sections(data: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
     """Every method on every shape, and what was skipped."""
     lines = []
+    turns = _turns_in_words(record)
+    has_after = any(AFTER in entry.get("optimizer_step", {}).get("methods", {}) for entry in record["shapes"].values())
     for part, title, text in (
-        ("optimizer_step", "Optimizer step", STEP),
+        ("optimizer_step", "Optimizer step", f"{STEP} {OF_AFTER}" if has_after else STEP),
+        (IN_TURN_PART, "Gradients in turn", TURNS),
         ("training_step", "Whole training step", "Forward, backward, gradient clipping and optimizer step."),
     ):
         if not any(part in entry for entry in record["shapes"].values()):
@@ -204,6 +297,7 @@ def _sections(data: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
             lines += [markdown(_readable(chosen, part)), ""] if len(chosen) else []
             if part == "optimizer_step" and len(chosen) and "bandwidth" in entry:
                 lines += [BEFORE_THE_ROUNDS.format(", ".join(f"{n} {rate / 1e9:.1f}" for n, rate in entry["bandwidth"].items())), ""]
+            lines += [turns[shape], ""] if part == IN_TURN_PART and shape in turns else []
             lines += [f"- skipped: {label}, {reason}" for label, reason in entry[part]["skipped"].items()]
             lines += [""] if entry[part]["skipped"] else []
     return lines
@@ -213,11 +307,12 @@ def _readable(chosen: pd.DataFrame, part: str) -> pd.DataFrame:
     rows = []
     for _, c in chosen.iterrows():
         row = {"method": c["method"], "ms": f"{1000 * c['seconds']:.2f}"}
-        row["x fused AdamW (quartiles)"] = f"{c['ratio']:.3f} ({c['ratio_q1']:.3f} to {c['ratio_q3']:.3f})"
+        than = "all gradients" if part == IN_TURN_PART else "fused AdamW"
+        row[f"x {than} (quartiles)"] = f"{c['ratio']:.3f} ({c['ratio_q1']:.3f} to {c['ratio_q3']:.3f})"
         row["extra peak memory, MB"] = _megabytes(c["extra_peak_mb"])
         if part == "training_step":
             row["more than fused AdamW, MB"] = _megabytes(c["extra_peak_mb_over_reference"])
-        else:
+        elif part == "optimizer_step":
             row["of the bandwidth"] = f"{100 * c['bandwidth_share']:.0f} %"
             spread = f"({c['microseconds_per_tensor_q1']:+.2f} to {c['microseconds_per_tensor_q3']:+.2f})"
             row["per tensor, µs (quartiles)"] = f"{c['microseconds_per_tensor']:+.2f} {spread}"

@@ -9,6 +9,7 @@ other methods and sum its matrices anew.
 import contextlib
 import copy
 import gc
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cpr import regularized_groups
+from cpr import CPR, AdamCPR, regularized_groups, snapshot
 from scripts.bench.bandwidth import bandwidth, timed
 from scripts.bench.memory import extra_peak_bytes
-from scripts.bench.methods import Method
+from scripts.bench.methods import MULTIPLIER, Method
 from tasks.gpt2.model import GPT2
 
 WARM_UP = 3
@@ -55,6 +56,46 @@ def replace_moments(optimizer: Optimizer, model: nn.Module, moments: list[tuple[
         optimizer.state[parameter] |= {"exp_avg": mean, "exp_avg_sq": square}
 
 
+def make_pull(optimizer: Optimizer) -> None:
+    """Set λ of every matrix to MULTIPLIER."""
+    for state in optimizer.state.values():
+        if "lagmul" in state:
+            state["lagmul"].fill_(MULTIPLIER)
+
+
+def require_pull(label: str, optimizer: Optimizer) -> None:
+    """Check that a CPR optimizer has pulled every matrix at every step since `make_pull`.
+
+    Raises:
+        RuntimeError: a bound is not set, or its λ has fallen. Steps without a pull are shorter than CPR's.
+    """
+    if not isinstance(optimizer, AdamCPR | CPR):
+        return
+    bounds = snapshot(optimizer)
+    resting = [name for name, bound in bounds.items() if not (bound.is_set and bound.lam >= MULTIPLIER)]
+    if resting:
+        raise RuntimeError(
+            f"{label}: {len(resting)} of {len(bounds)} matrices were not pulled at every step, such as {resting[0]} "
+            f"with {bounds[resting[0]]}; lambda must stay >= {MULTIPLIER:g}, see BOUND in scripts/bench/methods.py"
+        )
+
+
+def step_in_turn(model: nn.Module, optimizer: Optimizer) -> Callable[[], None]:
+    """Return a step in which another parameter has no gradient each time."""
+    left_out = itertools.cycle(model.parameters())
+
+    def step() -> None:
+        parameter = next(left_out)
+        gradient, parameter.grad = parameter.grad, None
+        optimizer.step()
+        parameter.grad = gradient
+
+    return step
+
+
+Steps = Iterator[tuple[str, Callable[[], Any], Optimizer]]  # label, step and whose step it is
+
+
 class Bench:
     """A shape in memory; `optimizer_step` and `training_step` time methods on it, and call `tick` after every call of a step.
 
@@ -68,13 +109,16 @@ class Bench:
         self.moments = [(torch.zeros_like(p.data), torch.zeros_like(p.data)) for p in model.parameters()]
 
     def optimizer_step(self, methods: list[Method], rounds: int) -> dict[str, Timing]:
-        """The step alone, with constant gradients."""
+        """The step alone, with constant gradients; methods may have them in turn."""
         gradients = [torch.empty_like(p.data).uniform_(-0.01, 0.01) for p in self.model.parameters()]
 
-        def make(model: nn.Module, optimizer: Optimizer) -> Callable[[], Any]:
+        def make(method: Method, model: nn.Module, optimizer: Optimizer) -> Callable[[], Any]:
             for parameter, gradient in zip(model.parameters(), gradients, strict=True):
                 parameter.grad = gradient
-            return optimizer.step
+            if not method.in_turn:
+                return optimizer.step
+            optimizer.step()  # all parameters get their state
+            return step_in_turn(model, optimizer)
 
         return self._rounds(self._steps(methods, make), rounds)
 
@@ -86,17 +130,17 @@ class Bench:
         """The largest batch whose training step takes no more than so many bytes, from the peaks at 1 and 2; at least 1."""
         peaks = []
         for batch in (1, 2):
-            ((_, step),) = self._training_steps([method], batch, context, bf16)
+            ((_, step, _),) = self._training_steps([method], batch, context, bf16)
             peaks.append(extra_peak_bytes(step, self.device) or 0)
         each = max(1, peaks[1] - peaks[0])
         return max(1, 1 + (available - peaks[0]) // each)
 
-    def _training_steps(self, methods: list[Method], batch: int, context: int, bf16: bool) -> Iterator[tuple[str, Callable[[], Any]]]:
+    def _training_steps(self, methods: list[Method], batch: int, context: int, bf16: bool) -> Steps:
         generator = torch.Generator().manual_seed(0)
         assert isinstance(self.model, GPT2)
         tokens = torch.randint(self.model.shape.vocabulary, (batch, context + 1), generator=generator).to(self.device)
 
-        def make(model: nn.Module, optimizer: Optimizer) -> Callable[[], None]:
+        def make(method: Method, model: nn.Module, optimizer: Optimizer) -> Callable[[], None]:
             def step() -> None:
                 torch.manual_seed(0)  # the same dropout for every method
                 with torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext():
@@ -110,24 +154,26 @@ class Bench:
 
         return self._steps(methods, make)
 
-    def _steps(
-        self, methods: list[Method], make: Callable[[nn.Module, Optimizer], Callable[[], Any]]
-    ) -> Iterator[tuple[str, Callable[[], Any]]]:
+    def _steps(self, methods: list[Method], make: Callable[[Method, nn.Module, Optimizer], Callable[[], Any]]) -> Steps:
         for method in methods:
             model = twin(self.model)
             optimizer = method.make(regularized_groups(model))
             if method.moments == "shared":
                 share_moments(optimizer, model, self.moments)
-            step = make(model, optimizer)
+            step = make(method, model, optimizer)
             step()  # makes what state there is to make
             if method.moments == "own":
                 replace_moments(optimizer, model, self.moments)
-            yield method.label, step
+            make_pull(optimizer)
+            yield method.label, step, optimizer
 
-    def _rounds(self, made: Iterator[tuple[str, Callable[[], Any]]], rounds: int) -> dict[str, Timing]:
+    def _rounds(self, made: Steps, rounds: int) -> dict[str, Timing]:
         """Warm-up, one round for memory, then timed rounds, each starting with another method and ending with the bandwidth."""
         gc.collect()  # the gradients of an earlier part, where a cycle holds them
-        steps = dict(made)
+        steps: dict[str, Callable[[], Any]] = {}
+        optimizers: dict[str, Optimizer] = {}
+        for label, step, optimizer in made:
+            steps[label], optimizers[label] = step, optimizer
         found = {label: Timing() for label in steps}
         self.bandwidth = []
         gc.freeze()  # a garbage collection within a step need not look at all that was there before, which takes half a second
@@ -145,4 +191,6 @@ class Bench:
             if number > WARM_UP:
                 self.bandwidth.append(bandwidth(self.device))
         gc.unfreeze()
+        for label, optimizer in optimizers.items():
+            require_pull(label, optimizer)
         return found

@@ -1,7 +1,7 @@
 """The optimizers that are timed, each with settings that make every step a full one."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,12 +13,17 @@ from cpr import CPR, AdamCPR
 from cpr.baselines import AMOS, AdamAdaDecay, AdamAWD
 from cpr.kernels import select
 from cpr.settings import KERNELS as CHOICES
+from results.step_times import AFTER, IN_TURN
 
 Groups = list[dict[str, Any]]
 
 REFERENCE = "AdamW, fused"
 LR = 1e-6  # small: many steps with the same gradients must not carry the parameters away
-BOUND: dict[str, Any] = {"kappa_init_method": "warm_start", "kappa_init_param": 1}  # set in the first step, before any that is timed
+# These bounds pull at every timed step. The CPU's kernel skips the pull of a matrix if 1 - 2 λ is 1 in float32, so if
+# λ < 1.5e-8. `measure.make_pull` sets λ to MULTIPLIER after the first step. R stays above κ = 0.9 R(θ_0), so λ never
+# falls from there, and μ is so small that λ hardly rises. A pull shrinks R by 4 parts in a million (4 λ).
+BOUND: dict[str, Any] = {"kappa_init_method": "dependent", "kappa_init_param": 0.9, "kappa_update": 1e-6}
+MULTIPLIER = 2.0**-20
 KERNELS = {"cpu": ("cpu", "eager"), "cuda": ("triton", "eager")}  # fastest first
 
 
@@ -29,6 +34,7 @@ class Method:
     row: the paper's row that it stands for. moved: bytes per float32 parameter that no implementation of it can do without moving.
     What a step holds beside parameters, gradients and two moments: `copies` of all parameters and `largest` of the largest one.
     moments: "shared"; "own" if its first step makes its own, for which the shared ones are put then; "none" if it has none.
+    in_turn: at every step another parameter has no gradient.
     """
 
     label: str
@@ -38,6 +44,7 @@ class Method:
     copies: float = 0
     largest: float = 0
     moments: str = "shared"
+    in_turn: bool = False
 
     def extra_bytes(self, model: nn.Module) -> int:
         """Memory beside what all methods share, at most: in the step, or in the first one where that makes moments of its own."""
@@ -70,8 +77,14 @@ def methods(device: torch.device) -> list[Method]:
     return [*found, Method("pytorch-cpr", lambda g: Published(g, lr=LR, **BOUND), copies=1, largest=1, moments="own")]
 
 
+def methods_in_turn(device: torch.device) -> list[Method]:
+    """Return the reference and AdamCPR with its fastest kernel, each with all gradients and with gradients in turn."""
+    chosen = [method for method in methods(device) if method.label == REFERENCE or method.row == "adamcpr"]
+    return [each for method in chosen for each in (method, replace(method, label=method.label + IN_TURN, row=None, in_turn=True))]
+
+
 def _adamcpr(device: torch.device) -> list[Method]:
-    """AdamCPR by each kernel that can work on the device; the fastest stands for the paper's row."""
+    """AdamCPR by each kernel that can work on the device; the fastest stands for the paper's row, and has evaluate_at="after" too."""
     found: list[Method] = []
     for kernel in KERNELS[device.type]:
         if kernel not in CHOICES:
@@ -82,4 +95,6 @@ def _adamcpr(device: torch.device) -> list[Method]:
             continue
         make = partial(AdamCPR, lr=LR, kernel=kernel, **BOUND)
         found.append(Method(f"AdamCPR, {kernel}", make, None if found else "adamcpr"))
+        if len(found) == 1:
+            found.append(Method(AFTER, partial(make, evaluate_at="after")))
     return found

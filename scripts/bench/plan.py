@@ -6,7 +6,7 @@ from torch import nn
 
 from scripts.bench.measure import WARM_UP
 from scripts.bench.memory import free_bytes, gigabytes
-from scripts.bench.methods import REFERENCE, Method, methods
+from scripts.bench.methods import REFERENCE, Method, methods, methods_in_turn
 from scripts.bench.options import Options
 from scripts.bench.shapes import Shape
 from tasks.gpt2 import model as gpt2
@@ -45,8 +45,8 @@ def shared_bytes(model: nn.Module, batch: int, context: int) -> int:
     return 4 * sum(sizes) + 2 * max(sizes) + activation_bytes(model.shape, batch, context)
 
 
-def plan(shape: Shape, batch: int, options: Options) -> Plan:
-    """The methods that fit beside what all share; none where the reference does not."""
+def plan(shape: Shape, batch: int, options: Options, in_turn: bool = False) -> Plan:
+    """The methods that fit beside what all share; none where the reference does not. in_turn: see `methods_in_turn`."""
     model = shape.on_paper()
     available = min(free_bytes(options.device), options.memory)
     found = Plan(batch)
@@ -55,7 +55,7 @@ def plan(shape: Shape, batch: int, options: Options) -> Plan:
         reason = f"needs {gigabytes(shared)}, {gigabytes(available)} may be used"
         found.skipped = {"every method": reason}
         return found
-    for method in methods(options.device):
+    for method in (methods_in_turn if in_turn else methods)(options.device):
         needed = shared + method.extra_bytes(model)
         if needed > available and method.label != REFERENCE:
             found.skipped[method.label] = f"needs {gigabytes(needed)}, {gigabytes(available)} may be used"

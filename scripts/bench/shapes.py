@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from tasks.gpt2 import model as gpt2
@@ -11,11 +12,12 @@ from tasks.gpt2 import model as gpt2
 
 @dataclass(frozen=True)
 class Shape:
-    """A model by name; `make` builds it."""
+    """A model by name; `make` builds it. in_turn: steps are also timed with another gradient missing each time."""
 
     name: str
     title: str
     make: Callable[[], nn.Module]
+    in_turn: bool = False
 
     def on_paper(self) -> nn.Module:
         """The model without memory for its parameters: names and sizes."""
@@ -35,6 +37,25 @@ def resnet18() -> nn.Module:
     return ResNet18(100)
 
 
+def timm_of(name: str, **arguments: object) -> Callable[[], nn.Module]:
+    """Return what builds a timm model with 1,000 classes, as the task imagenet does."""
+
+    def make() -> nn.Module:
+        from tasks.imagenet.model import build
+
+        return build(OmegaConf.create({"timm": name, "num_classes": 1000, "arguments": arguments}))
+
+    return make
+
+
+def vitb32() -> nn.Module:
+    """Build CLIP's image tower with a head of 1,000 classes, as the task clip fine-tunes it."""
+    from tasks.clip.model import Classifier, Head, build_clip, shape_of
+
+    tower = build_clip(shape_of("ViT-B-32-quickgelu")).visual
+    return Classifier(tower, Head(tower.output_dim, 1000, normalize=False))
+
+
 def gpt2_of(width: int, layers: int, heads: int, **others: int) -> Callable[[], nn.Module]:
     """A GPT-2 of the paper's kind by its size."""
     return lambda: gpt2.GPT2(gpt2.Shape(width, layers, heads, **others))  # type: ignore[arg-type]
@@ -45,13 +66,16 @@ def toy() -> nn.Module:
 
 
 DEFAULT = (
-    Shape("toy", "toy, 1,000 matrices of 32 x 32", toy),
+    Shape("toy", "toy, 1,000 matrices of 32 x 32", toy, in_turn=True),
     Shape("resnet18", "ResNet18", resnet18),
+    Shape("deits", "DeiT-S", timm_of("deit_small_patch16_224", drop_path_rate=0.1)),
+    Shape("resnet50", "ResNet50", timm_of("resnet50")),
+    Shape("vitb32", "ViT-B/32", vitb32),
     Shape("gpt2s", "GPT2s", gpt2_of(768, 12, 12)),
     Shape("gpt2m", "GPT2m", gpt2_of(1024, 24, 16)),
     Shape("gpt2l", "GPT2l", gpt2_of(1280, 36, 20)),
     Shape("gpt2xl", "GPT2xl", gpt2_of(1600, 36, 25)),
 )
 # Made in a moment, for a look at the command itself.
-TINY = Shape("tiny", "tiny GPT-2", gpt2_of(64, 2, 2, vocabulary=500))
+TINY = Shape("tiny", "tiny GPT-2", gpt2_of(64, 2, 2, vocabulary=500), in_turn=True)
 SHAPES = {shape.name: shape for shape in (*DEFAULT, TINY)}

@@ -181,7 +181,7 @@ def plain_step(**exchanged) -> None:
     }
     given = lists | tensors | exchanged
     torch.ops.cpr.step_(
-        *(given[name] for name in lists), given.get("max_exp_avg_sqs", []), given["steps"], None, given["out"], marks,
+        *(given[name] for name in lists), given.get("max_exp_avg_sqs", []), given["steps"], None, given["out"], given["marks"],
         MEASURES["l2"].code, 1e-3, 0.9, 0.999, 1e-8, False,
     )  # fmt: skip
 

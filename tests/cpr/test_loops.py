@@ -35,7 +35,11 @@ from cpr import CPR, AdamCPR, regularized_groups
 torch.set_num_threads(1)
 
 NO_BOUND = {"kappa_init_method": "uniform", "kappa_init_param": 1e9}
-ACTING = {"kappa_init_method": "dependent", "kappa_init_param": 0.7, "kappa_update": 0.1}  # pulls from the first step on
+ACTING = {
+    "kappa_init_method": "dependent",
+    "kappa_init_param": 0.7,
+    "kappa_update": 0.1,
+}  # pulls from the first step on
 WARM = {"kappa_init_method": "warm_start", "kappa_init_param": 4}
 Make = Callable[..., torch.optim.Optimizer]
 
@@ -45,7 +49,10 @@ def around_sgd(groups: Any, momentum: float = 0.9, lr: float = 1e-2, **options: 
     return CPR(torch.optim.SGD(groups, lr=lr, momentum=momentum), **options)
 
 
-KINDS: dict[str, Make] = {"AdamCPR": lambda groups, lr=1e-2, **options: AdamCPR(groups, lr=lr, **options), "CPR around SGD": around_sgd}
+KINDS: dict[str, Make] = {
+    "AdamCPR": lambda groups, lr=1e-2, **options: AdamCPR(groups, lr=lr, **options),
+    "CPR around SGD": around_sgd,
+}
 every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 
 
@@ -211,7 +218,8 @@ def test_stochastic_weight_averaging_is_the_mean_of_the_weights_and_training_goe
     kappa, multiplier = bounds(optimizer, net)["0.weight"]
     size = net[0].weight.detach().square().mean().item()
     train(net, optimizer, [12])
-    assert bounds(optimizer, net)["0.weight"][1] == pytest.approx(max(0, multiplier + 0.1 * (size - kappa)), rel=1e-3, abs=1e-8)
+    expected = max(0, multiplier + 0.1 * (size - kappa))
+    assert bounds(optimizer, net)["0.weight"][1] == pytest.approx(expected, rel=1e-3, abs=1e-8)
 
 
 def test_timm_s_moving_average_changes_no_bit():
@@ -228,6 +236,42 @@ def test_timm_s_moving_average_changes_no_bit():
     train(plain, reference, range(15))
     torch.testing.assert_close(weights(ema.module), mean, rtol=0, atol=1e-6)
     assert_same((net, optimizer), (plain, reference))
+
+
+@every_kind
+def test_weights_in_new_memory_change_no_bit(make):
+    net, plain = network(), network()
+    optimizer, reference = make(net, **ACTING), make(plain, **ACTING)
+    for step in range(20):
+        train(net, optimizer, [step])
+        train(plain, reference, [step])
+        if step == 5:
+            nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(net.parameters()).detach(), net.parameters())
+        if step == 10:
+            net.load_state_dict(copy.deepcopy(net.state_dict()))
+        if step == 15:
+            net.double().float().share_memory()
+    assert_same((net, optimizer), (plain, reference))
+
+
+def test_one_optimizer_for_each_parameter_stepped_in_the_backward_pass_is_one_for_all():
+    net, plain = network(), network()
+    reference = AdamCPR(plain, lr=1e-2, **ACTING)
+    optimizers: dict[Tensor, torch.optim.Optimizer] = {p: torch.optim.Adam([p], lr=1e-2) for p in net.parameters()}
+    for layer in (net[0], net[2], net[4]):
+        optimizers[layer.weight] = AdamCPR([{"params": [layer.weight], "regularize": True}], lr=1e-2, **ACTING)
+
+    def step_at_once(p: Tensor) -> None:
+        optimizers[p].step()
+        optimizers[p].zero_grad()
+
+    for p in net.parameters():
+        p.register_post_accumulate_grad_hook(step_at_once)
+    for step in range(20):
+        loss_of(net, step).backward()
+    train(plain, reference, range(20))
+    torch.testing.assert_close(weights(net), weights(plain), rtol=0, atol=1e-6)
+    assert float(optimizers[net[0].weight].state[net[0].weight]["lagmul"]) > 0
 
 
 # --- models that change
@@ -397,8 +441,8 @@ def gpt2() -> nn.Module:
 
     torch.manual_seed(0)
     dropouts = {"resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0}
-    tokens = {"bos_token_id": 0, "eos_token_id": 0}
-    return GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=8, n_embd=16, n_layer=1, n_head=2, **dropouts, **tokens))
+    sizes = {"vocab_size": 32, "n_positions": 8, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    return GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0, **sizes, **dropouts))
 
 
 def texts() -> list[dict[str, Tensor]]:
@@ -408,7 +452,7 @@ def texts() -> list[dict[str, Tensor]]:
 
 def plain_loop(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
     """What Trainer does with these arguments: clipping to 1, a linear warm-up of 3 steps and a linear decay."""
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: t / 3 if t < 3 else max(0.0, (steps - t) / (steps - 3)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: min(t / 3, max(0.0, (steps - t) / (steps - 3))))
     data = texts()
     for t in range(steps):
         rows = data[t % 3 * 4 : t % 3 * 4 + 4]
@@ -424,7 +468,9 @@ def plain_loop(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -
 
 HOW = {
     "the class, Trainer's groups": lambda model: {"optimizer_cls_and_kwargs": (AdamCPR, {"lr": 1e-2, **WARM})},
-    "the class, our groups": lambda model: {"optimizer_cls_and_kwargs": (AdamCPR, {"params": model, "lr": 1e-2, **WARM})},
+    "the class, our groups": lambda model: {
+        "optimizer_cls_and_kwargs": (AdamCPR, {"params": model, "lr": 1e-2, **WARM}),
+    },
     "AdamCPR": lambda model: {"optimizers": (AdamCPR(model, lr=1e-2, **WARM), None)},
     "CPR around SGD": lambda model: {"optimizers": (around_sgd(model, lr=1e-2, **WARM), None)},
 }
@@ -445,7 +491,10 @@ def test_a_trainer_is_the_plain_loop_and_a_new_one_resumes_to_the_bit(trainer, h
 
     plain = gpt2()
     exempt = [p for name, p in plain.named_parameters() if name not in found]
-    groups = [{"params": [plain.get_parameter(name) for name in found], "regularize": True}, {"params": exempt, "regularize": False}]
+    groups = [
+        {"params": [plain.get_parameter(name) for name in found], "regularize": True},
+        {"params": exempt, "regularize": False},
+    ]
     reference = around_sgd(groups, lr=1e-2, **WARM) if isinstance(inner, CPR) else AdamCPR(groups, lr=1e-2, **WARM)
     plain_loop(plain, reference, steps=10)
     torch.testing.assert_close(weights(whole.model), weights(plain), rtol=0, atol=1e-5)
@@ -518,7 +567,8 @@ def test_a_flat_shard_is_refused_where_it_would_be_bounded():
     """FSDP1 and DeepSpeed mark their parameters so."""
     flat, bias = nn.Parameter(torch.ones(64)), nn.Parameter(torch.ones(3))
     flat._fsdp_flattened = True
-    with pytest.raises(ValueError, match=r"shape \(64,\) is a flat shard of FullyShardedDataParallel.*fully_shard \(FSDP2\)"):
+    message = r"shape \(64,\) is a flat shard of FullyShardedDataParallel.*fully_shard \(FSDP2\)"
+    with pytest.raises(ValueError, match=message):
         AdamCPR([{"params": [flat], "regularize": True}])
     with pytest.raises(ValueError, match="flat shard"):
         around_sgd([{"params": [flat], "weight_decay": 0.1}, {"params": [bias], "weight_decay": 0.0}])
@@ -577,19 +627,23 @@ def getting_a_fresh_optimizer_s_state_leaves_the_weights(make: Make) -> None:
 
 WAYS = {
     "sharded": (StateDictOptions(), StateDictOptions()),
-    "full": (StateDictOptions(full_state_dict=True, cpu_offload=True), StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)),
+    "full": (
+        StateDictOptions(full_state_dict=True, cpu_offload=True),
+        StateDictOptions(full_state_dict=True, broadcast_from_rank0=True),
+    ),
     "flattened": (StateDictOptions(flatten_optimizer_state_dict=True),) * 2,
 }
 
 
 def a_state_goes_on(make: Make, way: str, folder: Path) -> None:
-    """Set the model's state, then the optimizer's, on fresh ones. Flattened, which torch can't do for CPR, may be refused."""
+    """Set the model's state, then the optimizer's, on fresh ones. CPR may refuse a flattened one."""
     saving, loading = WAYS[way]
     net = sharded()
     optimizer = make(net, **ACTING)
     train(net, optimizer, range(8))
     kept = bounds(optimizer, net)
-    saved = copy.deepcopy((get_model_state_dict(net, options=saving), get_optimizer_state_dict(net, optimizer, options=saving)))
+    saved = get_model_state_dict(net, options=saving), get_optimizer_state_dict(net, optimizer, options=saving)
+    saved = copy.deepcopy(saved)
     if way == "sharded":
         dcp.save({"model": saved[0], "optimizer": saved[1]}, checkpoint_id=folder)
     train(net, optimizer, range(8, 16))
@@ -665,7 +719,7 @@ def of_plain_sgd(groups: Any, **options: Any) -> CPR:
 
 
 def in_each_kind(check: Callable[..., None], *arguments: Any) -> dict[str, Callable[[Path], None]]:
-    return {f"{check.__name__}, {name}": lambda folder, make=make: check(make, *arguments) for name, make in KINDS.items()}
+    return {f"{check.__name__}, {name}": lambda folder, m=make: check(m, *arguments) for name, make in KINDS.items()}
 
 
 def goes_on(way: str, name: str, make: Make) -> dict[str, Callable[[Path], None]]:
@@ -679,16 +733,16 @@ CHECKS: dict[str, Callable[[Path], None]] = {
     **{k: v for way in WAYS for name, make in KINDS.items() for k, v in goes_on(way, name, make).items()},
     **{k: v for way in ("sharded", "full") for k, v in goes_on(way, "CPR around plain SGD", of_plain_sgd).items()},
     **{
-        f"ZeroRedundancyOptimizer, {matrices} bounded, bucket_view={view}": lambda folder, m=matrices, v=view: zero_redundancy(m, v)
-        for matrices in (1, 3)
-        for view in (False, True)
+        f"ZeroRedundancyOptimizer, {m} bounded, bucket_view={v}": lambda folder, m=m, v=v: zero_redundancy(m, v)
+        for m in (1, 3)
+        for v in (False, True)
     },
     "FSDP1": lambda folder: fsdp1(),
 }
 
 
 def in_two_processes(rank: int, port: int, folder: Path) -> None:
-    """Run every check, and write down why one failed. All ranks fail alike, or the collectives of the next one run out of time."""
+    """Run every check, and write down why one failed. Ranks that fail unlike run out of time in the next one."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=20))

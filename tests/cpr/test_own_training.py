@@ -115,14 +115,12 @@ def test_two_processes_shard_save_and_load(tmp_path):
     (tmp_path / title).write_text(script)
     arguments = command.split()
     assert arguments[0] == "torchrun" and arguments[-1] == title
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *arguments[1:]],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "torch.distributed.run", *arguments[1:]]
+    for _ in range(3):
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        if "terminate called without an active exception" not in done.stderr:
+            break  # a thread of gloo may abort the process when it ends, rarely (pytorch issue 190489)
     assert done.returncode == 0, done.stderr
     kappas = [float(value) for value in re.findall(r"kappa=([\d.e-]+)", done.stdout)]
     assert len(kappas) == 2 and all(kappa > 0 for kappa in kappas)
@@ -155,20 +153,36 @@ def draw(history: dict[int, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    plt.rcParams |= {"svg.hashsalt": "cpr", "svg.fonttype": "none", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
-    figure, (above, below) = plt.subplots(2, 1, sharex=True, figsize=(7, 4.6), height_ratios=(3, 2), layout="constrained")
+    plt.rcParams |= {
+        "svg.hashsalt": "cpr",
+        "svg.fonttype": "none",
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    options = {"sharex": True, "figsize": (7, 4.6), "height_ratios": (3, 2), "layout": "constrained"}
+    figure, (above, below) = plt.subplots(2, 1, **options)
     steps, beside = list(history), {"0.weight": 5, "4.weight": -5}  # which end at the same place
     for name, colour in zip(history[steps[-1]], ("#0072b2", "#d55e00", "#009e73"), strict=True):
         bounds = [history[step][name] for step in steps]
         above.plot(steps, [bound.R for bound in bounds], color=colour, label=name, gid=f"R {name}")
         set_at = [(step, bound.kappa) for step, bound in zip(steps, bounds, strict=True) if bound.is_set]
-        above.plot(*zip(*set_at, strict=True), color=colour, linestyle="--", linewidth=1, alpha=0.8, gid=f"kappa {name}")
+        dashed = {"linestyle": "--", "linewidth": 1, "alpha": 0.8, "gid": f"kappa {name}"}
+        above.plot(*zip(*set_at, strict=True), color=colour, **dashed)
         below.plot(steps, [bound.lam for bound in bounds], color=colour, gid=f"lambda {name}")
-        above.annotate(name, (steps[-1], bounds[-1].R), (6, beside.get(name, 0)), textcoords="offset points", color=colour, va="center")
+        above.annotate(
+            name,
+            (steps[-1], bounds[-1].R),
+            (6, beside.get(name, 0)),
+            textcoords="offset points",
+            color=colour,
+            va="center",
+        )
     above.axvline(100, color="0.7", linewidth=1, zorder=0)
     above.annotate("κ is set", (100, 0), (4, 4), textcoords="offset points", color="0.4")
     below.axvline(100, color="0.7", linewidth=1, zorder=0)
-    above.set(ylabel="R (solid), κ (dashed)", ylim=(0, None), title="Addition modulo 23, AdamCPR, warm start of 100 steps")
+    above.set_title("Addition modulo 23, AdamCPR, warm start of 100 steps")
+    above.set(ylabel="R (solid), κ (dashed)", ylim=(0, None))
     below.set(ylabel="λ", xlabel="step", ylim=(0, None))
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, metadata={"Date": None})

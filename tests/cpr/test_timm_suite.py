@@ -14,7 +14,13 @@ from cpr import CPR, AdamCPR
 
 pytest.importorskip("timm")
 import timm
-from timm.optim import Lookahead, create_optimizer_v2, optimizer_kwargs, param_groups_layer_decay, param_groups_weight_decay
+from timm.optim import (
+    Lookahead,
+    create_optimizer_v2,
+    optimizer_kwargs,
+    param_groups_layer_decay,
+    param_groups_weight_decay,
+)
 from timm.optim._optim_factory import OptimInfo, default_registry
 from timm.scheduler import CosineLRScheduler, StepLRScheduler
 
@@ -25,9 +31,8 @@ ACTING = {"kappa_init_method": "dependent", "kappa_init_param": 1.0}
 Make = Callable[..., torch.optim.Optimizer]
 
 
-def around_sgd(groups: Any, lr: float = 1e-3, kappa_init_method: str = "uniform", kappa_init_param: float = 1e9, **options: Any) -> CPR:
-    inner = torch.optim.SGD(groups, lr=lr, momentum=0.9, weight_decay=options.get("weight_decay", 0))
-    return CPR(inner, kappa_init_method=kappa_init_method, kappa_init_param=kappa_init_param)
+def around_sgd(groups: Any, lr: float = 1e-3, weight_decay: float = 0, **bound: Any) -> CPR:
+    return CPR(torch.optim.SGD(groups, lr=lr, momentum=0.9, weight_decay=weight_decay), **bound)
 
 
 KINDS: dict[str, Make] = {"AdamCPR": AdamCPR, "CPR around SGD": around_sgd}
@@ -72,7 +77,8 @@ def weights(model: nn.Module) -> Tensor:
 
 
 def multipliers(optimizer: torch.optim.Optimizer) -> list[float]:
-    return [float(optimizer.state[p]["lagmul"]) for group in optimizer.param_groups if group["regularize"] for p in group["params"]]
+    groups = [group for group in optimizer.param_groups if group["regularize"]]
+    return [float(optimizer.state[p]["lagmul"]) for group in groups for p in group["params"]]
 
 
 def bounded_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> set[str]:
@@ -101,8 +107,14 @@ def closure_of(optimizer: torch.optim.Optimizer, weight: Tensor, bias: Tensor, i
 
 
 GROUPS: dict[str, Callable[[Tensor, Tensor], tuple[Any, dict[str, Any]]]] = {
-    "weight decay groups": lambda w, b: ([{"params": [w], "weight_decay": 0.1}, {"params": [b], "weight_decay": 0.0}], {}),
-    "lr of the bias": lambda w, b: ([{"params": [w], "regularize": True}, {"params": [b], "regularize": False, "lr": 3e-3}], {}),
+    "weight decay groups": lambda w, b: (
+        [{"params": [w], "weight_decay": 0.1}, {"params": [b], "weight_decay": 0.0}],
+        {},
+    ),
+    "lr of the bias": lambda w, b: (
+        [{"params": [w], "regularize": True}, {"params": [b], "regularize": False, "lr": 3e-3}],
+        {},
+    ),
     "weight decay of all": lambda w, b: ([w, b], {"weight_decay": 0.1}),
     "one group": lambda w, b: ([{"params": [w, b], "regularize": True}], {}),
 }
@@ -177,7 +189,8 @@ def test_a_state_goes_on_after_parameters_are_cast(make, saved, cast):
         optimizer.step(closure)
         loaded.step(continued)
     moved = (weight.detach() - before).abs().max()
-    assert (again.detach().to(saved) - weight.detach()).abs().max() < (0.05 if cast is torch.bfloat16 else 1e-5) * max(moved, 1)
+    apart = (again.detach().to(saved) - weight.detach()).abs().max()
+    assert apart < (0.05 if cast is torch.bfloat16 else 1e-5) * max(moved, 1)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -204,7 +217,10 @@ def rosenbrock(point: Tensor) -> Tensor:
     return (1 - x) ** 2 + 100 * (y - x**2) ** 2
 
 
-@pytest.mark.parametrize(("options", "reached"), [(NO_BOUND, 0.05), ({"kappa_init_method": "uniform", "kappa_init_param": 0.25}, None)])
+QUARTER = {"kappa_init_method": "uniform", "kappa_init_param": 0.25}
+
+
+@pytest.mark.parametrize(("options", "reached"), [(NO_BOUND, 0.05), (QUARTER, None)])
 def test_rosenbrock_s_minimum_is_found_or_the_point_on_the_bound_that_comes_next(options, reached):
     point = nn.Parameter(torch.tensor([[1.5, 1.5]]))
     optimizer = AdamCPR([{"params": [point], "regularize": True}], lr=2e-2, betas=(0.9, 0.99), **options)
@@ -318,7 +334,8 @@ def test_the_factory_with_a_weight_decay_bounds_what_it_would_decay(registered):
 
 
 def test_the_factory_without_a_weight_decay_is_refused_with_what_to_do(registered):
-    with pytest.raises(ValueError, match=r"no parameter is regularized.*cpr\.regularized_groups\(model\).*weight_decay is not 0"):
+    message = r"no parameter is regularized.*cpr\.regularized_groups\(model\).*weight_decay is not 0"
+    with pytest.raises(ValueError, match=message):
         create_optimizer_v2(vit(), "adamcpr", lr=3e-3)
 
 
@@ -336,14 +353,16 @@ def test_the_factory_takes_cpr_s_groups_as_its_group_function(registered):
 @pytest.mark.parametrize("opt", ["adamcpr", "sgdcpr"])
 def test_the_factory_s_optimizer_is_the_one_built_by_hand(registered, opt):
     model, plain = vit(), vit()
-    optimizer = create_optimizer_v2(model, opt, lr=3e-3, weight_decay=0.05, **({"betas": [0.8, 0.99]} if opt == "adamcpr" else {}))
+    betas = {"betas": [0.8, 0.99]} if opt == "adamcpr" else {}
+    optimizer = create_optimizer_v2(model, opt, lr=3e-3, weight_decay=0.05, **betas)
     by_name = dict(plain.named_parameters())
     exempt = {name for name, p in by_name.items() if p.ndim < 2 or name in plain.no_weight_decay()}
     groups = [
         {"params": [p for name, p in by_name.items() if name in exempt], "regularize": False},
         {"params": [p for name, p in by_name.items() if name not in exempt], "regularize": True},
     ]
-    reference = AdamCPR(groups, lr=3e-3, betas=(0.8, 0.99), **ACTING) if opt == "adamcpr" else around_sgd(groups, lr=3e-3, **ACTING)
+    by_hand = AdamCPR if opt == "adamcpr" else around_sgd
+    reference = by_hand(groups, lr=3e-3, **betas, **ACTING)
     train(model, optimizer, range(10))
     train(plain, reference, range(10))
     assert torch.equal(weights(model), weights(plain))
@@ -356,7 +375,8 @@ def test_with_a_bound_out_of_reach_the_factory_s_adamcpr_is_its_adamw_without_de
     theirs = create_optimizer_v2(plain, "adamw", lr=3e-3, weight_decay=0.05, eps=1e-6)
     for group in theirs.param_groups:
         group["weight_decay"] = 0.0
-    assert [len(group["params"]) for group in ours.param_groups] == [len(group["params"]) for group in theirs.param_groups]
+    sizes = [[len(group["params"]) for group in optimizer.param_groups] for optimizer in (ours, theirs)]
+    assert sizes[0] == sizes[1]
     assert [group["eps"] for group in ours.param_groups] == [1e-6, 1e-6]
     train(model, ours, range(10))
     train(plain, theirs, range(10))
@@ -378,9 +398,12 @@ def test_layer_decay_s_learning_rates_reach_every_layer(registered, opt):
     optimizer = create_optimizer_v2(model, opt, lr=1e-2, weight_decay=0.05, layer_decay=0.5)
     schedule = CosineLRScheduler(optimizer, t_initial=12, warmup_t=3, warmup_lr_init=1e-4)
     reference = KINDS["AdamCPR" if opt == "adamcpr" else "CPR around SGD"](
-        param_groups_layer_decay(plain, weight_decay=0.05, no_weight_decay_list=plain.no_weight_decay(), layer_decay=0.5), lr=1e-2, **ACTING
+        param_groups_layer_decay(plain, 0.05, plain.no_weight_decay(), layer_decay=0.5),
+        lr=1e-2,
+        **ACTING,
     )
-    twin = CosineLRScheduler(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-2), t_initial=12, warmup_t=3, warmup_lr_init=1e-4)
+    other = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-2)
+    twin = CosineLRScheduler(other, t_initial=12, warmup_t=3, warmup_lr_init=1e-4)
     scales = [group["lr_scale"] for group in optimizer.param_groups]
     assert sorted(set(scales)) == [0.125, 0.25, 0.5, 1.0]
     bounded = {name for name, p in model.named_parameters() if p.ndim > 1} - {"pos_embed", "cls_token"}
@@ -412,7 +435,8 @@ def test_timm_s_command_line_arguments_reach_the_optimizer(registered):
     train(model, optimizer, range(4))
     sizes = {name: bound.R for name, bound in cpr.snapshot(optimizer, model).items()}
     train(model, optimizer, range(1))
-    assert {name: bound.kappa for name, bound in cpr.snapshot(optimizer, model).items()} == pytest.approx(sizes, rel=1e-5)
+    kappas = {name: bound.kappa for name, bound in cpr.snapshot(optimizer, model).items()}
+    assert kappas == pytest.approx(sizes, rel=1e-5)
 
 
 @pytest.mark.parametrize("opt", ["lookahead_adamcpr", "lookahead_sgdcpr"])
@@ -430,7 +454,11 @@ def test_the_factory_s_lookahead_trains_and_goes_on_to_the_bit(registered, opt):
     assert max(multipliers(loaded._base_optimizer)) > 0
 
 
-@pytest.mark.parametrize("wrap", [nn.Sequential, lambda model: nn.ModuleDict({"net": model})], ids=["Sequential", "ModuleDict"])
+def in_a_dictionary(model: nn.Module) -> nn.Module:
+    return nn.ModuleDict({"net": model})
+
+
+@pytest.mark.parametrize("wrap", [nn.Sequential, in_a_dictionary])
 def test_no_weight_decay_counts_in_a_wrapped_model_too(wrap):
     inner = vit()
     names = {name for name, _ in inner.named_parameters()}
@@ -458,5 +486,5 @@ def test_timm_s_group_functions_can_be_used_by_hand(kind):
 
 
 def groups_without_state(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the groups as timm makes them: AdamCPR has added its settings to the dictionaries, as torch's optimizers do."""
+    """Return the groups as timm makes them, without the settings that AdamCPR has added to the dictionaries."""
     return [{"params": group["params"], "weight_decay": 0.05 if group["regularize"] else 0.0} for group in groups]

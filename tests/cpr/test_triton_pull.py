@@ -13,6 +13,7 @@ from cpr.kernels import gpu
 from cpr.measures import MEASURES
 from cpr.settings import ADAPTIVE, checked_defaults
 
+
 class Pack:
     """What a plan is kept for."""
 
