@@ -120,6 +120,8 @@ def regularized_groups(model: nn.Module, reg_embedding: bool = False) -> list[di
     parameters = dict(model.named_parameters())
     if not any(p.requires_grad and decided[name] is None for name, p in parameters.items()):
         kind = type(model).__name__
+        if any(getattr(p, "_fsdp_flattened", False) for p in parameters.values()):
+            raise ValueError(f"{kind} has flat shards, and no matrix to regularize; shard with torch.distributed.fsdp.fully_shard")
         raise ValueError(f"{kind} has no matrix to regularize; pass parameter groups with regularize=True instead")
     groups: dict[Any, dict[str, Any]] = {}
     for bounded in (True, False):

@@ -45,7 +45,7 @@ class Pack:
         self.layouts = [_layout(p) for p in parameters]
         self.n = torch.tensor([p.numel() for p in parameters], dtype=torch.float64, device=first.device)
         self.sums = torch.zeros(len(parameters), 2, dtype=torch.float64, device=first.device)
-        self.marks = torch.zeros(len(parameters), dtype=torch.int64)  # the C++ kernel's; 0: sums unknown
+        self.marks = torch.zeros(len(parameters), dtype=torch.int64, device="cpu")  # the C++ kernel's; 0: sums unknown
         self.seen: list[Any] = [None] * len(parameters)  # versions and addresses that `sums` belong to
         self.vectors = {name: torch.zeros(len(parameters), dtype=_dtype(name, first), device=first.device) for name in self.names}
         self._unbound = {name: vector.unbind() for name, vector in self.vectors.items()}

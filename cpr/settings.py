@@ -48,7 +48,9 @@ def groups_of(params: Any, weight_decay: float | None) -> list[dict[str, Any]]:
     """
     if weight_decay is not None:
         check_number("weight_decay", weight_decay, lambda decay: 0 <= decay < math.inf, "a number >= 0")
-    given: list[Any] = [params] if isinstance(params, Tensor) else list(params)
+    if isinstance(params, Tensor):
+        raise TypeError("params argument given to the optimizer should be an iterable of Tensors or dicts, but got a tensor")
+    given: list[Any] = list(params)
     groups: list[dict[str, Any]] = [{"params": given}] if given and not isinstance(given[0], dict) else given
     if weight_decay is None:
         return groups

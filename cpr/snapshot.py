@@ -33,8 +33,7 @@ def snapshot(optimizer: Any, model: nn.Module | None = None) -> dict[str, Bound]
     It waits for the device, so call it for logs, not at every step.
 
     Args:
-        optimizer: AdamCPR or CPR, or a wrapper that keeps one as `optimizer`, `optim` or `base` (accelerate, ZeroRedundancyOptimizer,
-            schedule-free).
+        optimizer: AdamCPR or CPR, or what wraps one (accelerate, ZeroRedundancyOptimizer, schedule-free, timm's Lookahead).
         model: gives the names. AdamCPR(model) knows them; otherwise a matrix is "parameter 3 of group 0".
 
     Raises:
@@ -62,7 +61,7 @@ def snapshot(optimizer: Any, model: nn.Module | None = None) -> dict[str, Bound]
 def _inside(optimizer: Any) -> AdamCPR | CPR:
     found = optimizer
     while not isinstance(found, AdamCPR | CPR):
-        inner = [getattr(found, name) for name in ("optimizer", "optim", "base") if hasattr(found, name)]
+        inner = [getattr(found, name) for name in ("optimizer", "optim", "base", "_base_optimizer") if hasattr(found, name)]
         if not inner:
             raise TypeError(f"{type(optimizer).__name__} holds neither AdamCPR nor CPR")
         found = inner[0]

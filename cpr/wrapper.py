@@ -157,9 +157,11 @@ class CPR(Named):
         state = {identifier: dict(entry) for identifier, entry in found["state"].items()}
         parameters = [p for group in self.param_groups for p in group["params"]]
         for identifier, parameter in enumerate(parameters):
-            if parameter in self.state:
-                own = {PREFIX + name: value for name, value in self.state[parameter].items()}
-                state.setdefault(identifier, {}).update(own)
+            own = {PREFIX + name: value for name, value in self.state.get(parameter, {}).items()}
+            entry = state.setdefault(identifier, {}) if own else state.get(identifier, {})
+            entry |= own
+            if self.state and parameter.requires_grad and not entry:  # torch.distributed.checkpoint wants an entry for each, or for none
+                state[identifier] = {PREFIX + "step": torch.zeros((), device=parameter.device)}
         found = found | {"state": state}
         for after in list(self._optimizer_state_dict_post_hooks.values()):
             replaced = after(self, found)
@@ -193,6 +195,11 @@ def _parted(state_dict: dict[str, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]
     """Return the wrapped optimizer's part of a saved state and CPR's, both by the parameter's number."""
     if "cpr" in state_dict:  # version 0.1
         return state_dict["state"], state_dict["cpr"]
+    if any(isinstance(entry.get("kappa_set"), dict) for entry in state_dict["state"].values()):
+        raise ValueError(
+            "λ and κ are missing in this state: torch's flatten_optimizer_state_dict=True keeps the entries of optimizer.state alone, and CPR's "
+            "state_dict has the wrapped optimizer's too; use StateDictOptions without it"
+        )
     theirs: dict[Any, Any] = {}
     own: dict[Any, Any] = {}
     for identifier, entry in state_dict["state"].items():

@@ -22,7 +22,7 @@ def handles(parameter: Tensor) -> bool:
 
 def sums(parameters: Sequence[Tensor], measure: Measure) -> Tensor:
     """Return the sums of R, float64 [parameters, 2]: the same bits as `adam_` leaves, for any number of threads."""
-    out = torch.empty(len(parameters), 2, dtype=torch.float64)
+    out = torch.empty(len(parameters), 2, dtype=torch.float64, device="cpu")
     torch.ops.cpr.sums_(list(parameters), out, measure.code)
     return out
 
@@ -35,7 +35,7 @@ def refresh(m: Any) -> None:
 def constrain(m: Any) -> Pull:
     """Do what bounds.constrain does, to the same bits, without its sixty small operations."""
     group, measure, scalars = m.group, m.measure, m.scalars
-    pull = torch.empty(4, len(m.tensors))
+    pull = torch.empty(4, len(m.tensors), dtype=torch.float32, device="cpu")
     state = [scalars[name] for name in ("lagmul", "kappa", "kappa_set")]
     optional = [scalars.get(name) for name in ("sample", "growth", "smoothed", "was_active")]
     torch.ops.cpr.constrain_(

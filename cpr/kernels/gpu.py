@@ -48,16 +48,16 @@ class Plan:
         self.device = tensors[0].device
         self.dtype = {torch.float32: triton_kernels.tl.float32, torch.bfloat16: triton_kernels.tl.bfloat16}[tensors[0].dtype]
         self.count = len(tensors)
-        numel = torch.tensor([t.numel() for t in tensors])
+        numel = torch.tensor([t.numel() for t in tensors], device="cpu")
         chunks = (numel + triton_kernels.CHUNK - 1) // triton_kernels.CHUNK
-        first = torch.cat([torch.zeros(1, dtype=torch.int64), chunks.cumsum(0)])
+        first = torch.cat([torch.zeros(1, dtype=torch.int64, device="cpu"), chunks.cumsum(0)])
         self.chunks = int(first[-1])
         self.numel, self.first = numel.to(self.device), first.to(self.device)
-        self.tensor_of = torch.repeat_interleave(torch.arange(len(tensors)), chunks).to(self.device)
+        self.tensor_of = torch.repeat_interleave(torch.arange(len(tensors), device="cpu"), chunks).to(self.device)
         self.parts = torch.empty(self.chunks, 2, dtype=torch.float64, device=self.device)
-        self.pull = torch.empty(4, len(tensors), device=self.device)
+        self.pull = torch.empty(4, len(tensors), dtype=torch.float32, device=self.device)
         self._known: list[list[int]] = []
-        self._addresses = torch.empty(0)
+        self._addresses = torch.empty(0, device="cpu")
         self._reserve: Tensor | None = None
         self._replayed: list[Tensor] = []
         self._aligned = False
@@ -76,7 +76,7 @@ class Plan:
 
     def _look_up(self, known: list[list[int]]) -> None:
         """Puts the addresses into the table on the device, for which the host does not wait."""
-        table = torch.tensor([address for row in known for address in row], dtype=torch.int64)
+        table = torch.tensor([address for row in known for address in row], dtype=torch.int64, device="cpu")
         self._aligned = not (table.numpy() % 16).any()
         if self.device.type == "cuda":
             table = self._pinned(table)
