@@ -5,7 +5,8 @@ of a few module types. It bounds RMSNorm, class tokens and position embeddings, 
 projection because that name contains "embed". This module looks at the type of the module first, then at the shape,
 and at names last:
 
-1. A parameter marked `_no_weight_decay = True`, with weight_decay 0 in `_optim`, or named by timm's `no_weight_decay()` of any submodule, is exempt.
+1. A parameter marked `_no_weight_decay = True`, with weight_decay 0 in `_optim`, or named by timm's `no_weight_decay()`
+   of any submodule, is exempt.
 2. The magnitude g of `weight_norm` is exempt.
 3. An embedding, and every parameter tied to one, is a matrix with `reg_embedding=True` and exempt without. Position
    embeddings and embeddings that hold special tokens are always exempt.

@@ -197,8 +197,8 @@ def _parted(state_dict: dict[str, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]
         return state_dict["state"], state_dict["cpr"]
     if any(isinstance(entry.get("kappa_set"), dict) for entry in state_dict["state"].values()):
         raise ValueError(
-            "λ and κ are missing in this state: torch's flatten_optimizer_state_dict=True keeps the entries of optimizer.state alone, and CPR's "
-            "state_dict has the wrapped optimizer's too; use StateDictOptions without it"
+            "λ and κ are missing in this state: torch's flatten_optimizer_state_dict=True keeps the entries of "
+            "optimizer.state alone, and CPR's state_dict has the wrapped optimizer's too; use StateDictOptions without it"
         )
     theirs: dict[Any, Any] = {}
     own: dict[Any, Any] = {}

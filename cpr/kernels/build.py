@@ -115,8 +115,9 @@ def library_path() -> Path:
 def load() -> bool:
     """Make torch.ops.cpr callable and return whether it is.
 
-    Builds the library first if there is none, in about 15 seconds. A damaged library is built again, once. A failed build
-    is tried again when another compiler is found or a day has passed. Without a kernel, warns once and returns False.
+    Builds the library first if there is none, in about 15 seconds. A damaged library is built again, once. A failed
+    build is tried again when another compiler is found or a day has passed. Without a kernel, warns once and returns
+    False.
     """
     try:
         library = library_path()
@@ -232,8 +233,10 @@ def _compilers() -> dict[str, Any]:
     found["setuptools"] = importlib.util.find_spec("setuptools") is not None
     for program in sorted(programs):
         path = shutil.which(program)
-        status = path and os.stat(path)
-        found[f"program {program}"] = status and [os.path.realpath(path), status.st_size, status.st_mtime_ns]
+        found[f"program {program}"] = None
+        if path is not None:
+            status = os.stat(path)
+            found[f"program {program}"] = [os.path.realpath(path), status.st_size, status.st_mtime_ns]
     return found
 
 

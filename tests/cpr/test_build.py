@@ -1,4 +1,4 @@
-"""How the compiled kernel is built, cached and loaded: real processes, real files and, once, two real compilers at once.
+"""How the compiled kernel is built, cached and loaded: real processes and files and, once, two real compilers at once.
 
 A build takes 15 seconds, so most tests put a script in the compiler's place that copies a library built before. Builds
 always run in a process of their own. A test starts one for loading too, unless no library can come of it.

@@ -1,7 +1,7 @@
-"""Run tests/cpr on the wheel, alone in an empty environment, with the oldest and the newest torch: `make test-versions`.
+"""Run tests/cpr on the wheel, alone in an empty environment, with the oldest and the newest torch.
 
-An environment takes 5 to 6 GB, one at a time, in the folder for temporary files. Tests of the benchmark suite, which need
-more than torch, pytest, hypothesis, expecttest and numpy, are left out or skipped, and listed.
+`make test-versions` calls it. An environment takes 5 to 6 GB, one at a time, in the folder for temporary files. Tests
+that need more than torch, pytest, hypothesis, expecttest and numpy are left out or skipped, and listed.
 """
 
 import argparse
@@ -35,9 +35,8 @@ def interpreter(version: str) -> str | None:
     pyenv = os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv")
     candidates = [shutil.which(f"python{version}"), *sorted(glob.glob(f"{pyenv}/versions/{version}.*/bin/python"))]
     for path in filter(None, candidates):
-        says = subprocess.run(
-            [path, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True
-        )
+        command = [path, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        says = subprocess.run(command, capture_output=True, text=True)
         if says.stdout.strip() == version:  # pyenv's shims are there for every version and fail
             return path
     return None
@@ -94,11 +93,9 @@ def check(python: str, torch: str, numpy: str, workers: str, options: list[str])
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "pythons", nargs="+", help="3.11 for the oldest torch if it is the oldest supported one; others for the newest"
-    )
+    parser.add_argument("pythons", nargs="+", help="such as 3.11; the oldest supported one gets the oldest torch")
     parser.add_argument("--oldest", required=True, help="the version of torch for the oldest supported Python")
-    parser.add_argument("--newest", required=True, help="the version of torch for the other ones")
+    parser.add_argument("--newest", required=True, help="the version of torch for the others")
     parser.add_argument("--workers", default="2", help="processes of pytest")
     parser.add_argument("--options", default="", help="more arguments for pytest")
     parser.add_argument("--strict", action="store_true", help="a Python that is not installed is an error")
@@ -110,9 +107,7 @@ def main() -> None:
         torch, python = getattr(given, which), interpreter(version)
         label = f"Python {version} with torch {torch}"
         if python is None:
-            print(
-                f'{label}: skipped, python{version} is not installed; name others with PYTHONS="3.11 3.12"', flush=True
-            )
+            print(f'{label}: skipped, python{version} is not installed; name others: PYTHONS="3.11 3.12"', flush=True)
             failed += [label] if given.strict else []
             continue
         print(f"{label}: {python}", flush=True)

@@ -18,7 +18,11 @@ from packages import NAME, ROOT, STEP, built_wheel, copied_sources, run
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-WITHOUT = ("numpy", "hydra", "tasks", "scripts")  # must not be visible there
+NOTHING_ELSE = """
+import importlib.util
+seen = [name for name in ("numpy", "hydra", "tasks", "scripts") if importlib.util.find_spec(name)]
+assert not seen, f"{seen} can be imported, so that a missing requirement would not be noticed"
+"""
 
 
 def contents(archive: Path) -> dict[str, bytes]:
@@ -28,7 +32,7 @@ def contents(archive: Path) -> dict[str, bytes]:
             return {name: wheel.read(name) for name in wheel.namelist()}
     with tarfile.open(archive) as sdist:
         members = [member for member in sdist.getmembers() if member.isfile()]
-        return {member.name.split("/", 1)[1]: sdist.extractfile(member).read() for member in members}  # type: ignore[union-attr]
+        return {member.name.split("/", 1)[1]: sdist.extractfile(member).read() for member in members}  # type: ignore
 
 
 def package_files() -> dict[str, bytes]:
@@ -90,9 +94,8 @@ def main() -> None:
         check_same(ours, package_files(), "the wheel's files are not those of cpr/")
         check_same(unpacked, package_files(), "the sdist's files are not those of cpr/")
         check_same(contents(again), files, "the wheel of the sdist is another one")
-        check_metadata(
-            next(content.decode() for name, content in files.items() if name.endswith(".dist-info/METADATA"))
-        )
+        (metadata,) = [content for name, content in files.items() if name.endswith(".dist-info/METADATA")]
+        check_metadata(metadata.decode())
         print(f"{wheel.name}: {len(ours)} files, the same from {sdist.name}")
 
         link_requirements("torch", folder / "torch")
@@ -101,13 +104,8 @@ def main() -> None:
         run([sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", wheel])
         (site,) = (folder / "environment").glob("lib/python*/site-packages")
         (site / "torch.pth").write_text(f"{folder / 'torch'}\n")
-        nothing_else = (
-            f"import importlib.util\nassert not [name for name in {WITHOUT} if importlib.util.find_spec(name)]\n"
-        )
-        run(
-            [python, "-I", "-W", "ignore:Failed to initialize NumPy", "-c", nothing_else + STEP],
-            cwd=folder / "elsewhere",
-        )
+        command = [python, "-I", "-W", "ignore:Failed to initialize NumPy", "-c", NOTHING_ELSE + STEP]
+        run(command, cwd=folder / "elsewhere")
 
 
 if __name__ == "__main__":

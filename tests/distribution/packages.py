@@ -25,7 +25,8 @@ for _ in range(3):
     parameter.grad = -torch.ones_like(parameter)
     optimizer.step()
 assert optimizer.state[parameter]["lagmul"] > 0
-print(f"{NAME} {{cpr.__version__}}, Python {{sys.version.split()[0]}}, torch {{torch.__version__}}: a step with the kernel")
+versions = f"Python {{sys.version.split()[0]}}, torch {{torch.__version__}}"
+print(f"{NAME} {{cpr.__version__}}, {{versions}}: a step with the kernel")
 """
 
 
