@@ -59,8 +59,9 @@ class AdamCPR(Named):
     the next step uses: an entry may be replaced, moved and moved back, or cleared. Settings of a group count from the next step.
     Those that a bound in force was made from (`reg_function`, `kappa_init_method`, and κ or k) cannot change any more.
 
-    R(θ_{t+1}) is known from step t on, unless somebody has changed the parameter since. On a CPU every change is seen. On a GPU, and of
-    sharded parameters, a change in place through `parameter.data` leaves no trace and is seen one step late.
+    R(θ_{t+1}) is known from step t on, unless somebody has changed the parameter since. A change in place through `parameter.data` or
+    `.numpy()` leaves no version. On a CPU it is found by a sample of elements, and R is taken anew whenever a bound may be set. A change of
+    a few elements may be seen one step late there, and every such change on a GPU and of sharded parameters.
 
     A first step with lr 0 and all gradients zero, by which torch.distributed.checkpoint makes an optimizer's state, makes the state and
     leaves parameters and counts alone. A matrix with a NaN or an infinity in it leaves its λ and κ alone.
@@ -215,6 +216,10 @@ class AdamCPR(Named):
                         "AdamCPR(pytorch_cpr.group_parameters_for_cpr_optimizer(model), ...) to load it"
                     )
                 state_dict = saved.from_the_package(state_dict, self.param_groups)
+            for group in state_dict["param_groups"]:
+                settings.check_group(group)
+                settings.check_adam(group)
             saved.check_shapes(self, state_dict, self.name_of)
+            saved.check_moments(state_dict)
             super().load_state_dict(state_dict)
             saved.restore(self, state_dict, bounds.STATE)

@@ -36,7 +36,8 @@ class Named(Optimizer):
         """Return the group itself, or if its `params` is a module, one group of what is regularized and one of what is not."""
         module = param_group["params"]
         if not isinstance(module, nn.Module):
-            return [param_group]
+            return [dict(param_group)]  # a copy: the caller may give the same groups to another optimizer
+        param_group = {key: value for key, value in param_group.items() if key != "weight_decay"}
         decided = self._learn_names(module)
         parameters = [(p, decided[name] is None) for name, p in module.named_parameters()]
         split = {chosen: [p for p, bounded in parameters if bounded == chosen] for chosen in (True, False)}

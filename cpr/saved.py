@@ -58,6 +58,16 @@ def check_shapes(optimizer: Optimizer, state_dict: dict[str, Any], name_of: Call
                     )
 
 
+def check_moments(state_dict: dict[str, Any]) -> None:
+    """Raise ValueError if the saved state is not an Adam's."""
+    for identifier, entry in state_dict["state"].items():
+        lacking = [name for name in ("step", *MOMENTS[:2]) if name not in entry]
+        if entry and lacking:
+            raise ValueError(
+                f"the saved state of parameter {identifier} has no {lacking[0]}; AdamCPR goes on from the state of an Adam alone"
+            )
+
+
 def only_makes_state(groups: list[dict[str, Any]], everything: list[Matrices]) -> bool:
     """Return whether this first step is torch.distributed.checkpoint's, which makes state with lr 0 and zero gradients.
 

@@ -14,6 +14,7 @@ from cpr.measures import MEASURES
 
 EVALUATE_AT = ("before", "after")
 ADAPTIVE = (False, "transition", "latched")
+SMALLEST = 2.0**-126  # of float32's normal numbers
 KERNELS = ("auto", "eager", "cpu", "triton")
 # A bound in force was made from these. Another value would leave κ in another unit, or never be read.
 FIXED = ("reg_function", "kappa_init_method")
@@ -68,14 +69,14 @@ def check_group(group: dict[str, Any]) -> None:
     ):
         if name in group and not any(group[name] is choice or (isinstance(choice, str) and group[name] == choice) for choice in choices):
             raise ValueError(f"{name}={group[name]!r} is unknown; choose one of {', '.join(map(str, choices))}")
-    for name in ("regularize", "reg_by_lr", "safeguard"):
+    for name in ("regularize", "reg_by_lr", "safeguard", "amsgrad", "maximize"):
         if name in group and not isinstance(group[name], bool):
             raise ValueError(f"{name}={group[name]!r} must be True or False")
     method, parameter = group["kappa_init_method"], group["kappa_init_param"]
     if parameter is not None and not _is_number(parameter):
         raise ValueError(f"kappa_init_param={parameter!r} must be a number")
-    if method in ("uniform", "dependent") and not (parameter is not None and 0 < parameter < math.inf):
-        raise ValueError(f"kappa_init_param={parameter} must be a number > 0 with kappa_init_method={method!r}")
+    if method in ("uniform", "dependent") and not (parameter is not None and SMALLEST <= parameter < math.inf):
+        raise ValueError(f"kappa_init_param={parameter} must be a number > 0 (in float32) with kappa_init_method={method!r}")
     if method == "warm_start" and not (parameter is not None and _is_whole(parameter, least=0)):
         raise ValueError(f"kappa_init_param={parameter} must be a whole number of steps >= 0 with kappa_init_method='warm_start'")
     check_number("kappa_update", group["kappa_update"], lambda mu: 0 < mu < math.inf, "a number > 0 (with 0, λ would never move)")
@@ -208,10 +209,10 @@ class Watch:
         """
         now = tuple(map(group.get, WATCHED))
         known, before = self._known.get(number, (None, ()))
-        if known is group and before == now:
+        before = before if known is group else ()
+        if before == now:
             return False
-        if known is group:
-            self._check(dict(zip(WATCHED, before, strict=True)), group, optimizer)
+        self._check(dict(zip(WATCHED, before or now, strict=True)), group, optimizer)
         self._known[number] = group, now
         return True
 

@@ -13,6 +13,7 @@ from cpr.named import Named
 from cpr.pack import Packs
 from cpr.unbound import Unbound
 
+KEEP_A_COPY = ("MADGRAD", "MirrorMADGRAD")
 PREFIX = "cpr_"  # of CPR's entries in a saved state, beside the wrapped optimizer's
 
 
@@ -62,6 +63,13 @@ class CPR(Named):
                 f"{type(optimizer).__name__} evaluates other weights than it trains, so that CPR would not bound the former; "
                 "put the schedule-free method around CPR: schedulefree.ScheduleFreeWrapper(cpr.AdamCPR(model, betas=(0, 0.999), ...))"
             )
+        name = type(optimizer).__name__
+        if isinstance(optimizer, Named):
+            raise ValueError(f"{name} bounds its matrices already; put CPR around an optimizer that does not")
+        if name in KEEP_A_COPY:
+            raise ValueError(f"{name} computes the weights anew from a copy that it keeps, so a pull on them would be undone")
+        if all("safeguard" in group for group in optimizer.param_groups):
+            raise ValueError(f"this {name} has been in a CPR before, and its groups keep those settings; make a new one")
         closure = inspect.signature(optimizer.step).parameters.get("closure")
         if closure is not None and closure.default is inspect.Parameter.empty:
             raise ValueError(f"{type(optimizer).__name__} evaluates its closure several times in a step, and CPR cannot pull in between")
@@ -110,6 +118,7 @@ class CPR(Named):
             with torch.enable_grad():
                 loss = closure()
         new = not self.state and not self.optimizer.state
+        self._share_groups()
         groups = [(number, group, self._watch.changed(number, group, self)) for number, group in enumerate(self.param_groups)]
         everything = self._packs.gather([entry for entry in groups if entry[1]["regularize"]], self.state, self.name_of)
         self._packs.begin(everything, self.state)  # R(θ_t)
@@ -133,6 +142,12 @@ class CPR(Named):
             matrices.put_back()
         self._unbound.count(everything)
         return loss
+
+    def _share_groups(self) -> None:
+        """Give the wrapped optimizer a group that somebody has put in the place of another one."""
+        theirs = self.optimizer.param_groups
+        if len(theirs) != len(self.param_groups) or any(a is not b for a, b in zip(self.param_groups, theirs, strict=True)):
+            self.optimizer.param_groups[:] = self.param_groups
 
     def _forget(self) -> None:
         """Drop what is derived from groups and state; the next step derives it again."""
@@ -180,6 +195,8 @@ class CPR(Named):
                 belong in `optimizer.optimizer.state`), or a moment of another shape than its parameter.
         """
         with saved.loading(self, state_dict) as state_dict:
+            for group in state_dict["param_groups"]:
+                settings.check_group(group)
             theirs, own = _parted(state_dict)
             saved.check_shapes(self, {"state": theirs, "param_groups": state_dict["param_groups"]}, self.name_of)
             self.optimizer.load_state_dict({"state": theirs, "param_groups": state_dict["param_groups"]})
@@ -206,7 +223,7 @@ def _parted(state_dict: dict[str, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]
         for name, value in entry.items():
             into, key = (own, name.removeprefix(PREFIX)) if name.startswith(PREFIX) else (theirs, name)
             into.setdefault(identifier, {})[key] = value
-    return theirs, own
+    return theirs, {identifier: entry for identifier, entry in own.items() if set(entry) != {"step"}}  # see state_dict
 
 
 def _step_without_global_hooks(optimizer: Optimizer) -> None:

@@ -81,7 +81,7 @@ def cache_folder() -> Path:
         FileNotFoundError: CPR_CACHE is not set and the user has no home folder.
     """
     if named := os.environ.get("CPR_CACHE"):
-        return Path(named)
+        return Path(named).absolute()
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpr"
     except RuntimeError as error:  # no HOME, and no entry in the password file, as in some containers

@@ -28,7 +28,12 @@ def sums(parameters: Sequence[Tensor], measure: Measure) -> Tensor:
 
 
 def refresh(m: Any) -> None:
-    """Sum up the matrices that somebody has changed since their last step: in place, by `.data`, or by exchanging their memory."""
+    """Sum up the matrices that somebody has changed since their last step, and those for which a bound may be set now."""
+    unset = ~m.scalars["kappa_set"]
+    if unset.any():
+        t = m.scalars["step"]
+        warm_start = m.group["kappa_init_method"] == "warm_start"
+        m.marks[unset & (t >= m.group["kappa_init_param"] if warm_start else t % m.group["reg_step_size"] == 0)] = 0
     torch.ops.cpr.refresh_(m.tensors, m.marks, m.sums, m.measure.code)
 
 

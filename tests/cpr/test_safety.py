@@ -500,3 +500,131 @@ def test_hooks_of_the_wrapper_fire_once_in_torch_s_order():
     for handle in handles:
         handle.remove()
     assert heard == ["global", "before", "inside", "after", "saving", "loading 1", "loaded 2"]
+
+
+# --- what a fresh reader found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bound", [("warm_start", 3), ("inflection_point", None)])
+@pytest.mark.parametrize("kernel", ["eager", "cpu", "wrapper"])
+def test_a_bound_is_never_set_from_a_size_before_a_few_elements_were_changed_through_data(kernel, bound, dtype):
+    p = nn.Parameter((0.1 * torch.randn(64, 64, generator=torch.Generator().manual_seed(0))).to(dtype))
+    groups = [{"params": [p], "regularize": True}]
+    options = {"kappa_init_method": bound[0], "kappa_init_param": bound[1], "reg_step_size": 1}
+    optimizer = CPR(torch.optim.SGD(groups, lr=1e-3), **options) if kernel == "wrapper" else AdamCPR(groups, 1e-3, kernel=kernel, **options)
+    steps = 0
+    while not (steps and optimizer.state[p]["kappa_set"]):
+        if steps % 4 == 3:
+            p.data[[5, 6]] = 2.0 + steps
+        R = p.detach().double().square().mean().item()
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        steps += 1
+    assert optimizer.state[p]["kappa"].item() == pytest.approx(R, rel=1e-5)
+
+
+def test_the_groups_that_are_given_stay_as_they_are():
+    model = network()
+    groups = [{"params": [model[0].weight], "weight_decay": 0.1}, {"params": [model[0].bias], "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=0.1)
+    first = AdamCPR(groups, lr=0.2, kappa_init_method="dependent", kappa_init_param=0.5)
+    second = AdamCPR(groups, lr=0.3, kappa_init_method="uniform", kappa_init_param=2.0)
+    assert [group["weight_decay"] for group in adamw.param_groups] == [0.1, 0.0]
+    assert first.param_groups[0]["kappa_init_param"] == 0.5 and second.param_groups[0]["kappa_init_param"] == 2.0
+    groups = regularized_groups(model)
+    AdamCPR(groups, **NO_BOUND)
+    assert all(set(group) == {"params", "regularize"} for group in groups)
+
+
+def test_what_is_bounded_already_or_keeps_a_copy_of_the_weights_is_refused():
+    timm_optim = pytest.importorskip("timm.optim")
+    groups = lambda: regularized_groups(network())  # noqa: E731
+    sgd = torch.optim.SGD(groups(), lr=0.1)
+    CPR(sgd, **BOUND)
+    with pytest.raises(ValueError, match="this SGD has been in a CPR before"):
+        CPR(sgd, **NO_BOUND)
+    with pytest.raises(ValueError, match="AdamCPR bounds its matrices already"):
+        CPR(AdamCPR(groups()), **BOUND)
+    with pytest.raises(ValueError, match="CPR bounds its matrices already"):
+        CPR(CPR(torch.optim.SGD(groups(), lr=0.1)), **BOUND)
+    with pytest.raises(ValueError, match="MADGRAD computes the weights anew"):
+        CPR(timm_optim.MADGRAD(groups()), **BOUND)
+
+
+@every_maker
+def test_a_group_that_somebody_replaces_is_what_the_next_step_uses(make):
+    model = network()
+    optimizer = make(model, **BOUND)
+    train(model, optimizer, 2)
+    optimizer.param_groups[1] = {**optimizer.param_groups[1], "lr": 0.0}
+    before = weights(model)
+    train(model, optimizer, 1)
+    after = weights(model)
+    assert not torch.equal(after[0], before[0]) and not torch.equal(after[2], before[2])
+    assert torch.equal(after[1], before[1]) and torch.equal(after[3], before[3])  # the biases
+
+
+def test_snapshot_has_a_row_for_every_matrix_when_names_collide():
+    optimizer = AdamCPR(network(), **BOUND)
+    layers = nn.Linear(8, 8), nn.Linear(8, 8)
+    for layer in layers:
+        optimizer.add_param_group({"params": layer})
+    rows = list(cpr.snapshot(optimizer).values())
+    assert [row.R for row in rows[2:]] == [pytest.approx(layer.weight.square().mean().item(), rel=1e-6) for layer in layers]
+
+
+@every_maker
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kappa_update": -1.0}, r"kappa_update=-1\.0 must be"),
+        ({"reg_function": "zz"}, "reg_function='zz' is unknown"),
+        ({"kappa_init_method": "x"}, "kappa_init_method='x' is unknown"),
+        ({"safeguard": 1}, "safeguard=1 must be True or False"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else "-".join(value),
+)
+def test_settings_are_checked_when_they_are_loaded_and_before_the_first_step(make, change, message):
+    model = network()
+    optimizer = make(model, **BOUND)
+    state = copy.deepcopy(optimizer.state_dict())
+    state["param_groups"][0] |= change
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(state)
+    optimizer.param_groups[0] |= change
+    with pytest.raises(ValueError, match=message):
+        train(model, optimizer, 1)
+
+
+def test_adam_s_settings_and_state_are_checked_when_they_are_loaded():
+    model = network()
+    optimizer = AdamCPR(model, **BOUND)
+    train(model, optimizer, 1)
+    for name, value in (("betas", (3, 3)), ("eps", -1.0), ("lr", -1.0)):
+        state = copy.deepcopy(optimizer.state_dict())
+        state["param_groups"][0][name] = value
+        with pytest.raises(ValueError, match=f"{name}="):
+            optimizer.load_state_dict(state)
+    state = copy.deepcopy(optimizer.state_dict())
+    del state["state"][0]["exp_avg"]
+    with pytest.raises(ValueError, match="parameter 0 has no exp_avg"):
+        optimizer.load_state_dict(state)
+    sgd = torch.optim.SGD(regularized_groups(model), lr=0.1, momentum=0.9)
+    train(model, sgd, 1)
+    with pytest.raises(ValueError, match="has no step; AdamCPR goes on from the state of an Adam alone"):
+        optimizer.load_state_dict(sgd.state_dict())
+
+
+def test_a_bound_that_is_0_in_float32_is_refused():
+    with pytest.raises(ValueError, match=r"kappa_init_param=1e-60 must be a number > 0 \(in float32\)"):
+        AdamCPR(network(), kappa_init_method="uniform", kappa_init_param=1e-60)
+
+
+def test_a_module_s_group_may_have_a_weight_decay_as_a_list_s_may():
+    layer = nn.Linear(4, 4)
+    optimizer = AdamCPR([{"params": layer, "weight_decay": 0.1, "lr": 0.5}])
+    assert [(group["params"], group["regularize"], group["lr"]) for group in optimizer.param_groups] == [
+        ([layer.weight], True, 0.5),
+        ([layer.bias], False, 0.5),
+    ]
