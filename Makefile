@@ -60,7 +60,7 @@ test-versions:  ## run tests/cpr on the wheel with the oldest and the newest tor
 
 # The first process builds the kernel, so that a failure is an error. Memory can't be measured: the sanitizer keeps what is freed.
 # --capture=sys leaves the sanitizers' reports, which end the process, on the terminal.
-test-sanitizers: .venv/.stamp  ## run the CPU kernel's tests with AddressSanitizer and UndefinedBehaviorSanitizer (gcc; about 5 minutes)
+test-sanitizers: .venv/.stamp  ## run the CPU kernel's tests with AddressSanitizer and UndefinedBehaviorSanitizer (gcc; about 3 minutes)
 	$(SANITIZED) $(BIN)/python -W error -c "from cpr.kernels import build; assert build.load()"
 	$(SANITIZED) $(BIN)/python -m pytest -p no:cacheprovider --capture=sys \
 	  -k "(test_kernels or cpu) and not temporary and not one_copy" $(or $(TESTS),tests/cpr/test_kernels.py $(wildcard tests/cpr/test_matrix.py))

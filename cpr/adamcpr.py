@@ -165,11 +165,10 @@ class AdamCPR(Named):
             if matrices.pack.before:
                 pull = matrices.constrain()  # λ_{t+1} = max(0, λ_t + μ (R(θ_t) − κ))
                 matrices.adam_(pull)  # θ_{t+1} = θ_t + Opt(g_t) − λ_{t+1} ∇R(θ_t)
-                continue
-            for part in matrices.in_cache():
-                part.adam_()  # θ' = θ_t + Opt(g_t), which is θ_{t+1} if nothing is bounded
-                if matrices.pack.after and not matrices.pack.sharded:
-                    part.pull_(part.constrain())  # λ_{t+1} from R(θ'); θ_{t+1} = θ' − λ_{t+1} ∇R(θ')
+            elif matrices.pack.after and not matrices.pack.sharded:
+                matrices.after_()  # θ' = θ_t + Opt(g_t), λ_{t+1} from R(θ'), θ_{t+1} = θ' − λ_{t+1} ∇R(θ')
+            else:
+                matrices.adam_()  # θ_t + Opt(g_t): not bounded, or its R(θ') is not known before the other ranks are done
         self._packs.finish(everything)  # the sums over ranks, of sharded matrices
         for matrices in everything:
             if matrices.pack.after and matrices.pack.sharded:

@@ -5,7 +5,7 @@ many matrices there are. An entry that somebody has replaced is read before the 
 """
 
 import operator
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -196,28 +196,13 @@ class Matrices:
         assert self.measure is not None
         self.kernel.pull_(self.tensors, pull, self.measure)
 
-    def in_cache(self) -> "Iterator[Matrices]":
-        """Yield parts that stay in the processor's cache between update and pull, of at least one matrix each."""
-        if not self.kernel.part or not self.pack.after or self.pack.sharded:
-            yield self
+    def after_(self) -> None:
+        """θ' = θ + Opt(g), λ_{t+1} from R(θ'), θ ← θ' − λ_{t+1} ∇R(θ'), for matrices that are whole on this rank."""
+        if self.kernel.after_ is not None:
+            self.kernel.after_(self)
             return
-        begin, elements = 0, 0
-        for end, tensor in enumerate(self.tensors):
-            if elements and elements + tensor.numel() > self.kernel.part:
-                yield self._part(begin, end)
-                begin, elements = end, 0
-            elements += tensor.numel()
-        yield self._part(begin, len(self.tensors))
-
-    def _part(self, begin: int, end: int) -> "Matrices":
-        """A view of some of the matrices; it writes through."""
-        part: Matrices = object.__new__(Matrices)
-        part.__dict__ |= self.__dict__
-        part.whole = self.whole and end - begin == len(self.rows)
-        for name in ("rows", "tensors", "gradients", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs", "n", "sums", "marks"):
-            setattr(part, name, getattr(self, name)[begin:end])
-        part.scalars = {name: vector[begin:end] for name, vector in self.scalars.items()}
-        return part
+        self.adam_()
+        self.pull_(self.constrain())
 
     def knows_sums(self) -> bool:
         """Return whether `sums` are those of the parameters as they are, by their counts of in-place changes and their addresses."""

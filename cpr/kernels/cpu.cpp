@@ -30,6 +30,7 @@ using at::Tensor;
 using at::TensorList;
 
 constexpr int64_t kBlock = 1024, kChunk = 16 * kBlock;
+constexpr int64_t kInCache = 1 << 18;  // elements: with gradients and moments 4 MB
 enum Sum : int64_t { kNone, kSquares, kAbsolutes, kHuber, kSquaresAndValues };
 
 struct Pull {
@@ -320,12 +321,12 @@ void pull_chunk(T* p, int64_t count, const Pull& pull) {
     const int64_t n = std::min(kBlock, count - at);
     Block<T> block(p + at, n);
     float* x = block.data();
-    for (int64_t i = 0; i < n; i += Vec::size()) {
-      const int64_t few = std::min<int64_t>(Vec::size(), n - i);
-      const Vec old = Vec::loadu(x + i, few);
-      const Vec pulled = pull.rate == 0 ? old * scale : at::vec::fmsub(old, scale, rate * clamp(old - center, limit));
-      pulled.store(x + i, few);
-    }
+    const auto pulled = [&](Vec old) C10_ALWAYS_INLINE_ATTRIBUTE {
+      return pull.rate == 0 ? old * scale : at::vec::fmsub(old, scale, rate * clamp(old - center, limit));
+    };
+    int64_t i = 0;
+    for (; i + Vec::size() <= n; i += Vec::size()) pulled(Vec::loadu(x + i)).store(x + i);
+    if (i < n) pulled(Vec::loadu(x + i, n - i)).store(x + i, n - i);
     block.store();
   }
 }
@@ -575,6 +576,31 @@ void step(TensorList params, TensorList gradients, TensorList exp_avgs, TensorLi
   for (size_t i = 0; i < count; ++i) marks->data_ptr<int64_t>()[i] = mark_of(params[i]);
 }
 
+// evaluate_at="after": a few matrices at a time are updated, their multipliers follow from R(theta'), and they are pulled while they are in
+// the processor's cache.
+void step_then_pull(TensorList params, TensorList gradients, TensorList exp_avgs, TensorList exp_avg_sqs, TensorList max_exp_avg_sqs,
+                    const Tensor& sums, const Tensor& n, const Tensor& steps, const Tensor& lam, const Tensor& kappa, const Tensor& kappa_set,
+                    const std::optional<Tensor>& sample, const std::optional<Tensor>& growth, const std::optional<Tensor>& smoothed,
+                    const std::optional<Tensor>& was_active, int64_t kind, int64_t method, double parameter, int64_t interval, double ema_decay,
+                    double mu, double scale, int64_t adaptive, double excess, double lr, double beta1, double beta2, double eps, bool maximize) {
+  const size_t count = params.size();
+  TORCH_CHECK(sums.numel() == 2 * int64_t(count) && n.numel() == int64_t(count), "cpr: the lists differ in length");
+  for (size_t begin = 0, end = 0; begin < count; begin = end) {
+    int64_t elements = 0;
+    while (end < count && (end == begin || elements + params[end].numel() <= kInCache)) elements += params[end++].numel();
+    const int64_t first = begin, many = end - begin;
+    const auto some = [&](TensorList tensors) { return tensors.empty() ? tensors : tensors.slice(begin, many); };
+    const auto rows = [&](const Tensor& vector) { return vector.narrow(0, first, many); };
+    const auto maybe = [&](const std::optional<Tensor>& vector) { return vector ? std::optional<Tensor>(rows(*vector)) : std::nullopt; };
+    step(some(params), some(gradients), some(exp_avgs), some(exp_avg_sqs), some(max_exp_avg_sqs), rows(steps), std::nullopt, rows(sums),
+         std::nullopt, kind, lr, beta1, beta2, eps, maximize);
+    const Tensor numbers = at::empty({4, many}, steps.options());
+    constrain(rows(sums), rows(n), rows(steps), rows(lam), rows(kappa), rows(kappa_set), maybe(sample), maybe(growth), maybe(smoothed),
+              maybe(was_active), numbers, kind, method, parameter, interval, ema_decay, mu, scale, adaptive, excess);
+    pull_alone(some(params), numbers);
+  }
+}
+
 }  // namespace
 
 TORCH_LIBRARY(cpr, library) {
@@ -586,6 +612,12 @@ TORCH_LIBRARY(cpr, library) {
       "int interval, float ema_decay, float mu, float scale, int adaptive, float excess) -> ()");
   library.def("pull_(Tensor(a!)[] params, Tensor pull) -> ()");
   library.def(
+      "step_then_pull_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] max_exp_avg_sqs, "
+      "Tensor(e!) sums, Tensor n, Tensor(f!) steps, Tensor(g!) lam, Tensor(h!) kappa, Tensor(i!) kappa_set, Tensor(j!)? sample, "
+      "Tensor(k!)? growth, Tensor(l!)? smoothed, Tensor(m!)? was_active, int kind, int method, float parameter, int interval, "
+      "float ema_decay, float mu, float scale, int adaptive, float excess, float lr, float beta1, float beta2, float eps, "
+      "bool maximize) -> ()");
+  library.def(
       "step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] max_exp_avg_sqs, "
       "Tensor(e!) steps, Tensor? pull, Tensor(f!)? out, Tensor(g!)? marks, int kind, float lr, float beta1, float beta2, float eps, "
       "bool maximize) -> ()");
@@ -596,5 +628,6 @@ TORCH_LIBRARY_IMPL(cpr, CPU, library) {
   library.impl("refresh_", &refresh);
   library.impl("constrain_", &constrain);
   library.impl("pull_", &pull_alone);
+  library.impl("step_then_pull_", &step_then_pull);
   library.impl("step_", &step);
 }

@@ -11,7 +11,6 @@ from cpr.measures import Measure, Pull
 from cpr.pieces import in_one_piece
 
 DTYPES = (torch.float32, torch.bfloat16)
-PART = 2**21  # elements: with gradients and moments 32 MB
 ADAPTIVE = {False: 0, "transition": 1, "latched": 2}
 
 
@@ -39,17 +38,19 @@ def refresh(m: Any) -> None:
 
 def constrain(m: Any) -> Pull:
     """Do what bounds.constrain does, to the same bits, without its sixty small operations."""
-    group, measure, scalars = m.group, m.measure, m.scalars
     pull = torch.empty(4, len(m.tensors), dtype=torch.float32, device="cpu")
-    state = [scalars[name] for name in ("lagmul", "kappa", "kappa_set")]
-    optional = [scalars.get(name) for name in ("sample", "growth", "smoothed", "was_active")]
-    torch.ops.cpr.constrain_(
-        m.sums,
-        m.n,
-        scalars["step"],
-        *state,
-        *optional,
-        pull,
+    torch.ops.cpr.constrain_(m.sums, m.n, *_state(m), pull, *_bounds(m))
+    return Pull(*pull)
+
+
+def _state(m: Any) -> list[Any]:
+    return [m.scalars.get(name) for name in ("step", *bounds.STATE)]
+
+
+def _bounds(m: Any) -> list[Any]:
+    """The settings, as the kernel takes them."""
+    group, measure = m.group, m.measure
+    return [
         measure.code,
         bounds.METHODS.index(group["kappa_init_method"]),
         float(group["kappa_init_param"] or 0),
@@ -59,8 +60,18 @@ def constrain(m: Any) -> Pull:
         float(group["lr"]) if group["reg_by_lr"] else 1.0,
         ADAPTIVE[group["adaptive"]],
         measure.excess if group["safeguard"] else 0.0,
-    )
-    return Pull(*pull)
+    ]
+
+
+def _adam(m: Any) -> list[Any]:
+    group = m.group
+    return [float(group["lr"]), *map(float, group["betas"]), float(group["eps"]), group["maximize"]]
+
+
+def after_(m: Any) -> None:
+    """evaluate_at="after" for some matrices at a time: update, λ from R(θ'), and the pull while they are in the processor's cache."""
+    moments = m.exp_avgs, m.exp_avg_sqs, m.max_exp_avg_sqs
+    torch.ops.cpr.step_then_pull_(m.tensors, m.gradients, *moments, m.sums, m.n, *_state(m), *_bounds(m), *_adam(m))
 
 
 def adam_(m: Any, pull: Pull | None) -> None:
@@ -69,7 +80,7 @@ def adam_(m: Any, pull: Pull | None) -> None:
     A gradient in another memory layout or dtype than its parameter is copied first: memory for the largest such gradient. Nothing else
     is made that grows with the parameters but 16 bytes for every 16,384 elements.
     """
-    measure, group = m.measure, m.group
+    measure = m.measure
     torch.ops.cpr.step_(
         m.tensors,
         m.gradients,
@@ -81,10 +92,7 @@ def adam_(m: Any, pull: Pull | None) -> None:
         None if measure is None else m.sums,
         None if measure is None else m.marks,
         0 if measure is None else measure.code,
-        float(group["lr"]),
-        *map(float, group["betas"]),
-        float(group["eps"]),
-        group["maximize"],
+        *_adam(m),
     )
     if m.pack.sharded:
         m.keep_sums()

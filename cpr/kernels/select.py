@@ -18,7 +18,7 @@ class Kernel(NamedTuple):
     adam_(m, pull): θ ← θ + Opt(g) − pull, and counts the step. Leaves the sums of the new θ in m.sums, if its measure asks for them;
         the eager path does so only for evaluate_at="after".
     pull_(tensors, pull, measure): θ ← θ − pull.
-    part: elements that evaluate_at="after" updates and pulls while they are in the processor's cache; 0: all at once.
+    after_(m): adam_, constrain and pull_ of evaluate_at="after" in one, if the kernel can do them faster together.
     """
 
     sums: Callable[[Sequence[Tensor], Measure], Tensor]
@@ -26,11 +26,11 @@ class Kernel(NamedTuple):
     constrain: Callable[[Any], Pull]
     adam_: Callable[[Any, Pull | None], None]
     pull_: Callable[[list[Tensor], Pull, Measure], None]
-    part: int = 0
+    after_: Callable[[Any], None] | None = None
 
 
 EAGER = Kernel(eager.sums, eager.refresh, eager.constrain, eager.adam_, eager.pull_)
-CPU = Kernel(cpu.sums, cpu.refresh, cpu.constrain, cpu.adam_, cpu.pull_, part=cpu.PART)
+CPU = Kernel(cpu.sums, cpu.refresh, cpu.constrain, cpu.adam_, cpu.pull_, after_=cpu.after_)
 TRITON = Kernel(gpu.sums, gpu.refresh, gpu.constrain, gpu.adam_, eager.pull_)
 
 

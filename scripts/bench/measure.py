@@ -120,7 +120,7 @@ class Bench:
             optimizer.step()  # all parameters get their state
             return step_in_turn(model, optimizer)
 
-        return self._rounds(self._steps(methods, make), rounds)
+        return self._rounds(self._steps(methods, make), rounds, settle=True)
 
     def training_step(self, methods: list[Method], rounds: int, batch: int, context: int, bf16: bool) -> dict[str, Timing]:
         """Forward, backward, clipping and step on random tokens [batch, context + 1]; gradients are held within a step only."""
@@ -167,8 +167,12 @@ class Bench:
             make_pull(optimizer)
             yield method.label, step, optimizer
 
-    def _rounds(self, made: Steps, rounds: int) -> dict[str, Timing]:
-        """Warm-up, one round for memory, then timed rounds, each starting with another method and ending with the bandwidth."""
+    def _rounds(self, made: Steps, rounds: int, settle: bool = False) -> dict[str, Timing]:
+        """Warm-up, one round for memory, then timed rounds, each starting with another method and ending with the bandwidth.
+
+        settle: take an untimed step before each timed one. Methods share the parameters, so AdamCPR finds that another method has
+        changed them and sums them up anew, which it does not do in training.
+        """
         gc.collect()  # the gradients of an earlier part, where a cycle holds them
         steps: dict[str, Callable[[], Any]] = {}
         optimizers: dict[str, Optimizer] = {}
@@ -186,6 +190,8 @@ class Bench:
                 elif number == WARM_UP:
                     found[label].extra_peak_bytes = extra_peak_bytes(steps[label], self.device)
                 else:
+                    if settle:
+                        steps[label]()
                     found[label].seconds.append(timed(steps[label], self.device))
                 self.tick()
             if number > WARM_UP:
