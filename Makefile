@@ -21,7 +21,7 @@ WORKERS ?= 2
 
 # make test-versions PYTHONS="3.11 3.12" STRICT=true: the oldest supported Python gets the oldest torch, the others the newest.
 PYTHONS ?= 3.11 3.13
-TORCH_OLDEST ?= 2.6.0
+TORCH_OLDEST ?= 2.11.0
 TORCH_NEWEST ?= 2.14.1
 STRICT ?=
 
@@ -36,13 +36,16 @@ BENCH_OPTIONS := ROUNDS SHAPES DEVICE THREADS TABLES CONTEXT BATCH MEMORY_GB REB
 given = $(foreach name,$(1),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$($(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: setup test test-slurm test-browser test-wheel test-versions test-sanitizers lint docs reproduce reproduce-all report readme bench bench-loading clean help
+.PHONY: setup test test-weekly test-slurm test-browser test-wheel test-versions test-sanitizers lint docs reproduce reproduce-all report readme bench bench-loading clean help
 .DELETE_ON_ERROR:
 
 setup: .venv/.stamp $(EXTRAS:%=.venv/.stamp-%)  ## make .venv with the exact versions of the lock files (about 3 minutes)
 
 test: .venv/.stamp  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+
+test-weekly: .venv/.stamp  ## run the tests that take too long for every push
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m weekly $(TESTS)
 
 test-slurm: .venv/.stamp  ## run the tests that need a Slurm on one that is started for them (as root on Debian; skipped elsewhere)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm $(or $(TESTS),tests/slurm)

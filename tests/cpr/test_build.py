@@ -252,6 +252,12 @@ def test_without_a_home_the_cache_is_where_it_is_said_to_be(tmp_path, monkeypatc
     assert "Could not determine home directory. Set CPR_CACHE" in failed(monkeypatch)
 
 
+def test_a_relative_cache_folder_is_one_below_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CPR_CACHE", "kernels")
+    assert build.cache_folder() == tmp_path / "kernels"
+
+
 def test_a_full_disk_is_reported_before_anything_is_compiled(cache, monkeypatch):
     monkeypatch.setattr(build, "SPACE", 1 << 60)
     message = failed(monkeypatch)

@@ -385,7 +385,7 @@ class Plain:
 @pytest.mark.parametrize("evaluate_at", ["before", "after"])
 @pytest.mark.parametrize("measure", ["l2", "std"])
 @every_life
-@every_kernel
+@pytest.mark.parametrize("kernel", ["eager", "cpu", "wrapper", pytest.param("triton", marks=pytest.mark.weekly)])
 def test_with_a_bound_it_lives_as_the_reference_does(kernel, life, measure, evaluate_at):
     if kernel == "triton" and life is halve_data:
         pytest.skip("on a GPU a change through .data is seen one step late, as the docstring says")
