@@ -88,7 +88,7 @@ class Pack:
             rows.append(i)
             for name, into in zip(self.moments, moments, strict=True):
                 moment = entry.get(name)
-                if moment is None or moment.shape != p.shape or moment.stride() != p.stride() or moment.dtype != p.dtype:
+                if moment is None or not _fits(moment, p):
                     moment = entry[name] = _fitting(moment, p, name, name_of)
                 into.append(moment if self.mesh is None else local(moment))
             if self.mesh is not None:
@@ -97,7 +97,7 @@ class Pack:
                 raise ValueError(f"the gradient of {name_of(self.parameters[i])} has shape {tuple(gradient.shape)}, not {tuple(p.shape)}")
             tensors.append(p)
             gradients.append(gradient)
-        return Matrices(self, rows, tensors, gradients, moments, state) if rows else None
+        return Matrices(self, rows, tensors, gradients, moments) if rows else None
 
     def fits(self) -> bool:
         """Return whether every parameter still has the device, dtype and memory layout that it was sorted by."""
@@ -156,13 +156,12 @@ class Matrices:
     """
 
     def __init__(
-        self, pack: Pack, rows: list[int], tensors: list[Tensor], gradients: list[Tensor], moments: Sequence[list[Tensor]], state: State
+        self, pack: Pack, rows: list[int], tensors: list[Tensor], gradients: list[Tensor], moments: Sequence[list[Tensor]]
     ) -> None:
         self.pack, self.group, self.measure, self.kernel = pack, pack.group, pack.measure, pack.kernel
         self.rows, self.tensors, self.gradients = rows, tensors, gradients
         missing: list[list[Tensor]] = [[] for _ in range(3 - len(moments))]
         self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs = [*moments, *missing]
-        self.state = state
         self.whole = len(rows) == len(pack.parameters)
         self.n, self.sums = (pack.n, pack.sums) if self.whole else (pack.n[self.index], pack.sums[self.index])
         self.marks = pack.marks if self.whole else pack.marks[rows]
@@ -264,18 +263,21 @@ class Packs:
         """Return what steps now, of every (number, group, whether its settings have changed)."""
         found = []
         self._additions.wait()
-        for number, group, changed in groups:
-            for pack in self._of(number, group, changed):
+        for number, _, changed in groups:
+            if changed:  # also if this step is refused below, and the next one is not
+                self._known.pop(number, None)
+        for number, group, _ in groups:
+            for pack in self._of(number, group):
                 if matrices := pack.gather(state, name_of):
                     found.append(matrices)
         return found
 
-    def _of(self, number: int, group: dict[str, Any], changed: bool) -> list[Pack]:
-        """Return the packs of a group, made anew if its settings or its parameters have changed."""
+    def _of(self, number: int, group: dict[str, Any]) -> list[Pack]:
+        """Return the packs of a group, made anew if its parameters have changed."""
         before, packs = self._known.get(number, ([], []))
         parameters = group["params"]
         same = len(before) == len(parameters) and all(map(operator.is_, before, parameters))
-        if not (same and not changed and all(pack.fits() for pack in packs)):
+        if not (same and all(pack.fits() for pack in packs)):
             alike: dict[Any, list[Tensor]] = {}
             for p in parameters:
                 alike.setdefault(_kind(p), []).append(p)
@@ -325,6 +327,10 @@ def _kind(p: Tensor) -> Any:
 
 def _dtype(name: str, parameter: Tensor) -> torch.dtype:
     return torch.bool if name in ("kappa_set", "was_active") else torch.float32 if name == "step" else scalar_dtype(parameter)
+
+
+def _fits(moment: Tensor, p: Tensor) -> bool:
+    return moment.shape == p.shape and moment.stride() == p.stride() and moment.dtype == p.dtype and moment.device == p.device
 
 
 def _fitting(moment: Tensor | None, p: Tensor, name: str, name_of: Callable[[Tensor], str]) -> Tensor:

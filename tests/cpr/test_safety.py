@@ -214,6 +214,24 @@ def test_a_change_that_cannot_be_honoured_is_refused(make, change, message):
     assert same(weights(model), before)
 
 
+def test_a_setting_changed_before_a_step_that_is_refused_counts_from_the_next_one():
+    ends = []
+    for refused in (False, True):
+        model = network()
+        optimizer = MAKERS["cpu"](model, kappa_init_method="dependent", kappa_init_param=0.9)
+        train(model, optimizer, 3)
+        optimizer.param_groups[0]["evaluate_at"] = "after"
+        if refused:
+            moment = optimizer.state[model[0].weight]["exp_avg"]
+            optimizer.state[model[0].weight]["exp_avg"] = torch.zeros(2, 2)
+            with pytest.raises(ValueError, match=r"exp_avg of 0\.weight has shape"):
+                train(model, optimizer, 1, seed=1)
+            optimizer.state[model[0].weight]["exp_avg"] = moment
+        train(model, optimizer, 3, seed=1)
+        ends.append(weights(model))
+    assert same(*ends)
+
+
 # --- torch.distributed.checkpoint makes state by a step with lr 0 and zero gradients
 
 
