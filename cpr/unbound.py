@@ -29,7 +29,7 @@ def _warn(name: str, seen: dict[str, Any]) -> None:
     steps, group = seen["steps"], seen["group"]
     if steps < FEWEST or group is None:
         return
-    with contextlib.suppress(RuntimeError):  # the device may be gone by then
+    with contextlib.suppress(Exception):  # the device may be gone by then, or torch.compile be at work
         if any(bool(flags.any()) for flags in seen["kappa_set"]):
             return
         warnings.warn(f"{name} took {steps} steps and no matrix got a bound: nothing was regularized. {_advice(group)}", stacklevel=2)

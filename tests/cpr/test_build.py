@@ -17,6 +17,7 @@ import pytest
 
 from cpr.kernels import build
 
+pytestmark = pytest.mark.weekly
 ROOT = Path(__file__).resolve().parents[2]
 # Without the rest of the package, whose import takes longer than torch's.
 LOAD = f"""

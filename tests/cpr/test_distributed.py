@@ -284,6 +284,7 @@ def test_a_matrix_sharded_in_both_directions_over_half_of_the_ranks_is_bounded_a
     multiprocessing.spawn(half_of_the_ranks, (4, free_port()), nprocs=4)
 
 
+@pytest.mark.weekly
 def test_two_processes_that_share_every_matrix_pass_the_suite_of_every_path():
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}

@@ -30,7 +30,8 @@ BOUND = {"kappa_init_method": "dependent", "kappa_init_param": 1.05}
 KERNELS = ("eager", "cpu", "triton", "wrapper")
 PRECISION = {torch.float32: 2e-6, torch.float64: 1e-12, torch.bfloat16: 2**-6, torch.float16: 2**-8}
 KNOWN = {"cpu": (torch.float32, torch.bfloat16), "triton": (torch.float32, torch.bfloat16)}
-every_kernel = pytest.mark.parametrize("kernel", KERNELS)
+WEEKLY = {"triton": pytest.mark.weekly}  # its interpreter is slow
+every_kernel = pytest.mark.parametrize("kernel", [pytest.param(kernel, marks=WEEKLY.get(kernel, ())) for kernel in KERNELS])
 
 
 @dataclass
@@ -124,7 +125,7 @@ def for_kernel(layout: Layout, kernel: str) -> Layout:
 
 def combinations() -> list[Any]:
     return [
-        pytest.param(kernel, dtype, name, id=f"{kernel}-{str(dtype).removeprefix('torch.')}-{name}")
+        pytest.param(kernel, dtype, name, marks=WEEKLY.get(kernel, ()), id=f"{kernel}-{str(dtype).removeprefix('torch.')}-{name}")
         for kernel in KERNELS
         for dtype in KNOWN.get(kernel, tuple(PRECISION))
         for name, layout in LAYOUTS.items()
@@ -385,7 +386,7 @@ class Plain:
 @pytest.mark.parametrize("evaluate_at", ["before", "after"])
 @pytest.mark.parametrize("measure", ["l2", "std"])
 @every_life
-@pytest.mark.parametrize("kernel", ["eager", "cpu", "wrapper", pytest.param("triton", marks=pytest.mark.weekly)])
+@every_kernel
 def test_with_a_bound_it_lives_as_the_reference_does(kernel, life, measure, evaluate_at):
     if kernel == "triton" and life is halve_data:
         pytest.skip("on a GPU a change through .data is seen one step late, as the docstring says")

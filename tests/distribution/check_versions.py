@@ -9,6 +9,7 @@ import ast
 import glob
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -100,6 +101,7 @@ def main() -> None:
     parser.add_argument("--options", default="", help="more arguments for pytest")
     parser.add_argument("--strict", action="store_true", help="a Python that is not installed is an error")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # removes the environment
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     failed = []
     for version in given.pythons:
