@@ -2,7 +2,7 @@
 
 import copy
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -480,11 +480,6 @@ def test_timm_s_group_functions_can_be_used_by_hand(kind):
     assert bounded_names(model, optimizer) == set(cpr.regularized_names(model))
     first = train(model, optimizer, range(1))
     assert train(model, optimizer, range(20)) < 0.8 * first
-    wrapped = CPR(torch.optim.SGD(groups_without_state(groups), lr=1e-2, momentum=0.9), **ACTING)
+    wrapped = CPR(torch.optim.SGD(groups, lr=1e-2, momentum=0.9), **ACTING)
     assert bounded_names(model, wrapped) == set(cpr.regularized_names(model))
     assert all(group["weight_decay"] == 0 for group in wrapped.optimizer.param_groups)
-
-
-def groups_without_state(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the groups as timm makes them, without the settings that AdamCPR has added to the dictionaries."""
-    return [{"params": group["params"], "weight_decay": 0.05 if group["regularize"] else 0.0} for group in groups]
