@@ -1,6 +1,7 @@
 """From `configs/regularizer/*.yaml` to an optimizer. A new one is a line in BUILDERS, one in KEYS and a YAML file."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ from cpr import CPR, AdamCPR, regularized_groups
 from cpr.baselines import AMOS, AdamAdaDecay, AdamAWD, DecayScheduledAdamW, RescaledAdam
 from tasks.engine.errors import UserError
 
+# The engine says so itself (`never_acts`, `without_bound` in the record), and a run that is stopped goes on later.
+warnings.filterwarnings("ignore", message=".* no matrix got a bound: nothing was regularized")
 CPR_ARGUMENTS = ("kappa_init_method", "reg_function", "kappa_update", "reg_ema_decay", "reg_by_lr", "evaluate_at", "adaptive", "safeguard")
 CPR_KEYS = (*CPR_ARGUMENTS, "reg_step_size")
 # What each bound reads beyond CPR_KEYS.
