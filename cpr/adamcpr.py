@@ -186,7 +186,8 @@ class AdamCPR(Named):
         """Take the state that load_state_dict, copy and pickle give."""
         super().__setstate__(state)
         self._forget()
-        self.__dict__.setdefault("_unbound", Unbound(self))
+        if "_unbound" not in vars(self):  # load_state_dict comes here too
+            self._unbound = Unbound(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state as torch's optimizers do, with λ, κ and the inflection point's samples kept in their own precision.

@@ -43,14 +43,19 @@ class Named(Optimizer):
         split = {chosen: [p for p, bounded in parameters if bounded == chosen] for chosen in (True, False)}
         return [param_group | {"params": some, "regularize": chosen} for chosen, some in split.items() if some]
 
+    def name_at(self, number: int, i: int) -> str:
+        """Return the name of parameter i of group `number`, or that place if no name is known."""
+        group = self.param_groups[number]
+        if "param_names" in group:  # torch's, of named parameters
+            return group["param_names"][i]
+        return self._names.get(id(group["params"][i]), f"parameter {i} of group {number}")
+
     def name_of(self, parameter: Tensor) -> str:
         """Return the parameter's name in its model, or its place in the groups if no model was given."""
         for number, group in enumerate(self.param_groups):
             for i, p in enumerate(group["params"]):
                 if p is parameter:
-                    if "param_names" in group:  # torch's, of named parameters
-                        return group["param_names"][i]
-                    return self._names.get(id(p), f"parameter {i} of group {number}")
+                    return self.name_at(number, i)
         raise ValueError(f"a tensor of shape {tuple(parameter.shape)} is none of the optimizer's parameters")
 
     def __repr__(self) -> str:
@@ -60,15 +65,15 @@ class Named(Optimizer):
             parameters = group["params"]
             kind = "bounded" if group["regularize"] else "not bounded"
             lines.append(f"Parameter group {number}: {kind}, {len(parameters)} parameters, {sum(map(_numel, parameters)):,} elements")
-            lines += [f"    {line}" for line in self._listed(parameters)]
+            lines += [f"    {line}" for line in self._listed(number)]
             lines += [f"    {key}: {group[key]}" for key in sorted(group) if key not in ("params", "param_names", "regularize")]
         return "\n".join([*lines, ")"])
 
-    def _listed(self, parameters: list[Tensor]) -> Iterator[str]:
+    def _listed(self, number: int) -> Iterator[str]:
         """Names with shapes, by the reason for which they are not bounded."""
         by_reason: dict[str, list[str]] = {}
-        for p in parameters[:1000]:
-            name = self.name_of(p)
+        for i, p in enumerate(self.param_groups[number]["params"]):
+            name = self.name_at(number, i)
             by_reason.setdefault(self._reasons.get(name, ""), []).append(f"{name} {tuple(p.shape)}")
         for reason, names in by_reason.items():
             more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""

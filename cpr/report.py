@@ -49,10 +49,8 @@ def snapshot(optimizer: Any, model: nn.Module | None = None) -> dict[str, Bound]
             state = found.state.get(parameter, {})
             if not (parameter.requires_grad or state):
                 continue
-            known = group["param_names"][i] if "param_names" in group else found._names.get(id(parameter))
-            place = f"parameter {i} of group {number}"
-            name = names.get(id(parameter)) or known or place
-            rows[name if name not in rows else f"{name}, {place}"] = Bound(
+            name = names.get(id(parameter)) or found.name_at(number, i)
+            rows[name if name not in rows else f"{name}, parameter {i} of group {number}"] = Bound(
                 R=value_of(group["reg_function"], parameter.detach()).item(),
                 kappa=float(state["kappa"]) if "kappa" in state and bool(state.get("kappa_set", False)) else None,
                 lam=float(state.get("lagmul", 0.0)),

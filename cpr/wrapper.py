@@ -162,7 +162,8 @@ class CPR(Named):
         """Take the state that copy and pickle give."""
         super().__setstate__(state)
         self._forget()
-        self.__dict__.setdefault("_unbound", Unbound(self))
+        if "_unbound" not in vars(self):  # load_state_dict comes here too
+            self._unbound = Unbound(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the wrapped optimizer's state, and λ, κ and the like with the prefix "cpr_" in the state of each parameter."""
