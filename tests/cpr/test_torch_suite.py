@@ -18,12 +18,16 @@ from torch.utils._pytree import tree_leaves
 from cpr import CPR, AdamCPR
 
 pytest.importorskip("expecttest", reason="torch.testing._internal.common_optimizers imports it")
-from torch.testing._internal.common_optimizers import (
-    optim_db,
-    optim_error_inputs_func_adam,
-    optim_inputs_func_adam,
-    optim_inputs_func_adamw,
-)
+
+with pytest.MonkeyPatch.context() as _patch:
+    # Its import forbids the whole process to set torch.backends' flags, which the engine's tests do.
+    _patch.setattr(torch.backends, "disable_global_flags", lambda: None)
+    from torch.testing._internal.common_optimizers import (
+        optim_db,
+        optim_error_inputs_func_adam,
+        optim_inputs_func_adam,
+        optim_inputs_func_adamw,
+    )
 
 torch.set_num_threads(1)
 
