@@ -20,7 +20,10 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <optional>
+#include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -30,11 +33,11 @@ using at::Tensor;
 using at::TensorList;
 
 constexpr int64_t kBlock = 1024, kChunk = 16 * kBlock;
-constexpr int64_t kInCache = 1 << 18;  // elements: with gradients and moments 4 MB
 enum Sum : int64_t { kNone, kSquares, kAbsolutes, kHuber, kSquaresAndValues };
 
 struct Pull {
   float scale = 1, rate = 0, center = 0, limit = 0;
+  bool changes_nothing() const { return scale == 1 && (rate == 0 || limit == 0); }
 };
 
 struct Adam {
@@ -197,6 +200,8 @@ struct Chunks {
     for (size_t i = 0; i < tensors.size(); ++i) first[i + 1] = first[i] + (tensors[i].numel() + kChunk - 1) / kChunk;
   }
 
+  size_t tensor_of(int64_t chunk) const { return std::upper_bound(first.begin(), first.end(), chunk) - first.begin() - 1; }
+
   // Calls work(tensor, first element, end, chunk) for every chunk, in parallel. A thread takes the next share when it is done with its
   // last, so that none waits for one whose processor is slower or has other work: 2 to 3 % faster than halves of equal size.
   template <typename Work>
@@ -207,7 +212,7 @@ struct Chunks {
     at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
       for (int64_t begin; (begin = next.fetch_add(share)) < total;) {
         const int64_t end = std::min(begin + share, total);
-        size_t tensor = std::upper_bound(first.begin(), first.end(), begin) - first.begin() - 1;
+        size_t tensor = tensor_of(begin);
         for (int64_t chunk = begin; chunk < end; ++chunk) {
           while (chunk >= first[tensor + 1]) ++tensor;
           const int64_t start = (chunk - first[tensor]) * kChunk;
@@ -217,14 +222,12 @@ struct Chunks {
     });
   }
 
-  // Adds the chunks' sums up, in their order, into `out` (float64 [tensors, 2]).
-  void reduce(const std::vector<double>& parts, double* out) const {
-    for (size_t i = 0; i + 1 < first.size(); ++i) {
-      out[2 * i] = out[2 * i + 1] = 0;
-      for (int64_t chunk = first[i]; chunk < first[i + 1]; ++chunk) {
-        out[2 * i] += parts[2 * chunk];
-        out[2 * i + 1] += parts[2 * chunk + 1];
-      }
+  // Adds the sums of a tensor's chunks up, in their order, into its row of `out` (float64 [tensors, 2]).
+  void reduce(size_t i, const std::vector<double>& parts, double* out) const {
+    out[2 * i] = out[2 * i + 1] = 0;
+    for (int64_t chunk = first[i]; chunk < first[i + 1]; ++chunk) {
+      out[2 * i] += parts[2 * chunk];
+      out[2 * i + 1] += parts[2 * chunk + 1];
     }
   }
 };
@@ -240,7 +243,7 @@ void sums_of(TensorList params, double* out) {
       add_block<kind>(p.data(), std::min(kBlock, end - at), &parts[2 * chunk]);
     }
   });
-  chunks.reduce(parts, out);
+  for (size_t i = 0; i < params.size(); ++i) chunks.reduce(i, parts, out);
 }
 
 // Elements are addressed by their place in memory, which must be the same in a parameter, its gradient and its moments. The stride of a
@@ -298,20 +301,37 @@ void update_chunk(T* p, T* g, T* m, T* v, T* largest, int64_t count, const Numbe
   }
 }
 
+// What Adam's step reads and writes, a tensor per parameter.
+struct Lists {
+  TensorList params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs;
+
+  size_t size() const { return params.size(); }
+
+  Lists slice(size_t begin, size_t n) const {
+    const auto some = [&](TensorList tensors) { return tensors.empty() ? tensors : tensors.slice(begin, n); };
+    return {some(params), some(grads), some(exp_avgs), some(exp_avg_sqs), some(max_exp_avg_sqs)};
+  }
+};
+
+// Updates elements begin to end of tensor i, and adds theirs to sums[0] and sums[1].
 template <typename T, Sum kind>
-void step_of(TensorList params, TensorList grads, TensorList exp_avgs, TensorList exp_avg_sqs, TensorList max_exp_avg_sqs,
-             const Rate* rates, const Adam& adam, const Pull* pulls, double* out) {
-  const Chunks chunks(params);
+void update_elements(const Lists& lists, size_t i, int64_t begin, int64_t end, const Numbers& use, bool has_rate, double* sums) {
+  T *p = lists.params[i].data_ptr<T>(), *g = lists.grads[i].data_ptr<T>(), *m = lists.exp_avgs[i].data_ptr<T>(),
+    *v = lists.exp_avg_sqs[i].data_ptr<T>();
+  T* largest = lists.max_exp_avg_sqs.empty() ? nullptr : lists.max_exp_avg_sqs[i].data_ptr<T>();
+  const auto update = has_rate ? (largest ? update_chunk<T, kind, true, true> : update_chunk<T, kind, false, true>)
+                               : (largest ? update_chunk<T, kind, true, false> : update_chunk<T, kind, false, false>);
+  update(p + begin, g + begin, m + begin, v + begin, largest ? largest + begin : nullptr, end - begin, use, sums);
+}
+
+template <typename T, Sum kind>
+void step_of(const Lists& lists, const Rate* rates, const Adam& adam, const Pull* pulls, double* out) {
+  const Chunks chunks(lists.params);
   std::vector<double> parts(2 * chunks.first.back(), 0);
-  chunks.run(params, [&](size_t i, int64_t begin, int64_t end, int64_t chunk) {
-    T *p = params[i].data_ptr<T>(), *g = grads[i].data_ptr<T>(), *m = exp_avgs[i].data_ptr<T>(), *v = exp_avg_sqs[i].data_ptr<T>();
-    T* largest = max_exp_avg_sqs.empty() ? nullptr : max_exp_avg_sqs[i].data_ptr<T>();
-    const auto update = pulls[i].rate != 0 ? (largest ? update_chunk<T, kind, true, true> : update_chunk<T, kind, false, true>)
-                                           : (largest ? update_chunk<T, kind, true, false> : update_chunk<T, kind, false, false>);
-    update(p + begin, g + begin, m + begin, v + begin, largest ? largest + begin : nullptr, end - begin, Numbers(adam, rates[i], pulls[i]),
-           &parts[2 * chunk]);
+  chunks.run(lists.params, [&](size_t i, int64_t begin, int64_t end, int64_t chunk) {
+    update_elements<T, kind>(lists, i, begin, end, Numbers(adam, rates[i], pulls[i]), pulls[i].rate != 0, &parts[2 * chunk]);
   });
-  if (kind != kNone) chunks.reduce(parts, out);
+  for (size_t i = 0; kind != kNone && i < lists.size(); ++i) chunks.reduce(i, parts, out);
 }
 
 template <typename T>
@@ -465,20 +485,37 @@ T* row(const std::optional<Tensor>& vector, int64_t i) {
   return vector ? vector->data_ptr<T>() + i * vector->stride(0) : nullptr;
 }
 
+// The state of many matrices, an element of each vector per matrix.
+struct State {
+  Tensor sums, n, steps, lam, kappa, kappa_set;
+  std::optional<Tensor> sample, growth, smoothed, was_active;
+  Bounds use;
+
+  void check(int64_t count) const {
+    TORCH_CHECK(sums.numel() == 2 * count && n.numel() == count && steps.numel() == count && lam.numel() == count && kappa.numel() == count &&
+                    kappa_set.numel() == count,
+                "cpr: the state's vectors differ in length");
+  }
+
+  Pull constrain(int64_t i) const {
+    const Matrix matrix{row<float>(lam, i), row<float>(kappa, i), row<bool>(kappa_set, i), row<float>(sample, i), row<float>(growth, i),
+                        row<float>(smoothed, i), row<bool>(was_active, i)};
+    const double* sum = sums.data_ptr<double>() + 2 * i;
+    return constrain_one(use, matrix, *row<float>(steps, i), sum[0], sum[1], n.data_ptr<double>()[i]);
+  }
+};
+
 void constrain(const Tensor& sums, const Tensor& n, const Tensor& steps, Tensor lam, Tensor kappa, Tensor kappa_set,
                const std::optional<Tensor>& sample, const std::optional<Tensor>& growth, const std::optional<Tensor>& smoothed,
                const std::optional<Tensor>& was_active, Tensor pull, int64_t kind, int64_t method, double parameter, int64_t interval,
                double ema_decay, double mu, double scale, int64_t adaptive, double excess) {
   const int64_t count = n.numel();
-  TORCH_CHECK(sums.numel() == 2 * count && steps.numel() == count && lam.numel() == count && kappa.numel() == count &&
-                  kappa_set.numel() == count && pull.numel() == 4 * count,
-              "cpr: the state's vectors differ in length");
-  const Bounds use{kind, method, interval, adaptive, float(parameter), float(ema_decay), float(mu), float(scale), float(excess)};
+  const State state{sums, n, steps, lam, kappa, kappa_set, sample, growth, smoothed, was_active,
+                    Bounds{kind, method, interval, adaptive, float(parameter), float(ema_decay), float(mu), float(scale), float(excess)}};
+  state.check(count);
+  TORCH_CHECK(pull.numel() == 4 * count, "cpr: a pull is 4 numbers a matrix");
   for (int64_t i = 0; i < count; ++i) {
-    const Matrix matrix{row<float>(lam, i), row<float>(kappa, i), row<bool>(kappa_set, i), row<float>(sample, i), row<float>(growth, i),
-                        row<float>(smoothed, i), row<bool>(was_active, i)};
-    const double* sum = sums.data_ptr<double>() + 2 * i;
-    const Pull found = constrain_one(use, matrix, *row<float>(steps, i), sum[0], sum[1], n.data_ptr<double>()[i]);
+    const Pull found = state.constrain(i);
     float* numbers = pull.data_ptr<float>() + i;  // [4, count]: scale, rate, center, limit
     numbers[0] = found.scale;
     numbers[count] = found.rate;
@@ -505,7 +542,7 @@ void pull_alone(TensorList params, const Tensor& pull) {
   std::vector<Pull> pulls;
   for (size_t i = params.size(); i-- > 0;) {
     const Pull numbers = pull_of(pull, i);
-    if (numbers.scale == 1 && (numbers.rate == 0 || numbers.limit == 0)) continue;
+    if (numbers.changes_nothing()) continue;
     check_parameter(params[i], params[0].scalar_type());
     pulled.push_back(params[i]);
     pulls.push_back(numbers);
@@ -522,83 +559,174 @@ void pull_alone(TensorList params, const Tensor& pull) {
   bump(pulled);
 }
 
+void check_lists(const Lists& lists, const Tensor& steps) {
+  const size_t count = lists.size();
+  TORCH_CHECK(lists.grads.size() == count && lists.exp_avgs.size() == count && lists.exp_avg_sqs.size() == count &&
+                  (lists.max_exp_avg_sqs.empty() || lists.max_exp_avg_sqs.size() == count) && steps.numel() == int64_t(count),
+              "cpr: the lists differ in length");
+  for (size_t i = 0; i < count; ++i) {
+    const Tensor &param = lists.params[i], &grad = lists.grads[i];
+    check_parameter(param, lists.params[0].scalar_type());
+    check_moment(param, lists.exp_avgs[i]);
+    check_moment(param, lists.exp_avg_sqs[i]);
+    if (!lists.max_exp_avg_sqs.empty()) check_moment(param, lists.max_exp_avg_sqs[i]);
+    TORCH_CHECK(grad.sizes() == param.sizes(), "cpr: a gradient of shape ", grad.sizes(), " does not fit its parameter of shape ", param.sizes());
+  }
+}
+
+// Counts the step of every parameter.
+std::vector<Rate> count_steps(const Tensor& steps, double lr, double beta1, double beta2) {
+  std::vector<Rate> rates;
+  for (int64_t i = 0; i < steps.numel(); ++i) {
+    const double t = *row<float>(steps, i) += 1;
+    rates.push_back({float(lr / (1 - std::pow(beta1, t))), float(1 / std::sqrt(1 - std::pow(beta2, t)))});
+  }
+  return rates;
+}
+
+// Calls work(begin, lists) for all parameters in one go, up to a gradient that has another layout: it is copied and goes alone, so that one
+// copy's memory is enough for all.
+template <typename Work>
+void in_runs(const Lists& lists, const Work& work) {
+  const size_t count = lists.size();
+  int64_t to_copy = 0;
+  for (size_t i = 0; i < count; ++i) {
+    if (!laid_out_alike(lists.grads[i], lists.params[i])) to_copy = std::max(to_copy, lists.params[i].numel());
+  }
+  const Tensor memory = at::empty({to_copy}, lists.params[0].options());
+  for (size_t begin = 0, end = 0; begin < count; begin = end) {
+    while (end < count && laid_out_alike(lists.grads[end], lists.params[end])) ++end;
+    const bool copies = end == begin;
+    Lists run = lists.slice(begin, copies ? 1 : end - begin);
+    Tensor copy;
+    if (copies) {
+      copy = memory.as_strided(run.params[0].sizes(), run.params[0].strides()).copy_(run.grads[0]);
+      run.grads = copy;
+      ++end;
+    }
+    work(begin, run);
+  }
+}
+
 void step(TensorList params, TensorList gradients, TensorList exp_avgs, TensorList exp_avg_sqs, TensorList max_exp_avg_sqs, Tensor steps,
           const std::optional<Tensor>& pull, const std::optional<Tensor>& out, const std::optional<Tensor>& marks, int64_t kind, double lr,
           double beta1, double beta2, double eps, bool maximize) {
   const size_t count = params.size();
   if (count == 0) return;
-  TORCH_CHECK(gradients.size() == count && exp_avgs.size() == count && exp_avg_sqs.size() == count &&
-                  (max_exp_avg_sqs.empty() || max_exp_avg_sqs.size() == count) && steps.numel() == int64_t(count) &&
-                  (!out || out->numel() == 2 * int64_t(count)) && (!marks || marks->numel() == int64_t(count)),
-              "cpr: the lists differ in length");
-  std::vector<Rate> rates;
+  const Lists lists{params, gradients, exp_avgs, exp_avg_sqs, max_exp_avg_sqs};
+  check_lists(lists, steps);
+  TORCH_CHECK((!out || out->numel() == 2 * int64_t(count)) && (!marks || marks->numel() == int64_t(count)), "cpr: marks or sums differ in length");
+  const std::vector<Rate> rates = count_steps(steps, lr, beta1, beta2);
   std::vector<Pull> pulls(count);
-  rates.reserve(count);
-  int64_t to_copy = 0;  // elements of the largest gradient that has another layout than its parameter
-  for (size_t i = 0; i < count; ++i) {
-    check_parameter(params[i], params[0].scalar_type());
-    check_moment(params[i], exp_avgs[i]);
-    check_moment(params[i], exp_avg_sqs[i]);
-    if (!max_exp_avg_sqs.empty()) check_moment(params[i], max_exp_avg_sqs[i]);
-    TORCH_CHECK(gradients[i].sizes() == params[i].sizes(), "cpr: a gradient of shape ", gradients[i].sizes(), " does not fit its parameter of shape ",
-                params[i].sizes());
-    if (!laid_out_alike(gradients[i], params[i])) to_copy = std::max(to_copy, params[i].numel());
-  }
-  for (size_t i = 0; i < count; ++i) {
-    const double t = steps.data_ptr<float>()[i * steps.stride(0)] += 1;
-    rates.push_back({float(lr / (1 - std::pow(beta1, t))), float(1 / std::sqrt(1 - std::pow(beta2, t)))});
-    if (pull) pulls[i] = pull_of(*pull, i);
-  }
+  for (size_t i = 0; pull && i < count; ++i) pulls[i] = pull_of(*pull, i);
   const Adam adam{float(1 - beta1), float(beta2), float(1 - beta2), float(eps), maximize ? -1.f : 1.f};
-  const auto update = [&](size_t begin, size_t n, TensorList grads) {
-    const auto part = [&](TensorList tensors) { return tensors.empty() ? tensors : tensors.slice(begin, n); };
+  in_runs(lists, [&](size_t begin, const Lists& run) {
     double* target = out ? out->data_ptr<double>() + 2 * begin : nullptr;
     dispatch_type(params[0].scalar_type(), [&](auto type) {
-      dispatch(out ? Sum(kind) : kNone, [&](auto sum) {
-        step_of<decltype(type), sum()>(part(params), grads, part(exp_avgs), part(exp_avg_sqs), part(max_exp_avg_sqs), &rates[begin], adam,
-                                       &pulls[begin], target);
-      });
+      dispatch(out ? Sum(kind) : kNone, [&](auto sum) { step_of<decltype(type), sum()>(run, &rates[begin], adam, &pulls[begin], target); });
     });
-  };
-  // In one go, up to a gradient that has another layout: it is copied and goes alone, so that one copy's memory is enough for all.
-  const Tensor copy = at::empty({to_copy}, params[0].options());
-  for (size_t begin = 0, end = 0; begin < count; begin = end) {
-    while (end < count && laid_out_alike(gradients[end], params[end])) ++end;
-    if (end > begin) {
-      update(begin, end - begin, gradients.slice(begin, end - begin));
-    } else {
-      update(begin, 1, copy.as_strided(params[begin].sizes(), params[begin].strides()).copy_(gradients[begin]));
-      ++end;
-    }
-  }
+  });
   bump(params);
-  if (!marks) return;
-  for (size_t i = 0; i < count; ++i) marks->data_ptr<int64_t>()[i] = mark_of(params[i]);
+  for (size_t i = 0; marks && i < count; ++i) marks->data_ptr<int64_t>()[i] = mark_of(params[i]);
 }
 
-// evaluate_at="after": a few matrices at a time are updated, their multipliers follow from R(theta'), and they are pulled while they are in
-// the processor's cache.
+// evaluate_at="after": the thread that updates a matrix's last chunk finds its multiplier from R(theta'). Then every thread pulls the chunks
+// that it has updated itself, before it goes on: they are in its own caches. A thread waits at the end alone, for what others update.
+template <typename T, Sum kind>
+class After {
+ public:
+  After(const Lists& lists, const Rate* rates, const Adam& adam, const State& state, int64_t first_row)
+      : lists_(lists), rates_(rates), adam_(adam), state_(state), first_row_(first_row), chunks_(lists.params),
+        parts_(2 * chunks_.first.back(), 0), pulls_(lists.size()), to_update_(lists.size()), is_known_(lists.size()) {
+    for (size_t i = 0; i < lists.size(); ++i) {
+      to_update_[i] = chunks_.first[i + 1] - chunks_.first[i];
+      if (to_update_[i] == 0) constrain(i);
+    }
+  }
+
+  void run() {
+    const int64_t threads = std::min<int64_t>(at::get_num_threads(), chunks_.first.back());
+    at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+      std::vector<int64_t> mine;  // chunks that this thread has updated, and the first that it has not pulled
+      size_t unpulled = 0;
+      for (bool more = true; more || unpulled < mine.size();) {
+        more = update(mine);
+        const bool waits = !pull(mine, unpulled);
+        if (!more && waits) std::this_thread::yield();
+      }
+    });
+  }
+
+ private:
+  // Updates the next chunk and adds it to `mine`. False: all are taken.
+  bool update(std::vector<int64_t>& mine) {
+    const int64_t chunk = next_.fetch_add(1);
+    if (chunk >= chunks_.first.back()) return false;
+    const size_t i = chunks_.tensor_of(chunk);
+    const auto [begin, end] = elements(i, chunk);
+    update_elements<T, kind>(lists_, i, begin, end, Numbers(adam_, rates_[i], Pull()), false, &parts_[2 * chunk]);
+    mine.push_back(chunk);
+    if (to_update_[i].fetch_sub(1) == 1) constrain(i);
+    return true;
+  }
+
+  void constrain(size_t i) {
+    chunks_.reduce(i, parts_, state_.sums.data_ptr<double>() + 2 * first_row_);
+    pulls_[i] = state_.constrain(first_row_ + i);
+    is_known_[i] = true;
+  }
+
+  // Pulls the chunks of the next matrix, what was written last first. False: there is none, or its multiplier is not known yet.
+  bool pull(const std::vector<int64_t>& mine, size_t& unpulled) {
+    if (unpulled == mine.size()) return false;
+    const size_t i = chunks_.tensor_of(mine[unpulled]);
+    if (!is_known_[i]) return false;
+    const size_t end = std::lower_bound(mine.begin() + unpulled, mine.end(), chunks_.first[i + 1]) - mine.begin();
+    for (size_t k = end; !pulls_[i].changes_nothing() && k-- > unpulled;) {
+      const auto [first, last] = elements(i, mine[k]);
+      pull_chunk(lists_.params[i].data_ptr<T>() + first, last - first, pulls_[i]);
+    }
+    unpulled = end;
+    return true;
+  }
+
+  std::pair<int64_t, int64_t> elements(size_t i, int64_t chunk) const {
+    const int64_t begin = (chunk - chunks_.first[i]) * kChunk;
+    return {begin, std::min<int64_t>(begin + kChunk, lists_.params[i].numel())};
+  }
+
+  const Lists& lists_;
+  const Rate* rates_;
+  const Adam& adam_;
+  const State& state_;
+  const int64_t first_row_;
+  const Chunks chunks_;
+  std::vector<double> parts_;
+  std::vector<Pull> pulls_;
+  std::vector<std::atomic<int64_t>> to_update_;  // chunks of each matrix
+  std::vector<std::atomic<bool>> is_known_;      // its multiplier
+  std::atomic<int64_t> next_ = 0;
+};
+
 void step_then_pull(TensorList params, TensorList gradients, TensorList exp_avgs, TensorList exp_avg_sqs, TensorList max_exp_avg_sqs,
                     const Tensor& sums, const Tensor& n, const Tensor& steps, const Tensor& lam, const Tensor& kappa, const Tensor& kappa_set,
                     const std::optional<Tensor>& sample, const std::optional<Tensor>& growth, const std::optional<Tensor>& smoothed,
                     const std::optional<Tensor>& was_active, int64_t kind, int64_t method, double parameter, int64_t interval, double ema_decay,
                     double mu, double scale, int64_t adaptive, double excess, double lr, double beta1, double beta2, double eps, bool maximize) {
-  const size_t count = params.size();
-  TORCH_CHECK(sums.numel() == 2 * int64_t(count) && n.numel() == int64_t(count), "cpr: the lists differ in length");
-  for (size_t begin = 0, end = 0; begin < count; begin = end) {
-    int64_t elements = 0;
-    while (end < count && (end == begin || elements + params[end].numel() <= kInCache)) elements += params[end++].numel();
-    const int64_t first = begin, many = end - begin;
-    const auto some = [&](TensorList tensors) { return tensors.empty() ? tensors : tensors.slice(begin, many); };
-    const auto rows = [&](const Tensor& vector) { return vector.narrow(0, first, many); };
-    const auto maybe = [&](const std::optional<Tensor>& vector) { return vector ? std::optional<Tensor>(rows(*vector)) : std::nullopt; };
-    step(some(params), some(gradients), some(exp_avgs), some(exp_avg_sqs), some(max_exp_avg_sqs), rows(steps), std::nullopt, rows(sums),
-         std::nullopt, kind, lr, beta1, beta2, eps, maximize);
-    const Tensor numbers = at::empty({4, many}, steps.options());
-    constrain(rows(sums), rows(n), rows(steps), rows(lam), rows(kappa), rows(kappa_set), maybe(sample), maybe(growth), maybe(smoothed),
-              maybe(was_active), numbers, kind, method, parameter, interval, ema_decay, mu, scale, adaptive, excess);
-    pull_alone(some(params), numbers);
-  }
+  if (params.empty()) return;
+  const Lists lists{params, gradients, exp_avgs, exp_avg_sqs, max_exp_avg_sqs};
+  check_lists(lists, steps);
+  const State state{sums, n, steps, lam, kappa, kappa_set, sample, growth, smoothed, was_active,
+                    Bounds{kind, method, interval, adaptive, float(parameter), float(ema_decay), float(mu), float(scale), float(excess)}};
+  state.check(params.size());
+  const std::vector<Rate> rates = count_steps(steps, lr, beta1, beta2);
+  const Adam adam{float(1 - beta1), float(beta2), float(1 - beta2), float(eps), maximize ? -1.f : 1.f};
+  in_runs(lists, [&](size_t begin, const Lists& run) {
+    dispatch_type(params[0].scalar_type(), [&](auto type) {
+      dispatch(Sum(kind), [&](auto sum) { After<decltype(type), sum()>(run, &rates[begin], adam, state, begin).run(); });
+    });
+  });
+  bump(params);
 }
 
 }  // namespace
