@@ -42,7 +42,8 @@ class Pack:
         self.moments = MOMENTS[: 3 if group["amsgrad"] else 2] if moments else ()
         self.names = ("step", *bounds.state_names(group))
         self.shards = Shards(parameters)
-        self.layouts = [_layout(p) for p in parameters]
+        self._read: Callable[[list[Tensor]], Any] = _layouts
+        self._layouts = _layouts(parameters)
         self.n = torch.tensor([p.numel() for p in parameters], dtype=torch.float64, device=first.device)
         self.sums = torch.zeros(len(parameters), 2, dtype=torch.float64, device=first.device)
         self.marks = torch.zeros(len(parameters), dtype=torch.int64, device="cpu")  # the C++ kernel's; 0: sums unknown
@@ -71,37 +72,65 @@ class Pack:
         Raises:
             ValueError: a sparse gradient, or a moment that does not fit its parameter.
         """
-        rows: list[int] = []
-        tensors: list[Tensor] = []
-        gradients: list[Tensor] = []
-        moments: tuple[list[Tensor], ...] = tuple([] for _ in self.moments)
-        for i, p in enumerate(self.parameters):
-            gradient = p.grad
-            if gradient is None:
-                continue
+        found = [(i, p, p.grad) for i, p in enumerate(self.parameters) if p.grad is not None]
+        if not found:
+            return None
+        rows, tensors, gradients = map(list, zip(*found, strict=True))
+        entries = [state[p] for p in tensors]
+        for i, p, gradient, entry in zip(rows, tensors, gradients, entries, strict=True):
             if gradient.layout is not torch.strided:
                 where = f"{name_of(p)} of shape {tuple(p.shape)}"
                 raise ValueError(f"AdamCPR has no step for the sparse gradients of {where}; use sparse=False")
-            entry, views = state[p], self.views[i]
+            views = self.views[i]
             if views is None or not all(map(operator.is_, map(entry.get, self.names), views)):
                 self._adopt(i, entry)
-            rows.append(i)
-            for name, into in zip(self.moments, moments, strict=True):
-                moment = entry.get(name)
-                if moment is None or not _fits(moment, p):
-                    moment = entry[name] = _fitting(moment, p, name, name_of)
-                into.append(moment if self.mesh is None else local(moment))
-            if self.mesh is not None:
-                p, gradient = local(p), local_gradient(p)
-            if gradient.shape != p.shape:
-                raise ValueError(f"the gradient of {name_of(self.parameters[i])} has shape {tuple(gradient.shape)}, not {tuple(p.shape)}")
-            tensors.append(p)
-            gradients.append(gradient)
-        return Matrices(self, rows, tensors, gradients, moments) if rows else None
+        moments = tuple([entry.get(name) for entry in entries] for name in self.moments)
+        if self.mesh is not None:
+            gradients = list(map(local_gradient, tensors))
+        if not self._fit(tensors, gradients, moments):
+            self._mend(tensors, gradients, moments, state, name_of)
+        if self.mesh is not None:
+            tensors, moments = list(map(local, tensors)), tuple(list(map(local, lists)) for lists in moments)
+        return Matrices(self, rows, tensors, gradients, moments)
+
+    def _fit(self, tensors: list[Tensor], gradients: list[Tensor], moments: Sequence[list[Tensor]]) -> bool:
+        """Return whether gradients have the shape of their parameters, and moments are there and lie as their parameters do."""
+        if self.mesh is None and self.kernel.fit is not None:
+            there = not any(moment is None for lists in moments for moment in lists)
+            return there and self.kernel.fit(tensors, gradients, moments)
+        shapes = all(gradient.shape == local(p).shape for p, gradient in zip(tensors, gradients, strict=True))
+        return shapes and all(_fits(moment, p) for lists in moments for moment, p in zip(lists, tensors, strict=True))
+
+    def _mend(
+        self,
+        tensors: list[Tensor],
+        gradients: list[Tensor],
+        moments: Sequence[list[Tensor]],
+        state: State,
+        name_of: Callable[[Tensor], str],
+    ) -> None:
+        """Make the moments that are missing, and copy those that lie otherwise than their parameters.
+
+        Raises:
+            ValueError: another shape.
+        """
+        for p, gradient in zip(tensors, gradients, strict=True):
+            if gradient.shape != local(p).shape:
+                raise ValueError(f"the gradient of {name_of(p)} has shape {tuple(gradient.shape)}, not {tuple(local(p).shape)}")
+        for name, lists in zip(self.moments, moments, strict=True):
+            for at, p in enumerate(tensors):
+                if not _fits(lists[at], p):
+                    lists[at] = state[p][name] = _fitting(lists[at], p, name, name_of)
 
     def fits(self) -> bool:
         """Return whether every parameter still has the device, dtype and memory layout that it was sorted by."""
-        return self.layouts == [_layout(p) for p in self.parameters]
+        kernels = None if self.mesh is not None or self._kernel is None else self._kernel.layouts
+        layouts = kernels or _layouts
+        if layouts is not self._read:  # the kernel has been chosen since
+            same = self._layouts == self._read(self.parameters)
+            self._read, self._layouts = layouts, layouts(self.parameters)
+            return same
+        return self._layouts == layouts(self.parameters)
 
     def _adopt(self, i: int, entry: dict[str, Any]) -> None:
         """Read the scalars of a parameter's state into the vectors. What is missing starts anew."""
@@ -314,6 +343,10 @@ class Packs:
         self._additions.start([(m.pack.shards, m.index, m.sums, m.take_totals) for m in sharded])
 
 
+def _layouts(parameters: list[Tensor]) -> list[Any]:
+    return [_layout(p) for p in parameters]
+
+
 def _layout(p: Tensor) -> Any:
     if mesh_of(p) is None:
         return p.shape, p.stride(), p.dtype, p.device
@@ -329,7 +362,9 @@ def _dtype(name: str, parameter: Tensor) -> torch.dtype:
     return torch.bool if name in ("kappa_set", "was_active") else torch.float32 if name == "step" else scalar_dtype(parameter)
 
 
-def _fits(moment: Tensor, p: Tensor) -> bool:
+def _fits(moment: Tensor | None, p: Tensor) -> bool:
+    if moment is None:
+        return False
     return moment.shape == p.shape and moment.stride() == p.stride() and moment.dtype == p.dtype and moment.device == p.device
 
 

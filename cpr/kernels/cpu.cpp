@@ -256,6 +256,34 @@ bool laid_out_alike(const Tensor& one, const Tensor& other) {
   return true;
 }
 
+// A number that changes when a shape, a stride, a dtype or a device does.
+int64_t layouts(TensorList params) {
+  uint64_t mark = 14695981039346656037u;
+  const auto mix = [&](uint64_t value) { mark = std::rotl((mark ^ value) * 0x9E3779B97F4A7C15u, 29); };
+  for (const Tensor& param : params) {
+    mix(uint64_t(param.scalar_type()) << 32 | uint64_t(param.device().type()) << 16 | uint16_t(param.device().index()));
+    mix(param.dim());
+    for (int64_t d = 0; d < param.dim(); ++d) {
+      mix(param.size(d));
+      mix(param.stride(d));
+    }
+  }
+  return static_cast<int64_t>(mark);
+}
+
+// Whether gradients have the shapes of their parameters, and moments (all first ones, then all second ones, ...) lie as their parameters do.
+bool fit(TensorList params, TensorList grads, TensorList moments) {
+  const size_t count = params.size();
+  for (size_t i = 0; i < count; ++i) {
+    if (grads[i].sizes() != params[i].sizes()) return false;
+  }
+  for (size_t k = 0; k < moments.size(); ++k) {
+    const Tensor& param = params[k % count];
+    if (moments[k].device() != param.device() || !laid_out_alike(param, moments[k])) return false;
+  }
+  return true;
+}
+
 // What the optimizer has checked already, before any memory is touched.
 void check_parameter(const Tensor& param, at::ScalarType dtype) {
   TORCH_CHECK(param.is_cpu() && param.scalar_type() == dtype && param.is_non_overlapping_and_dense(),
@@ -732,6 +760,8 @@ void step_then_pull(TensorList params, TensorList gradients, TensorList exp_avgs
 }  // namespace
 
 TORCH_LIBRARY(cpr, library) {
+  library.def("layouts(Tensor[] params) -> int");
+  library.def("fit(Tensor[] params, Tensor[] grads, Tensor[] moments) -> bool");
   library.def("sums_(Tensor[] params, Tensor(a!) out, int kind) -> ()");
   library.def("refresh_(Tensor[] params, Tensor(a!) marks, Tensor(b!) out, int kind) -> ()");
   library.def(
@@ -752,6 +782,8 @@ TORCH_LIBRARY(cpr, library) {
 }
 
 TORCH_LIBRARY_IMPL(cpr, CPU, library) {
+  library.impl("layouts", &layouts);
+  library.impl("fit", &fit);
   library.impl("sums_", &sums);
   library.impl("refresh_", &refresh);
   library.impl("constrain_", &constrain);

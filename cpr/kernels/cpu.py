@@ -19,6 +19,16 @@ def handles(parameter: Tensor) -> bool:
     return parameter.device.type == "cpu" and parameter.dtype in DTYPES and in_one_piece(parameter)
 
 
+def layouts(parameters: list[Tensor]) -> int:
+    """Return a number that is equal as long as shapes, strides, dtypes and devices are."""
+    return torch.ops.cpr.layouts(parameters)
+
+
+def fit(parameters: list[Tensor], gradients: list[Tensor], moments: Sequence[list[Tensor]]) -> bool:
+    """Return whether gradients have their parameters' shapes, and moments also their layouts, dtypes and devices."""
+    return torch.ops.cpr.fit(parameters, gradients, [moment for lists in moments for moment in lists])
+
+
 def sums(parameters: Sequence[Tensor], measure: Measure) -> Tensor:
     """Return the sums of R, float64 [parameters, 2]: the same bits as `adam_` leaves, for any number of threads."""
     out = torch.empty(len(parameters), 2, dtype=torch.float64, device="cpu")

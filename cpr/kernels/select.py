@@ -18,6 +18,8 @@ class Kernel(NamedTuple):
     adam_(m, pull): θ ← θ + Opt(g) − pull, and counts the step. Leaves the sums of the new θ in m.sums, if its measure asks for them;
         the eager path does so only for evaluate_at="after".
     pull_(tensors, pull, measure): θ ← θ − pull.
+    layouts(tensors): something that is equal as long as shapes, strides, dtypes and devices are. Faster than Python can compare them.
+    fit(tensors, gradients, moments): whether gradients have the right shape, and moments also the right layout, dtype and device.
     after_(m): adam_, constrain and pull_ of evaluate_at="after" in one, if the kernel can do them faster together.
     """
 
@@ -26,11 +28,13 @@ class Kernel(NamedTuple):
     constrain: Callable[[Any], Pull]
     adam_: Callable[[Any, Pull | None], None]
     pull_: Callable[[list[Tensor], Pull, Measure], None]
+    layouts: Callable[[list[Tensor]], Any] | None = None
+    fit: Callable[[list[Tensor], list[Tensor], Sequence[list[Tensor]]], bool] | None = None
     after_: Callable[[Any], None] | None = None
 
 
 EAGER = Kernel(eager.sums, eager.refresh, eager.constrain, eager.adam_, eager.pull_)
-CPU = Kernel(cpu.sums, cpu.refresh, cpu.constrain, cpu.adam_, cpu.pull_, after_=cpu.after_)
+CPU = Kernel(cpu.sums, cpu.refresh, cpu.constrain, cpu.adam_, cpu.pull_, cpu.layouts, cpu.fit, cpu.after_)
 TRITON = Kernel(gpu.sums, gpu.refresh, gpu.constrain, gpu.adam_, eager.pull_)
 
 
