@@ -36,7 +36,7 @@ BENCH_OPTIONS := ROUNDS SHAPES DEVICE THREADS TABLES CONTEXT BATCH MEMORY_GB REB
 given = $(foreach name,$(1),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$($(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: setup test test-weekly test-slurm test-browser test-wheel test-versions test-sanitizers lint docs reproduce reproduce-all report readme bench bench-loading clean help
+.PHONY: setup test test-weekly test-chaos test-slurm test-browser test-wheel test-versions test-sanitizers lint docs reproduce reproduce-all report readme bench bench-loading clean help
 .DELETE_ON_ERROR:
 
 setup: .venv/.stamp $(EXTRAS:%=.venv/.stamp-%)  ## make .venv with the exact versions of the lock files (about 3 minutes)
@@ -46,6 +46,9 @@ test: .venv/.stamp  ## run the tests
 
 test-weekly: .venv/.stamp  ## run the tests that take too long for every push
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m weekly $(TESTS)
+
+test-chaos: .venv/.stamp  ## sweeps under random faults, about 10 minutes a seed (SEEDS=1,2,3)
+	CHAOS_SEEDS=$(or $(SEEDS),1) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m chaos $(or $(TESTS),tests/chaos)
 
 test-slurm: .venv/.stamp  ## run the tests that need a Slurm on one that is started for them (as root on Debian; skipped elsewhere)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm $(or $(TESTS),tests/slurm)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from results.budget import budget_figure, budget_table, equal_budget_line, scores
 from results.claims import judge
-from results.code import code_remark
+from results.code import code_remark, states_of
 from results.curves import curve_figure, curve_table
 from results.dynamics import dynamics_figure, dynamics_table
 from results.files import draw, write
@@ -205,7 +205,7 @@ def describe(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], expec
         "data": "; ".join(data) or "-",
         "hardware": distinct([_machine(h) for h in hardware]),
         "versions": distinct([f"Python {v['python']}, torch {v['torch']}" for v in versions]),
-        "code": distinct([run.record["git_commit"] for run in runs]),
+        "code": distinct([state.get("git_commit") for run in runs for state in states_of(run.record)]),
         "command": f"`{command}`",
     }
     if artefact["layout"] == "budget":

@@ -1,22 +1,55 @@
-"""What a reader must know of the code that made the runs of a table: a run id says nothing of it."""
+"""What a reader must know of the code, kernels and data that made the runs of a table: a run id says nothing of them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from results.runs import Run
 
 
 def code_remark(runs: Sequence[Run]) -> str:
     """One line where the runs' code differs, or had changes that no commit holds; else nothing."""
-    counts = Counter(str(run.record["git_commit"]) for run in runs)
+    counts = Counter(commit_of(run.record) for run in runs)
     changed = sum(number for commit, number in counts.items() if commit.endswith("-dirty"))
     said = []
     if len(counts) > 1:
-        shares = ", ".join(f"{number} of {commit}" for commit, number in sorted(counts.items()))
-        said.append(f"The runs are of {len(counts)} states of this repository: {shares}.")
+        said.append(f"The runs are of {len(counts)} states of this repository: {_listed(counts)}.")
     if changed:
         said.append(f"{changed} of {len(runs)} runs had changes that no commit holds.")
+    if mixed := sum(len(states_of(run.record)) > 1 for run in runs):
+        said.append(f"{mixed} of {len(runs)} runs went on under another code, machine, kernel or data than they began with.")
+    for key in ("kernel", "data"):
+        found = Counter((_task(run), value) for run in runs for value in _values(run.record, key))
+        for task in dict.fromkeys(task for task, _ in found):
+            if len(shares := {value: count for (of, value), count in found.items() if of == task}) > 1:
+                said.append(f"The runs of {task} have different {WORDS[key]}: {_listed(shares)}.")
     return " ".join(said)
+
+
+WORDS = {"kernel": "kernels", "data": "data"}
+
+
+def commit_of(record: Mapping[str, Any]) -> str:
+    """Return the commit of a run, or those of all its states, the first first."""
+    return " then ".join(dict.fromkeys(str(state.get("git_commit")) for state in states_of(record)))
+
+
+def states_of(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the states that made a run's steps. Records of older versions know the last one alone."""
+    return record.get("states") or [record]
+
+
+def _values(record: Mapping[str, Any], key: str) -> set[str]:
+    """Return the values of all states. A method without CPR has no kernel, and an old record doesn't say."""
+    return {str(state[key]) for state in states_of(record) if state.get(key) is not None}
+
+
+def _task(run: Run) -> str:
+    return str(run.config["task"]["name"])
+
+
+def _listed(shares: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} of {value}" for value, count in sorted(shares.items()))
 
 
 def written_remark(code: str) -> str:

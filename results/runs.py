@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-NOT_FINITE = "loss is "  # how the reason begins of a run whose loss was not finite (tasks/engine/training.py)
+# How the reason of a run begins whose loss or final metric was not finite (tasks/engine/training.py).
+NOT_FINITE = ("loss is ", "final metric ")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Run:
 def with_result(runs: Sequence[Run]) -> tuple[list[Run], str]:
     """The runs that finished or diverged, by id, and one line on the others, which no table may count: out of memory is no score."""
     failed = [run for run in runs if run.record["status"] != "finished"]
-    lost = [run for run in failed if not (run.record.get("reason") or NOT_FINITE).startswith(NOT_FINITE)]
+    lost = [run for run in failed if not (run.record.get("reason") or NOT_FINITE[0]).startswith(NOT_FINITE)]
     kept = sorted((run for run in runs if run not in lost), key=lambda run: run.record["run_id"])
     said = "; ".join(sorted(f"{run.record['run_id']} ({run.record['reason']})" for run in lost))
     return kept, f"Failed without a result, and counted as missing: {said}." if lost else ""

@@ -104,7 +104,9 @@ def own_seconds_per_step(run: RunState) -> float | None:
         seconds = (run.folder / "metrics.jsonl").stat().st_mtime - (run.folder / attempts.NAME).stat().st_mtime
     except FileNotFoundError:
         return None
-    steps = run.step - history[-1].get("start", run.step) if history else 0
+    if not history or history[-1].step is None:
+        return None
+    steps = run.step - history[-1].step
     return seconds / steps if steps > 0 and seconds > 0 else None
 
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from scripts.common import CONFIG_DIR, compose_config
 from tasks.engine import records
-from tasks.engine.errors import UserError
+from tasks.engine.errors import Unusable, UserError
 from tasks.engine.terminal import say
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ def known_artefacts() -> list[str]:
 
 def load_artefact(name: str) -> dict[str, Any]:
     """configs/artefact/<name>.yaml; raises UserError if there is none."""
-    path = CONFIG_DIR / "artefact" / f"{name}.yaml"
-    if not path.exists():
+    if name not in known_artefacts():
         raise UserError(f"artefact {name!r} is unknown; choose one of {', '.join(known_artefacts())}")
+    path = CONFIG_DIR / "artefact" / f"{name}.yaml"
     return OmegaConf.to_container(OmegaConf.load(path), resolve=True) | {"name": name}  # type: ignore[operator, return-value]
 
 
@@ -71,15 +71,15 @@ def ended(artefact: dict[str, Any], cfg: DictConfig, run_id: str | None = None) 
     from results.runs import Run  # brings pandas and more: nothing for a look at what there is
 
     folder = records.run_folder(cfg, run_id)
-    record = records.ended(folder, say)
+    try:
+        record = records.ended(folder, say)
+    except Unusable as error:
+        say(str(error))
+        return None
     if record is None:
         return None
-    try:
-        logs = ("metrics.jsonl", *(("dynamics.jsonl",) if artefact["layout"] == "dynamics" else ()))
-        return Run(record["config"], record, *records.read_logs(folder, record, logs), folder=folder)
-    except records.DamagedRecord as damage:
-        records.give_up(folder, damage, say)
-        return None
+    logs = ("metrics.jsonl", *(("dynamics.jsonl",) if artefact["layout"] == "dynamics" else ()))
+    return Run(record["config"], record, *records.log_lines(folder, logs), folder=folder)
 
 
 @dataclass

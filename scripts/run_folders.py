@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from scripts.states import is_held, last_step, whole_record
+from scripts.states import last_step, whole_record
 from tasks.engine.errors import UserError
+from tasks.engine.files import is_held
 
 LOGS = ("metrics.jsonl", "dynamics.jsonl")
 

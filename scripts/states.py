@@ -1,7 +1,6 @@
 """What has become of runs: done, failed, running, queued, stale (begun, and nobody at work on it) or to do."""
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from omegaconf import DictConfig
 
 from scripts.launchers.queue import Job, in_queue
 from tasks.engine import records
+from tasks.engine.errors import Unusable
+from tasks.engine.files import is_held
 
 STATES = ("done", "failed", "running", "queued", "stale", "to do")
 
@@ -54,23 +55,13 @@ def whole_record(folder: Path) -> dict[str, Any] | None:
     """The record, or None where no whole one is."""
     try:
         return records.read_record(folder)
-    except records.DamagedRecord:
+    except (records.DamagedRecord, Unusable):
         return None
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a process is at work in the folder, as far as its file system tells this machine."""
-    with contextlib.suppress(FileNotFoundError), open(folder / ".lock") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def last_step(folder: Path) -> int:
     """The step of the last whole line of metrics.jsonl; 0 if there is none."""
-    with contextlib.suppress(FileNotFoundError, IndexError, ValueError, KeyError), open(folder / "metrics.jsonl", "rb") as log:
+    with contextlib.suppress(OSError, IndexError, ValueError, KeyError), open(folder / "metrics.jsonl", "rb") as log:
         log.seek(max(0, log.seek(0, 2) - 4096))
         return json.loads(log.read().splitlines()[-1])["step"]
     return 0

@@ -19,12 +19,36 @@ RUN = (
 
 
 def test_starts_at_one_step_are_counted_until_one_ends_or_gets_further(tmp_path):
-    assert [attempts.note_start(tmp_path, step) for step in (0, 0, 0, 8, 8)] == [0, 1, 2, 0, 1]
+    def starts_at(step: int | None) -> int:
+        deaths = attempts.note_begin(tmp_path)
+        return deaths if step is None else attempts.note_start(tmp_path, step, {})
+
+    assert [starts_at(step) for step in (0, 0, 0, 8, 8)] == [0, 1, 2, 0, 1]
     attempts.note_end(tmp_path, 16)
-    assert attempts.note_start(tmp_path, 16) == 0
-    with open(tmp_path / attempts.NAME, "a") as file:
-        file.write('{"start": 1')  # a kill while it was written
-    assert attempts.history(tmp_path)[-2:] == [{"end": 16}, {"start": 16}]
+    assert starts_at(16) == 0
+    assert [starts_at(step) for step in (None, None, 16)] == [0, 1, 3]  # without a step: it died while it built the model
+    assert [attempt.step for attempt in attempts.history(tmp_path)] == [0, 0, 0, 8, 8, 16, None, None, 16]
+
+
+def test_damaged_lines_are_left_out_and_the_next_one_is_whole(tmp_path):
+    attempts.note_start(tmp_path, 8, {})
+    with open(tmp_path / attempts.NAME, "ab") as file:
+        file.write(b'\xff\xfe\n["no", "object"]\n{"start": "eight"}\n{"start": 1')  # the last one: a kill while it was written
+    assert attempts.note_start(tmp_path, 8, {}) == 1
+    assert [attempt.step for attempt in attempts.history(tmp_path)] == [8, 8]
+
+
+def test_starts_of_an_older_version_are_read(tmp_path):
+    (tmp_path / attempts.NAME).write_text('{"start": 0}\n{"start": 0}\n{"end": 8}\n{"start": 8}\n')
+    assert attempts.history(tmp_path) == [(0, False, None), (0, True, None), (8, False, None)]
+    assert attempts.states(tmp_path) == [{"from": 0}]
+
+
+def test_the_states_are_those_of_the_steps_that_a_run_stands_on(tmp_path):
+    for step, commit in ((0, "a"), (0, "b"), (8, "b"), (16, "c"), (8, "d")):  # d goes on from b's checkpoint: c's steps are lost
+        attempts.note_begin(tmp_path)
+        attempts.note_start(tmp_path, step, {"git_commit": commit})
+    assert attempts.states(tmp_path) == [{"from": 0, "git_commit": "b"}, {"from": 8, "git_commit": "d"}]
 
 
 def test_a_run_that_is_killed_three_times_at_its_start_is_failed_and_not_tried_again(tmp_path):
@@ -65,8 +89,8 @@ def test_every_piece_of_a_run_is_in_its_history(tmp_path):
     assert process.returncode == 128 + signal.SIGUSR2
     assert call("train.py", *RUN, f"runs_dir={tmp_path}").returncode == 0
     (path,) = tmp_path.glob(f"*/*/{attempts.NAME}")
-    first, stop, second, end = map(json.loads, path.read_text().splitlines())
-    assert (first, end) == ({"start": 0}, {"end": 200})
+    _, first, stop, _, second, end = map(json.loads, path.read_text().splitlines())
+    assert (first["start"], end) == (0, {"end": 200})
     assert stop["end"] == second["start"] > 0
 
 
@@ -85,7 +109,7 @@ def test_out_of_memory_is_on_record_after_three_attempts(tmp_path, monkeypatch, 
     cfg = compose_config([*RUN, f"runs_dir={tmp_path}", "quiet=true"])
     run_folder(cfg).mkdir(parents=True)
     for _ in range(attempt - 1):
-        attempts.note_start(run_folder(cfg), 0)
+        attempts.note_start(run_folder(cfg), 0, {})
     with pytest.raises(TrainingFailed if attempt == 3 else OutOfMemory, match="out of memory"):
         engine.run(cfg)
     assert len(records(tmp_path)) == (attempt == 3)
@@ -108,5 +132,6 @@ def test_an_operation_without_a_deterministic_form_is_said_and_is_no_death(tmp_p
     cfg = compose_config([*RUN, f"runs_dir={tmp_path}", "quiet=true"])
     with pytest.raises(UserError, match=r"nll_loss2d_forward_out_cuda_template has no deterministic form .* say deterministic=false"):
         engine.run(cfg)
-    assert attempts.history(run_folder(cfg)) == [{"start": 0}, {"end": 0}]
+    ((step, ended, _),) = attempts.history(run_folder(cfg))
+    assert (step, ended) == (0, True)
     assert not records(tmp_path)

@@ -196,7 +196,7 @@ def test_a_run_with_a_nan_starts_again_from_step_0_and_nothing_of_it_is_lost(fai
 
 
 def starts(folder: Path) -> list[int]:
-    return [line["start"] for line in history(folder) if "start" in line]
+    return [attempt.step for attempt in history(folder) if attempt.step is not None]
 
 
 def test_a_run_that_ran_out_of_memory_goes_on_from_its_checkpoint(finished, tmp_path):

@@ -7,47 +7,101 @@ import os
 import signal
 import sys
 import threading
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from tasks.engine import attempts, records
-from tasks.engine.errors import Held, Interrupted, OutOfMemory, TrainingFailed
-from tasks.engine.signals import listening
+from tasks.engine.errors import Held, Interrupted, OutOfMemory, TrainingFailed, Unusable, UserError
+from tasks.engine.files import is_held
+from tasks.engine.signals import Requests, listening
 from tasks.engine.terminal import say
 
 _steps_done: Any = None  # in a worker: the counter of steps that it shares with the parent
 
 
 def run_all(configs: list[DictConfig], jobs: int, title: str) -> None:
-    """Trains every configuration; a run that failed is said, and no reason to stop. What another process is at work on is left to it.
+    """Train every configuration. What goes wrong with one run is said, and the others go on (tasks/engine/errors.py).
 
-    A worker that is killed, or runs out of memory, is replaced; `tasks.engine.attempts` sees to it that no run is tried for ever.
+    A worker that is killed, or runs out of memory, is replaced; `tasks.engine.attempts` sees to it that no run is tried for ever. What
+    another process is at work on is left to it, and looked at again at the end.
 
-    Raises Interrupted after SIGTERM, SIGINT or SIGUSR2, Held if runs are left that other processes train, TrainingFailed if workers are
-    killed before they train, and what a run raised that cannot be started; the runs in progress have then written a checkpoint.
+    Raises:
+        Interrupted: after SIGTERM, SIGINT or SIGUSR2. The runs in progress have then written a checkpoint.
+        Held: other processes still train some of the runs.
+        UserError: the files of some runs are unusable, or what ends a sweep; then the runs in progress have written a checkpoint.
+        TrainingFailed: workers are killed before they train.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
-    held: list[str] = []
-    left, breaks = configs, 0
-    while left:
-        try:
-            _run_in_a_pool(left, jobs, title, held)
-        except BrokenProcessPool:
-            breaks += 1
-            if breaks > attempts.LIMIT * len(configs):
-                raise TrainingFailed(f"{title}: workers are killed before they train (out of memory?); try fewer: jobs=1") from None
-            say(f"{title}: a worker process was killed (out of memory?); going on from its run's last checkpoint")
-        left = [cfg for cfg in left if records.run_id(cfg) not in held and not records.has_record(cfg)]
+    with listening() as requests:  # around all of it: a signal between two pools counts as much
+        sweep = _Sweep(title, len(configs), requests)
+        left, breaks = configs, 0
+        while left:
+            try:
+                _run_in_a_pool(left, jobs, sweep)
+            except BrokenProcessPool:
+                sweep.stop_if_asked()
+                breaks += 1
+                if breaks > attempts.LIMIT * len(configs):
+                    raise TrainingFailed(f"{title}: workers are killed before they train (out of memory?); try fewer: jobs=1") from None
+                say(f"{title}: a worker process was killed (out of memory?); going on from its run's last checkpoint")
+            left = [cfg for cfg in configs if sweep.is_left(cfg)]
+        held = [run_id for run_id in map(records.run_id, configs) if run_id in sweep.held and run_id not in sweep.unusable]
+    if sweep.unusable:
+        count, first = len(sweep.unusable), next(iter(sweep.unusable.values()))
+        raise UserError(f"{title}: {count} of {len(configs)} runs cannot be trained, the others have ended: {first}")
     if held:
         raise Held(f"{title}: {len(held)} runs are being trained by other processes, {held[0]} for one; start again when they are done")
 
 
-def _run_in_a_pool(configs: list[DictConfig], jobs: int, title: str, held: list[str]) -> None:
-    """Trains the configurations once; adds the runs that other processes train to `held`."""
+@dataclass
+class _Sweep:
+    """What is known of a sweep's runs beyond their records."""
+
+    title: str
+    count: int
+    requests: Requests
+    held: set[str] = field(default_factory=set)  # by other processes
+    unusable: dict[str, str] = field(default_factory=dict)  # run id: why
+    ended: int = 0
+
+    def is_left(self, cfg: DictConfig) -> bool:
+        """Whether a run is to be trained: it has not ended, its files are sound, and no other process is at work on it."""
+        run_id = records.run_id(cfg)
+        if run_id in self.unusable:
+            return False
+        if records.has_record(cfg):
+            self.held.discard(run_id)
+            return False
+        return run_id not in self.held or not is_held(records.run_folder(cfg, run_id))
+
+    def stop_if_asked(self) -> None:
+        """Raise Interrupted after a signal."""
+        if self.requests.stop:
+            raise Interrupted(
+                self.requests.stop, f"{self.title} stopped with {self.ended} of {self.count} runs done; the same command goes on from there"
+            )
+
+    def take(self, future: Future, cfg: DictConfig) -> None:
+        """Take a run's end. What ends the sweep is raised."""
+        try:
+            failure = future.result()
+        except Held:
+            self.held.add(records.run_id(cfg))
+            return
+        except Unusable as error:
+            failure = self.unusable[records.run_id(cfg)] = str(error)
+        if failure:
+            say(failure)
+        self.ended += 1
+
+
+def _run_in_a_pool(configs: list[DictConfig], jobs: int, sweep: _Sweep) -> None:
+    """Train the configurations once."""
     context = multiprocessing.get_context("spawn")
     counter, devices = context.Value("q", 0), context.SimpleQueue()
     workers = min(jobs, len(configs))
@@ -58,33 +112,22 @@ def _run_in_a_pool(configs: list[DictConfig], jobs: int, title: str, held: list[
     total = sum(cfg.num_steps for cfg in configs)
     with (
         ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter, devices)) as pool,
-        tqdm(total=total, unit="step", desc=title, mininterval=interval, dynamic_ncols=True) as bar,
-        listening() as requests,
+        tqdm(total=total, unit="step", desc=sweep.title, mininterval=interval, dynamic_ncols=True) as bar,
     ):
-        waiting, ended = iter(configs), 0
+        waiting = iter(configs)
         # No more than one run a worker: what the pool has been given cannot be taken back.
         running = {pool.submit(_work, cfg): cfg for cfg in itertools.islice(waiting, workers)}
         try:
             while running:
                 done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-                if requests.checkpoint:
-                    requests.checkpoint = False
+                if sweep.requests.checkpoint:
+                    sweep.requests.checkpoint = False
                     _signal_workers(signal.SIGUSR1)
-                if requests.stop:
-                    message = f"{title} stopped with {ended} of {len(configs)} runs done; the same command goes on from there"
-                    raise Interrupted(requests.stop, message)
+                sweep.stop_if_asked()
                 for future in done:
-                    cfg = running.pop(future)
-                    try:
-                        failure = future.result()
-                    except Held:
-                        failure = None
-                        held.append(records.run_id(cfg))
-                    if failure:
-                        say(failure)
-                    ended += 1
+                    sweep.take(future, running.pop(future))
                 running |= {pool.submit(_work, cfg): cfg for cfg in itertools.islice(waiting, len(done))}
-                bar.set_postfix_str(f"{ended} of {len(configs)} runs", refresh=False)
+                bar.set_postfix_str(f"{sweep.ended} of {sweep.count} runs", refresh=False)
                 bar.update(counter.value - bar.n)
         except BaseException:
             _signal_workers(signal.SIGTERM)

@@ -6,6 +6,7 @@ name, so that a submitter that is killed at any moment leaves nothing that the n
 
 import contextlib
 import json
+import os
 import re
 import secrets
 import shutil
@@ -18,6 +19,12 @@ from tasks.engine.errors import Held, UserError
 from tasks.engine.files import only_process, write_bytes_atomically
 
 PREFIX = "cpr-"
+
+
+class NoAnswer(UserError):
+    """The cluster's controller does not answer. It may be restarting."""
+
+
 ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "COMPLETING")
 
 
@@ -31,8 +38,7 @@ class Job:
 
 def note_submission(runs_dir: Path, title: str, jobs: list[list[str]]) -> str:
     """Notes the run ids of the jobs that are about to be submitted; returns the name that they must bear."""
-    folder = runs_dir / "slurm"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = own_folder(runs_dir)
     token = secrets.token_hex(6)
     write_bytes_atomically(folder / f"{token}.json", json.dumps({"title": title, "jobs": jobs}).encode())
     return f"{PREFIX}{re.sub('[^a-z0-9_]', '-', title.lower())}-{token}"
@@ -64,10 +70,28 @@ def _squeue() -> list[str]:
     try:
         done = subprocess.run(["squeue", "--me", "-h", "-r", "-o", "%j|%A|%F|%K|%T"], capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:
-        raise UserError("squeue does not answer; is the cluster's controller up?") from None
+        raise NoAnswer("squeue does not answer; is the cluster's controller up?") from None
     if done.returncode:
-        raise UserError(f"squeue failed: {' '.join(done.stderr.split())}")
+        raise NoAnswer(f"squeue failed: {' '.join(done.stderr.split())}")
     return done.stdout.splitlines()
+
+
+def own_folder(runs_dir: Path) -> Path:
+    """Return <runs_dir>/slurm, which its owner alone can read and write: what lies in it runs as its owner.
+
+    Raises UserError if it belongs to another user, whose jobs squeue --me would not show.
+    """
+    folder = runs_dir / "slurm"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        owner = folder.stat().st_uid
+        if owner == os.getuid():
+            folder.chmod(0o700)
+    except OSError as error:
+        raise UserError(f"runs_dir={runs_dir} cannot hold runs: {error}") from error
+    if owner != os.getuid():
+        raise UserError(f"{folder} belongs to user {owner}, who submits the runs of this folder; give a runs_dir of your own")
+    return folder
 
 
 @contextlib.contextmanager
@@ -76,11 +100,7 @@ def submitting(runs_dir: Path) -> Iterator[None]:
 
     Raises Held if another process is submitting.
     """
-    folder = runs_dir / "slurm"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"runs_dir={runs_dir} cannot hold runs: {error}") from error
+    folder = own_folder(runs_dir)
     try:
         with only_process(folder):
             yield

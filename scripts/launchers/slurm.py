@@ -97,6 +97,11 @@ def submit(configs: list[DictConfig], title: str) -> list[str]:
     if shutil.which("sbatch") is None:
         raise UserError("launcher=slurm needs a Slurm cluster, and there is no sbatch here; use launcher=local, or log in to the cluster")
     launcher = configs[0].launcher
+    if not 0 < launcher.grace_seconds <= 30 * minutes(launcher.time):
+        raise UserError(
+            f"launcher.grace_seconds={launcher.grace_seconds} must be at most half of launcher.time={launcher.time} minutes: a job that is "
+            "asked for its checkpoint when it starts gets nothing done"
+        )
     runs_dir = Path(configs[0].runs_dir).resolve()
     for cfg in configs:  # jobs start in the repository's folder
         cfg.runs_dir, cfg.data_dir = str(runs_dir), str(Path(cfg.data_dir).resolve())
@@ -104,6 +109,26 @@ def submit(configs: list[DictConfig], title: str) -> list[str]:
     jobs = [configs[i : i + per_job] for i in range(0, len(configs), per_job)]
     arrays = [jobs[i : i + MOST_JOBS] for i in range(0, len(jobs), MOST_JOBS)]
     return [_submit_array(array, launcher, runs_dir, title) for array in arrays]
+
+
+def minutes(time: int | float | str) -> float:
+    """Return a time limit in minutes: a number of them, or in Slurm's words, minutes:seconds, hours:minutes:seconds or days-hours:...
+
+    Raises UserError for anything else.
+    """
+    if isinstance(time, int | float):
+        return float(time)
+    days, dash, rest = time.rpartition("-")
+    try:
+        parts = [int(part) for part in rest.split(":")]
+        if dash:
+            hours, minutes, seconds, *_ = [*parts, 0, 0]
+            return 1440 * int(days) + 60 * hours + minutes + seconds / 60
+        if len(parts) == 3:
+            return 60 * parts[0] + parts[1] + parts[2] / 60
+        return parts[0] + (parts[1] / 60 if len(parts) == 2 else 0)
+    except ValueError:
+        raise UserError(f"launcher.time={time!r} must be minutes, or like 12:00:00 or 1-12:00:00") from None
 
 
 def _submit_array(jobs: list[list[DictConfig]], launcher: DictConfig, runs_dir: Path, title: str) -> str:

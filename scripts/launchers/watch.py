@@ -1,5 +1,6 @@
 """Waits for runs on a cluster, with a live table, and submits again those whose jobs have ended before them."""
 
+import contextlib
 import shutil
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from tasks.engine.errors import TrainingFailed
 from tasks.engine.files import disk_full_is_said
 from tasks.engine.terminal import say
 
-POLL_SECONDS = 5.0
+POLL_SECONDS, LONGEST_PAUSE = 5.0, 60.0
 TRIES = 3
 
 
@@ -39,9 +40,17 @@ def wait_for(configs: list[DictConfig], title: str) -> None:
     Raises TrainingFailed if jobs end again and again without any run having ended.
     """
     tries, ended = 0, 0
+    pause = POLL_SECONDS
     with Live(refresh_per_second=2) as live:
         while True:
-            found = states(configs)
+            try:
+                found = states(configs)
+                pause = POLL_SECONDS
+            except queue.NoAnswer as error:
+                pause = min(2 * pause, LONGEST_PAUSE)
+                say(f"{title}: {error}; asking again in {pause:.0f} s")
+                time.sleep(pause)
+                continue
             live.update(_table(title, found))
             now = sum(run.state in ("done", "failed") for run in found)
             if now == len(found):
@@ -54,7 +63,8 @@ def wait_for(configs: list[DictConfig], title: str) -> None:
                     where = Path(configs[0].runs_dir) / "slurm" / "jobs"
                     room = f"{shutil.disk_usage(where).free / 1e6:,.1f} MB are free there"
                     raise TrainingFailed(f"{title}: jobs end without their runs, {TRIES} times now; their output is in {where}; {room}")
-                submit_missing(configs, title)
+                with contextlib.suppress(queue.NoAnswer):  # the next look says so
+                    submit_missing(configs, title)
             time.sleep(POLL_SECONDS)
 
 

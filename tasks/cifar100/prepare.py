@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tasks.engine import verified
 from tasks.engine.errors import UserError, one_line
 from tasks.engine.files import write_bytes_atomically
 
@@ -44,6 +45,20 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
             say(f"{name}: from Debian's package dataset-fashion-mnist, checksums match")
         if not all(_whole(raw / file) for file in FASHION_MNIST):
             raise UserError(f"{name}: the files in {raw} do not match their checksums; delete them and try again")
+
+
+def digest(name: str, root: Path) -> str:
+    """Return a digest of the data set's files, after comparing them with their owners' checksums.
+
+    Raises UserError if one is missing or damaged.
+    """
+    mend = f"fetch it with: python scripts/prepare_data.py cifar100 {name}"
+    if name == "FashionMNIST":
+        return verified.verify(root / name / "raw", FASHION_MNIST, mend)
+    from torchvision.datasets import CIFAR100
+
+    # torchvision has compared their MD5s when it opened them.
+    return verified.overall(dict(CIFAR100.train_list + CIFAR100.test_list))
 
 
 def _whole(path: Path) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tasks.cifar100.data import Batch, Images, batches, load, normalizer, subset
 from tasks.cifar100.model import ResNet18
+from tasks.cifar100.prepare import digest
 from tasks.engine.halves import with_halves
 from tasks.engine.workload import Metric, Workload
 
@@ -32,6 +33,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
         loss=loss,
         evaluate=accuracy(test, task.data, device),
         metric=Metric("top1_accuracy", "%", "higher"),
+        data=digest(task.data.name, Path(cfg.data_dir)),
     )
 
 

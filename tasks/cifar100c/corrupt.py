@@ -36,6 +36,8 @@ def make(root: Path, images: np.ndarray, labels: np.ndarray, say: Callable[[str]
     """
     folder = root / NAME
     recipe = {"images": len(images), "seed": SEED, "source": hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()}
+    if finished(folder, recipe):  # without a lock: the folder may be read-only
+        return
     with disk_full_is_said(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / ".lock", "a") as lock:

@@ -1,5 +1,6 @@
 """Brings the clean and the corrupted images: CIFAR-100 and CIFAR-100-C, or Fashion-MNIST and corruptions of its test images."""
 
+import json
 import shutil
 import socket
 import tarfile
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 from tasks.cifar100 import prepare as clean
 from tasks.cifar100c import corrupt
 from tasks.cifar100c.data import CORRUPTIONS, EXTRA, FOLDERS, SEVERITIES, SHAPES
+from tasks.engine import verified
 from tasks.engine.errors import UserError, one_line
 from tasks.engine.files import disk_full_is_said, write_atomically
 
@@ -45,6 +47,20 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
     corrupt.make(root, test.data[:count].numpy(), test.targets[:count].numpy(), say)
 
 
+def digest(name: str, root: Path) -> str:
+    """Return a digest of clean and corrupted images, after comparing them with the checksums on record.
+
+    Raises UserError if one is missing or damaged.
+    """
+    folder = root / FOLDERS[name]
+    mend = f"bring it with: python scripts/prepare_data.py cifar100c {name} data_dir={root}"
+    if name == "CIFAR100":
+        corrupted = verified.verify_remembered(folder, FILES, mend)
+    else:
+        corrupted = verified.verify(folder, json.loads((folder / "manifest.json").read_bytes())["files"], mend)
+    return verified.overall({"clean": clean.digest(name, root), "corrupted": str(corrupted)})
+
+
 def published(root: Path, say: Callable[[str], None]) -> None:
     """CIFAR-100-C as its authors published it. An archive that lies in `root` already is verified and taken.
 
@@ -54,6 +70,8 @@ def published(root: Path, say: Callable[[str], None]) -> None:
 
     folder, archive = root / FOLDERS["CIFAR100"], root / ARCHIVE
     if whole(folder):
+        if verified.verify_remembered(folder, FILES, f"delete {folder}, then start the same command again") is None:
+            verified.remember(folder, FILES)
         return
     there = archive.stat().st_size if archive.exists() else 0
     if (free := shutil.disk_usage(root).free) < NEEDED - there:
@@ -94,3 +112,4 @@ def unpack(archive: Path, folder: Path) -> None:
         for name in FILES:
             source: Any = tar.extractfile(members[name])
             write_atomically(folder / name, partial(shutil.copyfileobj, source))
+    verified.remember(folder, FILES)

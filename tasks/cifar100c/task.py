@@ -11,6 +11,7 @@ from torch import nn
 from tasks.cifar100.data import at_size, normalizer
 from tasks.cifar100.task import build as build_clean
 from tasks.cifar100c.data import Corrupted, load
+from tasks.cifar100c.prepare import digest
 from tasks.engine.halves import with_halves
 from tasks.engine.workload import Metric, Workload
 
@@ -22,6 +23,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
         build_clean(cfg, device),
         metric=Metric("corrupted_accuracy", "%", "higher"),
         at_end=corrupted_accuracy(images, cfg.task.data, device),
+        data=digest(cfg.task.data.name, Path(cfg.data_dir)),
     )
 
 

@@ -17,7 +17,7 @@ from tasks.engine.errors import UserError
 from tasks.engine.halves import with_halves
 from tasks.engine.terminal import say
 from tasks.engine.workload import Metric, Work, Workload
-from tasks.imagenet.data import Images, classes_of, load
+from tasks.imagenet.data import Images, classes_of, digest, load
 from tasks.imagenet.loader import Batch, in_order
 
 HEADS = ("random", "zero_shot")
@@ -57,6 +57,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
         # For MFU, which is known of some GPUs only.
         work=Work("image", task.batch_size, flops_per_image(model.tower, task.data.image_size) if device.type == "cuda" else None),
         at_end=at_end,
+        data=digest(task.data.name, root),
     )
 
 

@@ -1,46 +1,123 @@
-"""Every start and orderly end of a run's processes: starts.jsonl in its folder, lines of {"start": step} and {"end": step}.
+"""starts.jsonl in a run's folder: every start and orderly end of its processes, and what each start ran on.
 
-A start without an end was killed, by its memory's shortage for one. A run that is killed again and again without getting further is
-called failed (run.py); the file also tells how much of a run was trained in which piece.
+    {"begin": "2026-11-30T02:00:00+00:00", "host": "node7"}   before the model is built
+    {"start": 120, "state": {"git_commit": ..., ...}}          before the first step; 120 are done
+    {"end": 480}                                               done, failed, or interrupted with a checkpoint
+
+An attempt without an end was killed, for example for its memory. A run that is killed again and again without getting
+further is called failed (run.py). Damaged lines are left out.
 """
 
 import contextlib
 import json
 import os
+import socket
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, NamedTuple
 
 LIMIT = 3
 NAME = "starts.jsonl"
 
 
-def note_start(folder: Path, step: int) -> int:
-    """Notes that a process takes the run up at `step`; returns how many before it did so there and were killed."""
-    killed = 0
-    for line in reversed(history(folder)):
-        if line != {"start": step}:
+class Attempt(NamedTuple):
+    """One start. `step` is None if it died before its first step, `state` if an older version of the suite wrote the line."""
+
+    step: int | None
+    ended: bool
+    state: dict[str, Any] | None
+
+
+def note_begin(folder: Path) -> int:
+    """Note that a process begins to build the model. Return how many attempts in a row died before their first step."""
+    deaths = 0
+    for attempt in reversed(history(folder)):
+        if attempt.ended or attempt.step is not None:
             break
-        killed += 1
-    _append(folder, {"start": step})
-    return killed
+        deaths += 1
+    _append(folder, {"begin": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname()})
+    return deaths
 
 
-def note_end(folder: Path, step: int) -> None:
-    """Notes that the process ends in an orderly way at `step`: done, failed, or interrupted with a checkpoint."""
+def note_start(folder: Path, step: int, state: dict[str, Any]) -> int:
+    """Note that training takes the run up at `step`. Return how many attempts in a row were killed without getting further."""
+    deaths = 0
+    past = history(folder)
+    if past and past[-1].step is None and not past[-1].ended:
+        past.pop()  # this attempt's own begin
+    for attempt in reversed(past):
+        if attempt.ended or attempt.step not in (None, step):
+            break
+        deaths += 1
+    _append(folder, {"start": step, "state": state})
+    return deaths
+
+
+def note_end(folder: Path, step: int | None) -> None:
+    """Note that the process ends in an orderly way at `step`, or before its first step (None)."""
     _append(folder, {"end": step})
 
 
-def history(folder: Path) -> list[dict[str, int]]:
-    """All lines, oldest first, without one that was cut off by a kill."""
-    lines = []
+def history(folder: Path) -> list[Attempt]:
+    """Return all attempts, oldest first."""
+    found: list[Attempt] = []
+    begun = False  # the last attempt has a begin and no start yet
+    for line in lines(folder):
+        if "begin" in line:
+            found.append(Attempt(None, False, None))
+        elif "start" in line:
+            attempt = Attempt(line["start"], False, line.get("state"))
+            found[len(found) - begun :] = [attempt]
+        elif "end" in line and found:
+            found[-1] = found[-1]._replace(ended=True)
+        begun = "begin" in line
+    return found
+
+
+def states(folder: Path) -> list[dict[str, Any]]:
+    """Return the states that made the steps which a run stands on: [{"from": step, "git_commit": ..., ...}], oldest first.
+
+    An attempt that was killed without a checkpoint made none of them. Attempts in equal states are one entry. A state is
+    {"from": step} alone where nothing is known of it.
+    """
+    taken: list[dict[str, Any]] = []
+    for step, _, state in history(folder):
+        if step is None:
+            continue
+        taken = [entry for entry in taken if entry["from"] < step]
+        entry = {"from": step} | (state or {})
+        if not taken or not same(taken[-1], entry):
+            taken.append(entry)
+    return taken
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether two states are equal, wherever they took the run up."""
+    return {**one, "from": 0} == {**other, "from": 0}
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of starts.jsonl."""
+    found = []
     with contextlib.suppress(FileNotFoundError):
-        for line in (folder / NAME).read_text().splitlines():
+        for line in (folder / NAME).read_bytes().splitlines():
             with contextlib.suppress(ValueError):
-                lines.append(json.loads(line))
-    return lines
+                value = json.loads(line)
+                if isinstance(value, dict) and isinstance(value.get("start", 0), int):
+                    found.append(value)
+    return found
 
 
-def _append(folder: Path, line: dict[str, int]) -> None:
-    with open(folder / NAME, "a") as file:
-        file.write(json.dumps(line) + "\n")
+def _append(folder: Path, line: dict[str, Any]) -> None:
+    path = folder / NAME
+    with open(path, "ab+") as file:
+        if file.tell() and not _ends_with_newline(file):
+            file.write(b"\n")  # after a line that a kill cut off
+        file.write(json.dumps(line).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _ends_with_newline(file: Any) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"

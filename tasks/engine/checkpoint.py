@@ -3,6 +3,7 @@
 The one before is kept as checkpoint.previous.pt until the run ends, in case the disk damages the newest.
 """
 
+import errno
 import hashlib
 import os
 import pickle
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.engine.errors import UserError
+from tasks.engine.errors import Unusable
 from tasks.engine.files import write_atomically
 from tasks.engine.records import set_aside
 
@@ -37,7 +38,7 @@ def load(folder: Path, run_id: str, logs_hold: Callable[[dict[str, Any]], bool],
 
     Other checkpoints are set aside, and `warn` is told in one line.
 
-    Raises UserError for a checkpoint of another run or of an unknown format.
+    Raises Unusable for a checkpoint of another run or of an unknown format, and for one that cannot be opened or read.
     """
     for name in ("checkpoint.new.pt", NAME, PREVIOUS):
         path = folder / name
@@ -49,7 +50,7 @@ def load(folder: Path, run_id: str, logs_hold: Callable[[dict[str, Any]], bool],
             warn(f"{path} is damaged (kept as {kept.name}); going back to the checkpoint before it, or to the start")
             continue
         if content.get("run_id") != run_id or content.get("format") != FORMAT:
-            raise UserError(
+            raise Unusable(
                 f"{path} belongs to run {content.get('run_id')!r} in format {content.get('format')!r}, not to {run_id!r} in format "
                 f"{FORMAT}; move it away and start again"
             )
@@ -62,13 +63,20 @@ def load(folder: Path, run_id: str, logs_hold: Callable[[dict[str, Any]], bool],
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """What is in one checkpoint; None if the file is truncated or a bit has flipped (torch's archives carry a CRC-32 of every member)."""
+    """Return what is in one checkpoint. None if its content is damaged (torch's archives carry a CRC-32 of every member).
+
+    Raises Unusable if it cannot be opened or read: that is no damage, and may pass.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 return None
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, RuntimeError, EOFError, pickle.UnpicklingError, OSError, KeyError, ValueError):
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a damaged table of contents points to before the file
+            return None
+        raise Unusable(f"{path} cannot be read: {error.strerror or error}; mend that, then start the run again") from error
+    except (zipfile.BadZipFile, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError):
         return None
     return content if isinstance(content, dict) else {}
 

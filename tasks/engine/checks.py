@@ -1,6 +1,7 @@
 """What a configuration's values must be, checked before anything is written."""
 
 import math
+import re
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,6 +11,7 @@ from tasks.engine.errors import UserError
 from tasks.engine.schedule import DECAYS
 
 WAYS = ("ddp", "fsdp")
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
 NUMBER, WHOLE = "a number", "a whole number"
 # key: (kind, least value, whether null is allowed)
@@ -33,7 +35,7 @@ NUMBERS: dict[str, tuple[str, float, bool]] = {
     "task.schedule.start_factor": (NUMBER, 0, True),  # as is `warmup_prefix`, only some schedules have it
     "task.weight_decay_multiplier": (NUMBER, 0, False),
 }
-FLAGS = ("quiet", "deterministic", "compile", "task.reg_embedding")
+FLAGS = ("quiet", "strict", "deterministic", "compile", "task.reg_embedding")
 
 
 def check(cfg: DictConfig) -> None:
@@ -45,6 +47,10 @@ def check(cfg: DictConfig) -> None:
     for key in FLAGS:
         if not isinstance(OmegaConf.select(cfg, key), bool):
             raise UserError(f"{key}={OmegaConf.select(cfg, key)} must be true or false")
+    for key in ("task.name", "regularizer.name"):
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, str) or not NAME.fullmatch(value):
+            raise UserError(f"{key}={value!r} must be letters, digits, '_', '-' and '.', and begin with a letter: it names a folder")
     task = cfg.task
     if task.grad_clip is not None and not (_is(NUMBER, task.grad_clip) and task.grad_clip > 0):
         raise UserError(f"task.grad_clip={task.grad_clip} must be > 0, or null for none")

@@ -1,4 +1,4 @@
-"""What a record says of the machine and the code that made it."""
+"""What a record says of the code, the data and the machine that made it."""
 
 import functools
 import os
@@ -9,10 +9,54 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
+
+from cpr import CPR, AdamCPR
+from cpr.distributed import local
+from cpr.kernels.select import CPU, EAGER, TRITON, select
 
 # What the suite itself writes into its repository.
 NOT_CODE = (".", ":(exclude)results/mini", ":(exclude)results/paper")
 PACKAGES = ("torch", "torchvision", "numpy", "timm", "transformers", "open_clip_torch", "nnunetv2")
+
+
+# What changes the bits of a run when it changes, with the words of a message.
+COMPARED = {"git_commit": "code", "versions": "versions", "hardware": "hardware", "kernel": "kernel", "data": "data"}
+
+
+def state_of(device: torch.device, processes: int, optimizer: Optimizer, data: str | None) -> dict[str, Any]:
+    """Return what a run's steps are made by: code, versions, hardware, the optimizer's kernel and the data's digest."""
+    return {
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "hardware": hardware(device, processes),
+        "kernel": kernel_of(optimizer),
+        "data": data,
+    }
+
+
+def kernel_of(optimizer: Optimizer) -> str | None:
+    """Return the path of CPR's arithmetic ("cpu", "eager", "triton", or several joined by "+"). None for other optimizers."""
+    if isinstance(optimizer, CPR):
+        return "eager"
+    if not isinstance(optimizer, AdamCPR):
+        return None
+    names = {EAGER: "eager", CPU: "cpu", TRITON: "triton"}
+    return "+".join(sorted({names[select(local(p), group["kernel"])] for group in optimizer.param_groups for p in group["params"]}))
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return what has changed between two states, in words. What the older state does not say is not compared."""
+    said = []
+    for key, word in COMPARED.items():
+        old, new = before.get(key), now.get(key)
+        if old is None or old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            said += [f"{name} {old[name]} -> {new.get(name)}" for name in old if old[name] != new.get(name)]
+        else:
+            said.append(f"{word} {old} -> {new}")
+    return said
 
 
 def versions() -> dict[str, str]:
@@ -48,7 +92,10 @@ def _cpu_name() -> str:
 
 @functools.cache
 def git_commit() -> str | None:
-    """The commit of the code, with "-dirty" if tracked files other than results differ from it; None outside a repository."""
+    """Return the commit of the code, with "-dirty" if tracked files other than results differ from it; None outside a repository.
+
+    Of a process it is the first answer, since that is the code it has loaded. run.py asks before it trains.
+    """
     root = Path(__file__).resolve().parents[2]
     try:
         commit = _git(root, "rev-parse", "--short=12", "HEAD")
@@ -59,4 +106,6 @@ def git_commit() -> str | None:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    # safe.directory: the repository may belong to another user. No optional locks: reading must not disturb others.
+    command = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -5,14 +5,16 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
+import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from tasks.engine.errors import Held, UserError
+from tasks.engine.errors import DiskFull, Held, Unusable
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -46,6 +48,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _finite(value: Any) -> Any:
+    """Return the value with null for NaN and infinities, which JSON doesn't have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class Log:
     """A file of JSON lines. A checkpoint remembers `mark()`; resuming calls `cut(mark)`, so that no line stands twice.
 
@@ -59,7 +70,7 @@ class Log:
 
     def append(self, row: dict[str, Any]) -> None:
         """Writes one line through to the operating system."""
-        line = json.dumps(row, separators=(",", ":")).encode() + b"\n"
+        line = json.dumps(_finite(row), separators=(",", ":"), allow_nan=False).encode() + b"\n"
         self._file.write(line)
         self._file.flush()
         self._hash.update(line)
@@ -81,27 +92,65 @@ class Log:
         self._file.seek(length)
         self._hash = hashlib.sha256(self.path.read_bytes())
 
+    def check(self) -> None:
+        """Raise Unusable if the file holds anything but what this process has read and written, such as another one's lines."""
+        content = self.path.read_bytes()
+        steps = [json.loads(line).get("step", 0) for line in content.splitlines()]
+        if hashlib.sha256(content).digest() != self._hash.digest() or steps != sorted(steps):
+            raise Unusable(f"{self.path} holds lines of another process; delete {self.path.parent} and start the run again")
+
     def close(self) -> None:
         self._file.close()
 
 
+class Lock:
+    """The right of this process alone to write in a folder."""
+
+    def __init__(self, folder: Path, file: TextIO) -> None:
+        self.path, self._file = folder / ".lock", file
+        self._word = f"process {os.getpid()} on {socket.gethostname()} ({secrets.token_hex(4)})"
+        file.truncate(0)
+        file.write(self._word)
+        file.flush()
+
+    def check(self) -> None:
+        """Raise Unusable if the lock is lost: deleted, renamed, or taken by another process where locks don't work."""
+        try:
+            mine = os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno())) and self.path.read_text() == self._word
+        except FileNotFoundError:
+            mine = False
+        if not mine:
+            raise Unusable(
+                f"{self.path} is not this process's any more: it was deleted, or another process took the run up; nothing more is "
+                "written. Start the run again once no other process trains it"
+            )
+
+
 @contextlib.contextmanager
-def only_process(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process; the operating system lets go of it whenever the process ends, however it ends.
+def only_process(folder: Path) -> Iterator[Lock]:
+    """Hold the folder for this process. The operating system lets go of it whenever the process ends, however it ends.
 
     Raises Held if another process is at work in it.
     """
-    with open(folder / ".lock", "a+") as lock:
-        if not _locked(lock):
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
+    with open(folder / ".lock", "a+") as file:
+        if not _locked(file):
+            file.seek(0)
+            holder = file.read().strip() or "another process"
             raise Held(f"run {folder.name} is being trained by {holder}; wait for it, or stop it first") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
+        lock = Lock(folder, file)
         for left_over in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
             left_over.unlink()
-        yield
+        yield lock
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process is at work in the folder, as far as its file system tells this machine."""
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError), open(folder / ".lock") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _locked(lock: TextIO) -> bool:
@@ -124,5 +173,16 @@ def disk_full_is_said(folder: Path) -> Iterator[None]:
         causes = (error, error.__cause__, error.__context__)
         if any(isinstance(cause, OSError) and cause.errno in DISK_FULL for cause in causes):
             message = f"no space left for {folder}; free some and start the same command again, it goes on from the last checkpoint"
-            raise UserError(message) from error
+            raise DiskFull(message) from error
         raise
+
+
+@contextlib.contextmanager
+def unusable_files_are_said(folder: Path) -> Iterator[None]:
+    """Turn an error of the operating system about a file in `folder` into one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(folder):
+            raise
+        raise Unusable(f"{error.filename}: {error.strerror}; mend that, then start the run again") from error

@@ -16,10 +16,13 @@ Weights = dict[str, Tensor]
 
 
 def kept(path: Path, recipe: dict[str, Any], train: Callable[[], Weights]) -> Weights:
-    """The weights in the file `path`, on the CPU: kept by an earlier call, or made by `train` now and kept, with the recipe.
+    """Return the weights in the file `path`, on the CPU: kept by an earlier call, or made by `train` now and kept, with the recipe.
 
-    Of several processes one trains, and the others wait for it. A damaged file is made anew. Raises UserError if the disk is full.
+    Of several processes one trains, and the others wait for it. A whole file is read without a lock, since the folder may be
+    read-only. A damaged file is made anew. Raises UserError if the disk is full.
     """
+    if path.exists() and (content := checkpoint.read(path)) is not None:
+        return content["model"]
     with disk_full_is_said(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.with_suffix(".lock"), "a") as lock:

@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from tasks.engine.errors import Unusable
 from tasks.engine.files import write_bytes_atomically
 
 # What a run does not depend on: where things lie, how it is watched, what it runs on. The optimizer's and the task's default lr
@@ -25,6 +27,7 @@ NOT_IDENTITY = (
     "threads",
     "deterministic",
     "quiet",
+    "strict",
     # The global batch is the protocol's, however it is split.
     "nodes",
     "gpus",
@@ -88,7 +91,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     files = {name: file_digest(folder / name) for name in ("metrics.jsonl", "dynamics.jsonl") if (folder / name).exists()}
     record = record | {"files": files}
     record["checksum"] = _digest(record)
-    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+    text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"
     write_bytes_atomically(folder / "record.json", text.encode())
     return record
 
@@ -103,6 +106,10 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
+    except IsADirectoryError:
+        raise DamagedRecord(f"{path} is damaged: it is a folder") from None
+    except OSError as error:
+        raise Unusable(f"{path} cannot be read: {error.strerror}; mend that, then start the run again") from error
     try:
         record = json.loads(content)
         checksum = record.pop("checksum")
@@ -112,13 +119,21 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         raise DamagedRecord(f"{path} is damaged: its content does not match its checksum")
     if record["run_id"] != folder.name:
         raise DamagedRecord(f"{path} is the record of another run, {record['run_id']}")
+    if record["status"] == "finished" and (wrong := [name for name, value in record["metrics"].items() if not math.isfinite(value)]):
+        return record | {"status": "failed", "reason": f"final metric {wrong[0]} is {record['metrics'][wrong[0]]}"}  # an older suite's
     return record
 
 
 def ended(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """The record of a run that has ended; a damaged one is set aside and said, so that the run is done again."""
+    """Return the record of a run that has ended and whose logs are whole.
+
+    If record or logs are damaged, the record is set aside and that is said, so that the run is done again.
+    """
     try:
-        return read_record(folder)
+        record = read_record(folder)
+        if record is not None:
+            check_logs(folder, record)
+        return record
     except DamagedRecord as damage:
         give_up(folder, damage, say)
         return None
@@ -136,13 +151,18 @@ def read_logs(folder: Path, record: dict[str, Any], names: tuple[str, ...] = ("m
     Raises DamagedRecord if a log is not the one that the record was written for.
     """
     check_logs(folder, record)
+    return log_lines(folder, names)
+
+
+def log_lines(folder: Path, names: tuple[str, ...]) -> list[list[dict[str, Any]]]:
+    """Return the lines of each of the logs of a run that `ended` has checked."""
     return [[json.loads(line) for line in (folder / name).read_text().splitlines()] for name in names]
 
 
 def check_logs(folder: Path, record: dict[str, Any]) -> None:
     """Raises DamagedRecord if a log is not the one that the record was written for."""
     for name, digest in record["files"].items():
-        if not (folder / name).exists() or file_digest(folder / name) != digest:
+        if not (folder / name).is_file() or file_digest(folder / name) != digest:
             raise DamagedRecord(f"{folder / name} is damaged: it does not match the run's record")
 
 

@@ -1,6 +1,7 @@
 """What a person sees of a run: the regularized set at its start, a progress bar with ETA, and wandb if asked for."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from torch import nn
 from tqdm import tqdm
 
 from cpr import regularized_names
-from tasks.engine.errors import UserError
+from tasks.engine.errors import UserError, one_line
+from tasks.engine.terminal import say
 
 
 def regularized_set(model: nn.Module, reg_embedding: bool) -> str:
@@ -42,7 +44,10 @@ def show_speed(bar: tqdm, speed: dict[str, float]) -> None:
 
 
 class WandbLog:
-    """Sends rows to wandb, offline or online; does nothing with `logging=none`, and in a run's processes but the first."""
+    """Send rows to wandb, offline or online. Do nothing with `logging=none`, and in a run's processes but the first.
+
+    An error of wandb after its start (its helper process killed, a lost connection) is one warning, and training goes on without it.
+    """
 
     def __init__(self, cfg: Any, run_id: str, folder: Path, first: bool = True) -> None:
         self._run = None
@@ -61,9 +66,17 @@ class WandbLog:
             raise UserError(f"wandb cannot start ({error}); log in with `wandb login`, or say logging.mode=offline") from error
 
     def append(self, row: dict[str, Any]) -> None:
-        if self._run is not None:
-            self._run.log({key: value for key, value in row.items() if key != "step"}, step=row["step"])
+        self._try(lambda run: run.log({key: value for key, value in row.items() if key != "step"}, step=row["step"]))
 
     def close(self) -> None:
-        if self._run is not None:
-            self._run.finish()
+        self._try(lambda run: run.finish())
+        self._run = None
+
+    def _try(self, call: Callable[[Any], object]) -> None:
+        if self._run is None:
+            return
+        try:
+            call(self._run)
+        except Exception as error:  # wandb's own, and those of its sockets and pipes
+            say(f"warning: wandb fails ({one_line(error)}); {self._run.id} goes on without it")
+            self._run = None

@@ -13,15 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 from tasks.engine import attempts, checkpoint, records
 from tasks.engine.checks import check
 from tasks.engine.device import set_up, without_deterministic_form
-from tasks.engine.environment import git_commit, hardware, versions
+from tasks.engine.environment import differences, git_commit, hardware, kernel_of, state_of, versions
 from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError
-from tasks.engine.files import disk_full_is_said, only_process, write_bytes_atomically
+from tasks.engine.files import Lock, disk_full_is_said, only_process, unusable_files_are_said, write_bytes_atomically
 from tasks.engine.optimizers import build_optimizer, never_acts
 from tasks.engine.parallel import Ranks, join
 from tasks.engine.reporting import regularized_set
 from tasks.engine.seeding import derive, seed_everything
 from tasks.engine.sharding import check_batch_norm, spread
-from tasks.engine.signals import Requests, listening
+from tasks.engine.signals import Requests, listening, stopping_at_once
 from tasks.engine.terminal import say
 from tasks.engine.throughput import rates
 from tasks.engine.training import Training, without_bound
@@ -31,26 +31,31 @@ LESS = "free some and start it again, or make the batch, the model or its input 
 
 
 def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
-    """Trains the configured run, or goes on with it, or returns its record if it has ended.
+    """Train the configured run, or go on with it, or return its record if it has ended.
 
     `progress` is told the number of steps that have been done since it was last told; at first, those before a resumption.
 
-    Raises UserError if it cannot be started as asked (Held if another process is at work on it), TrainingFailed if its loss is not
-    finite (now or on record), OutOfMemory, and Interrupted after a signal, with a checkpoint written.
+    Raises:
+        UserError: it cannot be started as asked. Held: another process is at work on it. Unusable: its files are not to be read or
+            written, or its lock is lost. DiskFull: there is no space left.
+        TrainingFailed: its loss or a final metric is not finite, now or on record.
+        OutOfMemory: now. On record after three attempts.
+        Interrupted: after a signal, with a checkpoint written.
     """
     check(cfg)
+    git_commit()  # now, since this is the code that trains; a commit may be made while it does
     ranks, device = join(cfg)
     folder = records.run_folder(cfg)
-    with disk_full_is_said(folder), contextlib.ExitStack() as held:
-        record = None
+    with disk_full_is_said(folder), unusable_files_are_said(folder), contextlib.ExitStack() as held:
+        lock = record = None
         with ranks.together():
             if ranks.first:
                 _make(folder, cfg.runs_dir)
-                held.enter_context(only_process(folder))
+                lock = held.enter_context(only_process(folder))
                 record = records.ended(folder, say)
         record = ranks.from_first(record)
         if record is None:
-            record = _train(cfg, folder, ranks, device, progress)
+            record = _train(cfg, folder, lock, ranks, device, progress)
     if record["status"] == "failed":
         raise TrainingFailed(f"run {record['run_id']} failed: {record['reason']}; to try it again: python scripts/retry.py {folder}")
     return record
@@ -80,28 +85,63 @@ def build_workload(cfg: DictConfig, device: torch.device) -> Workload:
     return workload
 
 
-def _train(cfg: DictConfig, folder: Path, ranks: Ranks, device: torch.device, progress: Callable[[int], None] | None) -> dict[str, Any]:
+def _train(
+    cfg: DictConfig, folder: Path, lock: Lock | None, ranks: Ranks, device: torch.device, progress: Callable[[int], None] | None
+) -> dict[str, Any]:
+    training: Training | None = None
+    metrics: dict[str, float] = {}
     try:
-        training = _set_up(cfg, folder, ranks, device)
-    except Exception as error:
-        if not _is_out_of_memory(error):
-            raise
-        raise OutOfMemory(f"{folder.name} ran out of memory before its first step; {LESS}") from error
-    try:
-        training.resume()
+        training = _begin(cfg, folder, lock, ranks, device)
         with listening() as requests:
             metrics, reason = _to_the_end(training, requests, progress)
+    except _Failed as failure:
+        reason = str(failure)
     finally:
-        training.close()
-    record = _summary(cfg, training, metrics, reason)
+        if training is not None:
+            training.close()
+    record = _summary(cfg, training, metrics, reason, ranks, device)
     with ranks.together():
         if ranks.first:
-            record = records.write_record(folder, record)
+            assert lock is not None
+            lock.check()
+            for log in (training.metrics, training.dynamics) if training is not None else ():
+                log.check()
+            record = records.write_record(folder, record | {"states": attempts.states(folder)})
             checkpoint.finish(folder)
     return ranks.from_first(record)
 
 
-def _set_up(cfg: DictConfig, folder: Path, ranks: Ranks, device: torch.device) -> Training:
+class _Failed(Exception):
+    """The run is to be recorded as failed, for this reason."""
+
+
+def _begin(cfg: DictConfig, folder: Path, lock: Lock | None, ranks: Ranks, device: torch.device) -> Training:
+    """Build the model and everything else, and take the run up where its last checkpoint left it."""
+    with ranks.together():
+        deaths = attempts.note_begin(folder) if ranks.first else 0
+    deaths = ranks.from_first(deaths)
+    if deaths >= attempts.LIMIT:
+        if ranks.first:
+            attempts.note_end(folder, None)
+        raise _Failed(f"it ended {deaths} times without a word before its first step: killed, or out of memory")
+    try:
+        with stopping_at_once(records.run_id(cfg)):
+            training = _set_up(cfg, folder, lock, ranks, device)
+            training.resume()
+            return training
+    except Exception as error:
+        if _is_out_of_memory(error):
+            if deaths + 1 < attempts.LIMIT or ranks.world > 1:
+                where = f"{folder.name} ran out of memory before its first step, in attempt {deaths + 1} of {attempts.LIMIT}"
+                raise OutOfMemory(f"{where}; {LESS}") from error
+            attempts.note_end(folder, None)
+            raise _Failed(f"out of memory before its first step, in {deaths + 1} attempts") from error
+        if ranks.first and (ranks.world == 1 or isinstance(error, UserError | Interrupted)):
+            attempts.note_end(folder, None)
+        raise
+
+
+def _set_up(cfg: DictConfig, folder: Path, lock: Lock | None, ranks: Ranks, device: torch.device) -> Training:
     with ranks.together():
         set_up(cfg)
         seed_everything(cfg.seed)
@@ -122,15 +162,13 @@ def _set_up(cfg: DictConfig, folder: Path, ranks: Ranks, device: torch.device) -
             say(f"warning: {warning}")
         if ranks.first:
             write_bytes_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
-        return Training(cfg, folder, workload, optimizer, device, ranks)
+        return Training(cfg, folder, lock, workload, optimizer, device, ranks)
 
 
 def _to_the_end(training: Training, requests: Requests, progress: Callable[[int], None] | None) -> tuple[dict[str, float], str | None]:
-    """The final metrics, or why the run failed for a reason of its own."""
+    """Return the final metrics, or why the run failed for a reason of its own."""
     step, ranks = training.step, training.ranks
-    with ranks.together():
-        deaths = attempts.note_start(training.folder, step) if ranks.first else 0
-    deaths = ranks.from_first(deaths)
+    deaths = _start(training)
     try:
         if deaths >= attempts.LIMIT:
             raise TrainingFailed(f"it ended {deaths} times without a word after step {step}: killed, or out of memory")
@@ -159,6 +197,30 @@ def _to_the_end(training: Training, requests: Requests, progress: Callable[[int]
     return metrics, None
 
 
+def _start(training: Training) -> int:
+    """Note the start and what it runs on. Return how many attempts were killed at the same step.
+
+    Raises UserError with strict=true if code, versions, hardware, kernel or data are others than those that trained so far.
+    """
+    cfg, folder, ranks = training.cfg, training.folder, training.ranks
+    state = state_of(training.device, ranks.world, training.optimizer, training.workload.data)
+    deaths = 0
+    with ranks.together():
+        if ranks.first:
+            before = [entry for entry in attempts.states(folder) if entry["from"] < training.step]
+            changed = differences(before[-1], state) if before else []
+            if changed and cfg.strict:
+                attempts.note_end(folder, None)
+                raise UserError(
+                    f"{training.run_id} was trained to step {training.step} under another state ({'; '.join(changed)}); strict=true "
+                    "refuses to go on: restore that state, or say strict=false"
+                )
+            if changed:
+                say(f"warning: {training.run_id} goes on from step {training.step} under another state: {'; '.join(changed)}")
+            deaths = attempts.note_start(folder, training.step, state)
+    return ranks.from_first(deaths)
+
+
 def _note_end(training: Training) -> None:
     if training.ranks.first:
         attempts.note_end(training.folder, training.step)
@@ -168,24 +230,34 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _summary(cfg: DictConfig, training: Training, metrics: dict[str, float], reason: str | None) -> dict[str, Any]:
-    metric = training.workload.metric
-    return {
-        "run_id": training.run_id,
+def _summary(
+    cfg: DictConfig, training: Training | None, metrics: dict[str, float], reason: str | None, ranks: Ranks, device: torch.device
+) -> dict[str, Any]:
+    """Return the record. Without a training the run failed before its first step: what only a model could tell is None."""
+    about: dict[str, Any] = {
+        "run_id": records.run_id(cfg),
         "status": "finished" if reason is None else "failed",
         "reason": reason,
         "metrics": metrics,
+        "seed": cfg.seed,
+        "config": records.identity(cfg),
+        "config_hash": records.config_hash(cfg),
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "hardware": hardware(device, ranks.world),
+    }
+    if training is None:
+        unknown = ("metric", "steps_per_second", "without_bound", "state_sha256", "kernel", "data")
+        return about | {"steps": 0, "seconds": 0.0} | dict.fromkeys(unknown)
+    metric = training.workload.metric
+    return about | {
         "metric": {"name": metric.name, "unit": metric.unit, "better": metric.better},
         "steps": training.step,
-        "seed": cfg.seed,
         "seconds": training.seconds,
         "steps_per_second": training.step / training.stepping_seconds if training.stepping_seconds else None,
         **rates(training.workload.work, training.step, training.stepping_seconds, training.peak, training.ranks.world),
         "without_bound": without_bound(training.workload.model, training.optimizer),
         "state_sha256": checkpoint.digest(*training.whole_state()),
-        "config": records.identity(cfg),
-        "config_hash": records.config_hash(cfg),
-        "git_commit": git_commit(),
-        "versions": versions(),
-        "hardware": hardware(training.device, training.ranks.world),
+        "kernel": kernel_of(training.optimizer),
+        "data": training.workload.data,
     }

@@ -6,8 +6,10 @@ SIGUSR2 is what a cluster sends before it takes the machine away: the job is que
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+
+from tasks.engine.errors import Interrupted
 
 
 class Requests:
@@ -28,12 +30,30 @@ class Requests:
 def listening() -> Iterator[Requests]:
     """Collects signals while the block runs; outside the main thread, where Python allows no handlers, none come."""
     requests = Requests()
+    with _handled_by(requests.handle):
+        yield requests
+
+
+@contextlib.contextmanager
+def stopping_at_once(what: str) -> Iterator[None]:
+    """Raise Interrupted at once for a signal that ends a run, while the block has nothing to save. SIGUSR1 is ignored."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if number != signal.SIGUSR1:
+            raise Interrupted(number, f"{what} stopped before its first step; the same command goes on from there")
+
+    with _handled_by(stop):
+        yield
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield requests
+        yield
         return
-    old = {number: signal.signal(number, requests.handle) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)}
+    old = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)}
     try:
-        yield requests
+        yield
     finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        for number, before in old.items():
+            signal.signal(number, before)

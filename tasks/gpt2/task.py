@@ -15,7 +15,7 @@ from tasks.gpt2.data import Batch, Blocks, batches, in_order
 from tasks.gpt2.model import build as build_model
 from tasks.gpt2.sampling import sampler
 from tasks.gpt2.scores import next_token_scores
-from tasks.gpt2.shards import open_split
+from tasks.gpt2.shards import open_split, verify
 
 
 def build(cfg: Any, device: torch.device) -> Workload:
@@ -39,6 +39,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
         blocks=list(model.blocks),
         work=Work("token", task.batch_size * task.model.context, model.shape.flops_per_token()),
         sample=sampler(root, task, device) if task.sample_tokens else None,
+        data=verify(root, task.data.name),
     )
 
 

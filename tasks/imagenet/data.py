@@ -8,6 +8,8 @@ import torch
 from PIL.Image import Image
 from torch.utils.data import Subset
 
+from tasks.cifar100.prepare import digest as small_images_digest
+from tasks.engine import verified
 from tasks.engine.errors import UserError
 from tasks.engine.seeding import generator_for
 from tasks.imagenet.shards import TarShards, decoded
@@ -100,6 +102,29 @@ def read(name: str, root: Path, split: str) -> Images:
     if not files:
         raise UserError(_missing(name, root, split))
     return ParquetShards(files, folder) if name == "ImageNetParquet" else TarShards(files, folder / "index")
+
+
+def digest(name: str, root: Path) -> str | None:
+    """Return a digest of a data set's files, after comparing them with the checksums on record.
+
+    Shards have those that `prepare_data.py` put on record; None if it never looked at them. Of a folder with a million images it
+    is a digest of their names: an image that is damaged is found when it is read.
+
+    Raises UserError if a file is missing or damaged.
+    """
+    if name == "FashionMNIST":
+        return small_images_digest(name, root)
+    if name == "ImageNet":
+        images = {split: read(name, root, split) for split in SPLITS}
+        names = {split: verified.overall({path: str(label) for path, label in images[split].samples}) for split in SPLITS}  # type: ignore[attr-defined]
+        return verified.overall(names)
+    return verified.verify_remembered(root / FOLDERS[name], shard_names(name, root), "get this shard anew")
+
+
+def shard_names(name: str, root: Path) -> list[str]:
+    """Return the paths of all shards in the data set's folder."""
+    folder = root / FOLDERS[name]
+    return [str(path.relative_to(folder)) for split in SPLITS for path in sorted(folder.glob(SHARDS[name][split]))]
 
 
 def classes_of(images: Images) -> int | None:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tasks.cifar100.prepare import prepare as prepare_small_images
+from tasks.engine import verified
 from tasks.engine.errors import UserError
-from tasks.imagenet.data import FOLDERS, SHARDS, SPLITS, classes_of, import_datasets, read
+from tasks.imagenet.data import FOLDERS, SHARDS, SPLITS, classes_of, digest, import_datasets, read, shard_names
 
 DATA_SETS = tuple(FOLDERS)
 IMAGES = {"train": 1_281_167, "val": 50_000}
@@ -49,6 +50,9 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
         for split in SPLITS:
             images = read(name, root, split)
             _check_count(name, folder, split, classes_of(images) or CLASSES, len(images))
+        if digest(name, root) is None:
+            say(f"{name}: putting the checksums of its shards on record, some minutes")
+            verified.remember(folder, shard_names(name, root))
 
 
 def _unpack(folder: Path, split: str, say: Callable[[str], None]) -> None:

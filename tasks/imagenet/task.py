@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tasks.engine.errors import UserError
 from tasks.engine.halves import with_halves
 from tasks.engine.workload import Metric, Work, Workload
-from tasks.imagenet.data import Images, classes_of, load
+from tasks.imagenet.data import Images, classes_of, digest, load
 from tasks.imagenet.loader import Batch, batches, in_order
 from tasks.imagenet.model import build as build_model
 from tasks.imagenet.model import flops_per_image
@@ -42,6 +42,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
         blocks=list(model.blocks) if hasattr(model, "blocks") else None,  # type: ignore[arg-type]
         # For MFU, which is known of some GPUs only.
         work=Work("image", task.batch_size, flops_per_image(task.model, task.data.image_size) if device.type == "cuda" else None),
+        data=digest(task.data.name, root),
     )
 
 

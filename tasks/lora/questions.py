@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tasks.engine import verified
 from tasks.engine.errors import UserError
 from tasks.engine.files import disk_full_is_said, write_bytes_atomically
 from tasks.engine.seeding import generator_for
@@ -61,6 +62,15 @@ def read(root: Path, name: str, split: str) -> list[Question]:
     if len(content) != known["bytes"]:
         raise UserError(f"{name}: {path} is missing or not as long as it was; {mend(root, name)}")
     return [Question(**json.loads(line)) for line in content.splitlines()]
+
+
+def digest(root: Path, name: str) -> str:
+    """Return a digest of all questions, after comparing the files with the manifest.
+
+    Raises UserError if one is missing or damaged.
+    """
+    files = {file: known["sha256"] for file, known in _files(root, name).items()}
+    return verified.verify(questions_folder(root, name), files, mend(root, name))
 
 
 def fingerprint(root: Path, name: str) -> str:

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tasks.engine import verified
 from tasks.engine.errors import UserError
 from tasks.engine.halves import SUFFIXES, with_halves
 from tasks.engine.terminal import say
 from tasks.engine.workload import Metric, Workload
 from tasks.gpt2 import tokenizer as bpe
 from tasks.gpt2.data import Blocks
-from tasks.gpt2.shards import open_split
+from tasks.gpt2.shards import open_split, verify
 from tasks.lora import adapters, data, harness, mistral, questions, small
 from tasks.lora.data import Batch, Encode
 from tasks.lora.scoring import Exam, answer_losses, language_scores
@@ -22,6 +23,9 @@ from tasks.lora.scoring import Exam, answer_losses, language_scores
 def build(cfg: Any, device: torch.device) -> Workload:
     """The workload of `cfg.task`; raises UserError if questions or model are not in `cfg.data_dir`, or a setting is wrong."""
     task, root = cfg.task, Path(cfg.data_dir)
+    digest = {"questions": questions.digest(root, task.data.name)}
+    if task.small is not None:
+        digest["text"] = verify(root, task.small.text)
     train, test = (questions.read(root, task.data.name, split) for split in questions.SPLITS)
     model, encode, tokenizer = _base(cfg, root)
     harness.check(task.harness, tokenizer)
@@ -52,6 +56,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
         evaluate=evaluation(scores),
         metric=Metric("accuracy_change", "percentage points", "higher"),
         blocks=list(model.get_submodule("model.layers").children()),
+        data=verified.overall(digest),
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from tasks.engine import verified
 from tasks.engine.errors import UserError
 from tasks.segmentation import raw
 
@@ -66,13 +67,23 @@ def preprocessed(root: Path, name: str, plan: Plan, processes: int, results: Pat
     folder = root / "segmentation" / "preprocessed" / hashlib.sha256(content.encode()).hexdigest()[:16]
     if plan.folds > len(cases):
         raise UserError(f"task.folds={plan.folds} are more than {name}'s {len(cases)} cases")
-    with raw.locked(folder):
-        if not folder.exists():
-            with raw.made_at_once(folder) as fresh, quietly():
-                use(root, fresh, results, processes)
-                _make(fresh / raw.folder_of(root, name).name, raw.NUMBERS[name], plan, processes)
+    if not folder.exists():
+        with raw.locked(folder):
+            if not folder.exists():
+                with raw.made_at_once(folder) as fresh, quietly():
+                    use(root, fresh, results, processes)
+                    _make(fresh / raw.folder_of(root, name).name, raw.NUMBERS[name], plan, processes)
+                    verified.remember(fresh, _files(fresh))
+    verified.verify_remembered(folder, None, f"delete {folder}: the next run makes it anew")
     use(root, folder, results, processes)
     return folder / raw.folder_of(root, name).name
+
+
+def _files(folder: Path) -> list[str]:
+    """Return what nnU-Net reads while it trains."""
+    endings = (".b2nd", ".npz", ".npy", ".pkl", ".json", ".nii.gz")
+    paths = (path for path in folder.rglob("*") if path.name.endswith(endings) and not path.name.startswith("."))
+    return sorted(str(path.relative_to(folder)) for path in paths if path.name != verified.KNOWN)
 
 
 def _make(folder: Path, number: int, plan: Plan, processes: int) -> None:

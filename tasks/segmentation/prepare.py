@@ -17,6 +17,7 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
     """
     nnunet.require()
     if raw.finished(root, name):
+        raw.digest(root, name)
         return
     if name == "MNI152":
         mni.prepare(root, say)

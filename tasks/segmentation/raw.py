@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.engine import verified
 from tasks.engine.errors import UserError, one_line
 from tasks.engine.files import disk_full_is_said, sync_folder, write_bytes_atomically
 
@@ -151,6 +152,16 @@ def _check(facts: Facts, case: Case) -> None:
 
 def _spacing(image: Any) -> list[float]:
     return [round(float(zoom), 4) for zoom in image.header.get_zooms()[:3]]
+
+
+def digest(root: Path, name: str) -> str:
+    """Return a digest of all cases, after comparing their files with the manifest.
+
+    Raises UserError if one is missing or damaged.
+    """
+    files = {path: file["sha256"] for case in manifest(root, name)["cases"] for path, file in case["files"].items()}
+    mend = f"bring it with: python scripts/prepare_data.py segmentation {name} data_dir={root}"
+    return verified.verify(folder_of(root, name), files, mend)
 
 
 def finished(root: Path, name: str) -> bool:

@@ -65,6 +65,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
         blocks=[*trainer.network.encoder.stages, *trainer.network.decoder.stages],
         work=Work("crop", task.batch_size),
         at_end=at_end,
+        data=raw.digest(Path(cfg.data_dir).absolute(), task.data.name),
     )
 
 

@@ -67,6 +67,8 @@ def trained_in_pieces(folder: Path, checkpoint_every: int, last: int = STEPS) ->
     steps, at = 0, 0
     history = [json.loads(line) for line in (folder / "starts.jsonl").read_text().splitlines()]
     for line in history:
+        if "begin" in line:
+            continue
         if "start" in line:
             assert line["start"] == at or line["start"] % checkpoint_every == 0
             at = line["start"]
@@ -147,7 +149,8 @@ def test_two_sweeps_submitted_at_once_queue_and_train_every_run_once(cluster, tm
     assert len(records(tmp_path)) == 6
     for run in records(tmp_path):
         history = (tmp_path / "grokking" / run / "starts.jsonl").read_text().splitlines()
-        assert [json.loads(line) for line in history] == [{"start": 0}, {"end": 400}]
+        begin, start, end = map(json.loads, history)
+        assert "begin" in begin and start["start"] == 0 and end == {"end": 400}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
@@ -210,4 +213,4 @@ def test_hydra_s_own_sweep_goes_to_the_cluster_and_is_preempted_and_goes_on(clus
     said, _ = sweep.communicate(timeout=TIMEOUT)
     assert sweep.returncode == 0, said
     assert [r["status"] for r in records(tmp_path).values()] == ["finished"] * 2
-    assert any(len(p.read_text().splitlines()) > 2 for p in tmp_path.glob("*/*/starts.jsonl"))
+    assert any(p.read_text().count('"start"') > 1 for p in tmp_path.glob("*/*/starts.jsonl"))

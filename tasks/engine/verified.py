@@ -1,0 +1,93 @@
+"""Whether data files are what they were when they were prepared, by their SHA-256.
+
+A file is read again only if its size or its time of change differs from its last check. What has been checked is kept in
+`.verified.json` beside the files, or in memory alone where that can't be written.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tasks.engine.errors import UserError
+from tasks.engine.files import write_bytes_atomically
+
+CHECKED, KNOWN = ".verified.json", "checksums.json"
+Check = list[int | str]  # size, time of change in ns, SHA-256
+_checked: dict[Path, Check] = {}  # by this process
+
+
+def verify(folder: Path, files: Mapping[str, str], mend: str) -> str:
+    """Compare files of `folder` with their SHA-256. Return a digest over all of them.
+
+    Args:
+        folder: where they lie.
+        files: the SHA-256 of each by its path in the folder.
+        mend: what a user does about a damaged file.
+
+    Raises:
+        UserError: a file is missing, can't be read or has another content.
+    """
+    found = digests(folder, files, mend)
+    damaged = sorted(name for name, digest in files.items() if found[name] != digest)
+    if damaged:
+        raise UserError(f"{folder / damaged[0]} is damaged{_more(damaged)}: its SHA-256 is not the one on record; delete it, then {mend}")
+    return overall(files)
+
+
+def digests(folder: Path, names: Iterable[str], mend: str) -> dict[str, str]:
+    """Return the SHA-256 of each file, read again only if it has changed since its last check."""
+    kept = _read(folder / CHECKED)
+    now: dict[str, Check] = {}
+    for name in names:
+        path = folder / name
+        try:
+            about = path.stat()
+            state = [about.st_size, about.st_mtime_ns]
+            check = _checked.get(path) or kept.get(name) or []
+            if check[:2] != state:
+                with open(path, "rb") as file:
+                    check = [*state, hashlib.file_digest(file, "sha256").hexdigest()]
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); {mend}") from error
+        now[name] = _checked[path] = check
+    if any(kept.get(name) != check for name, check in now.items()):
+        with contextlib.suppress(OSError):  # another user's data, or a read-only disk
+            write_bytes_atomically(folder / CHECKED, json.dumps(kept | now).encode())
+    return {name: str(check[2]) for name, check in now.items()}
+
+
+def remember(folder: Path, names: Iterable[str]) -> None:
+    """Put the SHA-256 of files that come without one on record, in checksums.json, for `verify_remembered`."""
+    found = digests(folder, sorted(names), "look at the file's rights")
+    write_bytes_atomically(folder / KNOWN, json.dumps(found, indent=1).encode() + b"\n")
+
+
+def verify_remembered(folder: Path, names: Iterable[str] | None, mend: str) -> str | None:
+    """Compare files (None: all on record) with checksums.json. Return a digest over them; None if nothing was put on record."""
+    known = _read(folder / KNOWN)
+    if not known:
+        return None
+    names = list(known if names is None else names)
+    if missing := sorted(set(names) - set(known)):
+        raise UserError(f"{folder / missing[0]} is not on record in {KNOWN}{_more(missing)}; {mend}")
+    return verify(folder, {name: str(known[name]) for name in names}, mend)
+
+
+def overall(files: Mapping[str, str]) -> str:
+    """Return one digest, 16 hexadecimal digits, of many."""
+    return hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()[:16]
+
+
+def _more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _read(path: Path) -> dict:
+    """Return the content of a JSON file, {} if there is none that can be read."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

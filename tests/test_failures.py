@@ -1,0 +1,257 @@
+"""What a run and a sweep do when something goes wrong (docs/reference/failures.md), with real files and processes."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import ROOT, call, is_one_line, records, start, wait_until
+from omegaconf import DictConfig
+
+from scripts.common import compose_config
+from scripts.launchers.local import run_all
+from tasks.engine import attempts, checkpoint, errors
+from tasks.engine import run as engine
+from tasks.engine.errors import Held, OutOfMemory, TrainingFailed, Unusable, UserError
+from tasks.engine.files import Log, only_process
+from tasks.engine.records import read_record, run_folder, run_id
+
+RUN = ("task=grokking", "task.model.width=32", "task.batch_size=64", "num_steps=24", "task.log_every_steps=8", "task.eval_every_steps=null")
+
+
+def config(runs_dir: Path, *more: str) -> DictConfig:
+    return compose_config([*RUN, "checkpoint_every_steps=8", "quiet=true", f"runs_dir={runs_dir}", *more])
+
+
+def interrupt_after(cfg: DictConfig, steps: int) -> None:
+    """Trains and dies, as far as its files tell, after `steps` steps."""
+    done = 0
+
+    def count(number: int) -> None:
+        nonlocal done
+        done += number
+        if done >= steps:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(cfg, count)
+
+
+def test_the_table_of_the_docs_is_that_of_the_code():
+    """Exit codes, and whether a sweep goes on."""
+    rows = re.findall(r"^\|[^|]*\| `(\w+)` \|[^|]*\|[^|]*\|([^|]*)\|([^|]*)\|$", (ROOT / "docs/reference/failures.md").read_text(), re.M)
+    assert {name for name, _, _ in rows} == {"TrainingFailed", "OutOfMemory", "Unusable", "Held", "DiskFull", "UserError", "Interrupted"}
+    for name, sweep, code in rows:
+        error = getattr(errors, name)
+        if name != "Interrupted":
+            assert error.exit_code == int(code) and error.ends_sweep == ("stops" in sweep), name
+
+
+def test_a_model_that_does_not_fit_is_failed_after_three_attempts(tmp_path):
+    cfg = config(tmp_path, "task.model.width=4000000")
+    for attempt in (1, 2):
+        with pytest.raises(OutOfMemory, match=f"ran out of memory before its first step, in attempt {attempt} of 3"):
+            engine.run(cfg)
+    with pytest.raises(TrainingFailed, match="out of memory before its first step, in 3 attempts"):
+        engine.run(cfg)
+    assert [record["status"] for record in records(tmp_path).values()] == ["failed"]
+
+
+def test_a_sweep_with_a_model_that_does_not_fit_trains_the_others_and_ends(tmp_path):
+    run_all([config(tmp_path, "task.model.width=4000000"), config(tmp_path, "seed=2")], 2, "a sweep")
+    assert sorted(record["status"] for record in records(tmp_path).values()) == ["failed", "finished"]
+
+
+UNUSABLE = ["another format", "a folder for a checkpoint", "a folder for starts.jsonl", "a folder for metrics.jsonl"]
+
+
+@pytest.mark.parametrize("damage", UNUSABLE)
+def test_one_unusable_run_is_said_and_the_others_are_trained(tmp_path, damage, capfd):
+    bad, good = config(tmp_path), config(tmp_path, "seed=2")
+    interrupt_after(bad, 10)
+    folder = run_folder(bad)
+    if damage == "another format":
+        content = checkpoint.read(folder / "checkpoint.pt")
+        checkpoint.save(folder, run_id(bad), content)
+        import torch
+
+        torch.save(content | {"format": 99}, folder / "checkpoint.pt")
+    else:
+        name = damage.removeprefix("a folder for ").replace("a checkpoint", "checkpoint.pt")
+        os.rename(folder / name, folder / f"{name}.kept")
+        (folder / name).mkdir()
+    with pytest.raises(UserError, match="1 of 2 runs cannot be trained, the others have ended: .*" + re.escape(str(folder))):
+        run_all([bad, good], 1, "a sweep")
+    assert set(records(tmp_path)) == {run_id(good)}
+    assert str(folder) in capfd.readouterr().err
+
+
+def test_a_flipped_byte_in_starts_jsonl_costs_nothing(tmp_path):
+    cfg = config(tmp_path)
+    interrupt_after(cfg, 10)
+    path = run_folder(cfg) / attempts.NAME
+    content = bytearray(path.read_bytes())
+    content[3] ^= 0x80
+    path.write_bytes(content)
+    assert engine.run(cfg)["status"] == "finished"
+
+
+def test_a_checkpoint_that_cannot_be_read_is_no_damage(tmp_path, monkeypatch):
+    cfg = config(tmp_path)
+    interrupt_after(cfg, 10)
+    real = checkpoint.zipfile.ZipFile
+
+    def broken(path: Any, *rest: Any) -> Any:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(checkpoint.zipfile, "ZipFile", broken)
+    with pytest.raises(Unusable, match=r"checkpoint\.pt cannot be read: Input/output error"):
+        engine.run(cfg)
+    monkeypatch.setattr(checkpoint.zipfile, "ZipFile", real)
+    assert not list(run_folder(cfg).glob("*.damaged"))
+    engine.run(cfg)
+    assert [attempt.step for attempt in attempts.history(run_folder(cfg))] == [0, None, 8]
+
+
+def test_a_final_metric_that_is_not_finite_is_a_divergence_and_its_files_are_json(tmp_path, monkeypatch):
+    from tasks.engine.training import Training
+
+    monkeypatch.setattr(Training, "_evaluate", lambda self, last=False: {"validation_loss": float("nan"), "validation_accuracy": 1.0})
+    cfg = config(tmp_path)
+    with pytest.raises(TrainingFailed, match="final metric validation_loss is nan"):
+        engine.run(cfg)
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    for path in run_folder(cfg).glob("*.json*"):
+        for line in [path.read_text()] if path.suffix == ".json" else path.read_text().splitlines():
+            json.loads(line, parse_constant=refuse)
+
+
+def test_a_record_of_before_with_a_score_that_is_not_finite_counts_as_failed(tmp_path):
+    from tasks.engine.records import _digest
+
+    cfg = config(tmp_path)
+    record = engine.run(cfg)
+    path = run_folder(cfg) / "record.json"
+    changed = {key: value for key, value in record.items() if key != "checksum"} | {"metrics": {"validation_loss": float("nan")}}
+    path.write_text(json.dumps(changed | {"checksum": _digest(changed)}))
+    found = read_record(run_folder(cfg))
+    assert found is not None and (found["status"], found["reason"]) == ("failed", "final metric validation_loss is nan")
+
+
+def test_a_finished_run_whose_log_was_cut_is_done_again(tmp_path, capfd):
+    cfg = config(tmp_path)
+    first = engine.run(cfg)
+    os.truncate(run_folder(cfg) / "metrics.jsonl", 10)
+    assert engine.run(cfg)["state_sha256"] == first["state_sha256"]
+    assert "metrics.jsonl is damaged: it does not match the run's record" in capfd.readouterr().err
+
+
+def test_a_lock_that_is_deleted_under_a_run_stops_it_before_it_writes_again(tmp_path):
+    cfg = config(tmp_path)
+    folder, steps = run_folder(cfg), 0
+
+    def delete(number: int) -> None:
+        nonlocal steps
+        steps += number
+        if steps == 10:
+            (folder / ".lock").unlink()
+            with only_process(folder):  # which a second process then gets
+                pass
+
+    with pytest.raises(Unusable, match=r"\.lock is not this process's any more"):
+        engine.run(cfg, delete)
+    content = checkpoint.read(folder / "checkpoint.pt")
+    assert content is not None and content["step"] == 8
+    assert not records(tmp_path)
+
+
+def test_a_lock_that_another_process_overwrites_is_lost(tmp_path):
+    with only_process(tmp_path) as lock:
+        lock.check()
+        (tmp_path / ".lock").write_text("process 1 on another machine")  # a file system without locks
+        with pytest.raises(Unusable, match="another process took the run up"):
+            lock.check()
+
+
+def test_lines_of_another_process_in_a_log_are_noticed(tmp_path):
+    log = Log(tmp_path / "metrics.jsonl")
+    log.append({"step": 8, "loss": 1.0})
+    log.check()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step":8,"loss":2.0}\n')
+    with pytest.raises(Unusable, match="holds lines of another process"):
+        log.check()
+    log.cut((0, ""))
+    for step in (16, 8):
+        log.append({"step": step})
+    with pytest.raises(Unusable, match="holds lines of another process"):
+        log.check()
+
+
+def test_a_runs_folder_that_is_renamed_under_a_run_is_one_line(tmp_path):
+    process = start("train.py", *RUN, "num_steps=100000", "checkpoint_every_steps=8", f"runs_dir={tmp_path / 'runs'}")
+    wait_until(lambda: list((tmp_path / "runs").glob("*/*/checkpoint.pt")))
+    os.rename(tmp_path / "runs", tmp_path / "elsewhere")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert [line for line in said.splitlines() if "error:" in line] == [said.strip().splitlines()[-1]]
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("key", ["regularizer.name=../../x", "regularizer.name=.x", "task.name=../x", "regularizer.name=''"])
+def test_a_name_that_would_leave_its_folder_is_refused(tmp_path, key):
+    done = call("train.py", *RUN, f"runs_dir={tmp_path / 'runs'}", key)
+    assert done.returncode == 2
+    is_one_line(done, key.partition("=")[0], "it names a folder")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_artefact_is_a_name_and_no_path():
+    for name in ("../task/grokking", "./figure2", "figure2.yaml"):
+        done = call("reproduce.py", name)
+        assert done.returncode == 2
+        is_one_line(done, "is unknown; choose one of")
+
+
+def test_a_sweep_looks_again_at_what_another_process_trained(tmp_path):
+    """Two sweeps at once: the one that ends last has all runs."""
+    cfg = config(tmp_path)
+    run_folder(cfg).mkdir(parents=True)
+    with only_process(run_folder(cfg)), pytest.raises(Held, match="1 runs are being trained by other processes"):
+        run_all([cfg, config(tmp_path, "seed=2")], 1, "a sweep")
+    assert len(records(tmp_path)) == 1
+    run_all([cfg, config(tmp_path, "seed=2")], 1, "a sweep")
+    assert len(records(tmp_path)) == 2
+
+
+class BrokenRun:
+    """What wandb.init returns, after its helper process was killed."""
+
+    id = "a run"
+
+    def log(self, *_: Any, **__: Any) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    finish = log
+
+
+def test_without_wandb_s_helper_training_goes_on_with_one_warning(tmp_path, monkeypatch, capfd):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setattr(wandb, "init", lambda **_: BrokenRun())
+    assert engine.run(config(tmp_path, "logging=wandb"))["status"] == "finished"
+    assert capfd.readouterr().err.count("wandb fails") == 1
+
+
+def test_a_copy_of_a_run_s_folder_is_refused_by_its_name(tmp_path):
+    cfg = config(tmp_path)
+    interrupt_after(cfg, 10)
+    other = config(tmp_path, "seed=2")
+    shutil.copytree(run_folder(cfg), run_folder(other))
+    with pytest.raises(Unusable, match="belongs to run"):
+        engine.run(other)
