@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from tasks.engine import verified
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -93,6 +95,7 @@ def write_fashion_mnist(root: Path, train: int = 400, test: int = 100) -> Path:
         for kind, data, header in (("images-idx3", images, (2051, n, 28, 28)), ("labels-idx1", labels, (2049, n))):
             content = b"".join(number.to_bytes(4, "big") for number in header) + data.to(torch.uint8).numpy().tobytes()
             (raw / f"{prefix}-{kind}-ubyte").write_bytes(content)
+    verified.remember(raw, [path.name for path in raw.iterdir()])
     return root
 
 

@@ -73,6 +73,32 @@ def test_adamcpr_of_a_model_names_the_parameter():
         AdamCPR(new).load_state_dict(first.state_dict())
 
 
+@pytest.mark.parametrize("kernel", ["eager", "cpu"])
+@pytest.mark.parametrize("evaluate_at", ["before", "after"])
+def test_a_matrix_that_grew_and_whose_state_was_cleared_is_measured_by_its_new_size(kernel, evaluate_at):
+    """R is a mean: with the old number of elements κ and λ would be wrong."""
+    torch.manual_seed(0)
+    old, new = nn.Parameter(torch.randn(6, 8)), torch.randn(12, 8)
+    gradients = [torch.randn(12, 8) for _ in range(3)]
+    bound = {"kappa_init_method": "dependent", "kappa_init_param": 1.0, "kappa_update": 0.1, "evaluate_at": evaluate_at, "kernel": kernel}
+    optimizer = AdamCPR([{"params": [old], "regularize": True}], lr=1e-2, **bound)
+    old.grad = torch.randn(6, 8)
+    optimizer.step()
+    old.data, old.grad = new.clone(), None
+    optimizer.state.clear()
+
+    fresh = nn.Parameter(new.clone())
+    expected = AdamCPR([{"params": [fresh], "regularize": True}], lr=1e-2, **bound)
+    for gradient in gradients:
+        for p, by in ((old, optimizer), (fresh, expected)):
+            p.grad = gradient.clone()
+            by.step()
+    assert torch.equal(old, fresh)
+    for name in ("kappa", "lagmul"):
+        assert torch.equal(optimizer.state[old][name], expected.state[fresh][name]), name
+    assert expected.state[fresh]["lagmul"] > 0
+
+
 @pytest.mark.parametrize("kernel", ["eager", "cpu", "triton"])
 def test_a_head_that_grew_is_refused_until_its_state_has_grown_too(kernel):
     model = network()

@@ -49,7 +49,7 @@ def made(vocabulary, tmp_path_factory):
 
 def contents(root):
     """file -> its bytes, of all that belongs to the data set Made."""
-    return {path.name: path.read_bytes() for path in (root / "gpt2" / "Made").iterdir() if path.name != ".lock"}
+    return {path.name: path.read_bytes() for path in (root / "gpt2" / "Made").iterdir() if not path.name.startswith(".")}
 
 
 def test_shards_decoded_are_the_documents(made, bpe):
@@ -131,7 +131,7 @@ def test_missing_and_damaged_shards_are_said_and_made_again(made, root):
     changed = bytearray((folder / "train-00007.bin").read_bytes())
     changed[100] ^= 1
     (folder / "train-00007.bin").write_bytes(changed)
-    with pytest.raises(UserError, match=r"train-00007\.bin in .* damaged; delete .* " + command):
+    with pytest.raises(UserError, match=r"train-00007\.bin is damaged: .*; delete it, then bring it with: " + command):
         shards.verify(root, "Made")
     (folder / "train-00007.bin").unlink()
     os.truncate(folder / "validation-00003.bin", 2)
