@@ -16,11 +16,11 @@ from scripts.arguments import Request, confirmed, read_arguments
 from scripts.common import one_line_errors
 from scripts.launchers.queue import in_queue
 from scripts.plan import expand, known_artefacts, load_artefact
-from scripts.states import is_held, whole_record
+from scripts.states import whole_record
 from scripts.tables import show, size
 from tasks.engine import records
 from tasks.engine.errors import Held
-from tasks.engine.files import only_process
+from tasks.engine.files import is_held, only_process
 
 CHECKPOINTS = ("checkpoint*", ".checkpoint*.tmp")  # .tmp: of a process that was killed while it wrote
 

@@ -255,3 +255,10 @@ def test_a_copy_of_a_run_s_folder_is_refused_by_its_name(tmp_path):
     shutil.copytree(run_folder(cfg), run_folder(other))
     with pytest.raises(Unusable, match="belongs to run"):
         engine.run(other)
+
+
+def test_an_error_that_ends_a_sweep_ends_its_workers_too(tmp_path):
+    """A worker that waits for a run holds the lock of the pool's queue: killed then, it would leave the others waiting."""
+    broken = [config(tmp_path, f"seed={seed}", "task=gpt2", f"data_dir={tmp_path / 'no data'}") for seed in (1, 2, 3, 4)]
+    with pytest.raises(UserError, match="is not in"):
+        run_all(broken, 2, "a sweep")

@@ -15,12 +15,15 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from tasks.engine import attempts, records
+from tasks.engine import attempts, records, signals
 from tasks.engine.errors import Held, Interrupted, OutOfMemory, TrainingFailed, Unusable, UserError
 from tasks.engine.files import is_held
 from tasks.engine.signals import Requests, listening
 from tasks.engine.terminal import say
 
+# What the parent sends its workers. SIGTERM would kill one that waits for a run, with the lock of the pool's queue in its hands: the others
+# would wait for that lock for ever, and the parent for them. The pool itself sends SIGTERM when it is broken.
+STOP = signal.SIGUSR2
 _steps_done: Any = None  # in a worker: the counter of steps that it shares with the parent
 
 
@@ -130,7 +133,7 @@ def _run_in_a_pool(configs: list[DictConfig], jobs: int, sweep: _Sweep) -> None:
                 bar.set_postfix_str(f"{sweep.ended} of {sweep.count} runs", refresh=False)
                 bar.update(counter.value - bar.n)
         except BaseException:
-            _signal_workers(signal.SIGTERM)
+            _signal_workers(STOP)
             raise
 
 
@@ -156,9 +159,10 @@ def _start_worker(counter: Any, devices: Any) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     tqdm.set_lock(threading.RLock())  # its default lock is a semaphore, which a killed process would leave behind
-    # Ctrl-C and a cluster's signals reach the whole process group; it is the parent's to tell the workers. They may come between two runs.
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    # Ctrl-C and a cluster's signals reach the whole process group, and may come between two runs. It is the parent's to tell the workers.
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(STOP, signals.note)
     threading.Thread(target=_follow_parent, daemon=True).start()
 
 
@@ -187,6 +191,10 @@ def _work(cfg: DictConfig) -> str | None:
         run(cfg, progress=count)
     except (TrainingFailed, OutOfMemory) as error:
         failure = str(error)
+    except Interrupted as interruption:
+        if interruption.args[0] == signal.SIGTERM:  # the pool is broken: to wait for another run might be for ever
+            os._exit(interruption.exit_code)
+        raise
     finally:
         parent = multiprocessing.parent_process()
         if parent is not None and not parent.is_alive():

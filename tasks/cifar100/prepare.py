@@ -35,7 +35,7 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
         return
     raw = root / name / "raw"
     if damaged := [path for path in (raw / file for file in FASHION_MNIST) if not _whole(path)]:
-        for path in damaged:  # torchvision would take them for whole
+        for path in (*damaged, raw / verified.KNOWN):  # torchvision would take them for whole
             path.unlink(missing_ok=True)
         try:
             _from_torchvision(name, root, say, "30 MB")

@@ -12,11 +12,20 @@ from types import FrameType
 from tasks.engine.errors import Interrupted
 
 
+_noted: int | None = None  # a stop that was asked for while no block below was active
+
+
+def note(number: int, _: FrameType | None) -> None:
+    """Handle a signal between two runs: the next block below honours it."""
+    global _noted
+    _noted = number
+
+
 class Requests:
     """What has been asked for since the last look."""
 
     def __init__(self) -> None:
-        self.stop: int | None = None
+        self.stop: int | None = _noted
         self.checkpoint = False
 
     def handle(self, number: int, _: FrameType | None) -> None:
@@ -43,6 +52,8 @@ def stopping_at_once(what: str) -> Iterator[None]:
             raise Interrupted(number, f"{what} stopped before its first step; the same command goes on from there")
 
     with _handled_by(stop):
+        if _noted is not None:
+            stop(_noted, None)
         yield
 
 
