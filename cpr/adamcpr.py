@@ -219,6 +219,7 @@ class AdamCPR(Named):
             for group in state_dict["param_groups"]:
                 settings.check_group(group)
                 settings.check_adam(group)
+            saved.check_class(state_dict, ("cpr_kappa", "cpr_kappa_set"), "CPR", "AdamCPR")
             saved.check_shapes(self, state_dict, self.name_of)
             saved.check_moments(state_dict)
             super().load_state_dict(state_dict)

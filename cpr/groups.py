@@ -118,7 +118,7 @@ def regularized_groups(model: nn.Module, reg_embedding: bool = False) -> list[di
         ValueError: no trainable parameter is a matrix, or a lazy module has no shape yet.
     """
     decided = decisions(model, reg_embedding)
-    parameters = dict(model.named_parameters())
+    parameters = _parameters(model)
     if not any(p.requires_grad and decided[name] is None for name, p in parameters.items()):
         kind = type(model).__name__
         if any(getattr(p, "_fsdp_flattened", False) for p in parameters.values()):
@@ -148,7 +148,7 @@ def decisions(model: nn.Module, reg_embedding: bool = False) -> dict[str, str | 
     Raises:
         ValueError: a lazy module has no shape yet.
     """
-    parameters = dict(model.named_parameters())
+    parameters = _parameters(model)
     for name, parameter in parameters.items():
         if is_lazy(parameter):
             kind = type(model).__name__
@@ -174,7 +174,7 @@ def describe(model: nn.Module, reg_embedding: bool = False) -> str:
     Raises:
         ValueError: a lazy module has no shape yet.
     """
-    parameters = dict(model.named_parameters())
+    parameters = _parameters(model)
     by_reason: dict[str | None, list[str]] = {None: []}
     for name, reason in decisions(model, reg_embedding).items():
         by_reason.setdefault(reason, []).append(name)
@@ -237,6 +237,12 @@ class Use:
         """Tell whether the name says position, or the path or the class of the module says position embedding."""
         modules = [*self.path.split("."), type(self.module).__name__]
         return POSITION.search(self.name()) is not None or any(POSITION_MODULE.search(_words(part)) for part in modules)
+
+
+def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"this takes the model itself, whose modules say what is a matrix, not {type(model).__name__}")
+    return dict(model.named_parameters())
 
 
 def _asked(model: nn.Module) -> dict[int, str]:

@@ -43,6 +43,12 @@ def loading(optimizer: Optimizer, state_dict: dict[str, Any]) -> Iterator[dict[s
         hook(optimizer)
 
 
+def check_class(state_dict: dict[str, Any], names: tuple[str, ...], other: str, this: str) -> None:
+    """Raise ValueError if the state has the entries of the other optimizer class, whose λ and κ this one would lose."""
+    if any(name in entry for entry in state_dict["state"].values() for name in names):
+        raise ValueError(f"this is the state of {other}, whose bounds {this} would not take over; load it into {other}")
+
+
 def check_shapes(optimizer: Optimizer, state_dict: dict[str, Any], name_of: Callable[[Tensor], str] | None = None) -> None:
     """Raise ValueError if a saved moment has another shape than its parameter."""
     for group, saved in zip(optimizer.param_groups, state_dict["param_groups"], strict=False):  # torch refuses other lengths

@@ -58,6 +58,8 @@ class CPR(Named):
         adaptive: str | bool = False,
         safeguard: bool = True,
     ) -> None:
+        if not hasattr(optimizer, "param_groups"):
+            raise TypeError(f"CPR goes around an optimizer, such as CPR(torch.optim.SGD(...)), not {type(optimizer).__name__}")
         if hasattr(optimizer, "eval"):
             raise ValueError(
                 f"{type(optimizer).__name__} evaluates other weights than it trains, so that CPR would not bound the former; "
@@ -199,6 +201,7 @@ class CPR(Named):
             for group in state_dict["param_groups"]:
                 settings.check_group(group)
             theirs, own = _parted(state_dict)
+            saved.check_class({"state": theirs}, ("kappa", "kappa_set"), "AdamCPR", "CPR")
             saved.check_shapes(self, {"state": theirs, "param_groups": state_dict["param_groups"]}, self.name_of)
             self.optimizer.load_state_dict({"state": theirs, "param_groups": state_dict["param_groups"]})
             self.param_groups = list(self.optimizer.param_groups)  # the same dictionaries in a list of its own

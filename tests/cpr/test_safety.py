@@ -672,3 +672,34 @@ def test_a_module_s_group_may_have_a_weight_decay_as_a_list_s_may():
         ([layer.weight], True, 0.5),
         ([layer.bias], False, 0.5),
     ]
+
+
+def test_the_state_of_the_other_class_is_refused_and_no_bound_is_lost():
+    def matrix() -> nn.Parameter:
+        return nn.Parameter(torch.ones(4, 4))
+
+    def groups(p: nn.Parameter) -> list[dict[str, Any]]:
+        return [{"params": [p], "regularize": True}]
+
+    def stepped(optimizer: Optimizer, p: nn.Parameter) -> Optimizer:
+        p.grad = torch.ones(4, 4)
+        optimizer.step()
+        return optimizer
+
+    bound = {"kappa_init_method": "dependent", "kappa_init_param": 1.0}
+    p, q = matrix(), matrix()
+    one = stepped(AdamCPR(groups(p), **bound), p)
+    other = stepped(CPR(torch.optim.Adam(groups(q)), **bound), q)
+    with pytest.raises(ValueError, match="this is the state of AdamCPR, whose bounds CPR would not take over; load it into AdamCPR"):
+        other.load_state_dict(one.state_dict())
+    with pytest.raises(ValueError, match="this is the state of CPR, whose bounds AdamCPR would not take over; load it into CPR"):
+        one.load_state_dict(other.state_dict())
+
+
+def test_a_model_for_an_optimizer_and_an_optimizer_for_a_model_are_refused_in_their_own_words():
+    model = network()
+    with pytest.raises(TypeError, match=r"CPR goes around an optimizer, .* not Sequential"):
+        CPR(model)
+    for use in (cpr.describe, regularized_groups, cpr.regularized_names):
+        with pytest.raises(TypeError, match=r"this takes the model itself, .* not generator"):
+            use(model.parameters())
