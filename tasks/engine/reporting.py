@@ -46,7 +46,7 @@ def show_speed(bar: tqdm, speed: dict[str, float]) -> None:
 class WandbLog:
     """Send rows to wandb, offline or online. Do nothing with `logging=none`, and in a run's processes but the first.
 
-    An error of wandb after its start (its helper process killed, a lost connection) is one warning, and training goes on without it.
+    An error of wandb (unreachable, its helper process killed, a lost connection) is one warning, and training goes on without it.
     """
 
     def __init__(self, cfg: Any, run_id: str, folder: Path, first: bool = True) -> None:
@@ -62,6 +62,8 @@ class WandbLog:
             self._run = wandb.init(
                 project=cfg.logging.project, mode=cfg.logging.mode, id=run_id, name=run_id, resume="allow", dir=folder, config=config
             )
+        except wandb.errors.CommError as error:  # unreachable: it may be reached again for the next run
+            say(f"warning: wandb is not reached ({one_line(error)}); {run_id} goes on without it")
         except wandb.Error as error:
             raise UserError(f"wandb cannot start ({error}); log in with `wandb login`, or say logging.mode=offline") from error
 
