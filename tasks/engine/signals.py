@@ -11,7 +11,6 @@ from types import FrameType
 
 from tasks.engine.errors import Interrupted
 
-
 _noted: int | None = None  # a stop that was asked for while no block below was active
 
 
