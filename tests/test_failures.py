@@ -262,3 +262,45 @@ def test_an_error_that_ends_a_sweep_ends_its_workers_too(tmp_path):
     broken = [config(tmp_path, f"seed={seed}", "task=gpt2", f"data_dir={tmp_path / 'no data'}") for seed in (1, 2, 3, 4)]
     with pytest.raises(UserError, match="is not in"):
         run_all(broken, 2, "a sweep")
+
+
+def test_a_controller_that_is_away_is_asked_again_with_a_growing_pause(tmp_path, monkeypatch, capfd):
+    """As after a restart of slurmctld: squeue fails, and answers later."""
+    from scripts.launchers import watch
+
+    cfg = config(tmp_path / "runs")
+    engine.run(cfg)
+    (tmp_path / "runs" / "slurm").mkdir()
+    squeue, calls = tmp_path / "squeue", tmp_path / "calls"
+    squeue.write_text(
+        f"#!/bin/sh\necho x >> {calls}\n[ $(wc -l < {calls}) -gt 3 ] && exit 0\necho 'Unable to contact slurm controller' >&2\nexit 1\n"
+    )
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(watch, "POLL_SECONDS", 1)
+    monkeypatch.setattr(watch, "LONGEST_PAUSE", 5)
+    watch.wait_for([cfg], "a sweep")
+    said = re.findall(r"Unable to contact slurm controller; asking again in ([\d.]+) s", capfd.readouterr().err)
+    assert said == ["2", "4", "5"]
+
+
+def test_the_folder_of_submissions_is_its_owner_s_alone(tmp_path):
+    from scripts.launchers.queue import own_folder
+
+    assert own_folder(tmp_path).stat().st_mode & 0o777 == 0o700
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "slurm", 12345, 12345)
+        with pytest.raises(UserError, match="belongs to user 12345"):
+            own_folder(tmp_path)
+
+
+def test_a_job_that_is_asked_for_its_checkpoint_when_it_starts_is_refused(tmp_path, monkeypatch):
+    from scripts.launchers import slurm
+
+    monkeypatch.setattr(slurm.shutil, "which", lambda _: "/usr/bin/sbatch")
+    cfg = config(tmp_path, "launcher=slurm", "launcher.time=1", "launcher.grace_seconds=120")
+    with pytest.raises(UserError, match=r"launcher\.grace_seconds=120 must be at most half of launcher\.time=1 minutes"):
+        slurm.submit([cfg], "a sweep")
+    assert [slurm.minutes(time) for time in (30, "90", "10:30", "1:00:00", "1-12:00:00", "2-0")] == [30, 90, 10.5, 60, 2160, 2880]
+    with pytest.raises(UserError, match="must be minutes, or like"):
+        slurm.minutes("soon")
