@@ -17,7 +17,7 @@ from scripts.common import ROOT, one_line_errors
 from scripts.plan import expand, known_artefacts, load_artefact
 from scripts.tables import size
 from tasks.engine import records
-from tasks.engine.errors import UserError
+from tasks.engine.errors import Unusable, UserError
 from tasks.engine.terminal import say
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def run_on_record(folder: Path) -> "Run | None":
             return None
         logs = records.read_logs(folder, record, tuple(name for name in LOGS if name in record["files"]))
         return Run(record["config"], record, *logs, folder=folder)
-    except records.DamagedRecord as damage:
+    except (records.DamagedRecord, Unusable) as damage:
         say(f"{damage}; left out")
         return None
 

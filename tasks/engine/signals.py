@@ -4,6 +4,7 @@ SIGUSR2 is what a cluster sends before it takes the machine away: the job is que
 """
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -46,8 +47,13 @@ def listening() -> Iterator[Requests]:
 def stopping_at_once(what: str) -> Iterator[None]:
     """Raise Interrupted at once for a signal that ends a run, while the block has nothing to save. SIGUSR1 is ignored."""
 
+    process = os.getpid()
+
     def stop(number: int, _: FrameType | None) -> None:
-        if number != signal.SIGUSR1:
+        if os.getpid() != process:  # a fork, such as a library's pool, which is ended by SIGTERM
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif number != signal.SIGUSR1:
             raise Interrupted(number, f"{what} stopped before its first step; the same command goes on from there")
 
     with _handled_by(stop):
