@@ -24,7 +24,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "timm", "transformers", "open_clip_
 COMPARED = {"git_commit": "code", "versions": "versions", "hardware": "hardware", "kernel": "kernel", "data": "data"}
 
 
-def state_of(device: torch.device, processes: int, optimizer: Optimizer, data: str | None) -> dict[str, Any]:
+def state_of(device: torch.device, processes: int, optimizer: Optimizer | None, data: str | None) -> dict[str, Any]:
     """Return what a run's steps are made by: code, versions, hardware, the optimizer's kernel and the data's digest."""
     return {
         "git_commit": git_commit(),
@@ -35,7 +35,7 @@ def state_of(device: torch.device, processes: int, optimizer: Optimizer, data: s
     }
 
 
-def kernel_of(optimizer: Optimizer) -> str | None:
+def kernel_of(optimizer: Optimizer | None) -> str | None:
     """Return the path of CPR's arithmetic ("cpu", "eager", "triton", or several joined by "+"). None for other optimizers."""
     if isinstance(optimizer, CPR):
         return "eager"

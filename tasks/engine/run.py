@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from tasks.engine import attempts, checkpoint, records
 from tasks.engine.checks import check
 from tasks.engine.device import set_up, without_deterministic_form
-from tasks.engine.environment import differences, git_commit, hardware, kernel_of, state_of, versions
+from tasks.engine.environment import differences, git_commit, state_of
 from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError
 from tasks.engine.files import Lock, disk_full_is_said, only_process, unusable_files_are_said, write_bytes_atomically
 from tasks.engine.optimizers import build_optimizer, never_acts
@@ -242,12 +242,10 @@ def _summary(
         "seed": cfg.seed,
         "config": records.identity(cfg),
         "config_hash": records.config_hash(cfg),
-        "git_commit": git_commit(),
-        "versions": versions(),
-        "hardware": hardware(device, ranks.world),
+        **state_of(device, ranks.world, training.optimizer if training else None, training.workload.data if training else None),
     }
     if training is None:
-        unknown = ("metric", "steps_per_second", "without_bound", "state_sha256", "kernel", "data")
+        unknown = ("metric", "steps_per_second", "without_bound", "state_sha256")
         return about | {"steps": 0, "seconds": 0.0} | dict.fromkeys(unknown)
     metric = training.workload.metric
     return about | {
@@ -258,6 +256,4 @@ def _summary(
         **rates(training.workload.work, training.step, training.stepping_seconds, training.peak, training.ranks.world),
         "without_bound": without_bound(training.workload.model, training.optimizer),
         "state_sha256": checkpoint.digest(*training.whole_state()),
-        "kernel": kernel_of(training.optimizer),
-        "data": training.workload.data,
     }
