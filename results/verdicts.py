@@ -24,7 +24,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from results.differences import Median
 
@@ -91,11 +90,16 @@ def decide(claims: Sequence[Mapping[str, Any]], findings: Sequence[Finding | Non
 
 
 def holm(p_values: Mapping[int, float]) -> dict[int, float]:
-    """The p-values after Holm's correction for their number, by the same keys."""
-    if len(p_values) < 2:  # nothing to correct; multipletests collects garbage at every call, for up to 0.1 s
-        return dict(p_values)
-    corrected = multipletests(list(p_values.values()), method="holm")[1]
-    return {key: float(p) for key, p in zip(p_values, corrected, strict=True)}
+    """Return the p-values after Holm's correction for their number, by the same keys.
+
+    As statsmodels' multipletests, which collects garbage at every call: up to seconds in a large process.
+    """
+    ordered = sorted(p_values, key=p_values.__getitem__)
+    corrected, largest = {}, 0.0
+    for rank, key in enumerate(ordered):
+        largest = max(largest, min(1.0, (len(ordered) - rank) * p_values[key]))
+        corrected[key] = largest
+    return corrected
 
 
 def to_csv(verdicts: Sequence[Verdict]) -> str:

@@ -183,6 +183,7 @@ def test_a_thin_copy_of_gpt2xl_is_the_same_in_shards_as_in_one_process(tmp_path)
     assert two["hardware"]["processes"] == 2
 
 
+@pytest.mark.weekly
 def test_the_protocol_of_gpt2s_takes_steps_as_it_stands(tmp_path):
     root = write_tokens(tmp_path, "OpenWebText", 50257, train=40_000, validation=3_000)
     few = "num_steps=3", "task.batch_size=1", "task.log_every_steps=1", "task.eval_blocks=1", "task.sample_tokens=0"

@@ -1,5 +1,6 @@
 """Records with scores that nobody chose, as files: what report.py and reproduce.py read, without training."""
 
+import functools
 import json
 import random
 from collections.abc import Iterable, Sequence
@@ -16,13 +17,14 @@ STEPS = (10, 20, 30, 40, 50)
 SHARES = [f"wise_ft_{tenth / 10:.1f}" for tenth in range(11)]
 
 
-def metrics_of(name: str) -> set[str]:
-    """Every metric that an artefact shows."""
+@functools.cache
+def metrics_of(name: str) -> frozenset[str]:
+    """Return every metric that an artefact shows."""
     artefact = load_artefact(name)
     parts = [*artefact.get("panels", ()), *(part["metric"] for part in artefact.get("parts", ()))]
     named = {part.get("metric", part.get("name")) for part in parts} | set(artefact.get("curves", {}).get("y", ()))
     named |= {artefact.get("metric", {}).get("name")} | set(SHARES if "interpolation" in artefact else ())
-    return {metric for metric in named if isinstance(metric, str)}
+    return frozenset(metric for metric in named if isinstance(metric, str))
 
 
 def write_run(

@@ -28,6 +28,11 @@ every_path = pytest.mark.parametrize("path", PATHS)
 every_optimizer = pytest.mark.parametrize("path", OPTIMIZERS)
 
 
+def but_triton_weekly(paths: tuple[str, ...]) -> pytest.MarkDecorator:
+    """Many examples on every path. Triton's interpreter is slow."""
+    return pytest.mark.parametrize("path", [pytest.param(p, marks=pytest.mark.weekly if p == "triton" else ()) for p in paths])
+
+
 def rounded(starts, gradients, dtype=torch.float32):
     return [s.to(dtype) for s in starts], [[g.to(dtype) for g in step] for step in gradients]
 
@@ -100,7 +105,7 @@ seeds = st.integers(0, 1000)
 examples = settings(max_examples=15, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate))
 
 
-@every_path
+@but_triton_weekly(PATHS)
 @examples
 @given(options=problems(), shape=shapes, seed=seeds)
 def test_no_problem_is_found_that_it_solves_otherwise(path, options, shape, seed):
@@ -108,7 +113,7 @@ def test_no_problem_is_found_that_it_solves_otherwise(path, options, shape, seed
     assert_equals_the_reference(path, starts, gradients, **options)
 
 
-@every_optimizer
+@but_triton_weekly(OPTIMIZERS)
 @examples
 @given(options=problems(), shape=shapes, seed=seeds, maximize=st.booleans())
 def test_with_amsgrad_no_problem_is_found_that_float64_solves_otherwise(path, options, shape, seed, maximize):
@@ -121,7 +126,7 @@ def test_with_amsgrad_no_problem_is_found_that_float64_solves_otherwise(path, op
         assert (ours.bound is None) == (plain.bound is None)
 
 
-@every_optimizer
+@but_triton_weekly(OPTIMIZERS)
 @examples
 @given(options=problems(), shape=shapes, seed=seeds)
 def test_no_bfloat16_step_is_found_that_is_further_off_than_its_roundings(path, options, shape, seed):
