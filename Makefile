@@ -47,8 +47,8 @@ test: .venv/.stamp  ## run the tests
 test-weekly: .venv/.stamp  ## run the tests that take too long for every push
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m weekly $(TESTS)
 
-test-chaos: .venv/.stamp  ## sweeps under random faults, about 10 minutes a seed (SEEDS=1,2,3)
-	CHAOS_SEEDS=$(or $(SEEDS),1) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m chaos $(or $(TESTS),tests/chaos)
+test-chaos: .venv/.stamp  ## sweeps under random faults, here and on a local Slurm, 10 minutes (SEEDS=1,2,3)
+	CHAOS_SEEDS=$(or $(SEEDS),1) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m chaos $(or $(TESTS),tests/chaos tests/slurm)
 
 test-slurm: .venv/.stamp  ## run the tests that need a Slurm on one that is started for them (as root on Debian; skipped elsewhere)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm $(or $(TESTS),tests/slurm)

@@ -97,6 +97,7 @@ def curve_figure(artefact: Mapping[str, Any], runs: Sequence[Run], footer: str) 
     axes.set_ylabel(f"{artefact['metric']['label']} (solid), training (dotted), {artefact['metric']['unit']}")
     axes.set_title(artefact["title"], fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right center", frameon=False, fontsize=9, title="thick: median over seeds", title_fontsize=9)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside right center", frameon=False, fontsize=9, title="thick: median over seeds", title_fontsize=9)
     figure.supxlabel(footer, fontsize=7.5, color="#444444")
     return figure

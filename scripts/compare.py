@@ -9,6 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from results.code import commit_of
 from results.runs import flatten
 from scripts.common import one_line_errors
 from scripts.run_folders import FoundRun, find
@@ -36,13 +37,14 @@ def endings(runs: list[FoundRun]) -> list[list[str]]:
 
     rows = [["state", *(run.state for run in runs)], *([name, *(of(run, name) for run in runs)] for name in metrics)]
     rows.append(["seconds", *(f"{run.record['seconds']:.0f}" if run.record else "-" for run in runs)])
-    rows.append(["commit", *(str(run.record["git_commit"]) if run.record else "-" for run in runs)])
+    rows.append(["commit", *(commit_of(run.record) if run.record else "-" for run in runs)])
+    rows += [[key, *(str(run.record.get(key) or "-") if run.record else "-" for run in runs)] for key in ("kernel", "data")]
     return rows
 
 
 def shared_metric(runs: list[FoundRun]) -> str | None:
     """The task's metric if all runs have it in their logs, else the loss if they have that."""
-    named = [run.record["metric"]["name"] for run in runs if run.record]
+    named = [run.record["metric"]["name"] for run in runs if run.record and run.record["metric"]]
     for name in [*dict.fromkeys(named), "loss"]:
         if all(any(name in row for row in run.metrics) for run in runs):
             return str(name)

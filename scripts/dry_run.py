@@ -41,6 +41,8 @@ def _what_happens(run: RunState) -> tuple[bool, str]:
         except records.DamagedRecord:
             return True, "train again: its logs are damaged"
         return False, "skip: done" if run.state == "done" else f"skip: failed ({run.record['reason']}); retry.py makes it ready again"
+    if run.state == "unusable":
+        return True, f"try again: {run.reason}"
     job = f"job {run.job.id}" if run.job else "another process"
     if run.state == "running":
         return False, f"leave to {job}, at step {run.step} of {run.cfg.num_steps}"

@@ -1,12 +1,17 @@
-"""Makes failed runs ready to be done again:  python scripts/retry.py ARTEFACT|RUN_FOLDER ... [key=value ...] [from=checkpoint] [--yes]
+"""Makes failed and unusable runs ready to be done again:
+
+    python scripts/retry.py ARTEFACT|RUN_FOLDER ... [key=value ...] [from=checkpoint] [--yes]
 
 Of a failed run record.json is renamed to record.json.failed, so that the next reproduce.py or train.py does it again. A run whose loss was
 not finite starts from step 0: from its checkpoint the same code would give the same NaN, and other code would leave a run that is half the
 old code's. Its checkpoints and logs are set aside too. A run that ran out of memory or was killed goes on from its last checkpoint.
 from=start or from=checkpoint chooses for all of them.
+Of a run whose files were unusable, the files that still are (a folder in a file's place, a checkpoint of another run or format) are
+renamed to <name>.unusable: the run then goes on from its last whole checkpoint, or from step 0.
 Keys are those of reproduce.py: the same ones that the runs were started with. Nothing is deleted.
 """
 
+import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -20,32 +25,41 @@ from scripts.common import one_line_errors
 from scripts.plan import expand, known_artefacts, load_artefact
 from scripts.states import states, whole_record
 from tasks.engine import records
-from tasks.engine.errors import UserError
+from tasks.engine.errors import Unusable, UserError
 from tasks.engine.files import only_process
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A failed run's folder, why it failed, and whether it is to start from step 0."""
+    """A run's folder, why it failed or is unusable, and whether it is to start from step 0."""
 
     folder: Path
     reason: str
     from_start: bool
 
+    @property
+    def next_start(self) -> str:
+        if records.unusable(self.folder) is None:
+            return "step 0" if self.from_start else "its last checkpoint"
+        return "its last whole checkpoint, without what cannot be used"
+
 
 def failures(request: Request, where: str | None) -> list[Failure]:
-    """The failed runs of the artefacts and folders named.
+    """Return the failed and the unusable runs of the artefacts and folders named.
 
-    Raises UserError for a name that is neither, and for a folder whose run has not failed.
+    Raises UserError for a name that is neither, and for a folder whose run is neither.
     """
     found: dict[Path, str] = {}
     for name in request.names:
         if name in known_artefacts() or not Path(name).is_dir():
             runs = states(expand(load_artefact(name), request.options, request.overrides).values())
-            found |= {run.folder.resolve(): run.record["reason"] for run in runs if run.state == "failed" and run.record}
+            found |= {run.folder.resolve(): str(run.reason) for run in runs if run.state in ("failed", "unusable")}
             continue
         folder = Path(name).resolve()
         record = whole_record(folder)
+        if record is None and (why := records.unusable(folder)) is not None:
+            found[folder] = why
+            continue
         if record is None or record["status"] != "failed":
             raise UserError(f"{name} holds no failed run" + ("" if record is None else f": it is {record['status']}"))
         found[folder] = record["reason"]
@@ -55,11 +69,14 @@ def failures(request: Request, where: str | None) -> list[Failure]:
 
 
 def make_ready(failure: Failure) -> None:
-    """Sets the record aside, last, and with it what a start from step 0 must not find.
+    """Set the record aside, last, and with it what a start from step 0 must not find.
 
     Raises Held if a process is at work on the run, UserError if its record is another one by now.
     """
     folder = failure.folder
+    if records.unusable(folder) is not None:
+        _set_unusable_aside(folder)
+        return
     with only_process(folder):
         record = whole_record(folder)
         if record is None or record["reason"] != failure.reason:
@@ -69,6 +86,28 @@ def make_ready(failure: Failure) -> None:
                 if path.exists():
                     records.set_aside(path, "failed")
         records.set_aside(folder / "record.json", "failed")
+
+
+def _set_unusable_aside(folder: Path) -> None:
+    """Rename what no run can use, and forget the note that said so."""
+    from tasks.engine import checkpoint  # brings torch
+
+    if not (folder / ".lock").is_file() and (folder / ".lock").exists():
+        records.set_aside(folder / ".lock", "unusable")
+    with only_process(folder):
+        for name in ("record.json", "config.yaml", "starts.jsonl", "metrics.jsonl", "dynamics.jsonl", *checkpoint.NAMES):
+            path = folder / name
+            if not path.exists():
+                continue
+            try:
+                usable = path.is_file() and os.access(path, os.R_OK | os.W_OK)
+                if usable and name in checkpoint.NAMES:
+                    checkpoint.check(path, folder.name)
+            except Unusable:
+                usable = False
+            if not usable:
+                records.set_aside(path, "unusable")
+        records.forget_unusable(folder)
 
 
 def main(arguments: list[str]) -> None:
@@ -81,16 +120,16 @@ def main(arguments: list[str]) -> None:
         raise UserError("name an artefact or a run's folder, for example: python scripts/retry.py figure2")
     found = failures(request, where)
     if not found:
-        print("no run has failed; nothing to do")
+        print("no run has failed or is unusable; nothing to do")
         return
     for failure in found:
-        print(f"{failure.folder}: {failure.reason}; would start again from {'step 0' if failure.from_start else 'its last checkpoint'}")
-    if not confirmed(f"Make {len(found)} failed run{'s' * (len(found) > 1)} ready to be done again?", request):
+        print(f"{failure.folder}: {failure.reason}; would start again from {failure.next_start}")
+    if not confirmed(f"Make {len(found)} run{'s' * (len(found) > 1)} ready to be done again?", request):
         print("nothing was changed")
         return
     for failure in found:
         make_ready(failure)
-    print(f"{len(found)} ready, the old records kept as record.json.failed; {_what_next(request)}")
+    print(f"{len(found)} ready, what stood in the way is kept under names that end in .failed or .unusable; {_what_next(request)}")
 
 
 def _what_next(request: Request) -> str:

@@ -12,6 +12,7 @@ from scripts.states import last_step, whole_record
 from tasks.engine.errors import UserError
 from tasks.engine.files import is_held
 
+CONFIG = "config.yaml"  # which a run without a model has not
 LOGS = ("metrics.jsonl", "dynamics.jsonl")
 
 
@@ -44,7 +45,7 @@ def find(name: str, runs_dir: Path) -> FoundRun:
     """
     folder = Path(name)
     if not folder.is_dir():
-        folders = sorted(path.parent for path in runs_dir.glob(f"*/{name}*/config.yaml"))
+        folders = sorted({path.parent for file in (CONFIG, "record.json") for path in runs_dir.glob(f"*/{name}*/{file}")})
         exact = [path for path in folders if path.name == name]
         folders = exact or folders
         if not folders:
@@ -52,11 +53,11 @@ def find(name: str, runs_dir: Path) -> FoundRun:
         if len(folders) > 1:
             raise UserError(f"run {name!r} is not unique: {', '.join(str(path) for path in folders[:5])}{', ...' * (len(folders) > 5)}")
         folder = folders[0]
-    if not (folder / "config.yaml").exists():
-        raise UserError(f"{folder} is no run's folder: it has no config.yaml")
-    metrics, dynamics = (_lines(folder / log) for log in LOGS)
     record = whole_record(folder)
-    config = record["config"] if record is not None else yaml.safe_load((folder / "config.yaml").read_text())
+    if record is None and not (folder / CONFIG).exists():
+        raise UserError(f"{folder} is no run's folder: it has no {CONFIG}")
+    metrics, dynamics = (_lines(folder / log) for log in LOGS)
+    config = record["config"] if record is not None else yaml.safe_load((folder / CONFIG).read_text())
     return FoundRun(folder, config, record, metrics, dynamics)
 
 

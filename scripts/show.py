@@ -9,6 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from results.code import commit_of
 from results.dynamics import trace
 from results.runs import Run, flatten
 from scripts.common import one_line_errors
@@ -31,8 +32,10 @@ def facts(run: FoundRun) -> list[tuple[str, str]]:
     if run.record is not None:
         hardware, record = run.record["hardware"], run.record
         about |= {name: f"{value:.5g}" for name, value in record["metrics"].items()}
-        about["took"] = f"{record['seconds']:.0f} s, {record['steps_per_second']:.3g} steps/s on {hardware['gpu'] or hardware['cpu']}"
-        about["code"] = f"commit {record['git_commit']}, torch {record['versions']['torch']}"
+        speed = f", {record['steps_per_second']:.3g} steps/s" if record["steps_per_second"] else ""
+        about["took"] = f"{record['seconds']:.0f} s{speed} on {hardware['gpu'] or hardware['cpu']}"
+        about["code"] = f"commit {commit_of(record)}, torch {record['versions']['torch']}, kernel {record.get('kernel') or '-'}"
+        about["data"] = record.get("data") or "computed, or its digest is unknown"
     return list(about.items())
 
 
@@ -61,7 +64,7 @@ def main(arguments: list[str]) -> None:
         raise UserError("name one run: python scripts/show.py RUN [runs_dir=runs] [matrix=NAME]")
     run = find(names[0], Path(options.get("runs_dir", "runs")))
     show(("", " "), facts(run))
-    for name in dict.fromkeys(("loss", run.record["metric"]["name"] if run.record else "validation_loss")):
+    for name in dict.fromkeys(("loss", run.record["metric"]["name"] if run.record and run.record["metric"] else "validation_loss")):
         print(curve(name, {name: run.points(name)}))
     if (matrix := matrix_of(run, options.get("matrix"))) is not None:
         ended = Run(run.config, {"run_id": run.folder.name}, run.metrics, run.dynamics)

@@ -1,4 +1,7 @@
-"""What has become of runs: done, failed, running, queued, stale (begun, and nobody at work on it) or to do."""
+"""What has become of runs: done, failed, running, queued, unusable, stale or to do.
+
+Of an unusable run the last try found files that it could not use. A stale one has begun, and nobody is at work on it.
+"""
 
 import contextlib
 import json
@@ -14,12 +17,16 @@ from tasks.engine import records
 from tasks.engine.errors import Unusable
 from tasks.engine.files import is_held
 
-STATES = ("done", "failed", "running", "queued", "stale", "to do")
+STATES = ("done", "failed", "running", "queued", "unusable", "stale", "to do")
 
 
 @dataclass(frozen=True)
 class RunState:
-    """One run; step is the last one that is in its log, or of its record if it has ended; job is the one that waits or runs for it."""
+    """One run.
+
+    step: the last one that is in its log, or of its record if it has ended. job: the one that waits or runs for it. reason: why it
+    failed or can't be trained.
+    """
 
     cfg: DictConfig
     folder: Path
@@ -27,6 +34,7 @@ class RunState:
     step: int
     job: Job | None
     record: dict[str, Any] | None = None
+    reason: str | None = None
 
     @property
     def run_id(self) -> str:
@@ -44,10 +52,13 @@ def states(configs: Iterable[DictConfig]) -> list[RunState]:
 def _state(cfg: DictConfig, folder: Path, job: Job | None) -> RunState:
     record = whole_record(folder)
     if record is not None:
-        return RunState(cfg, folder, "done" if record["status"] == "finished" else "failed", record["steps"], job, record)
+        state = "done" if record["status"] == "finished" else "failed"
+        return RunState(cfg, folder, state, record["steps"], job, record, record["reason"])
     at_work = is_held(folder) or (job is not None and job.state == "RUNNING" and (folder / ".lock").exists())
     if at_work or job is not None:
         return RunState(cfg, folder, "running" if at_work else "queued", last_step(folder), job)
+    if (why := records.unusable(folder)) is not None:
+        return RunState(cfg, folder, "unusable", last_step(folder), None, None, why)
     return RunState(cfg, folder, "stale" if (folder / "config.yaml").exists() else "to do", last_step(folder), None)
 
 

@@ -49,7 +49,7 @@ def not_done(artefact: dict[str, Any], runs: list[RunState], request: Request) -
             f"{run.step} of {run.cfg.num_steps}",
             steps_per_second(run),
             run.job.id if run.job else "",
-            str(run.record["reason"]) if run.record else "",
+            run.reason or "",
         ]
         for state in STATES
         for run in runs

@@ -230,9 +230,11 @@ def test_every_regularizer_of_the_configuration_trains(tmp_path):
     assert sorted(record["config"]["regularizer"]["name"] for record in records(tmp_path).values()) == names
 
 
-def test_wandb_offline_keeps_its_files_in_the_run_s_folder(tmp_path):
+def test_wandb_offline_keeps_its_files_in_the_run_s_folder_and_its_key_nowhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", key := "0123456789abcdef" * 2 + "01234567")
     done = call("train.py", *GROKKING, f"runs_dir={tmp_path}", "num_steps=10", "logging=wandb")
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "grokking").iterdir()
     assert list(folder.glob("wandb/offline-run-*/*.wandb"))
     assert json.loads((folder / "record.json").read_text())["status"] == "finished"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]

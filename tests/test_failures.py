@@ -1,23 +1,28 @@
 """What a run and a sweep do when something goes wrong (docs/reference/failures.md), with real files and processes."""
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import ROOT, call, is_one_line, records, start, wait_until
+from commands import ROOT, call, call_forked, is_one_line, records, start, wait_until
 from omegaconf import DictConfig
 
 from scripts.common import compose_config
 from scripts.launchers.local import run_all
+from scripts.plan import ended, expand, load_artefact
 from tasks.engine import attempts, checkpoint, errors
 from tasks.engine import run as engine
 from tasks.engine.errors import Held, OutOfMemory, TrainingFailed, Unusable, UserError
 from tasks.engine.files import Log, only_process
-from tasks.engine.records import read_record, run_folder, run_id
+from tasks.engine.records import note_unusable, read_record, run_folder, run_id, unusable
+from tasks.engine.signals import listening, stopping_at_once
 
 RUN = ("task=grokking", "task.model.width=32", "task.batch_size=64", "num_steps=24", "task.log_every_steps=8", "task.eval_every_steps=null")
 
@@ -58,6 +63,10 @@ def test_a_model_that_does_not_fit_is_failed_after_three_attempts(tmp_path):
     with pytest.raises(TrainingFailed, match="out of memory before its first step, in 3 attempts"):
         engine.run(cfg)
     assert [record["status"] for record in records(tmp_path).values()] == ["failed"]
+    assert ended({"layout": "dynamics"}, cfg).metrics == []  # as a table reads it
+    shown = call_forked("show.py", str(run_folder(cfg)))
+    assert shown.returncode == 0 and "out of memory before its first step" in shown.stdout, shown.stderr
+    assert call_forked("compare.py", *[str(run_folder(cfg))] * 2).returncode == 0
 
 
 def test_a_sweep_with_a_model_that_does_not_fit_trains_the_others_and_ends(tmp_path):
@@ -87,6 +96,23 @@ def test_one_unusable_run_is_said_and_the_others_are_trained(tmp_path, damage, c
         run_all([bad, good], 1, "a sweep")
     assert set(records(tmp_path)) == {run_id(good)}
     assert str(folder) in capfd.readouterr().err
+    assert str(folder) in str(unusable(folder))
+    done = call_forked("retry.py", str(folder), "--yes")
+    assert done.returncode == 0 and "its last whole checkpoint, without what cannot be used" in done.stdout, done.stderr
+    assert engine.run(bad)["status"] == "finished"
+    assert unusable(folder) is None
+    resumed = [attempt.step for attempt in attempts.history(folder) if attempt.step is not None][-1]
+    assert resumed == (8 if damage in ("another format", "a folder for starts.jsonl") else 0)
+
+
+def test_status_and_dry_run_name_an_unusable_run_with_its_reason(tmp_path):
+    cfg = next(iter(expand(load_artefact("grokking"), {"scale": "mini", "seeds": "1"}, {"runs_dir": str(tmp_path)}).values()))
+    run_folder(cfg).mkdir(parents=True)
+    note_unusable(run_folder(cfg), "checkpoint.pt is a folder")
+    asked = ("grokking", "seeds=1", f"runs_dir={tmp_path}")
+    (line,) = [line for line in call_forked("status.py", *asked).stdout.splitlines() if line.startswith("unusable")]
+    assert run_id(cfg) in line and "checkpoint.pt is a folder" in line
+    assert "try again: checkpoint.pt is a folder" in call_forked("reproduce.py", *asked, "--dry-run").stdout
 
 
 def test_a_flipped_byte_in_starts_jsonl_costs_nothing(tmp_path):
@@ -246,6 +272,19 @@ def test_without_wandb_s_helper_training_goes_on_with_one_warning(tmp_path, monk
     monkeypatch.setattr(wandb, "init", lambda **_: BrokenRun())
     assert engine.run(config(tmp_path, "logging=wandb"))["status"] == "finished"
     assert capfd.readouterr().err.count("wandb fails") == 1
+
+
+@pytest.mark.parametrize("block", [listening, lambda: stopping_at_once("a run")])
+def test_a_fork_of_a_run_ends_as_its_pool_expects(block):
+    """A library's pool ends its workers by SIGTERM, which means something else to the run itself."""
+    with block() as requests:
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        worker.start()
+        worker.terminate()
+        worker.join(30)
+        ended, _ = worker.exitcode, worker.kill()
+        assert ended == -signal.SIGTERM
+        assert requests is None or requests.stop is None
 
 
 def test_a_copy_of_a_run_s_folder_is_refused_by_its_name(tmp_path):

@@ -112,8 +112,8 @@ def test_status_tells_every_state_and_names_what_is_not_done(finished, tmp_path,
         assert contents(runs_dir) == before
     assert done.returncode == 0, done.stderr
     head, counts, empty, columns, *lines = done.stdout.splitlines()
-    assert head.split()[:8] == ["artefact", "runs", "done", "failed", "running", "queued", "stale", "to"]
-    assert counts.split()[:8] == ["grokking", "6", "2", "0", "1", "1", "1", "1"]
+    assert head.split()[:9] == ["artefact", "runs", "done", "failed", "running", "queued", "unusable", "stale", "to"]
+    assert counts.split()[:9] == ["grokking", "6", "2", "0", "1", "1", "0", "1", "1"]
     assert counts.count("core-hours") == 2
     assert "unknown" not in counts
     assert empty == ""
@@ -127,7 +127,7 @@ def test_status_tells_every_state_and_names_what_is_not_done(finished, tmp_path,
 
 def test_status_says_why_a_run_failed_and_of_all_artefacts_one_line_each(failed, tmp_path):
     done = call("status.py", "grokking", *SETTINGS, NAN, f"runs_dir={failed}")
-    assert done.stdout.splitlines()[1].split()[:8] == ["grokking", "6", "0", "1", "0", "0", "0", "5"]
+    assert done.stdout.splitlines()[1].split()[:9] == ["grokking", "6", "0", "1", "0", "0", "0", "0", "5"]
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("failed")]
     assert "regularizer.weight_decay=1.0" in line
     assert "8 of 24" in line

@@ -93,7 +93,7 @@ function runsTable(runs, withButtons) {
   const metrics = [...new Set(runs.flatMap(([, run]) => Object.keys(run.metrics)))].slice(0, 4);
   const differing = Object.keys(runs[0][1].config).filter((key) => key !== "seed" && new Set(runs.map(([, run]) => JSON.stringify(run.config[key]))).size > 1);
   const head = element("tr", "", table.createTHead());
-  const columns = ["seed", ...differing, ...metrics, "status", "run", "commit", "seconds", "machine"];
+  const columns = ["seed", ...differing, ...metrics, "status", "run", "commit", "kernel", "seconds", "machine"];
   for (const name of [...(withButtons ? [""] : []), ...columns]) element("th", name, head).scope = "col";
   const body = table.createTBody();
   for (const [id, run] of runs) {
@@ -105,7 +105,7 @@ function runsTable(runs, withButtons) {
     }
     const cells = [run.seed, ...differing.map((key) => run.config[key]), ...metrics.map((name) => run.metrics[name])];
     const status = run.reason ? `${run.status}: ${run.reason}` : run.status;
-    for (const text of [...cells, status, id, run.commit, run.seconds, run.machine]) element("td", text, row);
+    for (const text of [...cells, status, id, run.commit, run.kernel ?? "", run.seconds, run.machine]) element("td", text, row);
   }
   return table;
 }

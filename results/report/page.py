@@ -14,6 +14,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from results.artefact import CHOICE, LEGEND
+from results.code import states_of
 from results.files import write
 from results.order import place
 from results.report.panels import Panel
@@ -45,7 +46,7 @@ def render(sections: Sequence[Section], scale: str) -> str:
         claims=_claims(sections),
         tally=_tally(sections),
         run_count=len({run.record["run_id"] for run in runs}),
-        commits=sorted({str(run.record["git_commit"]) for run in runs}),
+        commits=sorted({str(state.get("git_commit")) for run in runs for state in states_of(run.record)}),
         points=points_each(runs),
         legends=[re.sub(r"[*`]", "", text) for text in (LEGEND, f"Heat maps. {CHOICE}")],
         tasks=sorted({task for section in sections for task in section.tasks}),

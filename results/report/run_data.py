@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from results.code import commit_of
 from results.runs import Run, flatten
 
 # So many numbers of R, κ and λ take about 1.5 MB of the page; they are shared out evenly among the matrices of all runs.
@@ -53,7 +54,8 @@ def _about(run: Run) -> dict[str, Any]:
         "reason": record.get("reason"),
         "metrics": {name: _short(value) for name, value in record["metrics"].items()},
         "seconds": _short(record["seconds"]),
-        "commit": record["git_commit"],
+        "commit": commit_of(record),
+        "kernel": record.get("kernel"),
         "machine": f"{machine}, Python {versions['python']}, torch {versions['torch']}",
         "config": {key: value for key, value in flatten(run.config).items() if key != "task.data.description"},
     }

@@ -54,11 +54,18 @@ def run_all(configs: list[DictConfig], jobs: int, title: str) -> None:
                 say(f"{title}: a worker process was killed (out of memory?); going on from its run's last checkpoint")
             left = [cfg for cfg in configs if sweep.is_left(cfg)]
         held = [run_id for run_id in map(records.run_id, configs) if run_id in sweep.held and run_id not in sweep.unusable]
-    if sweep.unusable:
-        count, first = len(sweep.unusable), next(iter(sweep.unusable.values()))
-        raise UserError(f"{title}: {count} of {len(configs)} runs cannot be trained, the others have ended: {first}")
+    say_unusable(title, list(sweep.unusable.values()), len(configs))
     if held:
         raise Held(f"{title}: {len(held)} runs are being trained by other processes, {held[0]} for one; start again when they are done")
+
+
+def say_unusable(title: str, reasons: list[str], count: int) -> None:
+    """Raise UserError at the end of a sweep of `count` runs if there are runs that could not be trained, for these reasons."""
+    if reasons:
+        raise UserError(
+            f"{title}: {len(reasons)} of {count} runs cannot be trained, the others have ended: {reasons[0]}"
+            + (f" (and {len(reasons) - 1} more: scripts/status.py names them)" if len(reasons) > 1 else "")
+        )
 
 
 @dataclass
@@ -100,7 +107,7 @@ class _Sweep:
             failure = self.unusable[records.run_id(cfg)] = str(error)
         if failure:
             say(failure)
-        self.ended += 1
+        self.ended += records.has_record(cfg) or records.run_id(cfg) in self.unusable  # else it is tried again
 
 
 def _run_in_a_pool(configs: list[DictConfig], jobs: int, sweep: _Sweep) -> None:

@@ -14,6 +14,10 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
 
 from tasks.engine.errors import Held, UserError
 from tasks.engine.files import only_process, write_bytes_atomically
@@ -92,6 +96,13 @@ def own_folder(runs_dir: Path) -> Path:
     if owner != os.getuid():
         raise UserError(f"{folder} belongs to user {owner}, who submits the runs of this folder; give a runs_dir of your own")
     return folder
+
+
+class OwnFolder(Callback):
+    """Hydra's callback that calls `own_folder` before train.py -m submits."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        own_folder(Path(config.runs_dir))
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from scripts.launchers import queue
 from tasks.engine import records
-from tasks.engine.errors import Held, Interrupted, TrainingFailed, UserError
+from tasks.engine.errors import Held, Interrupted, TrainingFailed, Unusable, UserError
 from tasks.engine.launch import launched
 from tasks.engine.signals import listening
 from tasks.engine.terminal import say
@@ -54,6 +54,9 @@ class Work:
                     run_all([cfg for cfg in configs if not records.has_record(cfg)], self.at_a_time, self.title)
         except Held as error:
             say(str(error))
+        except UserError as error:
+            say(str(error))
+            sys.exit(error.exit_code)
         except Interrupted as interruption:
             say(str(interruption))
             queue_again_if_asked(interruption)
@@ -67,13 +70,13 @@ class Work:
 
 
 def run_as_one_of_several(configs: list[DictConfig]) -> None:
-    """Trains runs of several processes each, of which this is one; a run that failed is said, and no reason to stop."""
+    """Train runs of several processes each, of which this is one. A run that failed or is unusable is said, and no reason to stop."""
     from tasks.engine.run import run
 
     for cfg in configs:
         try:
             run(cfg)
-        except TrainingFailed as failure:
+        except (TrainingFailed, Unusable) as failure:
             if launched().rank == 0:
                 say(str(failure))
 

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from scripts.launchers import queue, slurm
+from scripts.launchers.local import say_unusable
 from scripts.states import STATES, RunState, states
 from tasks.engine.errors import TrainingFailed
 from tasks.engine.files import disk_full_is_said
@@ -20,12 +21,15 @@ POLL_SECONDS, LONGEST_PAUSE = 5.0, 60.0
 TRIES = 3
 
 
-def submit_missing(configs: list[DictConfig], title: str) -> None:
-    """Submits the runs that have not ended and are not in the queue."""
+def submit_missing(configs: list[DictConfig], title: str, also_unusable: bool = True) -> None:
+    """Submit the runs that have not ended and are not in the queue.
+
+    Of those whose files were unusable the user may have mended something: a new command tries them again, a wait doesn't.
+    """
     runs_dir = Path(configs[0].runs_dir)
     with disk_full_is_said(runs_dir), queue.submitting(runs_dir):
         found = states(configs)
-        missing = [run.cfg for run in found if run.state in ("to do", "stale")]
+        missing = [run.cfg for run in found if run.state in ("to do", "stale", *("unusable",) * also_unusable)]
         waiting = Counter(run.state for run in found if run.state in ("running", "queued"))
         if waiting:
             say(f"{title}: {', '.join(f'{count} {state}' for state, count in waiting.items())} already")
@@ -35,9 +39,11 @@ def submit_missing(configs: list[DictConfig], title: str) -> None:
 
 
 def wait_for(configs: list[DictConfig], title: str) -> None:
-    """Returns when every run has ended.
+    """Return when every run has ended.
 
-    Raises TrainingFailed if jobs end again and again without any run having ended.
+    Raises:
+        UserError: the files of some runs are unusable, and the others have ended.
+        TrainingFailed: jobs end again and again without any run having ended.
     """
     tries, ended = 0, 0
     pause = POLL_SECONDS
@@ -52,8 +58,9 @@ def wait_for(configs: list[DictConfig], title: str) -> None:
                 time.sleep(pause)
                 continue
             live.update(_table(title, found))
-            now = sum(run.state in ("done", "failed") for run in found)
+            now = sum(run.state in ("done", "failed", "unusable") for run in found)
             if now == len(found):
+                say_unusable(title, [str(run.reason) for run in found if run.state == "unusable"], len(found))
                 return
             if now > ended:
                 tries, ended = 0, now
@@ -64,7 +71,7 @@ def wait_for(configs: list[DictConfig], title: str) -> None:
                     room = f"{shutil.disk_usage(where).free / 1e6:,.1f} MB are free there"
                     raise TrainingFailed(f"{title}: jobs end without their runs, {TRIES} times now; their output is in {where}; {room}")
                 with contextlib.suppress(queue.NoAnswer):  # the next look says so
-                    submit_missing(configs, title)
+                    submit_missing(configs, title, also_unusable=False)
             time.sleep(POLL_SECONDS)
 
 

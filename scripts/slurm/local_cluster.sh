@@ -6,6 +6,8 @@
 #   local_cluster.sh stop                        cancel its jobs and leave no process behind
 #   local_cluster.sh kill-node n1 [--with-jobs]  kill -9 of the node's slurmd; its jobs run on, unless --with-jobs
 #   local_cluster.sh start-node n1               start that slurmd again
+#   local_cluster.sh kill-controller             kill -9 of slurmctld; jobs run on
+#   local_cluster.sh start-controller            start it again
 #
 # Partitions: ci (the default); low, whose jobs are evicted by those of high: signalled, killed after GraceTime, and queued again.
 # Needs root on Debian; missing packages are installed. Exit code 3, with one line of reason, where it cannot be.
@@ -207,6 +209,8 @@ start_database() {
     --innodb-lock-wait-timeout=900 --innodb-flush-log-at-trx-commit=0 --innodb-use-native-aio=0 &
 }
 
+start_controller() { launch slurmctld controller_answers slurmctld; }
+
 start_node() { launch "slurmd-$1" "node_answers $1" slurmd -N "$1"; }
 
 start() {
@@ -220,7 +224,7 @@ start() {
   launch mariadbd database_answers start_database
   launch slurmdbd accounting_answers env MYSQL_UNIX_PORT="$root/db/socket" slurmdbd
   sacctmgr -n show cluster format=cluster | grep -qw local || sacctmgr -i add cluster local >/dev/null
-  launch slurmctld controller_answers slurmctld
+  start_controller
   local node
   for node in "${node_names[@]}"; do start_node "$node"; done
   trap - EXIT
@@ -264,6 +268,12 @@ kill_node() {
   scontrol update "nodename=$1" state=down reason=kill-node
 }
 
+kill_controller() {
+  local pid
+  pid=$(pid_of slurmctld) && kill -KILL "$pid"
+  wait_for 10 not_running slurmctld
+}
+
 not_running() { ! pid_of "$1" >/dev/null; }
 
 no_jobs() { [ -z "$(timeout 5 squeue -h 2>&1)" ]; }
@@ -294,5 +304,7 @@ case "${1:-}" in
   start | status | stop) "$1" ;;
   kill-node) check_node "${2:-}"; kill_node "$2" "${3:-}" ;;
   start-node) check_node "${2:-}"; start_node "$2" ;;
+  kill-controller) kill_controller ;;
+  start-controller) start_controller ;;
   *) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac

@@ -21,6 +21,7 @@ from tasks.engine.records import set_aside
 
 FORMAT = 3
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+NAMES = ("checkpoint.new.pt", NAME, PREVIOUS)
 
 
 def save(folder: Path, run_id: str, content: dict[str, Any]) -> None:
@@ -40,26 +41,35 @@ def load(folder: Path, run_id: str, logs_hold: Callable[[dict[str, Any]], bool],
 
     Raises Unusable for a checkpoint of another run or of an unknown format, and for one that cannot be opened or read.
     """
-    for name in ("checkpoint.new.pt", NAME, PREVIOUS):
+    for name in NAMES:
         path = folder / name
         if not path.exists():
             continue
-        content = read(path)
+        content = check(path, run_id)
         if content is None:
             kept = set_aside(path)
             warn(f"{path} is damaged (kept as {kept.name}); going back to the checkpoint before it, or to the start")
             continue
-        if content.get("run_id") != run_id or content.get("format") != FORMAT:
-            raise Unusable(
-                f"{path} belongs to run {content.get('run_id')!r} in format {content.get('format')!r}, not to {run_id!r} in format "
-                f"{FORMAT}; move it away and start again"
-            )
         if not logs_hold(content):
             kept = set_aside(path)
             warn(f"the logs in {folder} are damaged; going back to where they are whole (kept {path.name} as {kept.name})")
             continue
         return content | {"path": str(path)}
     return None
+
+
+def check(path: Path, run_id: str) -> dict[str, Any] | None:
+    """Return what is in the checkpoint of a run. None if its content is damaged.
+
+    Raises Unusable if it belongs to another run, is in an unknown format, or cannot be opened or read.
+    """
+    content = read(path)
+    if content is not None and (content.get("run_id") != run_id or content.get("format") != FORMAT):
+        raise Unusable(
+            f"{path} belongs to run {content.get('run_id')!r} in format {content.get('format')!r}, not to {run_id!r} in format "
+            f"{FORMAT}; python scripts/retry.py {path.parent} sets it aside"
+        )
+    return content
 
 
 def read(path: Path) -> dict[str, Any] | None:

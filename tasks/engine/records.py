@@ -3,6 +3,7 @@
 <runs_dir>/<task>/<run_id>/  config.yaml  metrics.jsonl  dynamics.jsonl  checkpoint.pt  record.json
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -82,6 +83,30 @@ def has_record(cfg: DictConfig) -> bool:
     return (run_folder(cfg) / "record.json").exists()
 
 
+def note_unusable(folder: Path, why: str) -> None:
+    """Note beside a run's folder, in which nothing may be writable, why it can't be trained."""
+    with contextlib.suppress(OSError):
+        write_bytes_atomically(_unusable_note(folder), why.encode())
+
+
+def forget_unusable(folder: Path) -> None:
+    """Remove that note, since the run is tried again."""
+    with contextlib.suppress(OSError):
+        _unusable_note(folder).unlink()
+
+
+def unusable(folder: Path) -> str | None:
+    """Return why the last try to train a run found its files unusable. None if it didn't."""
+    try:
+        return _unusable_note(folder).read_text()
+    except OSError:
+        return None
+
+
+def _unusable_note(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.unusable")
+
+
 class DamagedRecord(Exception):
     """record.json is not what was written: one line that says which file and in what way."""
 
@@ -155,8 +180,9 @@ def read_logs(folder: Path, record: dict[str, Any], names: tuple[str, ...] = ("m
 
 
 def log_lines(folder: Path, names: tuple[str, ...]) -> list[list[dict[str, Any]]]:
-    """Return the lines of each of the logs of a run that `ended` has checked."""
-    return [[json.loads(line) for line in (folder / name).read_text().splitlines()] for name in names]
+    """Return the lines of each of the logs of a run that `ended` has checked. One that failed before its first step may have none."""
+    paths = [folder / name for name in names]
+    return [[json.loads(line) for line in path.read_text().splitlines()] if path.exists() else [] for path in paths]
 
 
 def check_logs(folder: Path, record: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tasks.engine import attempts, checkpoint, records
 from tasks.engine.checks import check
 from tasks.engine.device import set_up, without_deterministic_form
 from tasks.engine.environment import differences, git_commit, state_of
-from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError
+from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, Unusable, UserError
 from tasks.engine.files import Lock, disk_full_is_said, only_process, unusable_files_are_said, write_bytes_atomically
 from tasks.engine.optimizers import build_optimizer, never_acts
 from tasks.engine.parallel import Ranks, join
@@ -46,12 +46,13 @@ def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[
     git_commit()  # now, since this is the code that trains; a commit may be made while it does
     ranks, device = join(cfg)
     folder = records.run_folder(cfg)
-    with disk_full_is_said(folder), unusable_files_are_said(folder), contextlib.ExitStack() as held:
+    with disk_full_is_said(folder), _unusable_is_noted(folder, ranks), unusable_files_are_said(folder), contextlib.ExitStack() as held:
         lock = record = None
         with ranks.together():
             if ranks.first:
                 _make(folder, cfg.runs_dir)
                 lock = held.enter_context(only_process(folder))
+                records.forget_unusable(folder)
                 record = records.ended(folder, say)
         record = ranks.from_first(record)
         if record is None:
@@ -59,6 +60,17 @@ def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[
     if record["status"] == "failed":
         raise TrainingFailed(f"run {record['run_id']} failed: {record['reason']}; to try it again: python scripts/retry.py {folder}")
     return record
+
+
+@contextlib.contextmanager
+def _unusable_is_noted(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Leave a note for whoever waits for the run elsewhere, such as the submitter of a cluster's job."""
+    try:
+        yield
+    except Unusable as error:
+        if ranks.first:
+            records.note_unusable(folder, str(error))
+        raise
 
 
 def _make(folder: Path, runs_dir: str) -> None:

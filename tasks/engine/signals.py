@@ -47,13 +47,8 @@ def listening() -> Iterator[Requests]:
 def stopping_at_once(what: str) -> Iterator[None]:
     """Raise Interrupted at once for a signal that ends a run, while the block has nothing to save. SIGUSR1 is ignored."""
 
-    process = os.getpid()
-
     def stop(number: int, _: FrameType | None) -> None:
-        if os.getpid() != process:  # a fork, such as a library's pool, which is ended by SIGTERM
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        elif number != signal.SIGUSR1:
+        if number != signal.SIGUSR1:
             raise Interrupted(number, f"{what} stopped before its first step; the same command goes on from there")
 
     with _handled_by(stop):
@@ -67,7 +62,16 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    old = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)}
+    process = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            handler(number, frame)
+        elif number == signal.SIGTERM:  # a fork, such as a worker of a library's pool, which ends its workers so
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)}
     try:
         yield
     finally:

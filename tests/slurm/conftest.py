@@ -1,4 +1,7 @@
-"""Tests on a real Slurm: `make test-slurm`. Everything that uses `cluster` is marked `slurm`, which `make test` leaves out."""
+"""Tests on a real Slurm: `make test-slurm`. Everything that uses `cluster` is marked `slurm`, which `make test` leaves out.
+
+make test-chaos runs those that are marked `chaos`.
+"""
 
 from collections.abc import Iterator
 
@@ -9,7 +12,7 @@ from local_slurm import NO_SLURM_HERE, Cluster, call_script
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "cluster" in getattr(item, "fixturenames", ()):
+        if "cluster" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("chaos"):
             item.add_marker(pytest.mark.slurm)
 
 

@@ -67,6 +67,16 @@ class Cluster:
         done = call_script("kill-node", name, *(["--with-jobs"] if with_jobs else []))
         assert done.returncode == 0, done.stderr
 
+    def kill_controller(self) -> None:
+        """kill -9 of slurmctld. Jobs run on."""
+        done = call_script("kill-controller")
+        assert done.returncode == 0, done.stderr
+
+    def start_controller(self) -> None:
+        """Start slurmctld; return when it answers."""
+        done = call_script("start-controller")
+        assert done.returncode == 0, done.stderr
+
     def start_node(self, name: str) -> None:
         """Starts the node's slurmd; returns when it takes jobs."""
         done = call_script("start-node", name)

@@ -214,3 +214,4 @@ def test_hydra_s_own_sweep_goes_to_the_cluster_and_is_preempted_and_goes_on(clus
     assert sweep.returncode == 0, said
     assert [r["status"] for r in records(tmp_path).values()] == ["finished"] * 2
     assert any(p.read_text().count('"start"') > 1 for p in tmp_path.glob("*/*/starts.jsonl"))
+    assert (tmp_path / "slurm").stat().st_mode & 0o777 == 0o700  # its jobs are pickles

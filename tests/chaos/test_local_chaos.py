@@ -1,10 +1,9 @@
-"""A sweep under random faults ends as an undisturbed one: `make test-chaos SEEDS=1,2,3`, about 10 minutes a seed on 2 cores.
+"""A local sweep under random faults ends as an undisturbed one: `make test-chaos SEEDS=1,2,3`.
 
 Faults and moments are drawn from the seed. After each the same command is given again, as a user would.
 """
 
-import hashlib
-import json
+import contextlib
 import os
 import random
 import signal
@@ -15,53 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from commands import ROOT, command, records
+from chaotic import FAULTS, SEEDS, SWEEP, cut, ends, every_seed, flip, gone, repeated_beyond_a_checkpoint, sweep, undisturbed
+from commands import ROOT, command
+
+from tasks.engine import checkpoint
 
 pytestmark = pytest.mark.chaos
-SEEDS = [int(seed) for seed in os.environ.get("CHAOS_SEEDS", "1").split(",")]
-STEPS, EVERY, FAULTS = 400, 20, int(os.environ.get("CHAOS_FAULTS", "12"))
-SWEEP = (
-    *("reproduce.py", "grokking", "seeds=1,2", "jobs=2", f"num_steps={STEPS}", f"checkpoint_every_steps={EVERY}"),
-    *("task.model.width=32", "task.batch_size=64", "task.log_every_steps=10", "task.eval_every_steps=200"),
-)
-every_seed = pytest.mark.parametrize("seed", SEEDS)
-
-
-def sweep(runs_dir: Path) -> subprocess.Popen:
-    """The sweep in a process group of its own, as a shell starts it."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "CHAOS": str(runs_dir)}  # by which workers are known
-    arguments = [*command(*SWEEP), f"runs_dir={runs_dir}", f"results_dir={runs_dir / 'results'}"]
-    with open(runs_dir.with_suffix(".log"), "a") as log:
-        return subprocess.Popen(arguments, stdout=log, stderr=log, env=environment, start_new_session=True)
-
-
-def ends(runs_dir: Path) -> dict[str, tuple[str, str, str]]:
-    """What every run ended as: status, trained weights, and the bytes of its log."""
-    return {
-        run_id: (record["status"], record["state_sha256"], hashlib.sha256((folder / "metrics.jsonl").read_bytes()).hexdigest())
-        for run_id, record in records(runs_dir).items()
-        for folder in runs_dir.glob(f"*/{run_id}")
-    }
-
-
-def processes_of(runs_dir: Path) -> list[int]:
-    """Whoever works for the sweep."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            arguments = (path.parent / "cmdline").read_bytes()
-            if f"runs_dir={runs_dir}".encode() in arguments or f"CHAOS={runs_dir}".encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> dict[str, tuple[str, str, str]]:
-    runs_dir = tmp_path_factory.mktemp("undisturbed") / "runs"
-    assert sweep(runs_dir).wait(timeout=600) == 0
-    return ends(runs_dir)
 
 
 def workers(parent: subprocess.Popen) -> list[int]:
@@ -107,16 +65,6 @@ def damage(pattern: str, how: Callable[[random.Random, bytearray], bytearray]) -
     return fault
 
 
-def flip(random_: random.Random, content: bytearray) -> bytearray:
-    if content:
-        content[random_.randrange(len(content))] ^= 1 << random_.randrange(8)
-    return content
-
-
-def cut(random_: random.Random, content: bytearray) -> bytearray:
-    return content[: random_.randrange(len(content) + 1)]
-
-
 RECOVERABLE = [
     *(kill_a_worker, kill_a_worker, kill_the_parent, end_it, press_ctrl_c, press_ctrl_c_twice),
     *(damage("checkpoint.pt", flip), damage("checkpoint.pt", cut), damage("metrics.jsonl", cut), damage("record.json", flip)),
@@ -124,26 +72,8 @@ RECOVERABLE = [
 ]
 
 
-def repeated_beyond_a_checkpoint(runs_dir: Path) -> list[str]:
-    """Starts at a step at which no checkpoint was due and no process ended."""
-    wrong = []
-    for path in runs_dir.glob("*/*/starts.jsonl"):
-        orderly = {0}
-        for line in path.read_bytes().splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:  # the fault damaged it: nothing can be said of this run
-                orderly = set(range(STEPS + 1))
-                continue
-            if "end" in entry:
-                orderly.add(entry["end"])
-            if "start" in entry and entry["start"] % EVERY and entry["start"] not in orderly:
-                wrong.append(f"{path}: {entry['start']}")
-    return wrong
-
-
 @every_seed
-def test_a_local_sweep_under_random_faults_ends_as_an_undisturbed_one(tmp_path, undisturbed, seed):
+def test_a_local_sweep_under_random_faults_ends_as_an_undisturbed_one(tmp_path, seed):
     random_, runs_dir = random.Random(seed), tmp_path / "runs"
     told = []
     for _ in range(FAULTS):
@@ -159,20 +89,55 @@ def test_a_local_sweep_under_random_faults_ends_as_an_undisturbed_one(tmp_path, 
             time.sleep(random_.uniform(1, 5))
             process.terminate()
         process.wait(timeout=60)
-        _gone(runs_dir, 30)
+        gone(runs_dir, 30)
     print("\n".join(told))
     assert sweep(runs_dir).wait(timeout=600) == 0, runs_dir.with_suffix(".log").read_text()[-3000:]
-    assert ends(runs_dir) == undisturbed
+    assert ends(runs_dir) == undisturbed()
     assert not repeated_beyond_a_checkpoint(runs_dir)
-    _gone(runs_dir, 5)
+    gone(runs_dir, 5)
 
 
-def _gone(runs_dir: Path, seconds: float) -> None:
-    """Fails unless all processes of the sweep end by themselves."""
-    end = time.monotonic() + seconds
-    while left := processes_of(runs_dir):
-        assert time.monotonic() < end, f"{len(left)} processes are left"
-        time.sleep(0.2)
+def folder_for(name: str) -> Callable[[Path], None]:
+    """A folder stands in the place of a file."""
+
+    def fault(folder: Path) -> None:
+        if (folder / name).exists():
+            os.rename(folder / name, folder / f"{name}.kept")
+        (folder / name).mkdir(parents=True)
+
+    return fault
+
+
+def another_run_s_checkpoint(folder: Path) -> None:
+    """A checkpoint that is whole, and of another run."""
+    folder.mkdir(exist_ok=True)
+    checkpoint.save(folder, "another run", {"step": 0})
+
+
+UNUSABLE = [folder_for("checkpoint.pt"), folder_for("starts.jsonl"), folder_for("metrics.jsonl"), another_run_s_checkpoint]
+
+
+@every_seed
+def test_what_only_a_user_can_mend_is_named_and_the_other_runs_end_as_undisturbed(tmp_path, seed):
+    """Three runs of a sweep that was stopped at a random moment get files that can't be used."""
+    random_, runs_dir = random.Random(seed), tmp_path / "runs"
+    process = sweep(runs_dir)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=random_.uniform(4, 12))
+    process.terminate()
+    process.wait(timeout=60)
+    whole = ends(runs_dir)
+    chosen = random_.sample(sorted(set(undisturbed()) - set(whole)), 3)
+    for run, fault in zip(chosen, random_.sample(UNUSABLE, 3), strict=True):
+        fault(runs_dir / "grokking" / run)
+    assert sweep(runs_dir).wait(timeout=600) == 2
+    assert "3 of " in runs_dir.with_suffix(".log").read_text().splitlines()[-1]
+    assert ends(runs_dir) == {run: end for run, end in undisturbed().items() if run not in chosen}
+    assert {path.stem for path in runs_dir.glob("*/*.unusable")} == set(chosen)
+    folders = [str(runs_dir / "grokking" / run) for run in chosen]
+    assert subprocess.run(command("retry.py", *folders, "--yes"), capture_output=True).returncode == 0
+    assert sweep(runs_dir).wait(timeout=600) == 0
+    assert ends(runs_dir) == undisturbed()
 
 
 def moments(random_: random.Random, count: int) -> Iterator[float]:
@@ -182,7 +147,7 @@ def moments(random_: random.Random, count: int) -> Iterator[float]:
 
 
 @pytest.mark.parametrize("seed", SEEDS[:1])
-def test_ctrl_c_at_twenty_moments_of_a_sweep_through_make_stops_everything_within_ten_seconds(tmp_path, undisturbed, seed):
+def test_ctrl_c_at_twenty_moments_of_a_sweep_through_make_stops_everything_within_ten_seconds(tmp_path, seed):
     random_, runs_dir = random.Random(seed), tmp_path / "runs"
     given = [argument for argument in SWEEP[2:] if not argument.startswith(("seeds=", "jobs="))]
     arguments = ["make", "--no-print-directory", "reproduce-grokking", "SEEDS=1,2", "JOBS=2"]
@@ -200,9 +165,9 @@ def test_ctrl_c_at_twenty_moments_of_a_sweep_through_make_stops_everything_withi
             os.killpg(process.pid, signal.SIGINT)
         begin = time.monotonic()
         process.wait(timeout=10)
-        _gone(runs_dir, 10 - (time.monotonic() - begin))
+        gone(runs_dir, 10 - (time.monotonic() - begin))
         before = {path: path.stat().st_mtime_ns for path in runs_dir.glob("*/*/*.jsonl")}
         time.sleep(1)
         assert before == {path: path.stat().st_mtime_ns for path in runs_dir.glob("*/*/*.jsonl")}, "something still trains"
     assert subprocess.run(arguments, cwd=ROOT, capture_output=True, timeout=600).returncode == 0
-    assert ends(runs_dir) == undisturbed
+    assert ends(runs_dir) == undisturbed()
