@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.common import CONFIG_DIR, ROOT, compose_config, one_line_errors
-from tasks.engine.errors import UserError
+from tasks.engine.errors import UserError, one_line
 
 
 def prepare_task(task: str, names: list[str], root: Path) -> None:
@@ -39,6 +39,8 @@ def prepare_task(task: str, names: list[str], root: Path) -> None:
             print(f"{name}: ready in {root}")
         except UserError as error:  # the other sets may still come
             failures.append(str(error))
+        except OSError as error:  # a read-only disk, another user's folder
+            failures.append(f"{name} cannot be prepared in {root}: {one_line(error)}")
     if failures:
         raise UserError("; ".join(failures))
 

@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
+from commands import call, is_one_line, records, write_fashion_mnist, write_tokens
 from made_runs import run as made_run
 from test_failures import config, interrupt_after
 
@@ -14,6 +16,7 @@ from results.code import code_remark
 from tasks.engine import attempts, environment, verified
 from tasks.engine import run as engine
 from tasks.engine.errors import UserError
+from tasks.engine.kept import kept
 from tasks.engine.records import read_record, run_folder
 
 
@@ -134,3 +137,31 @@ def test_a_folder_that_cannot_be_written_is_verified_all_the_same(tmp_path, monk
     monkeypatch.setattr(verified, "write_bytes_atomically", refuse)
     known = verified.digests(tmp_path, ["a.bin"], "")
     assert verified.verify(tmp_path, known, "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a read-only file system")
+def test_data_on_a_read_only_disk_is_ready_and_is_trained_on(tmp_path):
+    disk, runs_dir = tmp_path / "disk", tmp_path / "runs"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        write_fashion_mnist(disk)
+        write_tokens(disk, "OpenWebText", 50257)
+        weights = kept(disk / "small.pt", {}, lambda: {"weight": torch.ones(2)})
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        assert torch.equal(kept(disk / "small.pt", {}, lambda: pytest.fail("it was made again"))["weight"], weights["weight"])
+        small = ("num_steps=2", "task.log_every_steps=1", "quiet=true", f"data_dir={disk}", f"runs_dir={runs_dir}")
+        images = ("task=cifar100", "scale=mini", "task.batch_size=8", "task.data.train_size=200")
+        text = ("task=gpt2", "scale=mini", "task.data.name=OpenWebText", "task.model.vocabulary=50257", "task.batch_size=2")
+        for task in (images, text):
+            done = call("train.py", *task, *small)
+            assert done.returncode == 0, done.stderr
+        ready = call("prepare_data.py", "gpt2", "dataset=OpenWebText", f"data_dir={disk}")
+        assert "OpenWebText: ready" in ready.stdout, ready.stderr
+        missing = call("prepare_data.py", "cifar100", "dataset=FashionMNIST", f"data_dir={disk}")
+        is_one_line(missing, "FashionMNIST cannot be prepared", "Read-only file system")  # these images are not the real ones
+        assert missing.returncode == 2
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    assert [record["status"] for record in records(runs_dir).values()] == ["finished"] * 2

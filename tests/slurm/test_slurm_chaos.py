@@ -109,7 +109,7 @@ def test_a_sweep_on_slurm_under_random_faults_ends_as_an_undisturbed_one(cluster
     told = []
     for _ in range(FAULTS):
         with contextlib.suppress(subprocess.TimeoutExpired):
-            sweep.submitter.wait(timeout=random_.uniform(1, 12))
+            sweep.submitter.wait(timeout=random_.uniform(0.5, 5))
         if sweep.submitter.poll() is None:
             fault = random_.choice(RECOVERABLE)
             told.append(fault.__name__)
