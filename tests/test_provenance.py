@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_written_is_verified_all_the_same(tmp_path, monk
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a read-only file system")
-def test_data_on_a_read_only_disk_is_ready_and_is_trained_on(tmp_path):
+def test_data_on_a_read_only_disk_is_trained_on_and_what_is_missing_is_one_line(tmp_path):
     disk, runs_dir = tmp_path / "disk", tmp_path / "runs"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", disk], capture_output=True).returncode:
@@ -157,8 +157,6 @@ def test_data_on_a_read_only_disk_is_ready_and_is_trained_on(tmp_path):
         for task in (images, text):
             done = call("train.py", *task, *small)
             assert done.returncode == 0, done.stderr
-        ready = call("prepare_data.py", "gpt2", "dataset=OpenWebText", f"data_dir={disk}")
-        assert "OpenWebText: ready" in ready.stdout, ready.stderr
         missing = call("prepare_data.py", "cifar100", "dataset=FashionMNIST", f"data_dir={disk}")
         is_one_line(missing, "FashionMNIST cannot be prepared", "Read-only file system")  # these images are not the real ones
         assert missing.returncode == 2
