@@ -201,6 +201,13 @@ node_answers() {
   SLURMD_NODENAME=$1 timeout 5 scontrol show slurmd && timeout 5 sinfo -h -n "$1" -p ci -o %T | grep -qxE 'idle|mixed|allocated|completing'
 }
 
+# The controller drains a node on which it meets a job's number twice, as after a kill-node --with-jobs and a start within seconds.
+node_answers_undrained() {
+  node_answers "$1" && return
+  if [[ $(timeout 5 sinfo -h -n "$1" -p ci -o %T) == drain* ]]; then scontrol update "nodename=$1" state=resume; fi
+  return 1
+}
+
 start_database() {
   local options=(--no-defaults --user=root --datadir="$root/db/data")
   [ -d "$root/db/data/mysql" ] || mariadb-install-db "${options[@]}" --skip-test-db --auth-root-authentication-method=normal
@@ -211,7 +218,7 @@ start_database() {
 
 start_controller() { launch slurmctld controller_answers slurmctld; }
 
-start_node() { launch "slurmd-$1" "node_answers $1" slurmd -N "$1"; }
+start_node() { launch "slurmd-$1" "node_answers_undrained $1" slurmd -N "$1"; }
 
 start() {
   check_host

@@ -1,0 +1,405 @@
+"""The keys of configs/artefact/*.yaml, as types. docs/reference/artefacts.md is made from their descriptions.
+
+`read_artefact` refuses an unknown key, naming the nearest known one, before anything is trained.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from results.published import FOLDER, published_rows
+
+Layout = Literal["heatmap", "curves", "budget", "pairs", "dynamics"]
+T = TypeVar("T")
+Value = bool | int | float | str | None
+Side = str | list[str]  # panels by their id or regularizer
+AtScale = Annotated[T | dict[str, T], Field(union_mode="left_to_right")]  # one value, or one for each scale
+
+
+class SchemaError(ValueError):
+    """An artefact's file is not as the schema says: one line with the file, the key and the nearest known one."""
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Metric(Strict):
+    """The number that the artefact is about."""
+
+    name: str = Field(description="a metric of the task's `evaluate`, such as `top1_accuracy`")
+    label: str = Field(description="its name for people")
+    unit: str = Field("", description="its unit, such as `%`")
+    better: Literal["higher", "lower"] = Field(description="which scores are better")
+    digits: int | None = Field(None, description="digits after the point in tables")
+    near: AtScale[float] | None = Field(None, description="how far behind the best cell still counts as near it, in the metric's unit")
+
+
+class PartMetric(Metric):
+    """The score of a part of `layout: pairs`."""
+
+    target: float | None = Field(None, description="makes the score the time at which the metric first reaches this value")
+    x_unit_steps: int | None = Field(None, description="steps in one unit of that time")
+
+
+class Readme(Strict):
+    """The artefact's row in README.md's table. `{runs}` is counted in the grids."""
+
+    item: str = Field(description="what it is")
+    mini: str = Field(description="cost at mini scale")
+    paper: str = Field(description="cost at paper scale")
+    place: str | None = Field(None, description="sorts the row, in place of the artefact's name")
+
+
+class Grid(BaseModel):
+    """A Cartesian product of values. Every other key is a key of train.py with a value or a list of values."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    regularizer: str = Field(description="a file of configs/regularizer")
+    task: str | None = Field(None, description="a file of configs/task, if not the artefact's")
+    seed: list[int] | None = Field(None, description="seeds, if not the scale's")
+
+
+class Scale(Strict):
+    """What is trained at one scale: the union of the grids, for every seed."""
+
+    minutes_per_run: float = Field(description="of one GPU or core: what status.py and --dry-run reckon with until runs are measured")
+    seeds: list[int]
+    grids: list[Grid]
+
+
+class Panel(Strict):
+    """A heat map: the runs of one regularizer."""
+
+    title: str
+    regularizer: str = Field(description="a file of configs/regularizer")
+    column: str | None = Field(None, description="the configuration key of the x axis; without it there is one column")
+    column_label: str = ""
+    id: str | None = Field(None, description="the name by which claims know the panel; default: its regularizer")
+    select: dict[str, AtScale[Value]] = Field({}, description="values of configuration keys that its runs have")
+    scales: list[str] | None = Field(None, description="the scales that have the panel; default: all")
+    metric: str | None = Field(None, description="its own metric")
+    seeds: int | None = Field(None, description="seeds of the published values, where the panel differs from the artefact")
+    published: dict[str, Value] = Field({}, description="rows of results/published/<artefact>.yaml that belong to the panel")
+    published_column: str | None = Field(None, description="the key of those rows that is the x axis")
+    published_column_unit: int | None = Field(None, description="by which that key is divided")
+    published_row: float | str | None = Field(None, description="the row of the published values, where they name none")
+
+
+class Method(Strict):
+    """A curve or a column: the runs of one regularizer."""
+
+    title: str
+    regularizer: str = Field(description="a file of configs/regularizer")
+    select: dict[str, AtScale[Value]] = Field({}, description="values of configuration keys that its runs have")
+
+
+class Budget(Strict):
+    """For `layout: budget`: scores over training budgets."""
+
+    unit_steps: dict[str, int] = Field(description="steps in one unit of the budget, for each scale")
+    reference: str = Field(description="the title of the method that the others are compared with")
+    goal: str
+
+
+class Curves(Strict):
+    """For `layout: curves`."""
+
+    x_label: str
+    x_unit_steps: int = Field(description="steps in one unit of the x axis")
+    y: list[str] = Field(description="metrics; the first one is drawn thick")
+    target: float = Field(description="the value of the first metric that is to be reached")
+
+
+class Dynamics(Strict):
+    """For `layout: dynamics`: R, κ and λ over the steps."""
+
+    columns: str = Field(description="the configuration key whose values are the columns")
+    quantities: list[str]
+    matrices: list[str]
+
+
+class Pair(Strict):
+    """For `layout: pairs`: two values of one key, run by run."""
+
+    key: str = Field(description="a configuration key")
+    values: list[Value] = Field(min_length=2, max_length=2)
+
+
+class Part(Strict):
+    """For `layout: pairs`: a task with its score."""
+
+    title: str
+    task: str
+    metric: PartMetric
+    margin: dict[str, float] = Field(description="how large a difference still counts as the same, for each scale")
+
+
+class Interpolation(Strict):
+    """A figure of scores between two sets of weights."""
+
+    name: str = Field(description="the metrics are <name>_0.0 to <name>_1.0")
+    title: str
+    x_label: str
+    note: str
+
+
+class ProgressScore(Strict):
+    name: str
+    label: str
+
+
+class Progress(Strict):
+    """A figure of scores over training."""
+
+    title: str
+    note: str
+    scores: dict[str, ProgressScore] = Field({}, description="another score than the metric, for a scale")
+    pictures: str = Field(description="the folder of the runs' pictures")
+    pictures_note: str
+
+
+class BaseClaim(Strict):
+    """A claim of the paper, or ours."""
+
+    id: str
+    text: str
+    published: str = Field(description="what the paper prints")
+    scales: list[str] | None = Field(None, description="the scales that have the claim; default: all")
+
+
+class BestClaim(BaseClaim):
+    """The best cell of one side is better than that of the other."""
+
+    kind: Literal["best"]
+    left: Side
+    right: Side
+    chosen_by: dict[Literal["left", "right"], str] | None = Field(None, description="the panels whose score chooses the cells")
+
+
+class ShareClaim(BaseClaim):
+    """A larger share of one side's cells is near the best cell of a third."""
+
+    kind: Literal["share_near_best"]
+    left: Side
+    right: Side
+    reference: str = Field(description="the panel whose best cell it is")
+    within: float = Field(description="in the metric's unit")
+
+
+class BestValueClaim(BaseClaim):
+    """One value of a panel's columns is the best one."""
+
+    kind: Literal["best_value"]
+    left: Side
+    value: str
+
+
+class SameValuesClaim(BaseClaim):
+    """Every other value of a panel's columns is within a margin of one."""
+
+    kind: Literal["same_values"]
+    left: Side
+    value: str
+    margin: dict[str, float]
+
+
+class SameBestClaim(BaseClaim):
+    """Two methods at their best columns are within a margin of each other."""
+
+    kind: Literal["same_best"]
+    left: Side
+    right: Side
+    margin: dict[str, float]
+
+
+class SoonerClaim(BaseClaim):
+    """One method reaches the target before the others."""
+
+    kind: Literal["sooner"]
+    left: str = Field(description="a method's title")
+    right: list[str] = Field(description="methods' titles")
+
+
+class MethodAt(Strict):
+    method: str
+    budget: float
+
+
+class BudgetClaim(BaseClaim):
+    """One method at one budget is better than another at another."""
+
+    kind: Literal["budget"]
+    left: MethodAt
+    right: MethodAt
+
+
+class SameClaim(BaseClaim):
+    """The pairs of a part differ by less than its margin."""
+
+    kind: Literal["same"]
+    task: str = Field(description="the part's task")
+
+
+CLAIMS = (BestClaim, ShareClaim, BestValueClaim, SameValuesClaim, SameBestClaim, SoonerClaim, BudgetClaim, SameClaim)
+KINDS = {model.model_fields["kind"].annotation.__args__[0]: model for model in CLAIMS}  # type: ignore[union-attr]
+Claim = Annotated[
+    Annotated[BestClaim, Tag("best")]
+    | Annotated[ShareClaim, Tag("share_near_best")]
+    | Annotated[BestValueClaim, Tag("best_value")]
+    | Annotated[SameValuesClaim, Tag("same_values")]
+    | Annotated[SameBestClaim, Tag("same_best")]
+    | Annotated[SoonerClaim, Tag("sooner")]
+    | Annotated[BudgetClaim, Tag("budget")]
+    | Annotated[SameClaim, Tag("same")],
+    Discriminator("kind"),
+]
+
+
+class Artefact(Strict):
+    """A table or figure: what is trained for it, how it is laid out, and what is claimed of it."""
+
+    title: str
+    layout: Layout
+    readme: Readme
+    scales: dict[str, Scale]
+    task: str | None = Field(None, description="a file of configs/task, unless every grid names one")
+    metric: Metric | None = None
+    notes: dict[str, str] = Field({}, description="a paragraph over the table, for each scale")
+    claims: list[Claim] = []
+    claims_of: str = Field("the paper", description="whose claims they are")
+    row: str | None = Field(None, description="heatmap: the configuration key of the rows")
+    panels: list[Panel] = Field([], description="heatmap: left to right")
+    panels_per_row: int | None = None
+    published_as: str | None = Field(None, description="heatmap: what the published values are of")
+    published_beside: Literal["every row"] | None = Field(None, description="heatmap: where published values stand that name no row")
+    methods: list[Method] = Field([], description="curves, budget, dynamics: a row or curve each")
+    curves: Curves | None = None
+    budget: Budget | None = None
+    dynamics: Dynamics | None = None
+    pair: Pair | None = None
+    parts: list[Part] = Field([], description="pairs: a panel each")
+    interpolation: Interpolation | None = None
+    progress: Progress | None = None
+    folds: str | None = Field(None, description="a line on folds.csv, the scores of every fold and label")
+
+
+NEEDED: dict[str, tuple[str, ...]] = {
+    "heatmap": ("metric", "row", "panels"),
+    "curves": ("metric", "curves", "methods"),
+    "budget": ("metric", "budget", "methods"),
+    "pairs": ("pair", "parts"),
+    "dynamics": ("dynamics", "methods"),
+}
+
+
+def read_artefact(path: Path) -> dict[str, Any]:
+    """Return an artefact's file as plain values, with its `name`, after it was checked.
+
+    Raises SchemaError: one line with the file, the key, what is wrong and the nearest known key.
+    """
+    try:
+        content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        artefact = Artefact.model_validate(content)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise SchemaError(f"{path.name} is no YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        raise SchemaError(f"{path.name}: {_said(error.errors()[0])}") from None
+    if wrong := _inconsistency(artefact, path.stem):
+        raise SchemaError(f"{path.name}: {wrong}")
+    return content | {"name": path.stem}
+
+
+def _inconsistency(artefact: Artefact, name: str) -> str | None:
+    """Return what of the artefact does not fit together, in words."""
+    for key in NEEDED[artefact.layout]:
+        if not getattr(artefact, key):
+            return f"layout {artefact.layout} needs the key {key}"
+    for key, value in _walk(artefact.model_dump(), ""):
+        if key.endswith(BY_SCALE) and isinstance(value, dict) and (unknown := [scale for scale in value if scale not in artefact.scales]):
+            return f"unknown scale {key}.{unknown[0]}{nearest(str(unknown[0]), list(artefact.scales))}"
+        if key.endswith(".scales") and value and (unknown := [scale for scale in value if scale not in artefact.scales]):
+            return f"{key}={unknown[0]} is unknown{nearest(unknown[0], list(artefact.scales))}"
+    known = [panel.id or panel.regularizer for panel in artefact.panels] + [method.title for method in artefact.methods]
+    for number, claim in enumerate(artefact.claims):
+        for side, value in claim:
+            if side in ("left", "right", "reference") and (unknown := [one for one in _names(value) if one not in known]):
+                return f"claims.{number}.{side}={unknown[0]} is unknown{nearest(unknown[0], known)}"
+        if isinstance(claim, SameClaim) and claim.task not in (tasks := [part.task for part in artefact.parts]):
+            return f"claims.{number}.task={claim.task} is unknown{nearest(claim.task, tasks)}"
+    path = FOLDER / f"{name}.yaml"
+    columns = sorted({key for row in published_rows(path) for key in row}) if path.exists() else []
+    for number, panel in enumerate(artefact.panels):
+        asked = [*panel.published, *([panel.published_column] if panel.published_column else [])]
+        if unknown := [key for key in asked if path.exists() and key not in columns]:
+            return f"panels.{number}: no published row has {unknown[0]}{nearest(unknown[0], columns)}"
+    return None
+
+
+BY_SCALE = ("notes", "margin", "near", "unit_steps", "progress.scores")  # one value for each scale
+
+
+def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Return every value in nested ones, with the keys that lead to it."""
+    yield path, value
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, one in inner:
+        yield from _walk(one, f"{path}.{key}" if path else str(key))
+
+
+def _names(side: Any) -> list[str]:
+    """Return the panels or methods that one side of a claim names."""
+    if isinstance(side, MethodAt):
+        return [side.method]
+    return [side] if isinstance(side, str) else list(side)
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    where = [part for part in error["loc"] if part not in KINDS]
+    key = ".".join(map(str, where))
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {key}{nearest(str(where[-1]), _known(error['loc'][:-1]))}"
+    if error["type"] == "union_tag_invalid":
+        return f"{key}.kind={error['ctx']['tag']} is unknown{nearest(error['ctx']['tag'], list(KINDS))}"
+    if error["type"] == "literal_error":
+        allowed = re.findall("'(.+?)'", error["ctx"]["expected"])
+        return f"{key}={error['input']} is unknown{nearest(str(error['input']), allowed)}"
+    if error["type"] == "missing":
+        return f"the key {key} is missing"
+    return f"{key}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Return "; did you mean ...?" or "; choose one of ...", for the end of a message."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; choose one of {', '.join(known)}"
+
+
+def _known(path: Sequence[Any]) -> list[str]:
+    """Return the keys of the model at a place that pydantic names."""
+    model: Any = Artefact
+    for part in path:
+        if isinstance(part, str) and part in KINDS:
+            model = KINDS[part]
+        elif isinstance(part, str) and isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation)
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> Any:
+    """Return the first model in a type such as list[Panel] or dict[str, Scale] | None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        if (found := _model_in(inner)) is not None:
+            return found
+    return None
