@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
 from omegaconf import OmegaConf
@@ -17,10 +17,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from results.published import FOLDER, published_rows
 
 Layout = Literal["heatmap", "curves", "budget", "pairs", "dynamics"]
-T = TypeVar("T")
 Value = bool | int | float | str | None
 Side = str | list[str]  # panels by their id or regularizer
-AtScale = Annotated[T | dict[str, T], Field(union_mode="left_to_right")]  # one value, or one for each scale
+ValueAtScale = Value | dict[str, Value]  # one, or one for each scale
 
 
 class SchemaError(ValueError):
@@ -41,7 +40,9 @@ class Metric(Strict):
     unit: str = Field("", description="its unit, such as `%`")
     better: Literal["higher", "lower"] = Field(description="which scores are better")
     digits: int | None = Field(None, description="digits after the point in tables")
-    near: AtScale[float] | None = Field(None, description="how far behind the best cell still counts as near it, in the metric's unit")
+    near: float | dict[str, float] | None = Field(
+        None, description="how far behind the best cell still counts as near it, in the metric's unit"
+    )
 
 
 class PartMetric(Metric):
@@ -85,7 +86,7 @@ class Panel(Strict):
     column: str | None = Field(None, description="the configuration key of the x axis; without it there is one column")
     column_label: str = ""
     id: str | None = Field(None, description="the name by which claims know the panel; default: its regularizer")
-    select: dict[str, AtScale[Value]] = Field({}, description="values of configuration keys that its runs have")
+    select: dict[str, ValueAtScale] = Field({}, description="values of configuration keys that its runs have")
     scales: list[str] | None = Field(None, description="the scales that have the panel; default: all")
     metric: str | None = Field(None, description="its own metric")
     seeds: int | None = Field(None, description="seeds of the published values, where the panel differs from the artefact")
@@ -100,7 +101,7 @@ class Method(Strict):
 
     title: str
     regularizer: str = Field(description="a file of configs/regularizer")
-    select: dict[str, AtScale[Value]] = Field({}, description="values of configuration keys that its runs have")
+    select: dict[str, ValueAtScale] = Field({}, description="values of configuration keys that its runs have")
 
 
 class Budget(Strict):
@@ -309,14 +310,21 @@ def read_artefact(path: Path) -> dict[str, Any]:
     """
     try:
         content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-        artefact = Artefact.model_validate(content)
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise SchemaError(f"{path.name} is no YAML: {' '.join(str(error).split())}") from None
-    except ValidationError as error:
-        raise SchemaError(f"{path.name}: {_said(error.errors()[0])}") from None
-    if wrong := _inconsistency(artefact, path.stem):
-        raise SchemaError(f"{path.name}: {wrong}")
+    check_artefact(path.stem, content)
     return content | {"name": path.stem}
+
+
+def check_artefact(name: str, content: Any) -> Artefact:
+    """Return an artefact's definition as types. Raise SchemaError if its keys or values are not as they must be."""
+    try:
+        artefact = Artefact.model_validate(content)
+    except ValidationError as error:
+        raise SchemaError(f"{name}.yaml: {_said(error.errors()[0])}") from None
+    if wrong := _inconsistency(artefact, name):
+        raise SchemaError(f"{name}.yaml: {wrong}")
+    return artefact
 
 
 def _inconsistency(artefact: Artefact, name: str) -> str | None:
@@ -324,8 +332,16 @@ def _inconsistency(artefact: Artefact, name: str) -> str | None:
     for key in NEEDED[artefact.layout]:
         if not getattr(artefact, key):
             return f"layout {artefact.layout} needs the key {key}"
+    for scale, protocol in artefact.scales.items():
+        for number, grid in enumerate(protocol.grids):
+            if not (grid.task or artefact.task):
+                return f"scales.{scale}.grids.{number} needs the key task, since the artefact has none"
     for key, value in _walk(artefact.model_dump(), ""):
-        if key.endswith(BY_SCALE) and isinstance(value, dict) and (unknown := [scale for scale in value if scale not in artefact.scales]):
+        if (
+            (key.endswith(BY_SCALE) or ".select." in key)
+            and isinstance(value, dict)
+            and (unknown := [scale for scale in value if scale not in artefact.scales])
+        ):
             return f"unknown scale {key}.{unknown[0]}{nearest(str(unknown[0]), list(artefact.scales))}"
         if key.endswith(".scales") and value and (unknown := [scale for scale in value if scale not in artefact.scales]):
             return f"{key}={unknown[0]} is unknown{nearest(unknown[0], list(artefact.scales))}"
@@ -364,7 +380,7 @@ def _names(side: Any) -> list[str]:
 
 
 def _said(error: Mapping[str, Any]) -> str:
-    where = [part for part in error["loc"] if part not in KINDS]
+    where = [part for place, part in enumerate(error["loc"]) if not (place == 2 and part in KINDS)]  # claims, number, kind
     key = ".".join(map(str, where))
     if error["type"] == "extra_forbidden":
         return f"unknown key {key}{nearest(str(where[-1]), _known(error['loc'][:-1]))}"
@@ -379,16 +395,17 @@ def _said(error: Mapping[str, Any]) -> str:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """Return "; did you mean ...?" or "; choose one of ...", for the end of a message."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; choose one of {', '.join(known)}"
+    """Return "; did you mean ...?", or all that are known if they are few, for the end of a message."""
+    if close := difflib.get_close_matches(word, known, n=1):
+        return f"; did you mean {close[0]}?"
+    return f"; choose one of {', '.join(known)}" if len(known) <= 30 else ""
 
 
 def _known(path: Sequence[Any]) -> list[str]:
     """Return the keys of the model at a place that pydantic names."""
     model: Any = Artefact
-    for part in path:
-        if isinstance(part, str) and part in KINDS:
+    for place, part in enumerate(path):
+        if place == 2 and part in KINDS:
             model = KINDS[part]
         elif isinstance(part, str) and isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
             model = _model_in(model.model_fields[part].annotation)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from results.schema import SchemaError, nearest, read_artefact
+from scripts.artefact_keys import check_cells, check_grid
 from scripts.common import CONFIG_DIR, compose_config
 from tasks.engine import records
 from tasks.engine.errors import Unusable, UserError
@@ -23,11 +25,17 @@ def known_artefacts() -> list[str]:
 
 
 def load_artefact(name: str) -> dict[str, Any]:
-    """configs/artefact/<name>.yaml; raises UserError if there is none."""
+    """Return configs/artefact/<name>.yaml, checked. Raises UserError if there is none, or a key of it is unknown."""
     if name not in known_artefacts():
         raise UserError(f"artefact {name!r} is unknown; choose one of {', '.join(known_artefacts())}")
-    path = CONFIG_DIR / "artefact" / f"{name}.yaml"
-    return OmegaConf.to_container(OmegaConf.load(path), resolve=True) | {"name": name}  # type: ignore[operator, return-value]
+    try:
+        artefact = read_artefact(CONFIG_DIR / "artefact" / f"{name}.yaml")
+    except SchemaError as error:
+        raise UserError(str(error)) from None
+    scales = sorted(path.stem for path in (CONFIG_DIR / "scale").glob("*.yaml"))
+    if unknown := [scale for scale in artefact["scales"] if scale not in scales]:
+        raise UserError(f"{name}.yaml: scale {unknown[0]} is unknown{nearest(unknown[0], scales)}")
+    return artefact
 
 
 def expand(artefact: dict[str, Any], options: dict[str, str], overrides: dict[str, str]) -> dict[str, DictConfig]:
@@ -40,6 +48,7 @@ def expand(artefact: dict[str, Any], options: dict[str, str], overrides: dict[st
         task = grid.get("task") or artefact["task"]  # an artefact may span tasks, a grid has one
         fixed = {"task": task, "regularizer": grid["regularizer"], "scale": scale, "quiet": "true"} | overrides
         base = _composed(tuple(f"{key}={value}" for key, value in fixed.items()))
+        check_grid(artefact["name"], grid, base)
         axes = {key: value if isinstance(value, list) else [value] for key, value in grid.items()}
         axes = {"seed": seeds_of(artefact, grid, options)} | {key: axes[key] for key in axes if key not in (*fixed, "seed")}
         for values in itertools.product(*axes.values()):
@@ -47,6 +56,7 @@ def expand(artefact: dict[str, Any], options: dict[str, str], overrides: dict[st
             for key, value in zip(axes, values, strict=True):
                 OmegaConf.update(cfg, key, value, merge=True)
             configs[records.run_id(cfg)] = cfg
+    check_cells(artefact, scale, configs)
     return configs
 
 

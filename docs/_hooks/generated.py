@@ -5,10 +5,14 @@ A page for every tasks/*/README.md and results/<scale>/*/table.md; and in a page
     {{ README.md: Command line }}     what stands under that heading
     {{ configs/task }}                a table of the folder's files, with the comment at their head
     {{ tasks }}, {{ results }}        tables of those pages
+    {{ artefact keys }}               the keys of results/schema.py, a table for each of its models
 """
 
 import csv
 import re
+import sys
+import types
+import typing
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,12 +60,51 @@ def part(name: str) -> str:
         return table(("task", "what"), rows)
     if name == "results":
         return table(("artefact", "scale", "runs or rounds", "claims"), [row_of(scale, folder) for scale, folder in result_folders()])
+    if name == "artefact keys":
+        return artefact_keys()
     if ": " in name:
         file, heading = name.split(": ", 1)
         return section(ROOT / file, heading)
     if (ROOT / name).is_dir():
         return table(("file", "what"), [(f"`{path.stem}`", head_comment(path)) for path in sorted((ROOT / name).glob("*.yaml"))])
     raise ValueError(f"{{{{ {name} }}}} is unknown")
+
+
+def artefact_keys() -> str:
+    """A heading and a table of keys for every model of results/schema.py."""
+    sys.path.insert(0, str(ROOT))
+    from results import schema
+
+    models = [one for one in vars(schema).values() if isinstance(one, type) and issubclass(one, schema.BaseModel)]
+    parts = []
+    for model in sorted(models, key=lambda one: one is not schema.Artefact):
+        if model.__module__ != schema.__name__ or not model.model_fields:
+            continue
+        rows = [
+            (f"`{key}`", f"`{type_of(field.annotation)}`", "" if field.is_required() else f"`{field.default}`", field.description or "")
+            for key, field in model.model_fields.items()
+        ]
+        about = " ".join((model.__doc__ or "").split())
+        parts.append(f"## {model.__name__}\n\n{about}\n\n" + table(("key", "type", "default", "what"), rows))
+    return "\n\n".join(parts)
+
+
+def type_of(annotation: Any) -> str:
+    """A type in short words, without module names."""
+    if annotation is None or annotation is type(None):
+        return "null"
+    inner = typing.get_args(annotation)
+    match typing.get_origin(annotation):
+        case typing.Literal:
+            return " or ".join(inner)
+        case typing.Annotated:
+            return "claim" if len(inner) > 1 else type_of(inner[0])
+        case typing.Union | types.UnionType:
+            return " or ".join(dict.fromkeys(map(type_of, inner)))
+        case None:
+            return str(annotation.__name__)
+        case origin:
+            return f"{origin.__name__}[{', '.join(map(type_of, inner))}]"
 
 
 def task_folders() -> list[Path]:

@@ -1,0 +1,65 @@
+"""Whether the configuration keys that an artefact names exist, and tell its runs apart: known before any run."""
+
+import functools
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from results.runs import flatten
+from results.schema import nearest
+from tasks.engine.errors import UserError
+
+GRID = ("task", "regularizer", "seed")  # a grid's own keys
+
+
+def check_grid(artefact: str, grid: Mapping[str, Any], base: bytes) -> None:
+    """Raise UserError for a grid's key that its task and regularizer, composed and pickled as `base`, do not have."""
+    known = _keys(base)
+    for key in grid:
+        if key not in GRID and key not in known:
+            raise UserError(f"{artefact}.yaml: {grid['regularizer']} has no key {key}{nearest(key, known)}")
+
+
+@functools.cache
+def _keys(base: bytes) -> list[str]:
+    config: Any = OmegaConf.to_container(pickle.loads(base), resolve=True)
+    return list(flatten(config))
+
+
+def check_cells(artefact: Mapping[str, Any], scale: str, configs: Mapping[str, DictConfig]) -> None:
+    """Raise UserError for a panel or method whose keys no run has, that selects none, or that mixes runs in one cell.
+
+    Args:
+        artefact: as `read_artefact` returns it.
+        scale: the scale of the configurations.
+        configs: by run id.
+    """
+    for group in (*artefact.get("panels", ()), *artefact.get("methods", ())):
+        if scale not in (group.get("scales") or [scale]):
+            continue
+        chosen = {run_id: cfg for run_id, cfg in configs.items() if cfg.regularizer.name == group["regularizer"]}
+        said = f"{artefact['name']}.yaml: {group['title']!r}"
+        for key, value in group.get("select", {}).items():
+            wanted = value[scale] if isinstance(value, Mapping) else value
+            chosen = {run_id: cfg for run_id, cfg in chosen.items() if _value(said, cfg, key) == wanted}
+        axes = [key for key in (artefact.get("row"), group.get("column")) if key and "panels" in artefact]
+        cells: dict[tuple[Any, ...], str] = {}
+        for run_id, cfg in chosen.items():
+            cell = (*(str(_value(said, cfg, key)) for key in axes), cfg.seed)
+            if axes and cells.setdefault(cell, run_id) != run_id:
+                raise UserError(
+                    f"{said} has two runs of one cell and seed, {cells[cell]} and {run_id}: name what differs in column or select"
+                )
+
+
+def _value(said: str, cfg: DictConfig, key: str) -> Any:
+    found = OmegaConf.select(cfg, key, default=_MISSING)
+    if found is _MISSING:
+        known = list(flatten(OmegaConf.to_container(cfg, resolve=True)))  # type: ignore[arg-type]
+        raise UserError(f"{said}: {cfg.regularizer.name} has no key {key}{nearest(key, known)}")
+    return found
+
+
+_MISSING = object()
