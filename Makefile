@@ -36,7 +36,7 @@ BENCH_OPTIONS := ROUNDS SHAPES DEVICE THREADS TABLES CONTEXT BATCH MEMORY_GB REB
 given = $(foreach name,$(1),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$($(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: setup test test-weekly test-chaos test-slurm test-browser test-wheel test-versions test-sanitizers lint docs reproduce reproduce-all report readme bench bench-loading clean help
+.PHONY: setup test test-weekly test-chaos test-slurm test-browser test-wheel test-versions test-sanitizers lint docs demo reproduce reproduce-all report readme bench bench-loading clean help
 .DELETE_ON_ERROR:
 
 setup: .venv/.stamp $(EXTRAS:%=.venv/.stamp-%)  ## make .venv with the exact versions of the lock files (about 3 minutes)
@@ -79,6 +79,9 @@ lint: .venv/.stamp  ## check style, formatting and types
 docs: .venv/.stamp .venv/.stamp-docs  ## build the documentation into build/docs; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "build/docs/index.html"
+
+demo: .venv/.stamp  ## CPR in three minutes: AdamW and AdamCPR on grokking, live curves, one figure
+	$(BIN)/python scripts/demo.py $(ARGS)
 
 reproduce: .venv/.stamp  ## grokking, then Figure 2, into results/mini (SCALE= SEEDS= JOBS= DEVICE=)
 	$(BIN)/python scripts/reproduce.py grokking figure2 $(OPTIONS)

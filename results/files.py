@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import matplotlib
@@ -18,12 +19,14 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def draw(figure: Figure, out_dir: Path, name: str = "figure") -> list[Path]:
-    """<name>.png and <name>.svg."""
+def draw(figure: Figure, out_dir: Path, name: str = "figure", kinds: Collection[str] = ("png", "svg")) -> list[Path]:
+    """Write <name>.png and <name>.svg, or those of `kinds`."""
     files = []
     # Neither the date nor a random salt, which would make every file differ from the last.
     with matplotlib.rc_context({"svg.hashsalt": "cpr", "svg.fonttype": "path"}):
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+            if kind not in kinds:
+                continue
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
             files.append(write(out_dir / f"{name}.{kind}", buffer.getvalue()))

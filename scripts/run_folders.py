@@ -56,13 +56,13 @@ def find(name: str, runs_dir: Path) -> FoundRun:
     record = whole_record(folder)
     if record is None and not (folder / CONFIG).exists():
         raise UserError(f"{folder} is no run's folder: it has no {CONFIG}")
-    metrics, dynamics = (_lines(folder / log) for log in LOGS)
+    metrics, dynamics = (read_lines(folder / log) for log in LOGS)
     config = record["config"] if record is not None else yaml.safe_load((folder / CONFIG).read_text())
     return FoundRun(folder, config, record, metrics, dynamics)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; one that is just being written is left out."""
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a log, without one that is just being written."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):

@@ -27,11 +27,11 @@ STOP = signal.SIGUSR2
 _steps_done: Any = None  # in a worker: the counter of steps that it shares with the parent
 
 
-def run_all(configs: list[DictConfig], jobs: int, title: str) -> None:
+def run_all(configs: list[DictConfig], jobs: int, title: str, bar: bool = True) -> None:
     """Train every configuration. What goes wrong with one run is said, and the others go on (tasks/engine/errors.py).
 
     A worker that is killed, or runs out of memory, is replaced; `tasks.engine.attempts` sees to it that no run is tried for ever. What
-    another process is at work on is left to it, and looked at again at the end.
+    another process is at work on is left to it, and looked at again at the end. `bar` shows a progress bar over all steps.
 
     Raises:
         Interrupted: after SIGTERM, SIGINT or SIGUSR2. The runs in progress have then written a checkpoint.
@@ -41,7 +41,7 @@ def run_all(configs: list[DictConfig], jobs: int, title: str) -> None:
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     with listening() as requests:  # around all of it: a signal between two pools counts as much
-        sweep = _Sweep(title, len(configs), requests)
+        sweep = _Sweep(title, len(configs), requests, bar)
         left, breaks = configs, 0
         while left:
             try:
@@ -75,6 +75,7 @@ class _Sweep:
     title: str
     count: int
     requests: Requests
+    bar: bool
     held: set[str] = field(default_factory=set)  # by other processes
     unusable: dict[str, str] = field(default_factory=dict)  # run id: why
     ended: int = 0
@@ -122,7 +123,7 @@ def _run_in_a_pool(configs: list[DictConfig], jobs: int, sweep: _Sweep) -> None:
     total = sum(cfg.num_steps for cfg in configs)
     with (
         ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter, devices)) as pool,
-        tqdm(total=total, unit="step", desc=sweep.title, mininterval=interval, dynamic_ncols=True) as bar,
+        tqdm(total=total, unit="step", desc=sweep.title, mininterval=interval, dynamic_ncols=True, disable=not sweep.bar) as bar,
     ):
         waiting = iter(configs)
         # No more than one run a worker: what the pool has been given cannot be taken back.

@@ -1,0 +1,122 @@
+"""CPR in three minutes:  python scripts/demo.py [runs_dir=runs]
+
+Trains two runs of the artefact grokking at mini scale, seed 1: AdamW with its best weight decay beside AdamCPR. Draws their
+validation accuracy in the terminal while they train. Ends with one figure, <runs_dir>/demo.png, and what it shows. Nothing is
+downloaded, and `make reproduce-grokking` uses the two runs again.
+"""
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.arguments import read_arguments
+from scripts.common import one_line_errors
+from scripts.launchers.local import run_all
+from scripts.plan import ended, expand, load_artefact
+from scripts.run_folders import read_lines
+from scripts.terminal_curves import curve
+from tasks.engine import records
+from tasks.engine.errors import TrainingFailed, UserError
+
+METHODS = {
+    "AdamW, weight decay 1.0": ("adamw", "regularizer.weight_decay", 1.0),
+    "CPR, kappa 0.8 x initial size": ("adamcpr_ki0", "regularizer.reg_function", "l2"),
+}
+
+
+def chosen(configs: dict[str, DictConfig]) -> dict[str, DictConfig]:
+    """Return the configuration of each method."""
+    from results.runs import flatten
+
+    found = {}
+    for title, (name, key, value) in METHODS.items():
+        found[title] = next(
+            cfg for cfg in configs.values() if cfg.regularizer.name == name and flatten(records.identity(cfg))[key] == value
+        )
+    return found
+
+
+def build_kernel() -> None:
+    """Build the optimizer's CPU kernel, if this machine has none yet, and say so."""
+    from cpr.kernels import build
+
+    if build.library_path().exists():
+        return
+    print("compiling CPR's CPU kernel, once for this machine, about 20 s ...", flush=True)
+    begin = time.monotonic()
+    if build.load():
+        print(f"... compiled in {time.monotonic() - begin:.0f} s")
+
+
+def picture(configs: dict[str, DictConfig]) -> str:
+    """Return the curves so far, drawn with characters."""
+    lines = {}
+    for title, cfg in configs.items():
+        rows = read_lines(records.run_folder(cfg) / "metrics.jsonl")
+        lines[title] = [(row["step"] / 8, row["validation_accuracy"]) for row in rows if "validation_accuracy" in row]
+    return curve("validation accuracy, %, over epochs", lines)
+
+
+def train(configs: dict[str, DictConfig]) -> None:
+    """Train what has not ended, with live curves at a terminal."""
+    todo = [cfg for cfg in configs.values() if not records.has_record(cfg)]
+    if not todo:
+        return
+    print(f"training {len(todo)} runs of {todo[0].num_steps} steps, one on each core: about a minute and a half", flush=True)
+    done = threading.Event()
+    console = Console(stderr=True)
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+
+        def watch() -> None:
+            while not done.wait(2):
+                live.update(Text(picture(configs)), refresh=True)
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        if console.is_terminal:
+            watcher.start()
+        try:
+            run_all(todo, 2, "demo", bar=not console.is_terminal)
+        finally:
+            done.set()
+            if watcher.is_alive():
+                watcher.join()
+
+
+def main(arguments: list[str]) -> None:
+    """Train, draw, and say what is seen."""
+    request = read_arguments(arguments)
+    if request.names or set(request.given) - {"runs_dir"}:
+        raise UserError("demo.py takes runs_dir= alone; scripts/reproduce.py grokking takes everything else")
+    begin = time.monotonic()
+    build_kernel()
+    artefact = load_artefact("grokking")
+    configs = chosen(expand(artefact, {"scale": "mini", "seeds": "1"}, request.overrides))
+    train(configs)
+
+    from results.demo import demo_figure, findings
+    from results.files import draw
+
+    runs = {title: ended({"layout": "dynamics"}, cfg) for title, cfg in configs.items()}
+    whole = {title: run for title, run in runs.items() if run is not None and run.record["status"] == "finished"}
+    if len(whole) < len(runs):
+        raise TrainingFailed("a run of the demo failed; python scripts/status.py grokking says why")
+    epoch = artefact["curves"]["x_unit_steps"]
+    (path,) = draw(demo_figure(whole, epoch), Path(next(iter(configs.values())).runs_dir), "demo", kinds=["png"])
+    print(picture(configs))
+    print()
+    print("\n".join(findings(whole, epoch)))
+    print(f"\n{path}: the curves, and R, κ and λ of two matrices; after {time.monotonic() - begin:.0f} s")
+    print("next: make reproduce-grokking trains the other methods and five more seeds (20 minutes on 2 cores)")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])
