@@ -59,8 +59,6 @@ def findings(runs: Mapping[str, Run], steps_per_epoch: int) -> Sequence[str]:
         step = first_step(run, METRIC, TARGET, higher=True)
         when = "in no epoch" if step is None else f"at epoch {step / steps_per_epoch:g}"
         reached.append(f"{title}: {when} of {run.config['num_steps'] // steps_per_epoch}")
-            f"{title}: {'in no epoch' if step is None else f'at epoch {step / steps_per_epoch:g}'} of {run.config['num_steps'] // steps_per_epoch}"
-        )
         values = trace(run, MATRICES[0], "R")[1]
         sizes.append(f"{max(values) / values[0]:.1f} times with {title}")
     return (
