@@ -1,5 +1,7 @@
 # `make help` lists the targets. Every one that runs Python makes .venv first, if it is missing or a lock file has changed.
-PYTHON ?= python3.11
+# make PYTHON=/path/to/python takes another than the first that is found.
+PYTHONS_KNOWN := 3.11 3.12 3.13
+PYTHON ?= $(shell for v in $(PYTHONS_KNOWN); do python$$v -c "" 2>/dev/null && echo python$$v && break; done)
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 # --no-compile: Python compiles what is imported, when it is imported; compiling all of it here would take another minute.
@@ -7,6 +9,8 @@ INSTALL := $(PIP) install -qq --no-compile
 # ... which must be allowed to it: without, every process would compile torch anew, for 5 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 TORCH := torch==2.14.1 torchvision==0.29.1
+# make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu: torch without CUDA, 0.2 GB instead of 3.
+TORCH_INDEX ?=
 
 # make setup EXTRAS="language segmentation corruptions" adds the libraries of those tasks, EXTRAS=docs those of the documentation.
 EXTRAS ?=
@@ -136,11 +140,11 @@ help:  ## this list
 	@sed -n 's/^\([a-z%-]*\):[^#]*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 .venv/.stamp: requirements.lock
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; install it, or name another: make PYTHON=/path/to/python3.11" >&2; exit 2; }
-	@echo "making .venv: 1 of 3, torch and its CUDA libraries (3 GB to download, 5 GB on disk)"
+	@command -v "$(PYTHON)" >/dev/null || { echo "error: $(or $(PYTHON),Python $(PYTHONS_KNOWN)) is not installed; install one of Python $(PYTHONS_KNOWN), or name it: make PYTHON=/path/to/python" >&2; exit 2; }
+	@echo "making .venv: 1 of 3, torch $(if $(TORCH_INDEX),from $(TORCH_INDEX),and its CUDA libraries (3 GB to download, 5 GB on disk))"
 	$(PYTHON) -m venv .venv
 	$(INSTALL) pip==26.3
-	$(INSTALL) $(TORCH)
+	$(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	@echo "making .venv: 2 of 3, requirements.lock"
 	$(INSTALL) -r requirements.lock
 	@echo "making .venv: 3 of 3, this repository"
