@@ -10,7 +10,7 @@ from results.runs import Run
 def code_remark(runs: Sequence[Run]) -> str:
     """One line where the runs' code differs, or had changes that no commit holds; else nothing."""
     counts = Counter(commit_of(run.record) for run in runs)
-    changed = sum(number for commit, number in counts.items() if commit.endswith("-dirty"))
+    changed = sum(number for commit, number in counts.items() if "-dirty" in commit)
     said = []
     if len(counts) > 1:
         said.append(f"The runs are of {len(counts)} states of this repository: {_listed(counts)}.")

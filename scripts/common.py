@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from scripts import early
 from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError
 from tasks.engine.launch import launched
 
@@ -28,6 +29,7 @@ def compose_config(overrides: list[str]) -> DictConfig:
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turns every expected error into one line on the standard error stream and its exit code."""
+    early.imported()
     try:
         yield
     except (UserError, TrainingFailed, Interrupted) as error:
@@ -39,6 +41,10 @@ def one_line_errors() -> Iterator[None]:
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(f"{error.filename}: {error.strerror}", UserError.exit_code)
     except KeyboardInterrupt:
         fail("interrupted", 128 + signal.SIGINT)
 

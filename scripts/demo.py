@@ -6,16 +6,23 @@ downloaded, and `make reproduce-grokking` uses the two runs again.
 """
 
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts import early
+
+if __name__ == "__main__":
+    early.importing()
+
+
 import threading
 import time
-from pathlib import Path
 
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.arguments import read_arguments
 from scripts.common import one_line_errors

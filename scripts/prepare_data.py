@@ -21,9 +21,9 @@ def prepare_task(task: str, names: list[str], root: Path) -> None:
 
     Raises UserError for a task or data set that is unknown, and if no source can be reached.
     """
-    if not (CONFIG_DIR / "task" / f"{task}.yaml").exists():
-        known = ", ".join(sorted(path.stem for path in (CONFIG_DIR / "task").glob("*.yaml")))
-        raise UserError(f"task {task!r} is unknown; choose one of {known}")
+    known = sorted(path.stem for path in (CONFIG_DIR / "task").glob("*.yaml"))
+    if task not in known:
+        raise UserError(f"task {task!r} is unknown; choose one of {', '.join(known)}")
     task = compose_config([f"task={task}"]).task.name  # gpt2m is of gpt2
     if importlib.util.find_spec(f"tasks.{task}.prepare") is None:
         print(f"{task}: nothing to fetch, its data is computed")

@@ -7,14 +7,21 @@ wait=true waits for them. Any other key=value is a key of train.py for every run
 What the artefact's own definition does not ask for goes to <runs_dir>/results/ instead, unless `results_dir=` says where.
 """
 
-import os
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts import early
+
+if __name__ == "__main__":
+    early.importing()
+
+
+import os
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.arguments import Request, jobs_of, read_arguments
 from scripts.common import ROOT, one_line_errors

@@ -8,12 +8,19 @@ them last, by model_sizes.py and `make bench`.
 """
 
 import sys
-import traceback
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts import early
+
+if __name__ == "__main__":
+    early.importing()
+
+
+import traceback
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from results.runs import NOT_FINITE
 from scripts.arguments import Request, read_arguments

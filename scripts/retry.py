@@ -27,6 +27,7 @@ from scripts.states import states, whole_record
 from tasks.engine import records
 from tasks.engine.errors import Unusable, UserError
 from tasks.engine.files import only_process
+from tasks.engine.terminal import say
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,18 @@ def make_ready(failure: Failure) -> None:
 def _set_unusable_aside(folder: Path) -> None:
     """Rename what no run can use, and forget the note that said so."""
     from tasks.engine import checkpoint  # brings torch
+    from tasks.engine.run import FILES
 
-    if not (folder / ".lock").is_file() and (folder / ".lock").exists():
+    if not folder.is_dir():
+        records.set_aside(folder, "unusable")
+        records.forget_unusable(folder)
+        return
+    if os.path.lexists(folder / ".lock") and not (folder / ".lock").is_file():
         records.set_aside(folder / ".lock", "unusable")
     with only_process(folder):
-        for name in ("record.json", "config.yaml", "starts.jsonl", "metrics.jsonl", "dynamics.jsonl", *checkpoint.NAMES):
+        for name in FILES:
             path = folder / name
-            if not path.exists():
+            if not os.path.lexists(path):
                 continue
             try:
                 usable = path.is_file() and os.access(path, os.R_OK | os.W_OK)
@@ -127,9 +133,20 @@ def main(arguments: list[str]) -> None:
     if not confirmed(f"Make {len(found)} run{'s' * (len(found) > 1)} ready to be done again?", request):
         print("nothing was changed")
         return
-    for failure in found:
+    ready = sum(_made_ready(failure) for failure in found)
+    if ready < len(found):
+        raise UserError(f"{ready} of {len(found)} runs are ready, the others stay as they are: mend what is said above")
+    print(f"{ready} ready, what stood in the way is kept under names that end in .failed or .unusable; {_what_next(request)}")
+
+
+def _made_ready(failure: Failure) -> bool:
+    """Make one run ready. Say it if that can't be done, and go on with the others."""
+    try:
         make_ready(failure)
-    print(f"{len(found)} ready, what stood in the way is kept under names that end in .failed or .unusable; {_what_next(request)}")
+    except (UserError, OSError) as error:
+        say(f"{failure.folder} stays as it is: {error}")
+        return False
+    return True
 
 
 def _what_next(request: Request) -> str:

@@ -1,6 +1,7 @@
 """Runs as a person names them, for show.py and compare.py: a folder, or a run id under runs_dir."""
 
 import contextlib
+import glob
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ def find(name: str, runs_dir: Path) -> FoundRun:
     """
     folder = Path(name)
     if not folder.is_dir():
-        folders = sorted({path.parent for file in (CONFIG, "record.json") for path in runs_dir.glob(f"*/{name}*/{file}")})
+        folders = sorted({path.parent for file in (CONFIG, "record.json") for path in runs_dir.glob(f"*/{glob.escape(name)}*/{file}")})
         exact = [path for path in folders if path.name == name]
         folders = exact or folders
         if not folders:

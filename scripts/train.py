@@ -3,14 +3,21 @@
 Every key of configs/ can be overridden; `--help` lists them. Exit codes: 0 done, 1 the run failed (NaN), 2 bad input.
 """
 
-import os
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts import early
+
+if __name__ == "__main__":
+    early.importing()
+
+
+import os
+
 import hydra
 from omegaconf import DictConfig
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.common import CONFIG_DIR, one_line_errors
 from scripts.launchers.slurm import queue_again_if_asked

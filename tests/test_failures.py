@@ -278,8 +278,11 @@ def test_without_wandb_s_helper_training_goes_on_with_one_warning(tmp_path, monk
 def test_a_fork_of_a_run_ends_as_its_pool_expects(block):
     """A library's pool ends its workers by SIGTERM, which means something else to the run itself."""
     with block() as requests:
-        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        context = multiprocessing.get_context("fork")
+        running = context.Event()
+        worker = context.Process(target=lambda: (running.set(), time.sleep(600)))
         worker.start()
+        assert running.wait(30)
         worker.terminate()
         worker.join(30)
         ended, _ = worker.exitcode, worker.kill()

@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import threading
+import traceback
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from tasks.engine import attempts, records, signals
-from tasks.engine.errors import Held, Interrupted, OutOfMemory, TrainingFailed, Unusable, UserError
+from tasks.engine.errors import Held, Interrupted, OutOfMemory, TrainingFailed, Unusable, UserError, one_line
 from tasks.engine.files import is_held
 from tasks.engine.signals import Requests, listening
 from tasks.engine.terminal import say
@@ -114,7 +116,8 @@ class _Sweep:
 def _run_in_a_pool(configs: list[DictConfig], jobs: int, sweep: _Sweep) -> None:
     """Train the configurations once."""
     context = multiprocessing.get_context("spawn")
-    counter, devices = context.Value("q", 0), context.SimpleQueue()
+    with _held_back():  # multiprocessing starts a process of its own for these
+        counter, devices = context.Value("q", 0), context.SimpleQueue()
     workers = min(jobs, len(configs))
     visible = gpus_here() if str(configs[0].device).startswith("cuda") else []
     for number in range(workers):
@@ -127,7 +130,8 @@ def _run_in_a_pool(configs: list[DictConfig], jobs: int, sweep: _Sweep) -> None:
     ):
         waiting = iter(configs)
         # No more than one run a worker: what the pool has been given cannot be taken back.
-        running = {pool.submit(_work, cfg): cfg for cfg in itertools.islice(waiting, workers)}
+        with _held_back():
+            running = {pool.submit(_work, cfg): cfg for cfg in itertools.islice(waiting, workers)}
         try:
             while running:
                 done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -137,12 +141,27 @@ def _run_in_a_pool(configs: list[DictConfig], jobs: int, sweep: _Sweep) -> None:
                 sweep.stop_if_asked()
                 for future in done:
                     sweep.take(future, running.pop(future))
-                running |= {pool.submit(_work, cfg): cfg for cfg in itertools.islice(waiting, len(done))}
+                with _held_back():
+                    running |= {pool.submit(_work, cfg): cfg for cfg in itertools.islice(waiting, len(done))}
                 bar.set_postfix_str(f"{sweep.ended} of {sweep.count} runs", refresh=False)
                 bar.update(counter.value - bar.n)
         except BaseException:
             _signal_workers(STOP)
             raise
+
+
+# What a terminal or a cluster sends to a whole process group. A worker that has not come to its handlers yet would die of them.
+TO_THE_GROUP = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[None]:
+    """Start processes that these signals reach only when they have handlers for them (`_start_worker`)."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TO_THE_GROUP)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def gpus_here() -> list[str]:
@@ -171,6 +190,7 @@ def _start_worker(counter: Any, devices: Any) -> None:
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(STOP, signals.note)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TO_THE_GROUP)
     threading.Thread(target=_follow_parent, daemon=True).start()
 
 
@@ -180,6 +200,15 @@ def _follow_parent() -> None:
     assert parent is not None
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _unexpected(cfg: DictConfig, error: Exception) -> Unusable:
+    """Say an error that has no line of its own, with its traceback, and note it beside the run."""
+    folder = records.run_folder(cfg)
+    said = f"{folder}: {type(error).__name__}: {one_line(error)}; its traceback is in the sweep's output"
+    traceback.print_exception(error)
+    records.note_unusable(folder, said)
+    return Unusable(said)
 
 
 def _work(cfg: DictConfig) -> str | None:
@@ -203,6 +232,10 @@ def _work(cfg: DictConfig) -> str | None:
         if interruption.args[0] == signal.SIGTERM:  # the pool is broken: to wait for another run might be for ever
             os._exit(interruption.exit_code)
         raise
+    except UserError:
+        raise
+    except Exception as error:  # a fault of the suite or of a library: this run's alone, as far as anybody knows
+        raise _unexpected(cfg, error) from None
     finally:
         parent = multiprocessing.parent_process()
         if parent is not None and not parent.is_alive():

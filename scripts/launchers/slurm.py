@@ -4,6 +4,7 @@ A job that is about to lose its machine (SIGUSR2: time limit, preemption) writes
 goes on at the exact step. A job whose process was killed is queued again too, until tasks.engine.attempts calls its run failed.
 """
 
+import math
 import os
 import shutil
 import signal
@@ -100,6 +101,7 @@ def submit(configs: list[DictConfig], title: str) -> list[str]:
     if shutil.which("sbatch") is None:
         raise UserError("launcher=slurm needs a Slurm cluster, and there is no sbatch here; use launcher=local, or log in to the cluster")
     launcher = configs[0].launcher
+    _check(launcher)
     if not 0 < launcher.grace_seconds <= 30 * minutes(launcher.time):
         raise UserError(
             f"launcher.grace_seconds={launcher.grace_seconds} must be at most half of launcher.time={launcher.time} minutes: a job that is "
@@ -114,16 +116,27 @@ def submit(configs: list[DictConfig], title: str) -> list[str]:
     return [_submit_array(array, launcher, runs_dir, title) for array in arrays]
 
 
+def _check(launcher: DictConfig) -> None:
+    """Raise UserError for a value that is no number, or too small."""
+    for key, least in (("grace_seconds", 1), ("cpus", 1), ("parallel", 1), ("runs_per_job", 1), ("runs_at_a_time", 1), ("gpus", 0)):
+        if type(launcher[key]) is not int or launcher[key] < least:
+            raise UserError(f"launcher.{key}={launcher[key]} must be a whole number >= {least}")
+    if isinstance(launcher.memory, bool) or not isinstance(launcher.memory, int | float) or not 0 < launcher.memory < math.inf:
+        raise UserError(f"launcher.memory={launcher.memory} must be a number of GB > 0")
+
+
 def minutes(time: int | float | str) -> float:
     """Return a time limit in minutes: a number of them, or in Slurm's words, minutes:seconds, hours:minutes:seconds or days-hours:...
 
     Raises UserError for anything else.
     """
-    if isinstance(time, int | float):
+    if isinstance(time, int | float) and not isinstance(time, bool) and 0 < time < math.inf:
         return float(time)
-    days, dash, rest = time.rpartition("-")
+    days, dash, rest = str(time).rpartition("-")
     try:
         parts = [int(part) for part in rest.split(":")]
+        if len(parts) > 3 or min(parts) < 0:
+            raise ValueError
         if dash:
             hours, minutes, seconds, *_ = [*parts, 0, 0]
             return 1440 * int(days) + 60 * hours + minutes + seconds / 60

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tasks.engine.files import errors_name
+
 LIMIT = 3
 NAME = "starts.jsonl"
 
@@ -75,20 +77,28 @@ def history(folder: Path) -> list[Attempt]:
 
 
 def states(folder: Path) -> list[dict[str, Any]]:
-    """Return the states that made the steps which a run stands on: [{"from": step, "git_commit": ..., ...}], oldest first.
+    """Return the states of the steps that a run stands on: [{"from": step, "git_commit": ..., ...}], oldest first.
 
-    An attempt that was killed without a checkpoint made none of them. Attempts in equal states are one entry. A state is
-    {"from": step} alone where nothing is known of it.
+    It is what starts.jsonl tells. A run itself carries its states in its checkpoint (`taken_up`).
     """
-    taken: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for step, _, state in history(folder):
-        if step is None:
-            continue
-        taken = [entry for entry in taken if entry["from"] < step]
-        entry = {"from": step} | (state or {})
-        if not taken or not same(taken[-1], entry):
-            taken.append(entry)
-    return taken
+        if step is not None:
+            found = taken_up(found, step, state)
+    return found
+
+
+def taken_up(before: list[dict[str, Any]], step: int, state: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the states of a run that `state` takes up at `step`.
+
+    What was trained beyond `step` is done again, and its states go. Equal states in a row are one entry. An entry is
+    {"from": step} alone where nothing is known, as of the first steps of a run whose history was lost.
+    """
+    kept = [entry for entry in before if entry["from"] < step]
+    if step > 0 and (not kept or kept[0]["from"] > 0):
+        kept.insert(0, {"from": 0})
+    entry = (state or {}) | {"from": step}
+    return kept if kept and same(kept[-1], entry) else [*kept, entry]
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -97,20 +107,24 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of starts.jsonl."""
+    """Return the whole lines of starts.jsonl. What is not as this module writes it is left out."""
     found = []
     with contextlib.suppress(FileNotFoundError):
         for line in (folder / NAME).read_bytes().splitlines():
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 value = json.loads(line)
-                if isinstance(value, dict) and isinstance(value.get("start", 0), int):
-                    found.append(value)
+                if isinstance(value, dict) and _is_step(value.get("start", 0)):
+                    found.append({key: one for key, one in value.items() if key != "state" or isinstance(one, dict)})
     return found
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _append(folder: Path, line: dict[str, Any]) -> None:
     path = folder / NAME
-    with open(path, "ab+") as file:
+    with errors_name(path), open(path, "ab+") as file:
         if file.tell() and not _ends_with_newline(file):
             file.write(b"\n")  # after a line that a kill cut off
         file.write(json.dumps(line).encode() + b"\n")

@@ -1,17 +1,16 @@
 """What a configuration's values must be, checked before anything is written."""
 
 import math
-import re
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from tasks.engine.device import PRECISIONS
 from tasks.engine.errors import UserError
+from tasks.engine.records import check_names
 from tasks.engine.schedule import DECAYS
 
 WAYS = ("ddp", "fsdp")
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
 NUMBER, WHOLE = "a number", "a whole number"
 # key: (kind, least value, whether null is allowed)
@@ -47,10 +46,7 @@ def check(cfg: DictConfig) -> None:
     for key in FLAGS:
         if not isinstance(OmegaConf.select(cfg, key), bool):
             raise UserError(f"{key}={OmegaConf.select(cfg, key)} must be true or false")
-    for key in ("task.name", "regularizer.name"):
-        value = OmegaConf.select(cfg, key)
-        if not isinstance(value, str) or not NAME.fullmatch(value):
-            raise UserError(f"{key}={value!r} must be letters, digits, '_', '-' and '.', and begin with a letter: it names a folder")
+    check_names(cfg)
     task = cfg.task
     if task.grad_clip is not None and not (_is(NUMBER, task.grad_clip) and task.grad_clip > 0):
         raise UserError(f"task.grad_clip={task.grad_clip} must be > 0, or null for none")

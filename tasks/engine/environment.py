@@ -1,6 +1,7 @@
 """What a record says of the code, the data and the machine that made it."""
 
 import functools
+import hashlib
 import os
 import platform
 import subprocess
@@ -17,6 +18,7 @@ from cpr.kernels.select import CPU, EAGER, TRITON, select
 
 # What the suite itself writes into its repository.
 NOT_CODE = (".", ":(exclude)results/mini", ":(exclude)results/paper")
+CODE = ("cpr", "tasks", "scripts", "results/*.py", "configs")
 PACKAGES = ("torch", "torchvision", "numpy", "timm", "transformers", "open_clip_torch", "nnunetv2")
 
 
@@ -46,7 +48,9 @@ def kernel_of(optimizer: Optimizer | None) -> str | None:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return what has changed between two states, in words. What the older state does not say is not compared."""
+    """Return what has changed between two states, in words. Of a state that says nothing, that is said."""
+    if not set(before) & set(COMPARED):
+        return ["what trained it so far is unknown"]
     said = []
     for key, word in COMPARED.items():
         old, new = before.get(key), now.get(key)
@@ -92,17 +96,23 @@ def _cpu_name() -> str:
 
 @functools.cache
 def git_commit() -> str | None:
-    """Return the commit of the code, with "-dirty" if tracked files other than results differ from it; None outside a repository.
+    """Return the commit of the code, or None outside a repository.
 
-    Of a process it is the first answer, since that is the code it has loaded. run.py asks before it trains.
+    If files of the code differ from it, or are not in it, "-dirty-" and 8 digits of their content follow: other changes are
+    another state. Of a process it is the first answer, since that is the code it has loaded. run.py asks before it trains.
     """
     root = Path(__file__).resolve().parents[2]
     try:
         commit = _git(root, "rev-parse", "--short=12", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *NOT_CODE)
+        changed = _git(root, "diff", "HEAD", "--", *NOT_CODE)
+        new = _git(root, "ls-files", "--others", "--exclude-standard", "--", *CODE).splitlines()
+        contents = [path.read_bytes() for path in map(root.joinpath, new) if path.is_file()]
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("-dirty" if changed else "")
+    if not changed and not new:
+        return commit
+    digest = hashlib.sha256("\0".join([changed, *new]).encode(errors="replace") + b"\0".join(contents))
+    return f"{commit}-dirty-{digest.hexdigest()[:8]}"
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -19,15 +19,35 @@ from tasks.engine.errors import DiskFull, Held, Unusable
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+@contextlib.contextmanager
+def errors_name(path: Path) -> Iterator[None]:
+    """Give errors of the operating system the name of the file that is written, as those of an open file have none.
+
+    torch.save hides them in a RuntimeError: it becomes an OSError again.
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    except RuntimeError as error:
+        cause = next((one for one in (error.__cause__, error.__context__) if isinstance(one, OSError)), None)
+        if cause is None and "inline_container" not in str(error):
+            raise
+        code = cause.errno if cause is not None and cause.errno else errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Lets `write` fill a temporary file beside `path`, syncs it and renames it onto `path`; on failure nothing stays behind."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with errors_name(path):
+            with open(temporary, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -71,14 +91,16 @@ class Log:
     def append(self, row: dict[str, Any]) -> None:
         """Writes one line through to the operating system."""
         line = json.dumps(_finite(row), separators=(",", ":"), allow_nan=False).encode() + b"\n"
-        self._file.write(line)
-        self._file.flush()
+        with errors_name(self.path):
+            self._file.write(line)
+            self._file.flush()
         self._hash.update(line)
 
     def mark(self) -> tuple[int, str]:
         """The file's length and the SHA-256 of its content, after syncing it to the disk."""
-        os.fsync(self._file.fileno())
-        return self._file.tell(), self._hash.hexdigest()
+        with errors_name(self.path):
+            os.fsync(self._file.fileno())
+            return self._file.tell(), self._hash.hexdigest()
 
     def holds(self, mark: tuple[int, str]) -> bool:
         """Whether the file begins with what was in it when `mark` was taken."""
@@ -88,8 +110,9 @@ class Log:
     def cut(self, mark: tuple[int, str] | None) -> None:
         """Drops everything behind `mark`, which the file holds; everything for None."""
         length = 0 if mark is None else mark[0]
-        self._file.truncate(length)
-        self._file.seek(length)
+        with errors_name(self.path):
+            self._file.truncate(length)
+            self._file.seek(length)
         self._hash = hashlib.sha256(self.path.read_bytes())
 
     def check(self) -> None:
@@ -109,9 +132,10 @@ class Lock:
     def __init__(self, folder: Path, file: TextIO) -> None:
         self.path, self._file = folder / ".lock", file
         self._word = f"process {os.getpid()} on {socket.gethostname()} ({secrets.token_hex(4)})"
-        file.truncate(0)
-        file.write(self._word)
-        file.flush()
+        with errors_name(self.path):
+            file.truncate(0)
+            file.write(self._word)
+            file.flush()
 
     def check(self) -> None:
         """Raise Unusable if the lock is lost: deleted, renamed, or taken by another process where locks don't work."""
@@ -130,8 +154,9 @@ class Lock:
 def only_process(folder: Path) -> Iterator[Lock]:
     """Hold the folder for this process. The operating system lets go of it whenever the process ends, however it ends.
 
-    Raises Held if another process is at work in it.
+    Raises Held if another process is at work in it, Unusable if .lock is no file.
     """
+    must_be_files(folder, [".lock"])
     with open(folder / ".lock", "a+") as file:
         if not _locked(file):
             file.seek(0)
@@ -139,13 +164,23 @@ def only_process(folder: Path) -> Iterator[Lock]:
             raise Held(f"run {folder.name} is being trained by {holder}; wait for it, or stop it first") from None
         lock = Lock(folder, file)
         for left_over in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
-            left_over.unlink()
+            if not left_over.is_dir():
+                left_over.unlink()
         yield lock
+
+
+def must_be_files(folder: Path, names: Iterable[str]) -> None:
+    """Raise Unusable for a name in `folder` that is there and is no regular file: a folder, a broken link, or a pipe, which would hang."""
+    for name in names:
+        if os.path.lexists(folder / name) and not (folder / name).is_file():
+            raise Unusable(f"{folder / name} is no regular file; python scripts/retry.py {folder} sets it aside")
 
 
 def is_held(folder: Path) -> bool:
     """Whether a process is at work in the folder, as far as its file system tells this machine."""
-    with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError), open(folder / ".lock") as lock:
+    if not (folder / ".lock").is_file():  # a pipe would hang
+        return False
+    with contextlib.suppress(OSError), open(folder / ".lock") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

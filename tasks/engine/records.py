@@ -8,13 +8,15 @@ import hashlib
 import json
 import math
 import os
+import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tasks.engine.errors import Unusable
+from tasks.engine.errors import Unusable, UserError
 from tasks.engine.files import write_bytes_atomically
 
 # What a run does not depend on: where things lie, how it is watched, what it runs on. The optimizer's and the task's default lr
@@ -68,8 +70,25 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+
+
+def check_names(cfg: DictConfig) -> None:
+    """Raise UserError for a name that would leave its folder: of the regularizer, of the task, or of its data."""
+    for key in ("task.name", "regularizer.name", "task.data.name"):
+        value = OmegaConf.select(cfg, key)
+        if value is None and key == "task.data.name":
+            continue
+        if not isinstance(value, str) or not NAME.fullmatch(value):
+            raise UserError(f"{key}={value!r} must be letters, digits, '_', '-' and '.', and begin with a letter: it names a folder")
+
+
 def run_id(cfg: DictConfig) -> str:
-    """The regularizer's name, the seed and 12 digits of the hash: readable in a listing, unique in a folder."""
+    """Return the regularizer's name, the seed and 12 digits of the hash: readable in a listing, unique in a folder.
+
+    Raises UserError for a name that would leave the folder of runs.
+    """
+    check_names(cfg)
     return f"{cfg.regularizer.name}-s{cfg.seed}-{config_hash(cfg)[:12]}"
 
 
@@ -127,6 +146,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     Raises DamagedRecord if it does not match its checksum.
     """
     path = folder / "record.json"
+    must_not_be_a_pipe(path)
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -138,15 +158,38 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(content)
         checksum = record.pop("checksum")
-    except (ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, IndexError, RecursionError) as error:
         raise DamagedRecord(f"{path} is damaged: it is not a record ({error})") from None
     if _digest(record) != checksum:
         raise DamagedRecord(f"{path} is damaged: its content does not match its checksum")
+    if odd := _misshapen(record):
+        raise DamagedRecord(f"{path} is damaged: its {odd} is not what a record has")
     if record["run_id"] != folder.name:
         raise DamagedRecord(f"{path} is the record of another run, {record['run_id']}")
     if record["status"] == "finished" and (wrong := [name for name, value in record["metrics"].items() if not math.isfinite(value)]):
         return record | {"status": "failed", "reason": f"final metric {wrong[0]} is {record['metrics'][wrong[0]]}"}  # an older suite's
     return record
+
+
+def _misshapen(record: dict[str, Any]) -> str | None:
+    """Return the key of a record whose value has a wrong type: its checksum may be right all the same."""
+    kinds = {"run_id": str, "status": str, "metrics": dict, "files": dict, "config": dict, "hardware": dict, "versions": dict}
+    for key, kind in kinds.items():
+        if not isinstance(record.get(key), kind):
+            return key
+    if record["status"] not in ("finished", "failed"):
+        return "status"
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in record["metrics"].values()):
+        return "metrics"
+    return "files" if set(record["files"]) - {"metrics.jsonl", "dynamics.jsonl"} else None
+
+
+def must_not_be_a_pipe(path: Path) -> None:
+    """Raise Unusable for a pipe or device in the place of a file, whose reader would wait for ever."""
+    with contextlib.suppress(OSError):
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise Unusable(f"{path} is no regular file; python scripts/retry.py {path.parent} sets it aside")
 
 
 def ended(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
@@ -201,7 +244,7 @@ def file_digest(path: Path) -> str:
 def set_aside(path: Path, why: str = "damaged") -> Path:
     """Renames a file to <name>.<why> (or .<why>.2, ...), so that nothing is lost and nothing stands in the way."""
     target, number = path.with_name(f"{path.name}.{why}"), 2
-    while target.exists():
+    while os.path.lexists(target):
         target, number = path.with_name(f"{path.name}.{why}.{number}"), number + 1
     os.replace(path, target)
     return target

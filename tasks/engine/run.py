@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,15 @@ from tasks.engine.checks import check
 from tasks.engine.device import set_up, without_deterministic_form
 from tasks.engine.environment import differences, git_commit, state_of
 from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, Unusable, UserError
-from tasks.engine.files import Lock, disk_full_is_said, only_process, unusable_files_are_said, write_bytes_atomically
+from tasks.engine.files import (
+    DISK_FULL,
+    Lock,
+    disk_full_is_said,
+    must_be_files,
+    only_process,
+    unusable_files_are_said,
+    write_bytes_atomically,
+)
 from tasks.engine.optimizers import build_optimizer, never_acts
 from tasks.engine.parallel import Ranks, join
 from tasks.engine.reporting import regularized_set
@@ -24,10 +33,14 @@ from tasks.engine.sharding import check_batch_norm, spread
 from tasks.engine.signals import Requests, listening, stopping_at_once
 from tasks.engine.terminal import say
 from tasks.engine.throughput import rates
-from tasks.engine.training import Training, without_bound
+from tasks.engine.training import LOGS, Training, without_bound
 from tasks.engine.workload import Workload
 
 LESS = "free some and start it again, or make the batch, the model or its input smaller"
+
+
+# What a run reads and writes in its folder.
+FILES = ("record.json", attempts.NAME, "config.yaml", *LOGS, *checkpoint.NAMES)
 
 
 def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
@@ -52,6 +65,7 @@ def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[
             if ranks.first:
                 _make(folder, cfg.runs_dir)
                 lock = held.enter_context(only_process(folder))
+                must_be_files(folder, FILES)
                 records.forget_unusable(folder)
                 record = records.ended(folder, say)
         record = ranks.from_first(record)
@@ -76,7 +90,11 @@ def _unusable_is_noted(folder: Path, ranks: Ranks) -> Iterator[None]:
 def _make(folder: Path, runs_dir: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        if folder.parent.is_dir() and os.path.lexists(folder):
+            raise Unusable(f"{folder} is no folder; python scripts/retry.py {folder} sets it aside") from error
         raise UserError(f"runs_dir={runs_dir} cannot hold runs: {error}") from error
 
 
@@ -118,7 +136,7 @@ def _train(
             lock.check()
             for log in (training.metrics, training.dynamics) if training is not None else ():
                 log.check()
-            record = records.write_record(folder, record | {"states": attempts.states(folder)})
+            record = records.write_record(folder, record | {"states": training.states if training else attempts.states(folder)})
             checkpoint.finish(folder)
     return ranks.from_first(record)
 
@@ -219,8 +237,11 @@ def _start(training: Training) -> int:
     deaths = 0
     with ranks.together():
         if ranks.first:
-            before = [entry for entry in attempts.states(folder) if entry["from"] < training.step]
-            changed = differences(before[-1], state) if before else []
+            # Old checkpoints do not carry their states.
+            before = training.states if training.states is not None else attempts.states(folder)
+            training.states = attempts.taken_up(before, training.step, state)
+            last = [entry for entry in training.states if entry["from"] < training.step][-1:]
+            changed = differences(last[0], state) if last else []
             if changed and cfg.strict:
                 attempts.note_end(folder, None)
                 raise UserError(

@@ -60,6 +60,7 @@ class Training:
         self.wandb = WandbLog(cfg, self.run_id, folder, ranks.first)
         self.matrix_names = regularized_names(workload.model, cfg.task.reg_embedding)
         self.last_checkpoint = time.monotonic()
+        self.states: list[dict[str, Any]] | None = []  # what made the steps so far (attempts.py); None: the checkpoint does not say
 
     def resume(self) -> None:
         """Goes back to the newest whole checkpoint whose logs are whole too, or to the start."""
@@ -75,6 +76,7 @@ class Training:
         self.step, self.seconds, self.stepping_seconds = saved["step"], saved["seconds"], saved["stepping_seconds"]
         self.loss_sum.copy_(saved["loss_sum"])
         self.loss_count = saved["loss_count"]
+        self.states = saved.get("states")
         self.lap = (self.step, self.stepping_seconds)
         if not self.cfg.quiet:
             say(f"resuming {self.run_id} at step {self.step} of {self.cfg.num_steps}")
@@ -113,6 +115,7 @@ class Training:
             "random": self.ranks.of_all(random_state()),
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
+            "states": self.states,
         }
         with self.ranks.together():
             if self.ranks.first:

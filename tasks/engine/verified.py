@@ -30,15 +30,17 @@ def verify(folder: Path, files: Mapping[str, str], mend: str) -> str:
         UserError: a file is missing, can't be read or has another content.
     """
     found = digests(folder, files, mend)
+    if suspects := [name for name, digest in files.items() if found[name] != digest]:
+        found |= digests(folder, suspects, mend, afresh=True)  # the note of the last check may be what is damaged
     damaged = sorted(name for name, digest in files.items() if found[name] != digest)
     if damaged:
         raise UserError(f"{folder / damaged[0]} is damaged{_more(damaged)}: its SHA-256 is not the one on record; delete it, then {mend}")
     return overall(files)
 
 
-def digests(folder: Path, names: Iterable[str], mend: str) -> dict[str, str]:
-    """Return the SHA-256 of each file, read again only if it has changed since its last check."""
-    kept = _read(folder / CHECKED)
+def digests(folder: Path, names: Iterable[str], mend: str, afresh: bool = False) -> dict[str, str]:
+    """Return the SHA-256 of each file, read again only if it has changed since its last check, or `afresh`."""
+    kept = {name: check for name, check in _read(folder / CHECKED).items() if _is_check(check)}
     now: dict[str, Check] = {}
     for name in names:
         path = folder / name
@@ -46,7 +48,7 @@ def digests(folder: Path, names: Iterable[str], mend: str) -> dict[str, str]:
             about = path.stat()
             state = [about.st_size, about.st_mtime_ns]
             check = _checked.get(path) or kept.get(name) or []
-            if check[:2] != state:
+            if afresh or check[:2] != state:
                 with open(path, "rb") as file:
                     check = [*state, hashlib.file_digest(file, "sha256").hexdigest()]
         except OSError as error:
@@ -58,6 +60,10 @@ def digests(folder: Path, names: Iterable[str], mend: str) -> dict[str, str]:
     return {name: str(check[2]) for name, check in now.items()}
 
 
+def _is_check(value: object) -> bool:
+    return isinstance(value, list) and [type(one) for one in value] == [int, int, str]
+
+
 def remember(folder: Path, names: Iterable[str]) -> None:
     """Put the SHA-256 of files that come without one on record, in checksums.json, for `verify_remembered`."""
     found = digests(folder, sorted(names), "look at the file's rights")
@@ -66,9 +72,11 @@ def remember(folder: Path, names: Iterable[str]) -> None:
 
 def verify_remembered(folder: Path, names: Iterable[str] | None, mend: str) -> str | None:
     """Compare files (None: all on record) with checksums.json. Return a digest over them; None if nothing was put on record."""
+    if not (folder / KNOWN).exists():
+        return None
     known = _read(folder / KNOWN)
     if not known:
-        return None
+        raise UserError(f"{folder / KNOWN} is damaged; delete it, then prepare the data again")
     names = list(known if names is None else names)
     if missing := sorted(set(names) - set(known)):
         raise UserError(f"{folder / missing[0]} is not on record in {KNOWN}{_more(missing)}; {mend}")
@@ -88,6 +96,6 @@ def _read(path: Path) -> dict:
     """Return the content of a JSON file, {} if there is none that can be read."""
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
