@@ -36,22 +36,23 @@ def check_cells(artefact: Mapping[str, Any], scale: str, configs: Mapping[str, D
         scale: the scale of the configurations.
         configs: by run id.
     """
+    by_name: dict[str, dict[str, DictConfig]] = {}
+    for run_id, cfg in configs.items():
+        by_name.setdefault(cfg.regularizer.name, {})[run_id] = cfg
     for group in (*artefact.get("panels", ()), *artefact.get("methods", ())):
         if scale not in (group.get("scales") or [scale]):
             continue
-        chosen = {run_id: cfg for run_id, cfg in configs.items() if cfg.regularizer.name == group["regularizer"]}
+        chosen = by_name.get(group["regularizer"], {})
         said = f"{artefact['name']}.yaml: {group['title']!r}"
         for key, value in group.get("select", {}).items():
             wanted = value[scale] if isinstance(value, Mapping) else value
             chosen = {run_id: cfg for run_id, cfg in chosen.items() if _value(said, cfg, key) == wanted}
         axes = [key for key in (artefact.get("row"), group.get("column")) if key and "panels" in artefact]
         cells: dict[tuple[Any, ...], str] = {}
-        for run_id, cfg in chosen.items():
+        for run_id, cfg in chosen.items() if axes else ():
             cell = (*(str(_value(said, cfg, key)) for key in axes), cfg.seed)
-            if axes and cells.setdefault(cell, run_id) != run_id:
-                raise UserError(
-                    f"{said} has two runs of one cell and seed, {cells[cell]} and {run_id}: name what differs in column or select"
-                )
+            if cells.setdefault(cell, run_id) != run_id:
+                raise UserError(f"{said} has two runs of one cell and seed, {cells[cell]} and {run_id}: name what differs in column or select")
 
 
 def _value(said: str, cfg: DictConfig, key: str) -> Any:
