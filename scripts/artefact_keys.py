@@ -52,7 +52,9 @@ def check_cells(artefact: Mapping[str, Any], scale: str, configs: Mapping[str, D
         for run_id, cfg in chosen.items() if axes else ():
             cell = (*(str(_value(said, cfg, key)) for key in axes), cfg.seed)
             if cells.setdefault(cell, run_id) != run_id:
-                raise UserError(f"{said} has two runs of one cell and seed, {cells[cell]} and {run_id}: name what differs in column or select")
+                raise UserError(
+                    f"{said} has two runs of one cell and seed, {cells[cell]} and {run_id}: name what differs in column or select"
+                )
 
 
 def _value(said: str, cfg: DictConfig, key: str) -> Any:
