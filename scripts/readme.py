@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 FIGURE = ("mini", "grokking")
 SCALES = ("mini", "paper")
-COLUMNS = ("paper item", "command", "mini cost", "paper cost (estimate)", "state")
+COLUMNS = ("paper item", "command", "data at mini scale", "mini cost", "paper cost (estimate)", "state")
 
 
 def rewritten(text: str, root: Path = ROOT) -> str:
@@ -62,9 +62,9 @@ def table(root: Path) -> str:
             raise UserError(f"configs/artefact/{name}.yaml needs an entry readme: with item, mini and paper; figure2.yaml has one")
         readme = artefact["readme"]
         costs = [readme[scale].format(runs=f"{count_runs(artefact, scale):,}") for scale in SCALES]
-        rows[place(readme.get("place", name))] = (readme["item"], f"`make reproduce-{name}`", *costs, state(name, root))
+        rows[place(readme.get("place", name))] = (readme["item"], f"`make reproduce-{name}`", data(name, root), *costs, state(name, root))
     for name, readme in yaml.safe_load((root / "configs" / "bench.yaml").read_text()).items():
-        rows[place(name)] = (readme["item"], f"`make reproduce-{name}`", readme["mini"], "", state(name, root))
+        rows[place(name)] = (readme["item"], f"`make reproduce-{name}`", "", readme["mini"], "", state(name, root))
     lines = (COLUMNS, ("---",) * len(COLUMNS), *(row for _, row in sorted(rows.items())))
     return "\n".join("| " + " | ".join(cell for cell in line) + " |" for line in lines)
 
@@ -77,6 +77,12 @@ def count_runs(artefact: dict[str, Any], scale: str) -> int:
         values = [value if isinstance(value, list) else [value] for value in settings.values()]
         runs |= {tuple(sorted(zip(settings, map(str, run), strict=True))) for run in itertools.product(*values)}
     return len(runs)
+
+
+def data(name: str, root: Path) -> str:
+    """Return what the committed results of mini scale are of, without the numbers of steps."""
+    said = read_facts(root / "results" / "mini" / name / "table.md").get("data", "")
+    return "; ".join(part for part in said.split("; ") if not re.fullmatch(r"[\d, ]+ steps", part))
 
 
 def state(name: str, root: Path) -> str:

@@ -135,7 +135,7 @@ def test_the_reference_has_every_public_name(site, public):
 
 def test_the_reference_has_the_table_of_what_cpr_has_been_tested_around(site):
     text = html.unescape((site / "reference" / "cpr.html").read_text())
-    table = (ROOT / "README.md").read_text().split("### What `CPR` has been tested around")[1].split("\n#")[0]
+    table = (DOCS / "reference" / "cpr.md").read_text().split("## What CPR has been tested around")[1].split("\n#")[0]
     rows = [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if line.startswith("| ")][2:]
     assert "Lion" in rows and len(rows) >= 6
     assert all(f"<td>{row}</td>" in text for row in rows)

@@ -2,7 +2,6 @@
 
 A page for every tasks/*/README.md and results/<scale>/*/table.md; and in a page's text, on a line of its own:
 
-    {{ README.md: Command line }}     what stands under that heading
     {{ configs/task }}                a table of the folder's files, with the comment at their head
     {{ tasks }}, {{ results }}        tables of those pages
     {{ artefact keys }}               the keys of results/schema.py, a table for each of its models
@@ -54,7 +53,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def part(name: str) -> str:
-    """What stands in place of {{ name }}. Raises ValueError for a name or heading that is not there."""
+    """What stands in place of {{ name }}. Raises ValueError for a name that is not there."""
     if name == "tasks":
         rows = [(f"[{task.name}]({task.name}.md)", first_sentence(task / "README.md")) for task in task_folders()]
         return table(("task", "what"), rows)
@@ -62,9 +61,6 @@ def part(name: str) -> str:
         return table(("artefact", "scale", "runs or rounds", "claims"), [row_of(scale, folder) for scale, folder in result_folders()])
     if name == "artefact keys":
         return artefact_keys()
-    if ": " in name:
-        file, heading = name.split(": ", 1)
-        return section(ROOT / file, heading)
     if (ROOT / name).is_dir():
         return table(("file", "what"), [(f"`{path.stem}`", head_comment(path)) for path in sorted((ROOT / name).glob("*.yaml"))])
     raise ValueError(f"{{{{ {name} }}}} is unknown")
@@ -115,19 +111,6 @@ def result_folders() -> Iterator[tuple[str, Path]]:
     for scale in SCALES:
         for path in sorted(ROOT.glob(f"results/{scale}/*/table.md")):
             yield scale, path.parent
-
-
-def section(file: Path, heading: str) -> str:
-    """The text under a heading, up to the next one of its level or above; headings in it come to lie one below a page's title."""
-    lines = file.read_text().splitlines()
-    levels = {number: len(line) - len(line.lstrip("#")) for number, line in enumerate(lines) if re.match(r"#+ ", line)}
-    try:
-        start = next(number for number in levels if lines[number].lstrip("# ") == heading)
-    except StopIteration:
-        raise ValueError(f"{file.name} has no heading {heading!r}") from None
-    end = next((number for number, level in levels.items() if number > start and level <= levels[start]), len(lines))
-    text = "\n".join(lines[start + 1 : end])
-    return re.sub(r"^##+(?= )", lambda found: "#" * (len(found[0]) - levels[start] + 1), text, flags=re.MULTILINE)
 
 
 def first_sentence(readme: Path) -> str:
