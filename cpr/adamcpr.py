@@ -100,7 +100,9 @@ class AdamCPR(Named):
         differentiable: bool = False,
     ) -> None:
         if differentiable:
-            raise ValueError("differentiable=True is not supported: a step changes parameters in place, outside of autograd")
+            raise ValueError(
+                "differentiable=True is not supported: a step changes parameters in place, outside of autograd"
+            )
         defaults = settings.checked_defaults(
             kappa_init_method=kappa_init_method,
             kappa_init_param=kappa_init_param,
@@ -155,7 +157,9 @@ class AdamCPR(Named):
             with torch.enable_grad():
                 loss = closure()
         new = not self.state
-        groups = [(number, group, self._watch.changed(number, group, self)) for number, group in enumerate(self.param_groups)]
+        groups = [
+            (number, group, self._watch.changed(number, group, self)) for number, group in enumerate(self.param_groups)
+        ]
         everything = self._packs.gather(groups, self.state, self.name_of)
         self._packs.begin(everything, self.state)  # R(θ_t), where it is not known
         if new and saved.only_makes_state(self.param_groups, everything):

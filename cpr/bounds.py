@@ -142,7 +142,9 @@ def _observe(group: dict[str, Any], state: dict[str, Tensor], t: Tensor, value: 
         _observe_inflection(group, state, t, value, finite)
 
 
-def _observe_inflection(group: dict[str, Any], state: dict[str, Tensor], t: Tensor, value: Tensor, finite: Tensor) -> None:
+def _observe_inflection(
+    group: dict[str, Any], state: dict[str, Tensor], t: Tensor, value: Tensor, finite: Tensor
+) -> None:
     sample = value
     if group["reg_ema_decay"] > 0:
         smoothed = state["smoothed"]
@@ -162,7 +164,9 @@ def _set_once(state: dict[str, Tensor], condition: Tensor, value: Tensor) -> Non
     state["kappa_set"].logical_or_(now)
 
 
-def _adapt(group: dict[str, Any], state: dict[str, Tensor], before: Tensor, after: Tensor, value: Tensor, finite: Tensor) -> None:
+def _adapt(
+    group: dict[str, Any], state: dict[str, Tensor], before: Tensor, after: Tensor, value: Tensor, finite: Tensor
+) -> None:
     """Lower κ to R(θ_t) when λ has gone from `before` > 0 to `after` = 0 (AdaCPR, Algorithm 3).
 
     "transition" does so at that moment (the paper). "latched" does so also at every later step with λ = 0, and never

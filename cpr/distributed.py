@@ -166,4 +166,6 @@ def any_rank(found: bool, groups: Sequence[Any]) -> bool:
 
 def _device_of(group: Any) -> torch.device:
     """Return a device that the group's collectives take."""
-    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend(group) == "nccl" else torch.device("cpu")
+    return (
+        torch.device("cuda", torch.cuda.current_device()) if dist.get_backend(group) == "nccl" else torch.device("cpu")
+    )

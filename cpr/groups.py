@@ -122,7 +122,9 @@ def regularized_groups(model: nn.Module, reg_embedding: bool = False) -> list[di
     if not any(p.requires_grad and decided[name] is None for name, p in parameters.items()):
         kind = type(model).__name__
         if any(getattr(p, "_fsdp_flattened", False) for p in parameters.values()):
-            raise ValueError(f"{kind} has flat shards, and no matrix to regularize; shard with torch.distributed.fsdp.fully_shard")
+            raise ValueError(
+                f"{kind} has flat shards, and no matrix to regularize; shard with torch.distributed.fsdp.fully_shard"
+            )
         raise ValueError(f"{kind} has no matrix to regularize; pass parameter groups with regularize=True instead")
     groups: dict[Any, dict[str, Any]] = {}
     for bounded in (True, False):
@@ -248,7 +250,11 @@ def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def _asked(model: nn.Module) -> dict[int, str]:
     """Return the reason for each parameter that the model itself exempts, by the parameter's id."""
     reasons = {id(p): "marked _no_weight_decay" for p in model.parameters() if getattr(p, "_no_weight_decay", False)}
-    reasons |= {id(p): "weight_decay 0 in _optim" for p in model.parameters() if getattr(p, "_optim", {}).get("weight_decay", 1) == 0}
+    reasons |= {
+        id(p): "weight_decay 0 in _optim"
+        for p in model.parameters()
+        if getattr(p, "_optim", {}).get("weight_decay", 1) == 0
+    }
     for module in model.modules():
         listed = getattr(module, "no_weight_decay", None)
         if callable(listed):

@@ -86,7 +86,9 @@ def _squares(piece: Tensor) -> Tensor:
     # Norms of rows: torch squares and adds without a temporary, in float32. Its float64 norm of a float32 tensor copies the tensor.
     rows, rest = _rows(piece)
     total = torch.linalg.vector_norm(rows, dim=1, dtype=scalar_dtype(piece)).double().square_().sum()
-    return total + torch.linalg.vector_norm(rest, dtype=scalar_dtype(piece)).double().square_() if rest.numel() else total
+    return (
+        total + torch.linalg.vector_norm(rest, dtype=scalar_dtype(piece)).double().square_() if rest.numel() else total
+    )
 
 
 def _rows(piece: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,7 +132,9 @@ def _huber_pull(multiplier: Tensor, shrink: Tensor, value: Tensor, sums: Tensor,
 
 
 def _std_sums(piece: Tensor) -> tuple[Tensor, ...]:
-    wide = piece.double()  # the squares' sum minus the mean's square cancels: float32 would leave nothing of a small deviation
+    wide = (
+        piece.double()
+    )  # the squares' sum minus the mean's square cancels: float32 would leave nothing of a small deviation
     return _squares(wide), _add_up(wide)
 
 

@@ -64,9 +64,15 @@ class Named(Optimizer):
         for number, group in enumerate(self.param_groups):
             parameters = group["params"]
             kind = "bounded" if group["regularize"] else "not bounded"
-            lines.append(f"Parameter group {number}: {kind}, {len(parameters)} parameters, {sum(map(_numel, parameters)):,} elements")
+            lines.append(
+                f"Parameter group {number}: {kind}, {len(parameters)} parameters, {sum(map(_numel, parameters)):,} elements"
+            )
             lines += [f"    {line}" for line in self._listed(number)]
-            lines += [f"    {key}: {group[key]}" for key in sorted(group) if key not in ("params", "param_names", "regularize")]
+            lines += [
+                f"    {key}: {group[key]}"
+                for key in sorted(group)
+                if key not in ("params", "param_names", "regularize")
+            ]
         return "\n".join([*lines, ")"])
 
     def _listed(self, number: int) -> Iterator[str]:

@@ -48,7 +48,9 @@ class Pack:
         self.sums = torch.zeros(len(parameters), 2, dtype=torch.float64, device=first.device)
         self.marks = torch.zeros(len(parameters), dtype=torch.int64, device="cpu")  # the C++ kernel's; 0: sums unknown
         self.seen: list[Any] = [None] * len(parameters)  # versions and addresses that `sums` belong to
-        self.vectors = {name: torch.zeros(len(parameters), dtype=_dtype(name, first), device=first.device) for name in self.names}
+        self.vectors = {
+            name: torch.zeros(len(parameters), dtype=_dtype(name, first), device=first.device) for name in self.names
+        }
         self._unbound = {name: vector.unbind() for name, vector in self.vectors.items()}
         self.views: list[Any] = [None] * len(parameters)
         self._started = [True] * len(parameters)
@@ -116,7 +118,9 @@ class Pack:
         """
         for p, gradient in zip(tensors, gradients, strict=True):
             if gradient.shape != local(p).shape:
-                raise ValueError(f"the gradient of {name_of(p)} has shape {tuple(gradient.shape)}, not {tuple(local(p).shape)}")
+                raise ValueError(
+                    f"the gradient of {name_of(p)} has shape {tuple(gradient.shape)}, not {tuple(local(p).shape)}"
+                )
         for name, lists in zip(self.moments, moments, strict=True):
             for at, p in enumerate(tensors):
                 if not _fits(lists[at], p):
@@ -185,7 +189,12 @@ class Matrices:
     """
 
     def __init__(
-        self, pack: Pack, rows: list[int], tensors: list[Tensor], gradients: list[Tensor], moments: Sequence[list[Tensor]]
+        self,
+        pack: Pack,
+        rows: list[int],
+        tensors: list[Tensor],
+        gradients: list[Tensor],
+        moments: Sequence[list[Tensor]],
     ) -> None:
         self.pack, self.group, self.measure, self.kernel = pack, pack.group, pack.measure, pack.kernel
         self.rows, self.tensors, self.gradients = rows, tensors, gradients
@@ -288,7 +297,9 @@ class Packs:
         self._known: dict[int, tuple[list[Tensor], list[Pack]]] = {}
         self._additions = Additions()
 
-    def gather(self, groups: Sequence[tuple[int, dict[str, Any], bool]], state: State, name_of: Callable[[Tensor], str]) -> list[Matrices]:
+    def gather(
+        self, groups: Sequence[tuple[int, dict[str, Any], bool]], state: State, name_of: Callable[[Tensor], str]
+    ) -> list[Matrices]:
         """Return what steps now, of every (number, group, whether its settings have changed)."""
         found = []
         self._additions.wait()
@@ -359,13 +370,24 @@ def _kind(p: Tensor) -> Any:
 
 
 def _dtype(name: str, parameter: Tensor) -> torch.dtype:
-    return torch.bool if name in ("kappa_set", "was_active") else torch.float32 if name == "step" else scalar_dtype(parameter)
+    return (
+        torch.bool
+        if name in ("kappa_set", "was_active")
+        else torch.float32
+        if name == "step"
+        else scalar_dtype(parameter)
+    )
 
 
 def _fits(moment: Tensor | None, p: Tensor) -> bool:
     if moment is None:
         return False
-    return moment.shape == p.shape and moment.stride() == p.stride() and moment.dtype == p.dtype and moment.device == p.device
+    return (
+        moment.shape == p.shape
+        and moment.stride() == p.stride()
+        and moment.dtype == p.dtype
+        and moment.device == p.device
+    )
 
 
 def _fitting(moment: Tensor | None, p: Tensor, name: str, name_of: Callable[[Tensor], str]) -> Tensor:

@@ -61,7 +61,9 @@ def snapshot(optimizer: Any, model: nn.Module | None = None) -> dict[str, Bound]
 def _inside(optimizer: Any) -> AdamCPR | CPR:
     found = optimizer
     while not isinstance(found, AdamCPR | CPR):
-        inner = [getattr(found, name) for name in ("optimizer", "optim", "base", "_base_optimizer") if hasattr(found, name)]
+        inner = [
+            getattr(found, name) for name in ("optimizer", "optim", "base", "_base_optimizer") if hasattr(found, name)
+        ]
         if not inner:
             raise TypeError(f"{type(optimizer).__name__} holds neither AdamCPR nor CPR")
         found = inner[0]

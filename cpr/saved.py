@@ -15,7 +15,20 @@ from cpr.measures import scalar_dtype
 from cpr.pack import MOMENTS, Matrices
 
 # State of torch's and timm's optimizers that has an entry for every element of its parameter.
-ELEMENTWISE = (*MOMENTS, "exp_inf", "momentum_buffer", "square_avg", "grad_avg", "sum", "acc_delta", "ax", "mu", "prev", "step_size", "z")
+ELEMENTWISE = (
+    *MOMENTS,
+    "exp_inf",
+    "momentum_buffer",
+    "square_avg",
+    "grad_avg",
+    "sum",
+    "acc_delta",
+    "ax",
+    "mu",
+    "prev",
+    "step_size",
+    "z",
+)
 # The package's κ of an inflection point that it has not found, in versions 0.3.0 and 0.3.1.
 NEVER_FOUND = (1e3, 1e6)
 
@@ -49,9 +62,13 @@ def check_class(state_dict: dict[str, Any], names: tuple[str, ...], other: str, 
         raise ValueError(f"this is the state of {other}, whose bounds {this} would not take over; load it into {other}")
 
 
-def check_shapes(optimizer: Optimizer, state_dict: dict[str, Any], name_of: Callable[[Tensor], str] | None = None) -> None:
+def check_shapes(
+    optimizer: Optimizer, state_dict: dict[str, Any], name_of: Callable[[Tensor], str] | None = None
+) -> None:
     """Raise ValueError if a saved moment has another shape than its parameter."""
-    for group, saved in zip(optimizer.param_groups, state_dict["param_groups"], strict=False):  # torch refuses other lengths
+    for group, saved in zip(
+        optimizer.param_groups, state_dict["param_groups"], strict=False
+    ):  # torch refuses other lengths
         for identifier, parameter in zip(saved["params"], group["params"], strict=False):  # torch refuses other lengths
             for name, value in state_dict["state"].get(identifier, {}).items():
                 if name not in ELEMENTWISE or not isinstance(value, Tensor) or value.ndim == 0:
@@ -111,7 +128,10 @@ def completed(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any
             f"loaded state dict has a different number of parameter groups: {len(saved)}, not {len(ours)}. Load it into an optimizer `old` "
             "with the groups it was saved with, and go on from its moments: optimizer.state.update(old.state)"
         )
-    groups = [own | its | ({"weight_decay": 0.0} if "weight_decay" in its else {}) for own, its in zip(ours, saved, strict=True)]
+    groups = [
+        own | its | ({"weight_decay": 0.0} if "weight_decay" in its else {})
+        for own, its in zip(ours, saved, strict=True)
+    ]
     return state_dict | {"param_groups": groups}
 
 
@@ -126,7 +146,11 @@ def _with_frozen(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, 
     of_saved = iter(saved)
     groups = []
     for group, flags in zip(ours, trained, strict=True):
-        its = next(of_saved) if any(flags) else {key: value for key, value in group.items() if key != "params"} | {"params": []}
+        its = (
+            next(of_saved)
+            if any(flags)
+            else {key: value for key, value in group.items() if key != "params"} | {"params": []}
+        )
         given = iter(its["params"])
         groups.append(its | {"params": [next(given) if flag else next(unused) for flag in flags]})
     return state_dict | {"param_groups": groups}
@@ -162,7 +186,9 @@ def _converted(entry: dict[str, Any], group: dict[str, Any], parameter: Tensor) 
     state = {name: entry[name] for name in ("step", *MOMENTS) if name in entry}
     kappa, multiplier = (entry[name].detach().reshape(1).to(scalar_dtype(parameter)) for name in ("kappa", "lagmul"))
     method = group["kappa_init_method"]
-    never_set = kappa.item() == 0 if method == "warm_start" else method == "inflection_point" and kappa.item() in NEVER_FOUND
+    never_set = (
+        kappa.item() == 0 if method == "warm_start" else method == "inflection_point" and kappa.item() in NEVER_FOUND
+    )
     if not group["regularize"] or never_set:
         return state
     kappa = kappa / (1 if group["reg_function"] == "std" else parameter.numel())

@@ -19,8 +19,27 @@ KERNELS = ("auto", "eager", "cpu", "triton")
 # A bound in force was made from these. Another value would leave κ in another unit, or never be read.
 FIXED = ("reg_function", "kappa_init_method")
 WATCHED = (
-    *("regularize", "reg_function", "kappa_init_method", "kappa_init_param", "kappa_update", "reg_step_size", "reg_ema_decay"),
-    *("reg_by_lr", "evaluate_at", "adaptive", "safeguard", "kernel", "betas", "eps", "amsgrad", "maximize", "weight_decay"),
+    *(
+        "regularize",
+        "reg_function",
+        "kappa_init_method",
+        "kappa_init_param",
+        "kappa_update",
+        "reg_step_size",
+        "reg_ema_decay",
+    ),
+    *(
+        "reg_by_lr",
+        "evaluate_at",
+        "adaptive",
+        "safeguard",
+        "kernel",
+        "betas",
+        "eps",
+        "amsgrad",
+        "maximize",
+        "weight_decay",
+    ),
 )
 
 
@@ -50,12 +69,17 @@ def groups_of(params: Any, weight_decay: float | None) -> list[dict[str, Any]]:
     if weight_decay is not None:
         check_number("weight_decay", weight_decay, lambda decay: 0 <= decay < math.inf, "a number >= 0")
     if isinstance(params, Tensor):
-        raise TypeError("params argument given to the optimizer should be an iterable of Tensors or dicts, but got a tensor")
+        raise TypeError(
+            "params argument given to the optimizer should be an iterable of Tensors or dicts, but got a tensor"
+        )
     given: list[Any] = list(params)
     groups: list[dict[str, Any]] = [{"params": given}] if given and not isinstance(given[0], dict) else given
     if weight_decay is None:
         return groups
-    return [group if {"regularize", "weight_decay"} & set(group) else group | {"weight_decay": weight_decay} for group in groups]
+    return [
+        group if {"regularize", "weight_decay"} & set(group) else group | {"weight_decay": weight_decay}
+        for group in groups
+    ]
 
 
 def check_group(group: dict[str, Any]) -> None:
@@ -67,7 +91,9 @@ def check_group(group: dict[str, Any]) -> None:
         ("adaptive", ADAPTIVE),
         ("kernel", KERNELS),
     ):
-        if name in group and not any(group[name] is choice or (isinstance(choice, str) and group[name] == choice) for choice in choices):
+        if name in group and not any(
+            group[name] is choice or (isinstance(choice, str) and group[name] == choice) for choice in choices
+        ):
             raise ValueError(f"{name}={group[name]!r} is unknown; choose one of {', '.join(map(str, choices))}")
     for name in ("regularize", "reg_by_lr", "safeguard", "amsgrad", "maximize"):
         if name in group and not isinstance(group[name], bool):
@@ -76,10 +102,16 @@ def check_group(group: dict[str, Any]) -> None:
     if parameter is not None and not _is_number(parameter):
         raise ValueError(f"kappa_init_param={parameter!r} must be a number")
     if method in ("uniform", "dependent") and not (parameter is not None and SMALLEST <= parameter < math.inf):
-        raise ValueError(f"kappa_init_param={parameter} must be a number > 0 (in float32) with kappa_init_method={method!r}")
+        raise ValueError(
+            f"kappa_init_param={parameter} must be a number > 0 (in float32) with kappa_init_method={method!r}"
+        )
     if method == "warm_start" and not (parameter is not None and _is_whole(parameter, least=0)):
-        raise ValueError(f"kappa_init_param={parameter} must be a whole number of steps >= 0 with kappa_init_method='warm_start'")
-    check_number("kappa_update", group["kappa_update"], lambda mu: 0 < mu < math.inf, "a number > 0 (with 0, λ would never move)")
+        raise ValueError(
+            f"kappa_init_param={parameter} must be a whole number of steps >= 0 with kappa_init_method='warm_start'"
+        )
+    check_number(
+        "kappa_update", group["kappa_update"], lambda mu: 0 < mu < math.inf, "a number > 0 (with 0, λ would never move)"
+    )
     if not _is_whole(group["reg_step_size"], least=1):
         raise ValueError(f"reg_step_size={group['reg_step_size']!r} must be a whole number of steps >= 1")
     check_number("reg_ema_decay", group["reg_ema_decay"], lambda decay: 0 <= decay < 1, "a number in [0, 1)")
@@ -90,7 +122,9 @@ def check_adam(group: dict[str, Any]) -> None:
     check_lr(group["lr"])
     check_number("eps", group["eps"], lambda eps: 0 <= eps < math.inf, "a number >= 0")
     betas = group["betas"]
-    if not (isinstance(betas, Sequence) and len(betas) == 2 and all(_is_number(beta) and 0 <= beta < 1 for beta in betas)):
+    if not (
+        isinstance(betas, Sequence) and len(betas) == 2 and all(_is_number(beta) and 0 <= beta < 1 for beta in betas)
+    ):
         raise ValueError(f"betas={betas!r} must be two numbers, both in [0, 1)")
 
 

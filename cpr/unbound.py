@@ -32,7 +32,10 @@ def _warn(name: str, seen: dict[str, Any]) -> None:
     with contextlib.suppress(Exception):  # the device may be gone by then, or torch.compile be at work
         if any(bool(flags.any()) for flags in seen["kappa_set"]):
             return
-        warnings.warn(f"{name} took {steps} steps and no matrix got a bound: nothing was regularized. {_advice(group)}", stacklevel=2)
+        warnings.warn(
+            f"{name} took {steps} steps and no matrix got a bound: nothing was regularized. {_advice(group)}",
+            stacklevel=2,
+        )
 
 
 def _advice(group: dict[str, Any]) -> str:

@@ -59,7 +59,9 @@ class CPR(Named):
         safeguard: bool = True,
     ) -> None:
         if not hasattr(optimizer, "param_groups"):
-            raise TypeError(f"CPR goes around an optimizer, such as CPR(torch.optim.SGD(...)), not {type(optimizer).__name__}")
+            raise TypeError(
+                f"CPR goes around an optimizer, such as CPR(torch.optim.SGD(...)), not {type(optimizer).__name__}"
+            )
         if hasattr(optimizer, "eval"):
             raise ValueError(
                 f"{type(optimizer).__name__} evaluates other weights than it trains, so that CPR would not bound the former; "
@@ -69,12 +71,18 @@ class CPR(Named):
         if isinstance(optimizer, Named):
             raise ValueError(f"{name} bounds its matrices already; put CPR around an optimizer that does not")
         if name in KEEP_A_COPY:
-            raise ValueError(f"{name} computes the weights anew from a copy that it keeps, so a pull on them would be undone")
+            raise ValueError(
+                f"{name} computes the weights anew from a copy that it keeps, so a pull on them would be undone"
+            )
         if all("safeguard" in group for group in optimizer.param_groups):
-            raise ValueError(f"this {name} has been in a CPR before, and its groups keep those settings; make a new one")
+            raise ValueError(
+                f"this {name} has been in a CPR before, and its groups keep those settings; make a new one"
+            )
         closure = inspect.signature(optimizer.step).parameters.get("closure")
         if closure is not None and closure.default is inspect.Parameter.empty:
-            raise ValueError(f"{type(optimizer).__name__} evaluates its closure several times in a step, and CPR cannot pull in between")
+            raise ValueError(
+                f"{type(optimizer).__name__} evaluates its closure several times in a step, and CPR cannot pull in between"
+            )
         defaults = settings.checked_defaults(
             kappa_init_method=kappa_init_method,
             kappa_init_param=kappa_init_param,
@@ -121,7 +129,9 @@ class CPR(Named):
                 loss = closure()
         new = not self.state and not self.optimizer.state
         self._share_groups()
-        groups = [(number, group, self._watch.changed(number, group, self)) for number, group in enumerate(self.param_groups)]
+        groups = [
+            (number, group, self._watch.changed(number, group, self)) for number, group in enumerate(self.param_groups)
+        ]
         everything = self._packs.gather([entry for entry in groups if entry[1]["regularize"]], self.state, self.name_of)
         self._packs.begin(everything, self.state)  # R(θ_t)
         if new and saved.only_makes_state(self.param_groups, everything):
@@ -148,7 +158,9 @@ class CPR(Named):
     def _share_groups(self) -> None:
         """Give the wrapped optimizer a group that somebody has put in the place of another one."""
         theirs = self.optimizer.param_groups
-        if len(theirs) != len(self.param_groups) or any(a is not b for a, b in zip(self.param_groups, theirs, strict=True)):
+        if len(theirs) != len(self.param_groups) or any(
+            a is not b for a, b in zip(self.param_groups, theirs, strict=True)
+        ):
             self.optimizer.param_groups[:] = self.param_groups
 
     def _forget(self) -> None:
@@ -178,7 +190,9 @@ class CPR(Named):
             own = {PREFIX + name: value for name, value in self.state.get(parameter, {}).items()}
             entry = state.setdefault(identifier, {}) if own else state.get(identifier, {})
             entry |= own
-            if self.state and parameter.requires_grad and not entry:  # torch.distributed.checkpoint wants an entry for each, or for none
+            if (
+                self.state and parameter.requires_grad and not entry
+            ):  # torch.distributed.checkpoint wants an entry for each, or for none
                 state[identifier] = {PREFIX + "step": torch.zeros((), device=parameter.device)}
         found = found | {"state": state}
         for after in list(self._optimizer_state_dict_post_hooks.values()):

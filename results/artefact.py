@@ -49,7 +49,14 @@ class Summary:
 
 
 def write_artefact(
-    artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], out_dir: Path, *, expected: int, seeds: int, command: str
+    artefact: Mapping[str, Any],
+    scale: str,
+    runs: Sequence[Run],
+    out_dir: Path,
+    *,
+    expected: int,
+    seeds: int,
+    command: str,
 ) -> Summary:
     """Writes table.md, table.csv, table.tex, claims.csv, figure.png and figure.svg; the same runs give the same bytes.
 
@@ -95,7 +102,9 @@ def write_artefact(
         *more_files,
     ]
     head = [_head(artefact, facts), *(f"{said}\n" for said in (lost, remark) if said)]
-    return Summary("\n".join([*head, markdown(main), "", _claims_in_lines(verdicts), str(out_dir / "table.md")]), tuple(files))
+    return Summary(
+        "\n".join([*head, markdown(main), "", _claims_in_lines(verdicts), str(out_dir / "table.md")]), tuple(files)
+    )
 
 
 def plain_table(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], seeds: int) -> pd.DataFrame:
@@ -114,11 +123,16 @@ def tuning_tables(artefact: Mapping[str, Any], runs: Sequence[Run]) -> dict[str,
     if artefact["layout"] != "heatmap" or not runs:
         return {}
     data = frame(runs, artefact["metric"]["name"])
-    tables = {"Sensitivity": sensitivity_table(artefact, data), "Steps to the other's final score": target_table(artefact, data, runs)}
+    tables = {
+        "Sensitivity": sensitivity_table(artefact, data),
+        "Steps to the other's final score": target_table(artefact, data, runs),
+    }
     return {title: table for title, table in tables.items() if not table.empty}
 
 
-def _interpolation(artefact: Mapping[str, Any], runs: Sequence[Run], out_dir: Path, footer: str) -> tuple[str, list[Path]]:
+def _interpolation(
+    artefact: Mapping[str, Any], runs: Sequence[Run], out_dir: Path, footer: str
+) -> tuple[str, list[Path]]:
     """The page's section on interpolated weights, and the files that it brings; nothing where no run has such scores."""
     points = interpolated(artefact, runs)
     if points.empty:
@@ -159,15 +173,24 @@ def _progress(artefact: Mapping[str, Any], runs: Sequence[Run], out_dir: Path, f
         folder.mkdir(exist_ok=True)
         files += [write(folder / name, path.read_bytes()) for name, path in drawn]
         lines += [settings["pictures_note"], ""]
-        lines += [line for name, _ in drawn for line in (f"{name.removesuffix('.png')}:", "", f"![{name}]({folder.name}/{name})", "")]
+        lines += [
+            line
+            for name, _ in drawn
+            for line in (f"{name.removesuffix('.png')}:", "", f"![{name}]({folder.name}/{name})", "")
+        ]
     return "\n".join(lines), files
 
 
 def at_scale(artefact: Mapping[str, Any], scale: str) -> dict[str, Any]:
     """Without the panels and claims that name other scales as their `scales`; with this scale's values to `select` by and `near`,
     and its `progress.score`."""
-    kept = {key: [one for one in artefact.get(key, ()) if scale in one.get("scales", (scale,))] for key in ("panels", "claims")}
-    kept["panels"] = [panel | {"select": _select_at(panel, scale)} if "select" in panel else panel for panel in kept["panels"]]
+    kept = {
+        key: [one for one in artefact.get(key, ()) if scale in one.get("scales", (scale,))]
+        for key in ("panels", "claims")
+    }
+    kept["panels"] = [
+        panel | {"select": _select_at(panel, scale)} if "select" in panel else panel for panel in kept["panels"]
+    ]
     if isinstance(nears := artefact.get("metric", {}).get("near"), Mapping):
         kept["metric"] = artefact["metric"] | {"near": nears[scale]}
     if scale in (scores := artefact.get("progress", {}).get("scores", {})):
@@ -185,7 +208,9 @@ def _machine(hardware: Mapping[str, Any]) -> str:
     return f"{hardware['gpu'] or hardware['cpu']}, {hardware['threads']} thread(s) a run{number}"
 
 
-def describe(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], expected: int, command: str) -> dict[str, str]:
+def describe(
+    artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], expected: int, command: str
+) -> dict[str, str]:
     """The facts that stand over every table. What the runs cost is none: equal runs give equal files."""
 
     def distinct(values: list[Any]) -> str:
@@ -210,13 +235,19 @@ def describe(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], expec
     }
     if artefact["layout"] == "budget":
         facts["equal budget"] = equal_budget_line(artefact, scale, runs)
-    if artefact["layout"] == "heatmap" and runs and (tuned := tuning_budget(artefact, frame(runs, artefact["metric"]["name"]))):
+    if (
+        artefact["layout"] == "heatmap"
+        and runs
+        and (tuned := tuning_budget(artefact, frame(runs, artefact["metric"]["name"])))
+    ):
         facts["tuning budget"] = tuned
     return facts
 
 
 def _head(artefact: Mapping[str, Any], facts: Mapping[str, str]) -> str:
-    return f"{artefact['title']}\nscale {facts['scale']}, seeds {facts['seeds']}, {facts['runs']} runs; {facts['data']}\n"
+    return (
+        f"{artefact['title']}\nscale {facts['scale']}, seeds {facts['seeds']}, {facts['runs']} runs; {facts['data']}\n"
+    )
 
 
 def _page(
@@ -229,7 +260,14 @@ def _page(
     extra: pd.DataFrame | None,
 ) -> str:
     """table.md; `notes` stand over the main table, the tables `beside` under the claims."""
-    lines = [f"# {artefact['title']}", "", *(f"- {name}: {fact}" for name, fact in facts.items()), "", "![figure](figure.png)", ""]
+    lines = [
+        f"# {artefact['title']}",
+        "",
+        *(f"- {name}: {fact}" for name, fact in facts.items()),
+        "",
+        "![figure](figure.png)",
+        "",
+    ]
     lines += [line for note in notes if note for line in (note, "")]
     lines += [markdown(main), ""]
     if artefact["layout"] == "heatmap":
@@ -259,4 +297,6 @@ def read_facts(path: Path) -> dict[str, str]:
 
 
 def _claims_in_lines(verdicts: list[Verdict]) -> str:
-    return "".join(f"claim: {v.text}\n    {v.verdict}: {v.ours or 'no value'} (paper: {v.published})\n" for v in verdicts)
+    return "".join(
+        f"claim: {v.text}\n    {v.verdict}: {v.ours or 'no value'} (paper: {v.published})\n" for v in verdicts
+    )

@@ -29,7 +29,9 @@ def scores(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run]) -> pd.D
             about = {"method": method["title"], "budget": budget_of(artefact, scale, run), "seed": run.config["seed"]}
             rows.append(about | {"steps": run.config["num_steps"], "score": run.record["metrics"].get(name)})
     table = pd.DataFrame(rows, columns=["method", "budget", "seed", "steps", "score"])
-    return table.assign(score=pd.to_numeric(table["score"])).sort_values(["method", "budget", "seed"], ignore_index=True)
+    return table.assign(score=pd.to_numeric(table["score"])).sort_values(
+        ["method", "budget", "seed"], ignore_index=True
+    )
 
 
 def equal_budget(by_budget: Mapping[float, float], goal: float, higher: bool) -> float | None:
@@ -64,12 +66,18 @@ def budget_table(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run]) -
     """A row a method and budget: the final score over the seeds, and when its curve first had the goal's final score."""
     table, digits = scores(artefact, scale, runs), artefact["metric"].get("digits", 2)
     name, higher = artefact["metric"]["name"], artefact["metric"]["better"] == "higher"
-    goals = table[table["method"] == artefact["budget"]["goal"]].dropna(subset="score").set_index("seed")["score"].to_dict()
+    goals = (
+        table[table["method"] == artefact["budget"]["goal"]].dropna(subset="score").set_index("seed")["score"].to_dict()
+    )
     rows = []
     for method in artefact["methods"]:
         for budget, own in table[table["method"] == method["title"]].groupby("budget"):
             of_budget = [run for run in runs_of(method, runs) if budget_of(artefact, scale, run) == budget]
-            reached = [first_step(run, name, goals[run.config["seed"]], higher) for run in of_budget if run.config["seed"] in goals]
+            reached = [
+                first_step(run, name, goals[run.config["seed"]], higher)
+                for run in of_budget
+                if run.config["seed"] in goals
+            ]
             final = own["score"].dropna()
             spread = f" ± {final.std():.{digits}f}" if len(final) > 1 else ""
             when = ", ".join("never" if step is None else str(step) for step in reached)
@@ -79,7 +87,9 @@ def budget_table(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run]) -
                     "budget": f"{budget:g}x",
                     "steps": own["steps"].iloc[0],
                     "seeds": len(own),
-                    f"final {artefact['metric']['label']}": f"{final.mean():.{digits}f}{spread}" if len(final) else "diverged",
+                    f"final {artefact['metric']['label']}": f"{final.mean():.{digits}f}{spread}"
+                    if len(final)
+                    else "diverged",
                     f"has {artefact['budget']['goal']}'s final score at step": when or "-",
                 }
             )
@@ -95,10 +105,16 @@ def equal_budget_line(artefact: Mapping[str, Any], scale: str, runs: Sequence[Ru
     known = pd.Series([budget for budget in found.values() if budget is not None], dtype=float)
     measured = scores(artefact, scale, runs).query("method == @reference")["budget"]
     smallest, largest = measured.min(), measured.max()
-    said = f"{known.median():.2f}x in the median of {len(known)} seeds ({known.min():.2f}x to {known.max():.2f}x)" if len(known) else ""
+    said = (
+        f"{known.median():.2f}x in the median of {len(known)} seeds ({known.min():.2f}x to {known.max():.2f}x)"
+        if len(known)
+        else ""
+    )
     if (at_once := int((known == smallest).sum())) > 0:
         said += f", or less in {at_once} of them: {smallest:g}x is the smallest measured"
-    never = f"not within {largest:g}x in {len(found) - len(known)} of {len(found)} seeds" if len(known) < len(found) else ""
+    never = (
+        f"not within {largest:g}x in {len(found) - len(known)} of {len(found)} seeds" if len(known) < len(found) else ""
+    )
     return f"{reference} reaches {goal}'s score at a budget of: {', '.join(part for part in (said, never) if part)}."
 
 
@@ -116,7 +132,9 @@ def budget_figure(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], 
             budget = budget_of(artefact, scale, run)
             label = f"{method['title']}, {budget:g}x" if run.config["seed"] == own["seed"].min() else None
             left.plot(*series(run, name), color=shades[budget], lw=1.0, alpha=0.7, label=label)
-        right.plot(means.index, means, marker="o", ms=5, color=next(iter(shades.values()), "black"), label=method["title"])
+        right.plot(
+            means.index, means, marker="o", ms=5, color=next(iter(shades.values()), "black"), label=method["title"]
+        )
         right.scatter(own["budget"], own["score"], s=10, color=[shades[b] for b in own["budget"]], alpha=0.6, zorder=3)
         if method["title"] == artefact["budget"]["goal"] and len(means):
             right.axhline(means.iloc[0], color="black", lw=0.8, ls="--")

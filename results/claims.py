@@ -65,7 +65,8 @@ def _best(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFr
     if best_left is None or best_right is None:
         return None
     left, right = (
-        held_out(side_values(artefact, data, claim[side]), better, side_values(artefact, data, by[side])) for side in ("left", "right")
+        held_out(side_values(artefact, data, claim[side]), better, side_values(artefact, data, by[side]))
+        for side in ("left", "right")
     )
     differences = sign(artefact) * (left - right).dropna()
     lead = sign(artefact) * (best_left["mean"] - best_right["mean"])
@@ -79,7 +80,9 @@ def _signed_rank(said: str, differences: pd.Series, lead: float | None = None) -
         return Finding(f"{said}; {len(differences)} pairs", median=median)
     agreed = lead is None or lead * median.value > 0
     towards = HOLDS if agreed and median.value > 0 else FAILS if agreed and median.value < 0 else None
-    return Finding(f"{said}; median difference {median.worded()}", signed_rank(differences), least, towards, median=median)
+    return Finding(
+        f"{said}; median difference {median.worded()}", signed_rank(differences), least, towards, median=median
+    )
 
 
 def _share(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame) -> Finding | None:
@@ -93,7 +96,10 @@ def _share(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataF
     if reference is None:
         return None
     tables = [side_cells(artefact, data, claim[side]) for side in ("left", "right")]
-    counts = [(number := int(near(table, reference["mean"], claim["within"], better).sum()), len(table) - number) for table in tables]
+    counts = [
+        (number := int(near(table, reference["mean"], claim["within"], better).sum()), len(table) - number)
+        for table in tables
+    ]
     left, right = (close / (close + far) for close, far in counts)
     said = f"{left:.0%} of {sum(counts[0])} cells against {right:.0%} of {sum(counts[1])}"
     least = float(stats.fisher_exact([(sum(counts[0]), 0), (0, sum(counts[1]))]).pvalue)
@@ -113,13 +119,22 @@ def _best_value(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.
     values = side_values(artefact, data, claim["left"])
     if best is None or claim["value"] not in values:
         return None
-    compared = {other: sign(artefact) * (values[claim["value"]] - values[other]).dropna() for other in values if other != claim["value"]}
-    said, least = f"best {best['column']} with {best['mean']:.2f}", least_signed_rank(min(map(len, compared.values()), default=0))
+    compared = {
+        other: sign(artefact) * (values[claim["value"]] - values[other]).dropna()
+        for other in values
+        if other != claim["value"]
+    }
+    said, least = (
+        f"best {best['column']} with {best['mean']:.2f}",
+        least_signed_rank(min(map(len, compared.values()), default=0)),
+    )
     if least >= LEVEL:
         return Finding(said)
     p = {other: signed_rank(differences) for other, differences in compared.items()}
     medians = {other: median_of(differences) for other, differences in compared.items()}
-    said = "; ".join([said, *(f"{claim['value']} - {other} {medians[other].worded()}, p = {p[other]:.3f}" for other in compared)])
+    said = "; ".join(
+        [said, *(f"{claim['value']} - {other} {medians[other].worded()}, p = {p[other]:.3f}" for other in compared)]
+    )
     behind = [other for other in compared if medians[other].value < 0]
     if behind:
         ahead = min(behind, key=lambda other: p[other])
@@ -127,7 +142,14 @@ def _best_value(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.
         return Finding(said, min(1.0, len(compared) * p[ahead]), least, FAILS, about, medians[ahead])
     nearest = max(compared, key=lambda other: p[other])
     first = best["column"] == claim["value"] and all(median.value > 0 for median in medians.values())
-    return Finding(said, p[nearest], least, HOLDS if first else None, " for all behind it" if len(compared) > 1 else "", medians[nearest])
+    return Finding(
+        said,
+        p[nearest],
+        least,
+        HOLDS if first else None,
+        " for all behind it" if len(compared) > 1 else "",
+        medians[nearest],
+    )
 
 
 def _sooner(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequence[Run]) -> Finding:
@@ -139,7 +161,9 @@ def _sooner(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequenc
     never, seeds = math.inf, sorted(steps[claim["left"]])
     gains = {}
     for seed in seeds:
-        left, *right = (never if (step := steps[title].get(seed)) is None else step for title in (claim["left"], *claim["right"]))
+        left, *right = (
+            never if (step := steps[title].get(seed)) is None else step for title in (claim["left"], *claim["right"])
+        )
         gains[seed] = (min(right) - left) / artefact["curves"]["x_unit_steps"]
     differences = pd.Series(gains, dtype=float).dropna()
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
@@ -176,7 +200,9 @@ def _same(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequence[
     return _within({f"{second} - {first}: ": differences}, part["margin"][scale], f" {part['metric']['unit']}")
 
 
-def _same_values(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame, scale: str) -> Finding | None:
+def _same_values(
+    artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame, scale: str
+) -> Finding | None:
     """Whether each other value of a panel's columns differs from the claimed one by less than a margin over learning rates x seeds."""
     values = side_values(artefact, data, claim["left"])
     others = [other for other in values if other != claim["value"]]
@@ -190,7 +216,9 @@ def _same_best(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.D
     """Whether two methods, each at the column that is best by the other seeds, differ by less than a margin over learning rates x seeds."""
     better = artefact["metric"]["better"]
     left, right = (held_out(side_values(artefact, data, claim[side]), better) for side in ("left", "right"))
-    return _within({"": (left - right).dropna()}, claim["margin"][scale], f" {artefact['metric'].get('unit', '')}".rstrip())
+    return _within(
+        {"": (left - right).dropna()}, claim["margin"][scale], f" {artefact['metric'].get('unit', '')}".rstrip()
+    )
 
 
 def _within(compared: Mapping[str, pd.Series], margin: float, unit: str = "") -> Finding:
@@ -216,6 +244,13 @@ def _within(compared: Mapping[str, pd.Series], margin: float, unit: str = "") ->
     widest, farthest = max(inside, key=lambda name: inside[name]), min(outside, key=lambda name: outside[name])
     p_within, p_beyond = inside[widest], min(1.0, len(compared) * outside[farthest])
     if p_within <= p_beyond:
-        return Finding("; ".join(said), p_within, least, HOLDS, f" for {'all' if several else 'a difference'} within it", medians[widest])
+        return Finding(
+            "; ".join(said),
+            p_within,
+            least,
+            HOLDS,
+            f" for {'all' if several else 'a difference'} within it",
+            medians[widest],
+        )
     about = f" for one of {len(compared)} beyond it" if several else " for a difference beyond it"
     return Finding("; ".join(said), p_beyond, least, FAILS, about, medians[farthest])

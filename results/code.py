@@ -17,7 +17,9 @@ def code_remark(runs: Sequence[Run]) -> str:
     if changed:
         said.append(f"{changed} of {len(runs)} runs had changes that no commit holds.")
     if mixed := sum(len(states_of(run.record)) > 1 for run in runs):
-        said.append(f"{mixed} of {len(runs)} runs went on under another code, machine, kernel or data than they began with.")
+        said.append(
+            f"{mixed} of {len(runs)} runs went on under another code, machine, kernel or data than they began with."
+        )
     for key in ("kernel", "data"):
         found = Counter((_task(run), value) for run in runs for value in _values(run.record, key))
         for task in dict.fromkeys(task for task, _ in found):

@@ -9,7 +9,15 @@ from matplotlib.figure import Figure
 
 from results.runs import Run, flatten
 
-COLOURS = ("#0072B2", "#56B4E9", "#999999", "#D55E00", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito: told apart by everyone
+COLOURS = (
+    "#0072B2",
+    "#56B4E9",
+    "#999999",
+    "#D55E00",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+)  # Okabe and Ito: told apart by everyone
 STYLES: tuple[dict[str, Any], ...] = ({"lw": 2.2}, {"lw": 1.2, "ls": ":"})
 
 
@@ -18,7 +26,9 @@ def runs_of(method: Mapping[str, Any], runs: Sequence[Run]) -> list[Run]:
     chosen = []
     for run in runs:
         config = flatten(run.config)
-        if config["regularizer.name"] == method["regularizer"] and all(config.get(k) == v for k, v in method["select"].items()):
+        if config["regularizer.name"] == method["regularizer"] and all(
+            config.get(k) == v for k, v in method["select"].items()
+        ):
             chosen.append(run)
     return sorted(chosen, key=lambda run: run.config["seed"])
 
@@ -36,7 +46,10 @@ def first_step(run: Run, name: str, target: float, higher: bool) -> int | None:
 
 def first_at(steps: Sequence[int], values: Sequence[float], target: float, higher: bool) -> int | None:
     """The first of the steps whose value is the target or better; None if there is none."""
-    return next((step for step, value in zip(steps, values, strict=True) if (value >= target if higher else value <= target)), None)
+    return next(
+        (step for step, value in zip(steps, values, strict=True) if (value >= target if higher else value <= target)),
+        None,
+    )
 
 
 def series_over(runs: Sequence[Run], name: str, how: str) -> tuple[list[int], list[float]]:
@@ -46,7 +59,9 @@ def series_over(runs: Sequence[Run], name: str, how: str) -> tuple[list[int], li
     return [int(step) for step in values.index], values.to_list()
 
 
-def first_step_at(artefact: Mapping[str, Any], method: Mapping[str, Any], runs: Sequence[Run], name: str | None = None) -> dict[int, Any]:
+def first_step_at(
+    artefact: Mapping[str, Any], method: Mapping[str, Any], runs: Sequence[Run], name: str | None = None
+) -> dict[int, Any]:
     """seed -> the method's `first_step` to the artefact's target."""
     name, target = name or artefact["metric"]["name"], artefact["curves"]["target"]
     higher = artefact["metric"]["better"] == "higher"
@@ -68,7 +83,9 @@ def curve_table(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFram
                 seeds = f" in {reached.count(None)} of {len(reached)} seeds" if len(reached) > 1 else ""
                 when.append(f"not within {chosen[0].config['num_steps'] / unit:g}{seeds}")
             row[f"{artefact['curves']['x_label']} of {target:g} % {words}"] = ", ".join(when)
-            final = pd.Series([run.record["metrics"][name] for run in chosen if name in run.record["metrics"]], dtype=float)
+            final = pd.Series(
+                [run.record["metrics"][name] for run in chosen if name in run.record["metrics"]], dtype=float
+            )
             spread = f" ± {final.std():.2f}" if len(final) > 1 else ""
             spread += f" ({len(chosen) - len(final)} diverged)" if len(final) < len(chosen) else ""
             row[f"final {words}"] = f"{final.mean():.2f}{spread}" if len(final) else "diverged" if chosen else "missing"
@@ -85,19 +102,29 @@ def curve_figure(artefact: Mapping[str, Any], runs: Sequence[Run], footer: str) 
         chosen = runs_of(method, runs)
         if not chosen:
             continue
-        lines = [(series_over(chosen, name, "median"), style) for name, style in zip(settings["y"], STYLES, strict=False)]
+        lines = [
+            (series_over(chosen, name, "median"), style) for name, style in zip(settings["y"], STYLES, strict=False)
+        ]
         if len(chosen) > 1:
             lines += [(series(run, settings["y"][0]), {"lw": 0.8, "alpha": 0.5}) for run in chosen]
         for number, ((steps, values), style) in enumerate(lines):
             title = method["title"] if number == 0 else None
             axes.plot([step / settings["x_unit_steps"] for step in steps], values, color=colour, label=title, **style)
     axes.axhline(settings["target"], color="black", lw=0.8, ls="--")
-    axes.annotate(f"{settings['target']:g} %", (0.995, settings["target"]), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+    axes.annotate(
+        f"{settings['target']:g} %",
+        (0.995, settings["target"]),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+    )
     axes.set_xlabel(settings["x_label"])
     axes.set_ylabel(f"{artefact['metric']['label']} (solid), training (dotted), {artefact['metric']['unit']}")
     axes.set_title(artefact["title"], fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside right center", frameon=False, fontsize=9, title="thick: median over seeds", title_fontsize=9)
+        figure.legend(
+            loc="outside right center", frameon=False, fontsize=9, title="thick: median over seeds", title_fontsize=9
+        )
     figure.supxlabel(footer, fontsize=7.5, color="#444444")
     return figure

@@ -48,7 +48,9 @@ def interval(differences: pd.Series) -> tuple[float, float] | None:
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # degenerate data: the ends are NaN then
-            found = stats.bootstrap((values,), np.median, n_resamples=RESAMPLES, method=method, rng=np.random.default_rng(0))
+            found = stats.bootstrap(
+                (values,), np.median, n_resamples=RESAMPLES, method=method, rng=np.random.default_rng(0)
+            )
         low, high = (float(end) for end in found.confidence_interval)
         if math.isfinite(low) and math.isfinite(high):
             return low, high

@@ -47,7 +47,9 @@ def dynamics_table(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataF
     for method in artefact["methods"]:
         chosen = [run for run in runs_of(method, runs) if len(run.dynamics) > 1]
         for matrix in artefact["dynamics"]["matrices"]:
-            sizes, bounds, multipliers = ([trace(run, matrix, key)[1] for run in chosen] for key in ("R", "kappa", "lambda"))
+            sizes, bounds, multipliers = (
+                [trace(run, matrix, key)[1] for run in chosen] for key in ("R", "kappa", "lambda")
+            )
             moments = [step for run in chosen if (step := bound_set(run, matrix)) is not None]
             rows.append(
                 {

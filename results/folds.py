@@ -26,7 +26,9 @@ def folds(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
             rows += [about | {"label": key, name: value} for key, value in _by_label(run, name).items()]
     table = pd.DataFrame(rows, columns=["method", artefact["row"], "setting", "seed", "fold", "label", name])
     order = {panel["title"]: number for number, panel in enumerate(artefact["panels"])}
-    return table.sort_values(["method", "setting", "fold", "seed"], key=lambda c: c.map(order) if c.name == "method" else c, kind="stable")
+    return table.sort_values(
+        ["method", "setting", "fold", "seed"], key=lambda c: c.map(order) if c.name == "method" else c, kind="stable"
+    )
 
 
 def fold_of(config: Mapping[str, Any]) -> int:
@@ -36,5 +38,9 @@ def fold_of(config: Mapping[str, Any]) -> int:
 
 
 def _by_label(run: Run, name: str) -> dict[str, float | None]:
-    found = {key.removeprefix(f"{name}_"): value for key, value in run.record["metrics"].items() if key.startswith(f"{name}_")}
+    found = {
+        key.removeprefix(f"{name}_"): value
+        for key, value in run.record["metrics"].items()
+        if key.startswith(f"{name}_")
+    }
     return {MEAN: run.record["metrics"].get(name)} | found

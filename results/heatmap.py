@@ -21,7 +21,9 @@ def power_of_ten(value: float) -> str:
     return f"1e{halves / 2:.1f}" if value > 0 and abs(halves - round(halves)) < 0.01 else f"{value:g}"
 
 
-def heatmap_figure(artefact: Mapping[str, Any], data: pd.DataFrame, subtitle: str, footer: str, one_scale: bool = False) -> Figure:
+def heatmap_figure(
+    artefact: Mapping[str, Any], data: pd.DataFrame, subtitle: str, footer: str, one_scale: bool = False
+) -> Figure:
     """Rows of panels: ours, and below each the paper's where it prints values; a row has all of them, or the artefact's `panels_per_row`.
 
     `one_scale`: ours and the paper's have the same colours, as they can where both are of one data set; else each has its own.
@@ -30,16 +32,28 @@ def heatmap_figure(artefact: Mapping[str, Any], data: pd.DataFrame, subtitle: st
     blocks = [(f"ours: {subtitle}", [panel_cells(artefact, p, data) for p in panels])]
     published = [published_cells(artefact, p) for p in panels]
     if any(len(table) for table in published):
-        blocks.append((f"published: {artefact['published_as']}{'' if one_scale else '; in colours of its own'}", published))
+        blocks.append(
+            (f"published: {artefact['published_as']}{'' if one_scale else '; in colours of its own'}", published)
+        )
     every = [table for _, tables in blocks for table in tables]
     scales = [_colours(every if one_scale else tables, artefact["metric"]) for _, tables in blocks]
     number = min(artefact.get("panels_per_row", len(panels)), len(panels))
     chunks = [slice(first, first + number) for first in range(0, len(panels), number)]
     # A place in a row is as wide for every panel that stands there: panels below each other begin at one line.
-    widths = [max(1.4, *(table["column"].nunique() for _, tables in blocks for table in tables[place::number])) for place in range(number)]
-    rows = [(title, panels[chunk], tables[chunk], scale) for chunk in chunks for (title, tables), scale in zip(blocks, scales, strict=True)]
+    widths = [
+        max(1.4, *(table["column"].nunique() for _, tables in blocks for table in tables[place::number]))
+        for place in range(number)
+    ]
+    rows = [
+        (title, panels[chunk], tables[chunk], scale)
+        for chunk in chunks
+        for (title, tables), scale in zip(blocks, scales, strict=True)
+    ]
     heights = [max(table["row"].nunique() for table in tables) + 2 for _, _, tables, _ in rows]
-    figure = Figure(figsize=(1.9 + 0.62 * sum(widths) + 0.5 * number, 1.3 + 0.33 * sum(heights) + 0.5 * len(rows)), layout="constrained")
+    figure = Figure(
+        figsize=(1.9 + 0.62 * sum(widths) + 0.5 * number, 1.3 + 0.33 * sum(heights) + 0.5 * len(rows)),
+        layout="constrained",
+    )
     parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
     for part, (title, own, tables, scale) in zip(parts, rows, strict=True):
         axes = part.subplots(1, number, width_ratios=widths, squeeze=False)[0]
@@ -87,7 +101,9 @@ def _row_of_panels(
         ax.set_yticks(range(len(lrs)), [power_of_ten(lr) for lr in lrs] if index == 0 else [])
         if index == 0:
             ax.set_ylabel("learning rate", fontsize=8)
-    bar = part.colorbar(image, ax=axes, extend="min" if metric["better"] == "higher" else "max", pad=0.01, fraction=0.03)
+    bar = part.colorbar(
+        image, ax=axes, extend="min" if metric["better"] == "higher" else "max", pad=0.01, fraction=0.03
+    )
     bar.set_label(", ".join(metric[key] for key in ("label", "unit") if key in metric), fontsize=8)
     bar.ax.tick_params(labelsize=7)
     bar.ax.yaxis.get_major_formatter().set_useOffset(False)  # not 0.01 "+ 20.9"

@@ -25,18 +25,26 @@ def interpolated(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFra
         for panel in artefact["panels"]:
             for run, setting in of_best_cell(artefact, panel, data, runs):
                 about = {"method": panel["title"], "setting": setting, "seed": run.config["seed"]}
-                scores = {float(name.removeprefix(prefix)): v for name, v in run.record["metrics"].items() if name.startswith(prefix)}
+                scores = {
+                    float(name.removeprefix(prefix)): v
+                    for name, v in run.record["metrics"].items()
+                    if name.startswith(prefix)
+                }
                 rows += [about | {"share": share, "value": scores[share]} for share in sorted(scores)]
     return pd.DataFrame(rows, columns=["method", "setting", "seed", "share", "value"])
 
 
-def of_best_cell(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run]) -> list[tuple[Run, str]]:
+def of_best_cell(
+    artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run]
+) -> list[tuple[Run, str]]:
     """The runs of a panel's best cell by seed, with its column ("-" where there is none)."""
     best = best_cell(panel_cells(artefact, panel, data), artefact["metric"]["better"])
     return [] if best is None else [(run, best["column"] or "-") for run in of_cell(artefact, panel, data, runs, best)]
 
 
-def of_cell(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run], cell: pd.Series) -> list[Run]:
+def of_cell(
+    artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run], cell: pd.Series
+) -> list[Run]:
     """The runs of a panel's cell, by seed."""
     chosen, column = of_panel(data, panel), panel.get("column")
     chosen = chosen[chosen[artefact["row"]] == cell["row"]]
@@ -51,7 +59,9 @@ def interpolation_table(artefact: Mapping[str, Any], points: pd.DataFrame) -> pd
         of_share = own.groupby("share")["value"]
         means = of_share.mean()
         best = means.idxmax() if artefact["metric"]["better"] == "higher" else means.idxmin()
-        cells = {f"{share:g}": f"{means[share]:.{digits}f}{spread(std, digits)}" for share, std in of_share.std().items()}
+        cells = {
+            f"{share:g}": f"{means[share]:.{digits}f}{spread(std, digits)}" for share, std in of_share.std().items()
+        }
         rows.append({"method": method, "setting": setting} | cells | {"best": f"{means[best]:.{digits}f} at {best:g}"})
     return pd.DataFrame(rows)
 

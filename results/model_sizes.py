@@ -15,7 +15,10 @@ from results.verdicts import FAILS, HOLDS, Verdict, to_csv
 
 NAME = "table_i1"
 TITLE = "Table I.1: the GPT-2 models of Tables I.2 and I.3"
-FACTS = {"scale": "paper, the models' full sizes", "seeds, hardware": "none: parameters are counted, nothing is trained or timed"}
+FACTS = {
+    "scale": "paper, the models' full sizes",
+    "seeds, hardware": "none: parameters are counted, nothing is trained or timed",
+}
 READING = (
     "Counted in the models that training builds, on PyTorch's meta device. Bounded are the matrices that CPR regularizes, those of "
     "attention and MLP; neither the embedding, which is also the output layer, nor biases and normalization. The paper's sizes and counts "
@@ -40,7 +43,16 @@ def write_model_sizes(counted: pd.DataFrame, out_dir: Path) -> str:
     write(out_dir / "table.tex", latex(main, TITLE))
     write(out_dir / "claims.csv", to_csv(verdicts))
     draw(sizes_figure(data), out_dir)
-    return "\n".join([TITLE, markdown(main), "", *(f"{v.text}: {v.verdict} ({v.ours})" for v in verdicts), "", str(out_dir / "table.md")])
+    return "\n".join(
+        [
+            TITLE,
+            markdown(main),
+            "",
+            *(f"{v.text}: {v.verdict} ({v.ours})" for v in verdicts),
+            "",
+            str(out_dir / "table.md"),
+        ]
+    )
 
 
 def published() -> pd.DataFrame:
@@ -75,7 +87,9 @@ def sizes_table(data: pd.DataFrame) -> pd.DataFrame:
             "parameters ours": data["parameters"].map("{:,}".format),
             "parameters paper": data["parameters_paper"],
             "matrices bounded": data["matrices"].map(str),
-            "parameters bounded": [f"{count:,} ({100 * share:.0f} %)" for count, share in zip(data["bounded"], shares, strict=True)],
+            "parameters bounded": [
+                f"{count:,} ({100 * share:.0f} %)" for count, share in zip(data["bounded"], shares, strict=True)
+            ],
         }
     )
 
@@ -83,7 +97,11 @@ def sizes_table(data: pd.DataFrame) -> pd.DataFrame:
 def parts_of(data: pd.DataFrame) -> list[tuple[str, str, list[float]]]:
     """The parts of which the models consist: name, colour, and millions of parameters in each model."""
     rest = data["parameters"] - data["bounded"] - data["embedding"]
-    parts = (("bounded by CPR", "#0072B2", data["bounded"]), ("embedding", "#E69F00", data["embedding"]), ("others", "#555555", rest))
+    parts = (
+        ("bounded by CPR", "#0072B2", data["bounded"]),
+        ("embedding", "#E69F00", data["embedding"]),
+        ("others", "#555555", rest),
+    )
     return [(name, colour, (counts / 1e6).to_list()) for name, colour, counts in parts]
 
 
@@ -95,7 +113,9 @@ def sizes_figure(data: pd.DataFrame) -> Figure:
         axes.barh(names, millions, left=left, color=colour, label=label, height=0.6)
         left += millions
     for name, end, printed in zip(names, left, data["parameters_paper"], strict=True):
-        axes.annotate(f"paper: {printed}", (end, name), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(
+            f"paper: {printed}", (end, name), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
+        )
     axes.set_xlim(0, 1.18 * left.max())
     axes.invert_yaxis()
     axes.set_xlabel("parameters, millions")

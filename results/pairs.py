@@ -44,8 +44,17 @@ def pairs(artefact: Mapping[str, Any], part: Mapping[str, Any], runs: Sequence[R
     for run in runs:
         config = flatten(run.config)
         if config["task.name"] == part["task"]:
-            rows.append({"lr": config["lr"], "seed": config["seed"], "side": sides[config[key]], "score": score(part["metric"], run)})
-    table = pd.DataFrame(rows, columns=["lr", "seed", "side", "score"]).pivot(index=["lr", "seed"], columns="side", values="score")
+            rows.append(
+                {
+                    "lr": config["lr"],
+                    "seed": config["seed"],
+                    "side": sides[config[key]],
+                    "score": score(part["metric"], run),
+                }
+            )
+    table = pd.DataFrame(rows, columns=["lr", "seed", "side", "score"]).pivot(
+        index=["lr", "seed"], columns="side", values="score"
+    )
     table = table.reindex(columns=["first", "second"]).sort_index().reset_index()
     return table.assign(difference=table["second"] - table["first"]).rename_axis(columns=None)
 
@@ -53,8 +62,12 @@ def pairs(artefact: Mapping[str, Any], part: Mapping[str, Any], runs: Sequence[R
 def every_pair(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
     """The pairs of all parts, with the two values as the names of the columns."""
     first, second = artefact["pair"]["values"]
-    table = pd.concat([pairs(artefact, part, runs).assign(task=part["task"]) for part in artefact["parts"]], ignore_index=True)
-    return table[["task", "lr", "seed", "first", "second", "difference"]].rename(columns={"first": first, "second": second})
+    table = pd.concat(
+        [pairs(artefact, part, runs).assign(task=part["task"]) for part in artefact["parts"]], ignore_index=True
+    )
+    return table[["task", "lr", "seed", "first", "second", "difference"]].rename(
+        columns={"first": first, "second": second}
+    )
 
 
 def pair_table(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
@@ -64,8 +77,13 @@ def pair_table(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame
     for part in artefact["parts"]:
         for lr, of_lr in pairs(artefact, part, runs).groupby("lr"):
             sides = {first: of_lr["first"], second: of_lr["second"], f"{second} - {first}": of_lr["difference"]}
-            written = {name: _mean_and_spread(values, name != first and name != second) for name, values in sides.items()}
-            rows.append({"task": part["title"], "score": part["metric"]["label"], "lr": power_of_ten(lr), "seeds": len(of_lr)} | written)
+            written = {
+                name: _mean_and_spread(values, name != first and name != second) for name, values in sides.items()
+            }
+            rows.append(
+                {"task": part["title"], "score": part["metric"]["label"], "lr": power_of_ten(lr), "seeds": len(of_lr)}
+                | written
+            )
     return pd.DataFrame(rows, columns=["task", "score", "lr", "seeds", first, second, f"{second} - {first}"])
 
 
@@ -84,11 +102,15 @@ def pair_figure(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], fo
         table, margin = pairs(artefact, part, runs), part["margin"][scale]
         finite = table[table["difference"].abs() < math.inf]
         for colour, (lr, of_lr) in zip(COLOURS, finite.groupby("lr"), strict=False):
-            axes.scatter(of_lr["first"], of_lr["second"], s=28, color=colour, alpha=0.6, lw=0, label=f"lr {power_of_ten(lr)}")
+            axes.scatter(
+                of_lr["first"], of_lr["second"], s=28, color=colour, alpha=0.6, lw=0, label=f"lr {power_of_ten(lr)}"
+            )
         scores = pd.concat([finite["first"], finite["second"]])
         low, high = (scores.min() - margin, scores.max() + margin) if len(scores) else (0.0, 1.0)
         axes.plot([low, high], [low, high], color="black", lw=0.8)
-        axes.fill_between([low, high], [low - margin, high - margin], [low + margin, high + margin], color="#dddddd", lw=0, zorder=0)
+        axes.fill_between(
+            [low, high], [low - margin, high - margin], [low + margin, high + margin], color="#dddddd", lw=0, zorder=0
+        )
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel=first, ylabel=second)
         hidden = f"; pairs not shown: {len(table) - len(finite)}" if len(finite) < len(table) else ""
         axes.set_title(f"{part['title']}\n{part['metric']['label']}, margin ± {margin:g}{hidden}", fontsize=9)

@@ -31,7 +31,11 @@ def progress(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
         for panel in artefact["panels"]:
             for run, setting in of_best_cell(artefact, panel, data, runs):
                 about = {"method": panel["title"], "setting": setting, "seed": run.config["seed"]}
-                rows += [about | {"step": row["step"]} | of_kind(artefact, row) for row in run.metrics if of_kind(artefact, row)]
+                rows += [
+                    about | {"step": row["step"]} | of_kind(artefact, row)
+                    for row in run.metrics
+                    if of_kind(artefact, row)
+                ]
     return pd.DataFrame(rows, columns=None if rows else ["method", "setting", "seed", "step"])
 
 
@@ -49,14 +53,21 @@ def pictures(artefact: Mapping[str, Any], runs: Sequence[Run]) -> list[tuple[str
             first = min(best, key=lambda run: run.config["seed"], default=None)
             if first is not None and first.folder is not None:
                 prefix = panel.get("id", panel["regularizer"])
-                found += [(f"{prefix}_{path.name}", path) for path in sorted((first.folder / where).glob("*.png"))[:MOST_PICTURES]]
+                found += [
+                    (f"{prefix}_{path.name}", path)
+                    for path in sorted((first.folder / where).glob("*.png"))[:MOST_PICTURES]
+                ]
     return found
 
 
 def of_kind(artefact: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, float]:
     """The artefact's metric, the curve's, and their parts."""
     names = (artefact["metric"]["name"], curve_of(artefact)["name"])
-    return {key: value for key, value in metrics.items() if key in names or key.startswith(tuple(f"{name}_" for name in names))}
+    return {
+        key: value
+        for key, value in metrics.items()
+        if key in names or key.startswith(tuple(f"{name}_" for name in names))
+    }
 
 
 def curve_of(artefact: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -70,7 +81,11 @@ def progress_table(artefact: Mapping[str, Any], rows: pd.DataFrame) -> pd.DataFr
     names = [column for column in rows if column not in ("method", "setting", "seed", "step")]
     for (method, setting), own in rows.groupby(["method", "setting"], sort=False):
         *before, last = (part for _, part in own.groupby("step"))
-        cells = {key: f"{last[key].mean():.{digits}f} ± {last[key].std():.{digits}f}" for key in names if last[key].notna().any()}
+        cells = {
+            key: f"{last[key].mean():.{digits}f} ± {last[key].std():.{digits}f}"
+            for key in names
+            if last[key].notna().any()
+        }
         rise = f"{last[name].mean() - before[-1][name].mean():+.{digits}f}" if before else "-"
         lines.append({"method": method, "setting": setting} | cells | {"since the evaluation before": rise})
     return pd.DataFrame(lines)
@@ -86,7 +101,14 @@ def progress_figure(artefact: Mapping[str, Any], rows: pd.DataFrame, footer: str
         colour, means = next(colours), own.groupby("step")[metric["name"]].mean()
         for _, of_run in own.groupby("seed"):
             axes.plot(of_run["step"], of_run[metric["name"]], color=colour, lw=0.7, alpha=0.4)
-        axes.plot(means.index, means, color=colour, lw=2.0, marker=".", label=method if setting == "-" else f"{method}, {setting}")
+        axes.plot(
+            means.index,
+            means,
+            color=colour,
+            lw=2.0,
+            marker=".",
+            label=method if setting == "-" else f"{method}, {setting}",
+        )
     axes.set_xlabel("step")
     axes.set_ylabel(f"{metric['label']}, {metric['unit']}")
     axes.set_title(settings["title"], fontsize=11)

@@ -30,7 +30,9 @@ def published_cells(artefact: Mapping[str, Any], panel: Mapping[str, Any]) -> pd
     for published in published_rows(path):
         if all(published.get(key) == value for key, value in panel["published"].items()):
             mean, std, seeds = published["mean"], published.get("std"), published.get("seeds")
-            row = panel.get("published_row", published.get(artefact["row"]))  # a table of one learning rate prints none in its rows
+            row = panel.get(
+                "published_row", published.get(artefact["row"])
+            )  # a table of one learning rate prints none in its rows
             rows.append([row, _column(published, panel), mean, std, seeds, int(published.get("diverged", False))])
     return pd.DataFrame(rows, columns=columns)
 

@@ -50,7 +50,11 @@ def frame(runs: Sequence[Run], metric: str) -> pd.DataFrame:
     """One row a run in a fixed order; `value` is the metric, missing for a run that diverged, and `metrics.<name>` each of them."""
     rows = []
     for run in runs:
-        result = {"run_id": run.record["run_id"], "status": run.record["status"], "value": run.record["metrics"].get(metric)}
+        result = {
+            "run_id": run.record["run_id"],
+            "status": run.record["status"],
+            "value": run.record["metrics"].get(metric),
+        }
         rows.append(flatten(run.config) | flatten(run.record["metrics"], "metrics.") | result)
     data = pd.DataFrame(rows)
     if data.empty:
@@ -101,7 +105,9 @@ def cells(data: pd.DataFrame, regularizer: str, row: str, column: str | None) ->
         }
     )
     grouped = keyed.groupby(["row", "column"], sort=True)
-    table = grouped.agg(mean=("value", "mean"), std=("value", "std"), seeds=("value", "count"), diverged=("diverged", "sum"))
+    table = grouped.agg(
+        mean=("value", "mean"), std=("value", "std"), seeds=("value", "count"), diverged=("diverged", "sum")
+    )
     return table.reset_index()
 
 
@@ -139,4 +145,6 @@ def near(table: pd.DataFrame, best: float, within: float, better: str) -> pd.Ser
 
 def comparable(panel: Mapping[str, Any]) -> str:
     """What is equal for panels whose cells may be compared: their metric and the settings of their task."""
-    return str((panel.get("metric"), {key: value for key, value in panel.get("select", {}).items() if key.startswith("task.")}))
+    return str(
+        (panel.get("metric"), {key: value for key, value in panel.get("select", {}).items() if key.startswith("task.")})
+    )

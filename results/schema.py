@@ -48,7 +48,9 @@ class Metric(Strict):
 class PartMetric(Metric):
     """The score of a part of `layout: pairs`."""
 
-    target: float | None = Field(None, description="makes the score the time at which the metric first reaches this value")
+    target: float | None = Field(
+        None, description="makes the score the time at which the metric first reaches this value"
+    )
     x_unit_steps: int | None = Field(None, description="steps in one unit of that time")
 
 
@@ -73,7 +75,9 @@ class Grid(BaseModel):
 class Scale(Strict):
     """What is trained at one scale: the union of the grids, for every seed."""
 
-    minutes_per_run: float = Field(description="of one GPU or core: what status.py and --dry-run reckon with until runs are measured")
+    minutes_per_run: float = Field(
+        description="of one GPU or core: what status.py and --dry-run reckon with until runs are measured"
+    )
     seeds: list[int]
     grids: list[Grid]
 
@@ -89,8 +93,12 @@ class Panel(Strict):
     select: dict[str, ValueAtScale] = Field({}, description="values of configuration keys that its runs have")
     scales: list[str] | None = Field(None, description="the scales that have the panel; default: all")
     metric: str | None = Field(None, description="its own metric")
-    seeds: int | None = Field(None, description="seeds of the published values, where the panel differs from the artefact")
-    published: dict[str, Value] = Field({}, description="rows of results/published/<artefact>.yaml that belong to the panel")
+    seeds: int | None = Field(
+        None, description="seeds of the published values, where the panel differs from the artefact"
+    )
+    published: dict[str, Value] = Field(
+        {}, description="rows of results/published/<artefact>.yaml that belong to the panel"
+    )
     published_column: str | None = Field(None, description="the key of those rows that is the x axis")
     published_column_unit: int | None = Field(None, description="by which that key is divided")
     published_row: float | str | None = Field(None, description="the row of the published values, where they name none")
@@ -184,7 +192,9 @@ class BestClaim(BaseClaim):
     kind: Literal["best"]
     left: Side
     right: Side
-    chosen_by: dict[Literal["left", "right"], str] | None = Field(None, description="the panels whose score chooses the cells")
+    chosen_by: dict[Literal["left", "right"], str] | None = Field(
+        None, description="the panels whose score chooses the cells"
+    )
 
 
 class ShareClaim(BaseClaim):
@@ -282,7 +292,9 @@ class Artefact(Strict):
     panels: list[Panel] = Field([], description="heatmap: left to right")
     panels_per_row: int | None = None
     published_as: str | None = Field(None, description="heatmap: what the published values are of")
-    published_beside: Literal["every row"] | None = Field(None, description="heatmap: where published values stand that name no row")
+    published_beside: Literal["every row"] | None = Field(
+        None, description="heatmap: where published values stand that name no row"
+    )
     methods: list[Method] = Field([], description="curves, budget, dynamics: a row or curve each")
     curves: Curves | None = None
     budget: Budget | None = None
@@ -343,12 +355,18 @@ def _inconsistency(artefact: Artefact, name: str) -> str | None:
             and (unknown := [scale for scale in value if scale not in artefact.scales])
         ):
             return f"unknown scale {key}.{unknown[0]}{nearest(str(unknown[0]), list(artefact.scales))}"
-        if key.endswith(".scales") and value and (unknown := [scale for scale in value if scale not in artefact.scales]):
+        if (
+            key.endswith(".scales")
+            and value
+            and (unknown := [scale for scale in value if scale not in artefact.scales])
+        ):
             return f"{key}={unknown[0]} is unknown{nearest(unknown[0], list(artefact.scales))}"
     known = [panel.id or panel.regularizer for panel in artefact.panels] + [method.title for method in artefact.methods]
     for number, claim in enumerate(artefact.claims):
         for side, value in claim:
-            if side in ("left", "right", "reference") and (unknown := [one for one in _names(value) if one not in known]):
+            if side in ("left", "right", "reference") and (
+                unknown := [one for one in _names(value) if one not in known]
+            ):
                 return f"claims.{number}.{side}={unknown[0]} is unknown{nearest(unknown[0], known)}"
         if isinstance(claim, SameClaim) and claim.task not in (tasks := [part.task for part in artefact.parts]):
             return f"claims.{number}.task={claim.task} is unknown{nearest(claim.task, tasks)}"
@@ -380,7 +398,9 @@ def _names(side: Any) -> list[str]:
 
 
 def _said(error: Mapping[str, Any]) -> str:
-    where = [part for place, part in enumerate(error["loc"]) if not (place == 2 and part in KINDS)]  # claims, number, kind
+    where = [
+        part for place, part in enumerate(error["loc"]) if not (place == 2 and part in KINDS)
+    ]  # claims, number, kind
     key = ".".join(map(str, where))
     if error["type"] == "extra_forbidden":
         return f"unknown key {key}{nearest(str(where[-1]), _known(error['loc'][:-1]))}"
@@ -407,7 +427,12 @@ def _known(path: Sequence[Any]) -> list[str]:
     for place, part in enumerate(path):
         if place == 2 and part in KINDS:
             model = KINDS[part]
-        elif isinstance(part, str) and isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+        elif (
+            isinstance(part, str)
+            and isinstance(model, type)
+            and issubclass(model, BaseModel)
+            and part in model.model_fields
+        ):
             model = _model_in(model.model_fields[part].annotation)
     return list(model.model_fields)
 

@@ -24,7 +24,10 @@ def sensitivity_table(artefact: Mapping[str, Any], data: pd.DataFrame) -> pd.Dat
         if cells.empty:
             continue
         own = best_cell(cells, better)
-        every = best_cell(pd.concat([other for name, other in tables.items() if groups[name] == groups[title]], ignore_index=True), better)
+        every = best_cell(
+            pd.concat([other for name, other in tables.items() if groups[name] == groups[title]], ignore_index=True),
+            better,
+        )
         rows.append(
             {
                 "method": title,
@@ -60,16 +63,22 @@ def _behind(artefact: Mapping[str, Any], cells: pd.DataFrame, best: pd.Series | 
 def tuning_budget(artefact: Mapping[str, Any], data: pd.DataFrame) -> str:
     """Whether the two sides of each claim were tuned over equally many settings, with the numbers; empty where no claim has two sides."""
     compared = {
-        (_titles(artefact, claim["left"]), _titles(artefact, claim["right"])): claim for claim in artefact["claims"] if "right" in claim
+        (_titles(artefact, claim["left"]), _titles(artefact, claim["right"])): claim
+        for claim in artefact["claims"]
+        if "right" in claim
     }
     said, equal = [], 0
     for titles, claim in compared.items():
         left, right = (side_cells(artefact, data, claim[side]) for side in ("left", "right"))
         equal += len(left) == len(right)
-        said.append(f"{titles[0]} {len(left)} settings ({_runs(left)} runs) against {titles[1]} {len(right)} ({_runs(right)})")
+        said.append(
+            f"{titles[0]} {len(left)} settings ({_runs(left)} runs) against {titles[1]} {len(right)} ({_runs(right)})"
+        )
     if not said:
         return ""
-    whether = "equal" if equal == len(said) else "not equal" if not equal else f"equal in {equal} of {len(said)} comparisons"
+    whether = (
+        "equal" if equal == len(said) else "not equal" if not equal else f"equal in {equal} of {len(said)} comparisons"
+    )
     return f"{whether}: {'; '.join(said)}"
 
 

@@ -22,7 +22,10 @@ def panels_of(artefact: Mapping[str, Any], names: Names) -> list[Mapping[str, An
 
 def side_cells(artefact: Mapping[str, Any], data: pd.DataFrame, names: Names) -> pd.DataFrame:
     """`panel_cells` of a side, with the number of the panel among the side's as `panel`."""
-    tables = [panel_cells(artefact, panel, data).assign(panel=number) for number, panel in enumerate(panels_of(artefact, names))]
+    tables = [
+        panel_cells(artefact, panel, data).assign(panel=number)
+        for number, panel in enumerate(panels_of(artefact, names))
+    ]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -39,7 +42,9 @@ def side_values(artefact: Mapping[str, Any], data: pd.DataFrame, names: Names) -
         labels = chosen[column].map(label) if column else pd.Series("", index=chosen.index)
         if len(panels) > 1:
             labels = f"{panel['title']} " + labels
-        tables.append(chosen.assign(column=labels).pivot_table("value", [artefact["row"], "seed"], "column", dropna=False))
+        tables.append(
+            chosen.assign(column=labels).pivot_table("value", [artefact["row"], "seed"], "column", dropna=False)
+        )
     return pd.concat(tables, axis=1)
 
 

@@ -68,7 +68,9 @@ def _faster(methods: Methods) -> Verdict:
     return _judged("pytorch-cpr", text, "-", _median_ratio(other, found), 1, above=4)
 
 
-def _judged(claim: str, text: str, published: str, ratio: Median, digits: int, below: float = float("inf"), above: float = 0) -> Verdict:
+def _judged(
+    claim: str, text: str, published: str, ratio: Median, digits: int, below: float = float("inf"), above: float = 0
+) -> Verdict:
     """Whether the ratio is in [above, below]."""
     said, verdict = f"{ratio.value:.{digits}f}", UNDECIDED
     if ratio.low is not None and ratio.high is not None:
@@ -84,4 +86,10 @@ def _memory(methods: Methods) -> Verdict:
     found, text = _adamcpr(methods), "GPT2s, optimizer step: AdamCPR's extra peak memory <= 1 MB"
     if found is None or found["extra_peak_bytes"] is None:
         return Verdict("memory", text, "-", "", "not measured")
-    return Verdict("memory", text, "-", f"{found['extra_peak_bytes'] / 1e6:.1f} MB", HOLDS if found["extra_peak_bytes"] <= 1e6 else FAILS)
+    return Verdict(
+        "memory",
+        text,
+        "-",
+        f"{found['extra_peak_bytes'] / 1e6:.1f} MB",
+        HOLDS if found["extra_peak_bytes"] <= 1e6 else FAILS,
+    )

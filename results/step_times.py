@@ -52,11 +52,13 @@ TURNS = (
     "At every step another parameter has no gradient (*in turn*). A ratio is to the same method's step with all "
     "gradients, in the same round."
 )
-BEFORE_THE_ROUNDS = "The bandwidth was measured once, before the rounds: {} GB/s. The memory may have been slower or faster in them."
-ON_A_GPU = "On a GPU, `make bench DEVICE=cuda` (bfloat16 autocast, context 1024) makes the same tables in `results/paper/`."
-NOT_LARGEST = (
-    "On a CPU the batch is not the largest that fits, which would take hours, but the one that stands above (`make bench BATCH=`)."
+BEFORE_THE_ROUNDS = (
+    "The bandwidth was measured once, before the rounds: {} GB/s. The memory may have been slower or faster in them."
 )
+ON_A_GPU = (
+    "On a GPU, `make bench DEVICE=cuda` (bfloat16 autocast, context 1024) makes the same tables in `results/paper/`."
+)
+NOT_LARGEST = "On a CPU the batch is not the largest that fits, which would take hours, but the one that stands above (`make bench BATCH=`)."
 
 
 def write_step_times(table: str, record: Mapping[str, Any], out_dir: Path) -> str:
@@ -90,8 +92,15 @@ def write_step_times(table: str, record: Mapping[str, Any], out_dir: Path) -> st
     write(out_dir / "table.csv", data.to_csv(index=False))
     write(out_dir / "table.tex", latex(main, TITLES[table]))
     write(out_dir / "claims.csv", to_csv(verdicts))
-    draw(ratio_figure(data[data["part"] != IN_TURN_PART], TITLES[table], f"{facts['hardware']}; {facts['rounds']} rounds"), out_dir)
-    said = [_in_lines(verdicts) + "".join(f"{line}\n" for line in (*_turns_in_words(record).values(), promised) if line)]
+    draw(
+        ratio_figure(
+            data[data["part"] != IN_TURN_PART], TITLES[table], f"{facts['hardware']}; {facts['rounds']} rounds"
+        ),
+        out_dir,
+    )
+    said = [
+        _in_lines(verdicts) + "".join(f"{line}\n" for line in (*_turns_in_words(record).values(), promised) if line)
+    ]
     return "\n".join([TITLES[table], markdown(main), "", *said, str(out_dir / "table.md")])
 
 
@@ -111,17 +120,26 @@ def frame(record: Mapping[str, Any], parts: Iterable[str] = tuple(PARTS)) -> pd.
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
 
-def _numbers(entry: Mapping[str, Any], part: str, method: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(
+    entry: Mapping[str, Any], part: str, method: Mapping[str, Any], reference: Mapping[str, Any]
+) -> dict[str, Any]:
     seconds, base = np.array(method["seconds"]), np.array(reference["seconds"])
     peak, base_peak = method["extra_peak_bytes"], reference["extra_peak_bytes"]
     moved = entry["parameters"] * method["bytes_moved_per_parameter"]
     alone = part == "optimizer_step"
-    found = {"row": method["row"], "batch": entry[part].get("batch"), "context": entry[part].get("context"), "rounds": len(seconds)}
+    found = {
+        "row": method["row"],
+        "batch": entry[part].get("batch"),
+        "context": entry[part].get("context"),
+        "rounds": len(seconds),
+    }
     parts = {"seconds": seconds, "ratio": seconds / base}
     if alone:
         parts["microseconds_per_tensor"] = 1e6 * (seconds - base) / entry["tensors"]
     for name, values in parts.items():
-        found |= dict(zip((name, f"{name}_q1", f"{name}_q3"), np.percentile(values, (50, 25, 75)).tolist(), strict=True))
+        found |= dict(
+            zip((name, f"{name}_q1", f"{name}_q3"), np.percentile(values, (50, 25, 75)).tolist(), strict=True)
+        )
     found["extra_peak_mb"] = None if peak is None else peak / 1e6
     found["extra_peak_mb_over_reference"] = None if peak is None or base_peak is None else (peak - base_peak) / 1e6
     if alone:
@@ -143,7 +161,10 @@ def promises(record: Mapping[str, Any]) -> str:
     """
     steps = [record["shapes"].get(shape, {}).get("optimizer_step", {}).get("methods", {}) for shape in PROMISED_SHAPES]
     references = [methods.get(REFERENCE) for methods in steps]
-    measured = {"AdamCPR": [methods.get(_adamcpr(methods)) for methods in steps], AFTER: [methods.get(AFTER) for methods in steps]}
+    measured = {
+        "AdamCPR": [methods.get(_adamcpr(methods)) for methods in steps],
+        AFTER: [methods.get(AFTER) for methods in steps],
+    }
     if not all(references) or not all(measured["AdamCPR"]):
         return ""
     said = []
@@ -203,7 +224,12 @@ def _turns_in_words(record: Mapping[str, Any]) -> dict[str, str]:
 def published(table: str) -> pd.DataFrame:
     """The paper's seconds, and their ratio to its AdamW."""
     rows = yaml.safe_load((FOLDER / f"{table}.yaml").read_text())["rows"]
-    data = pd.DataFrame([{"part": "training_step", "shape": r["model"], "row": r["optimizer"], "seconds_paper": r["mean"]} for r in rows])
+    data = pd.DataFrame(
+        [
+            {"part": "training_step", "shape": r["model"], "row": r["optimizer"], "seconds_paper": r["mean"]}
+            for r in rows
+        ]
+    )
     adamw = data[data["row"] == "adamw"].set_index("shape")["seconds_paper"]
     return data.assign(ratio_paper=data["seconds_paper"] / data["shape"].map(adamw))
 
@@ -240,14 +266,19 @@ def describe(record: Mapping[str, Any]) -> dict[str, str]:
     return {
         "device": device,
         "hardware": distinct([f"{m['gpu'] or m['cpu']}, {m['cores']} cores, {m['threads']} threads" for m in machines]),
-        "memory bandwidth": "; ".join(f"{name} {low:.1f} to {high:.1f} GB/s" for name, low, high in _bandwidths(entries)) or "-",
+        "memory bandwidth": "; ".join(
+            f"{name} {low:.1f} to {high:.1f} GB/s" for name, low, high in _bandwidths(entries)
+        )
+        or "-",
         "memory limit": distinct([f"{entry['memory_gb']:g} GB" for entry in entries if entry.get("memory_gb")]),
         "rounds": distinct([part.get("rounds") for part in parts]),
         "training step": distinct(
             [f"{p['batch']} x {p['context']} tokens, {p['precision']}, one device" for p in parts if "batch" in p],
         ),
         "paper": "4 A100 of 40 GB, context 1024, bf16, mean of 3,000 steps, 2 seeds",
-        "versions": distinct([f"Python {entry['versions']['python']}, torch {entry['versions']['torch']}" for entry in entries]),
+        "versions": distinct(
+            [f"Python {entry['versions']['python']}, torch {entry['versions']['torch']}" for entry in entries]
+        ),
         "code": _code(entries),
         "note": distinct([entry.get("note") for entry in entries]),
         "command": "`make bench DEVICE=cuda`" if device == "cuda" else "`make bench`",
@@ -267,7 +298,9 @@ def _code(entries: list[Any]) -> str:
 def _bandwidths(entries: list[Any]) -> list[tuple[str, float, float]]:
     """Of each kernel the slowest and the fastest that was seen, in GB/s."""
     measured = [entry.get("bandwidth", {}) for entry in entries]
-    measured += [entry.get(part, {}).get("bandwidth", {}) for entry in entries for part in ("optimizer_step", "training_step")]
+    measured += [
+        entry.get(part, {}).get("bandwidth", {}) for entry in entries for part in ("optimizer_step", "training_step")
+    ]
     found: dict[str, list[float]] = {}
     for kernels in measured:
         for name, rates in kernels.items():
@@ -296,7 +329,12 @@ def _sections(data: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
             lines += [f"Code: commit {entry['git_commit']}.", ""]
             lines += [markdown(_readable(chosen, part)), ""] if len(chosen) else []
             if part == "optimizer_step" and len(chosen) and "bandwidth" in entry:
-                lines += [BEFORE_THE_ROUNDS.format(", ".join(f"{n} {rate / 1e9:.1f}" for n, rate in entry["bandwidth"].items())), ""]
+                lines += [
+                    BEFORE_THE_ROUNDS.format(
+                        ", ".join(f"{n} {rate / 1e9:.1f}" for n, rate in entry["bandwidth"].items())
+                    ),
+                    "",
+                ]
             lines += [turns[shape], ""] if part == IN_TURN_PART and shape in turns else []
             lines += [f"- skipped: {label}, {reason}" for label, reason in entry[part]["skipped"].items()]
             lines += [""] if entry[part]["skipped"] else []

@@ -12,13 +12,19 @@ def ratio_figure(data: pd.DataFrame, title: str, footer: str) -> Figure:
     shapes = list(dict.fromkeys(data["shape"]))
     methods = list(dict.fromkeys(data["method"]))
     figure = Figure(figsize=(2.6 + 2.1 * max(1, len(shapes)), 1.6 + 0.27 * max(4, len(methods))), layout="constrained")
-    for axes, shape in zip(figure.subplots(1, max(1, len(shapes)), sharey=True, squeeze=False)[0], shapes, strict=False):
+    for axes, shape in zip(
+        figure.subplots(1, max(1, len(shapes)), sharey=True, squeeze=False)[0], shapes, strict=False
+    ):
         for part, (colour, marker, label) in PARTS.items():
             chosen = data[(data["part"] == part) & (data["shape"] == shape)]
-            places = [methods.index(method) + (0.15 if part == "training_step" else -0.15) for method in chosen["method"]]
+            places = [
+                methods.index(method) + (0.15 if part == "training_step" else -0.15) for method in chosen["method"]
+            ]
             if len(chosen):
                 axes.hlines(places, chosen["ratio_q1"], chosen["ratio_q3"], color=colour, lw=2, alpha=0.6)
-            axes.plot(chosen["ratio"], places, marker, color=colour, ms=4.5, label=label if shape == shapes[0] else None)
+            axes.plot(
+                chosen["ratio"], places, marker, color=colour, ms=4.5, label=label if shape == shapes[0] else None
+            )
         axes.axvline(1, color="black", lw=0.8, ls="--")
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

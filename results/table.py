@@ -13,7 +13,14 @@ from results.verdicts import Verdict
 
 HELD_OUT = "ours, chosen by half of the test set and scored on the other"
 SYMBOLS = str.maketrans({"±": r"$\pm$", "α": r"$\alpha$", "κ": r"$\kappa$", "λ": r"$\lambda$", "μ": r"$\mu$"})
-TASKS_WITH_HALVES = ("cifar100", "cifar100c", "clip", "gpt2", "imagenet", "lora")  # that score the halves of tasks/engine/halves.py
+TASKS_WITH_HALVES = (
+    "cifar100",
+    "cifar100c",
+    "clip",
+    "gpt2",
+    "imagenet",
+    "lora",
+)  # that score the halves of tasks/engine/halves.py
 
 
 def cell_table(artefact: Mapping[str, Any], data: pd.DataFrame, seeds: int) -> pd.DataFrame:
@@ -29,7 +36,9 @@ def cell_table(artefact: Mapping[str, Any], data: pd.DataFrame, seeds: int) -> p
         # paper has one row alone, its cells may stand beside ours of any row.
         for table in (ours, theirs):
             table["key"] = "" if artefact.get("published_beside") == "every row" else table["row"].map(power_of_ten)
-        joined = ours.merge(theirs.drop(columns="row"), on=["key", "column"], how="left", suffixes=("", "_paper")).drop(columns="key")
+        joined = ours.merge(theirs.drop(columns="row"), on=["key", "column"], how="left", suffixes=("", "_paper")).drop(
+            columns="key"
+        )
         joined.insert(0, "method", panel["title"])
         joined["expected"] = panel.get("seeds", seeds)
         parts.append(joined)
@@ -44,7 +53,11 @@ def readable(artefact: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
     rows, digits = [], artefact["metric"].get("digits", 1)
     for _, cell in table.iterrows():
         without_value = {1: "diverged", 0: "TBA"}.get(cell["diverged_paper"], "-")  # the paper leaves one cell open
-        paper = f"{cell['mean_paper']:.{digits}f}{spread(cell['std_paper'])}" if pd.notna(cell["mean_paper"]) else without_value
+        paper = (
+            f"{cell['mean_paper']:.{digits}f}{spread(cell['std_paper'])}"
+            if pd.notna(cell["mean_paper"])
+            else without_value
+        )
         rows.append(
             {
                 "method": cell["method"],
@@ -83,7 +96,11 @@ def held_out_note(artefact: Mapping[str, Any], runs: Sequence[Run], best: pd.Dat
     if any(name.endswith("_selection") for run in runs for name in run.record["metrics"]):
         why = "this score is not written for halves"
     else:
-        why = "these runs are of a time before scores on halves" if tasks & {*TASKS_WITH_HALVES} else "this task writes no scores on halves"
+        why = (
+            "these runs are of a time before scores on halves"
+            if tasks & {*TASKS_WITH_HALVES}
+            else "this task writes no scores on halves"
+        )
     chosen = "The best of ours are chosen by the scores that are printed, as in the paper."
     return f"{chosen} There are none chosen by one half of the test set and scored on the other: {why}."
 
@@ -103,7 +120,10 @@ def claims_table(verdicts: list[Verdict]) -> pd.DataFrame:
 
 def markdown(table: pd.DataFrame) -> str:
     """A pipe table with aligned columns."""
-    rows = [["" if pd.isna(v) else str(v).replace("|", "\\|") for v in row] for row in (table.columns, *table.itertuples(index=False))]
+    rows = [
+        ["" if pd.isna(v) else str(v).replace("|", "\\|") for v in row]
+        for row in (table.columns, *table.itertuples(index=False))
+    ]
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(table.columns))]
     lines = ["| " + " | ".join(str(v).ljust(w) for v, w in zip(row, widths, strict=True)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])

@@ -27,11 +27,23 @@ def target_table(artefact: Mapping[str, Any], data: pd.DataFrame, runs: Sequence
         cells = [cell for cell in found if cell is not None]
         if len(cells) < 2:
             continue
-        panels = [panels_of(artefact, claim[side])[int(cell["panel"])] for side, cell in zip(("left", "right"), cells, strict=True)]
+        panels = [
+            panels_of(artefact, claim[side])[int(cell["panel"])]
+            for side, cell in zip(("left", "right"), cells, strict=True)
+        ]
         for own, other in ((0, 1), (1, 0)):
-            row = _row(artefact, panels[own], cells[own], cells[other]["mean"], of_cell(artefact, panels[own], data, runs, cells[own]))
+            row = _row(
+                artefact,
+                panels[own],
+                cells[own],
+                cells[other]["mean"],
+                of_cell(artefact, panels[own], data, runs, cells[own]),
+            )
             if row:
-                rows.append({"method": _name(panels[own], cells[own]), "final score of": _name(panels[other], cells[other])} | row)
+                rows.append(
+                    {"method": _name(panels[own], cells[own]), "final score of": _name(panels[other], cells[other])}
+                    | row
+                )
     return pd.DataFrame(rows)
 
 
@@ -44,7 +56,12 @@ def _row(
     if len(steps) < 2:
         return None
     step = first_at(steps, means, target, metric["better"] == "higher")
-    return {metric["label"]: f"{target:.2f}", "at step": "not reached" if step is None else str(step), "of": steps[-1], "seeds": len(runs)}
+    return {
+        metric["label"]: f"{target:.2f}",
+        "at step": "not reached" if step is None else str(step),
+        "of": steps[-1],
+        "seeds": len(runs),
+    }
 
 
 def _name(panel: Mapping[str, Any], cell: pd.Series) -> str:

@@ -27,7 +27,13 @@ import pandas as pd
 
 from results.differences import Median
 
-HOLDS, FAILS, UNDECIDED, TOO_FEW, MISSING = "holds", "does not hold", "undecided", "too few seeds to say", "runs missing"
+HOLDS, FAILS, UNDECIDED, TOO_FEW, MISSING = (
+    "holds",
+    "does not hold",
+    "undecided",
+    "too few seeds to say",
+    "runs missing",
+)
 LEVEL = 0.05
 
 
@@ -66,7 +72,9 @@ class Verdict:
 
 def decide(claims: Sequence[Mapping[str, Any]], findings: Sequence[Finding | None]) -> list[Verdict]:
     """The verdicts on an artefact's claims; a finding of None stands for missing runs."""
-    tested = {number: finding.p for number, finding in enumerate(findings) if finding is not None and finding.p is not None}
+    tested = {
+        number: finding.p for number, finding in enumerate(findings) if finding is not None and finding.p is not None
+    }
     corrected = holm(tested)
     verdicts = []
     for number, (claim, finding) in enumerate(zip(claims, findings, strict=True)):
@@ -115,6 +123,8 @@ def from_csv(text: str) -> list[Verdict]:
     numbers = {"p": float, "p_holm": float, "low": float, "high": float, "pairs": int}
     verdicts = []
     for row in pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False).to_dict("records"):
-        read: dict[str, Any] = row | {name: number(row[name]) if row.get(name) else None for name, number in numbers.items()}
+        read: dict[str, Any] = row | {
+            name: number(row[name]) if row.get(name) else None for name, number in numbers.items()
+        }
         verdicts.append(Verdict(**read))
     return verdicts

@@ -38,7 +38,9 @@ def endings(runs: list[FoundRun]) -> list[list[str]]:
     rows = [["state", *(run.state for run in runs)], *([name, *(of(run, name) for run in runs)] for name in metrics)]
     rows.append(["seconds", *(f"{run.record['seconds']:.0f}" if run.record else "-" for run in runs)])
     rows.append(["commit", *(commit_of(run.record) if run.record else "-" for run in runs)])
-    rows += [[key, *(str(run.record.get(key) or "-") if run.record else "-" for run in runs)] for key in ("kernel", "data")]
+    rows += [
+        [key, *(str(run.record.get(key) or "-") if run.record else "-" for run in runs)] for key in ("kernel", "data")
+    ]
     return rows
 
 

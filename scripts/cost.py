@@ -59,7 +59,10 @@ class Prices:
         """What a run has cost: on record if it has ended, else its steps by the price of one."""
         if run.record is not None:
             hardware = run.record["hardware"]
-            return Cost(run.record["seconds"] * hardware.get("processes", 1) * (1 if hardware["gpu"] else hardware["threads"]), "measured")
+            return Cost(
+                run.record["seconds"] * hardware.get("processes", 1) * (1 if hardware["gpu"] else hardware["threads"]),
+                "measured",
+            )
         if run.step == 0:
             return Cost(0.0, "measured")
         price = self._price(run.cfg)

@@ -46,7 +46,9 @@ def chosen(configs: dict[str, DictConfig]) -> dict[str, DictConfig]:
     found = {}
     for title, (name, key, value) in METHODS.items():
         found[title] = next(
-            cfg for cfg in configs.values() if cfg.regularizer.name == name and flatten(records.identity(cfg))[key] == value
+            cfg
+            for cfg in configs.values()
+            if cfg.regularizer.name == name and flatten(records.identity(cfg))[key] == value
         )
     return found
 
@@ -77,7 +79,10 @@ def train(configs: dict[str, DictConfig]) -> None:
     todo = [cfg for cfg in configs.values() if not records.has_record(cfg)]
     if not todo:
         return
-    print(f"training {len(todo)} runs of {todo[0].num_steps} steps, one on each core: about a minute and a half", flush=True)
+    print(
+        f"training {len(todo)} runs of {todo[0].num_steps} steps, one on each core: about a minute and a half",
+        flush=True,
+    )
     done = threading.Event()
     console = Console(stderr=True)
     with Live(console=console, auto_refresh=False, transient=True) as live:

@@ -40,7 +40,12 @@ def _what_happens(run: RunState) -> tuple[bool, str]:
             records.check_logs(run.folder, run.record)
         except records.DamagedRecord:
             return True, "train again: its logs are damaged"
-        return False, "skip: done" if run.state == "done" else f"skip: failed ({run.record['reason']}); retry.py makes it ready again"
+        return (
+            False,
+            "skip: done"
+            if run.state == "done"
+            else f"skip: failed ({run.record['reason']}); retry.py makes it ready again",
+        )
     if run.state == "unusable":
         return True, f"try again: {run.reason}"
     job = f"job {run.job.id}" if run.job else "another process"
@@ -49,13 +54,18 @@ def _what_happens(run: RunState) -> tuple[bool, str]:
     if run.state == "queued" and run.cfg.launcher.name == "slurm":
         return False, f"leave to {job}, in the queue"
     queued = f" here, before {job} does" if run.state == "queued" else ""
-    return True, f"go on{queued} from its last checkpoint, logged up to step {run.step}" if run.step else f"train{queued}"
+    return (
+        True,
+        f"go on{queued} from its last checkpoint, logged up to step {run.step}" if run.step else f"train{queued}",
+    )
 
 
 def axes_of(artefact: dict[str, Any], request: Request) -> list[str]:
     """The keys along which the artefact's runs differ, beside the method and the seed, which are in the run's id."""
     grids = artefact["scales"][request.options["scale"]]["grids"]
-    keys = dict.fromkeys(key for grid in grids for key, values in grid.items() if isinstance(values, list) and len(values) > 1)
+    keys = dict.fromkeys(
+        key for grid in grids for key, values in grid.items() if isinstance(values, list) and len(values) > 1
+    )
     return [key for key in keys if key not in request.overrides]
 
 

@@ -50,7 +50,9 @@ def expand(artefact: dict[str, Any], options: dict[str, str], overrides: dict[st
         base = _composed(tuple(f"{key}={value}" for key, value in fixed.items()))
         check_grid(artefact["name"], grid, base)
         axes = {key: value if isinstance(value, list) else [value] for key, value in grid.items()}
-        axes = {"seed": seeds_of(artefact, grid, options)} | {key: axes[key] for key in axes if key not in (*fixed, "seed")}
+        axes = {"seed": seeds_of(artefact, grid, options)} | {
+            key: axes[key] for key in axes if key not in (*fixed, "seed")
+        }
         for values in itertools.product(*axes.values()):
             cfg = pickle.loads(base)  # a sixth of the time of DictConfig.copy()
             for key, value in zip(axes, values, strict=True):

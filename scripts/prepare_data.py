@@ -31,7 +31,9 @@ def prepare_task(task: str, names: list[str], root: Path) -> None:
     module = importlib.import_module(f"tasks.{task}.prepare")
     known_as = {name.lower(): name for name in module.DATA_SETS} | getattr(module, "ALIASES", {})
     if unknown := [name for name in names if name.lower() not in known_as]:
-        raise UserError(f"data set {', '.join(sorted(unknown))} is unknown to {task}; choose of {', '.join(module.DATA_SETS)}")
+        raise UserError(
+            f"data set {', '.join(sorted(unknown))} is unknown to {task}; choose of {', '.join(module.DATA_SETS)}"
+        )
     failures = []
     for name in dict.fromkeys(known_as[name.lower()] for name in names) or module.DATA_SETS:
         try:

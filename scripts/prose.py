@@ -36,7 +36,9 @@ class Count:
     def row(self, name: str) -> str:
         per = 1000 / max(1, self.words)
         share = 100 * self.long_lines / max(1, self.lines)
-        return f"{name:44} {self.words:8,} {self.semicolons * per:11.1f} {self.long_sentences * per:15.1f} {share:10.1f} %"
+        return (
+            f"{name:44} {self.words:8,} {self.semicolons * per:11.1f} {self.long_sentences * per:15.1f} {share:10.1f} %"
+        )
 
 
 def prose_of(path: Path, text: str) -> str:
@@ -53,8 +55,14 @@ def prose_of(path: Path, text: str) -> str:
 
 def docstrings(text: str) -> list[str]:
     """Return the docstrings of a module, its classes and its functions."""
-    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
-    return [re.sub(r"^ {4,}.*:  .*$|``.*?``|`[^`]*`", "code", found, flags=re.M) for node in nodes if (found := ast.get_docstring(node))]
+    nodes = [
+        node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+    ]
+    return [
+        re.sub(r"^ {4,}.*:  .*$|``.*?``|`[^`]*`", "code", found, flags=re.M)
+        for node in nodes
+        if (found := ast.get_docstring(node))
+    ]
 
 
 def comments(text: str) -> list[str]:
@@ -79,21 +87,36 @@ def count(path: Path) -> Count:
     sentences = [len(part.split()) for part in re.split(r"(?<=[.:!?])\s+|\n\s*\n|\n\s*[-*] ", said)]
     lines = text.splitlines()
     long_lines = [line for line in lines if len(line) > COLUMNS and not line.startswith(("|", "<!--"))]
-    return Count(len(said.split()), said.count(";"), sum(words > LONG_SENTENCE for words in sentences), len(lines), len(long_lines))
+    return Count(
+        len(said.split()),
+        said.count(";"),
+        sum(words > LONG_SENTENCE for words in sentences),
+        len(lines),
+        len(long_lines),
+    )
 
 
 def main(rooms: list[str]) -> None:
     """Print the table of rooms and the worst files."""
-    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=True).stdout.split()
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=True
+    ).stdout.split()
     chosen = [name for name in listed if name.endswith((".py", ".md", *COMMENTS)) and not name.startswith(NOT_PROSE)]
     counts = {name: count(ROOT / name) for name in chosen if not rooms or name.split("/")[0] in rooms}
     of_rooms: Counter[str] = Counter(name.split("/")[0] if "/" in name else "top level" for name in counts)
     print(f"{'':44} {'words':>8} {'; per 1,000':>11} {'long sentences':>15} {'long lines':>12}")
     for room in sorted(of_rooms):
-        print(sum((one for name, one in counts.items() if (name.split("/")[0] if "/" in name else "top level") == room), Count()).row(room))
+        print(
+            sum(
+                (one for name, one in counts.items() if (name.split("/")[0] if "/" in name else "top level") == room),
+                Count(),
+            ).row(room)
+        )
     print(sum(counts.values(), Count()).row("all"))
     print("\nmost to mend:")
-    for name, one in sorted(counts.items(), key=lambda item: -(item[1].semicolons + item[1].long_sentences + item[1].long_lines))[:10]:
+    for name, one in sorted(
+        counts.items(), key=lambda item: -(item[1].semicolons + item[1].long_sentences + item[1].long_lines)
+    )[:10]:
         print(one.row(name))
 
 

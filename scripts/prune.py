@@ -118,7 +118,8 @@ def main(arguments: list[str]) -> None:
         return
     show(("runs of", "finished runs", "checkpoints", "size"), [_row(group) for group in found])
     if not confirmed(
-        f"Remove {sum(len(group.files()) for group in found)} checkpoints, {size(sum(group.bytes() for group in found))}?", request
+        f"Remove {sum(len(group.files()) for group in found)} checkpoints, {size(sum(group.bytes() for group in found))}?",
+        request,
     ):
         print("nothing was removed")
         return

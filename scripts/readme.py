@@ -37,7 +37,9 @@ def rewritten(text: str, root: Path = ROOT) -> str:
         before, mark, rest = text.partition(begin)
         _, closing, after = rest.partition(end)
         if not mark or not closing:
-            raise UserError(f"README.md needs a part that begins with <!-- make readme: {name} --> and ends with <!-- end -->")
+            raise UserError(
+                f"README.md needs a part that begins with <!-- make readme: {name} --> and ends with <!-- end -->"
+            )
         text = f"{before}{begin}{made}\n{end}{after}"
     return text
 
@@ -59,10 +61,18 @@ def table(root: Path) -> str:
     rows = {}
     for name, artefact in entries.items():
         if "readme" not in artefact:
-            raise UserError(f"configs/artefact/{name}.yaml needs an entry readme: with item, mini and paper; figure2.yaml has one")
+            raise UserError(
+                f"configs/artefact/{name}.yaml needs an entry readme: with item, mini and paper; figure2.yaml has one"
+            )
         readme = artefact["readme"]
         costs = [readme[scale].format(runs=f"{count_runs(artefact, scale):,}") for scale in SCALES]
-        rows[place(readme.get("place", name))] = (readme["item"], f"`make reproduce-{name}`", data(name, root), *costs, state(name, root))
+        rows[place(readme.get("place", name))] = (
+            readme["item"],
+            f"`make reproduce-{name}`",
+            data(name, root),
+            *costs,
+            state(name, root),
+        )
     for name, readme in yaml.safe_load((root / "configs" / "bench.yaml").read_text()).items():
         rows[place(name)] = (readme["item"], f"`make reproduce-{name}`", "", readme["mini"], "", state(name, root))
     lines = (COLUMNS, ("---",) * len(COLUMNS), *(row for _, row in sorted(rows.items())))
@@ -91,7 +101,9 @@ def state(name: str, root: Path) -> str:
     for scale in SCALES:
         folder = root / "results" / scale / name
         if (folder / "table.md").exists():
-            said.append(f"[{scale}]({folder.relative_to(root)}/table.md): {shortfall(folder)}{verdicts(claims_of(folder))}")
+            said.append(
+                f"[{scale}]({folder.relative_to(root)}/table.md): {shortfall(folder)}{verdicts(claims_of(folder))}"
+            )
     return "; ".join(said) or "not run yet"
 
 
@@ -111,8 +123,14 @@ def verdicts(claims: list[dict[str, str]]) -> str:
     if len(claims) == 1:
         return f"1 claim, {claims[0]['verdict']}"
     counts = Counter(row["verdict"] for row in claims)
-    words = {"does not hold": "do not", "too few seeds to say": "with too few seeds to say", "runs missing": "with runs missing"}
-    others = [f"{count} {words.get(verdict, verdict)}" for verdict, count in sorted(counts.items()) if verdict != "holds"]
+    words = {
+        "does not hold": "do not",
+        "too few seeds to say": "with too few seeds to say",
+        "runs missing": "with runs missing",
+    }
+    others = [
+        f"{count} {words.get(verdict, verdict)}" for verdict, count in sorted(counts.items()) if verdict != "holds"
+    ]
     return ", ".join([f"{counts['holds']} of {len(claims)} claims hold", *others])
 
 

@@ -49,8 +49,12 @@ def section_of(name: str, request: Request, root: Path) -> "Section":
     from results.report import section
 
     artefact = load_artefact(name)
-    configs = expand(artefact, request.options, {key: request.overrides[key] for key in ("runs_dir",) if key in request.overrides})
-    runs = [run for run_id, cfg in configs.items() if (run := run_on_record(records.run_folder(cfg, run_id))) is not None]
+    configs = expand(
+        artefact, request.options, {key: request.overrides[key] for key in ("runs_dir",) if key in request.overrides}
+    )
+    runs = [
+        run for run_id, cfg in configs.items() if (run := run_on_record(records.run_folder(cfg, run_id))) is not None
+    ]
     seeds = len({cfg.seed for cfg in configs.values()})
     scale = request.options["scale"]
     return section(artefact, scale, runs, root / scale / name, expected=len(configs), seeds=seeds)
@@ -60,7 +64,9 @@ def main(arguments: list[str]) -> None:
     """Reads what there is and writes the page."""
     request = read_arguments(arguments)
     if request.names or "seeds" in request.options or set(request.overrides) - {"runs_dir"}:
-        raise UserError("report.py takes scale=, runs_dir= and results_dir= alone: the page holds every artefact as it is defined")
+        raise UserError(
+            "report.py takes scale=, runs_dir= and results_dir= alone: the page holds every artefact as it is defined"
+        )
     from results import model_sizes
     from results.published import FOLDER
     from results.report import model_sizes_section, planned_section, step_times_section, write_report
@@ -77,7 +83,9 @@ def main(arguments: list[str]) -> None:
     ]
     path = write_report(sections, scale, root / scale / "index.html")
     if (count := path.stat().st_size) > MOST:
-        say(f"{path} has {size(count)}, more than the {size(MOST)} that a report should have: figures of fewer runs make it smaller")
+        say(
+            f"{path} has {size(count)}, more than the {size(MOST)} that a report should have: figures of fewer runs make it smaller"
+        )
     states = [section.state for section in sections]
     said = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     print(f"{path}: {len(sections)} artefacts ({said}), {size(count)}")

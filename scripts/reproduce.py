@@ -84,7 +84,11 @@ def reproduce(p: Plan, request: Request, out: Path) -> "list[Run] | None":
     from results import write_artefact  # brings matplotlib and scipy: nothing for a dry run
 
     command = command_of(name, request)
-    print(write_artefact(p.artefact, options["scale"], runs, out, expected=len(p.configs), seeds=seeds, command=command).text)
+    print(
+        write_artefact(
+            p.artefact, options["scale"], runs, out, expected=len(p.configs), seeds=seeds, command=command
+        ).text
+    )
     return runs
 
 

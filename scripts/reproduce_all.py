@@ -82,7 +82,10 @@ def show_order(shares: list[Share], request: Request) -> None:
     """A line for each artefact, and the sums."""
     left = [run for one in shares for run, _ in one.left]
     hours_of = unit(left[0].cfg) if left else "core"
-    rows = [[one.artefact["name"], str(one.runs), str(one.ended), str(len(one.left)), in_hours(one.costs, hours_of)] for one in shares]
+    rows = [
+        [one.artefact["name"], str(one.runs), str(one.ended), str(len(one.left)), in_hours(one.costs, hours_of)]
+        for one in shares
+    ]
     show(("artefact", "runs", "ended", "to do", "cost"), rows)
     costs = [cost for one in shares for cost in one.costs]
     time = time_left(costs, left, request)
@@ -163,7 +166,9 @@ def main(arguments: list[str]) -> None:
     show(("artefact", "outcome"), [[name, outcome.words] for name, outcome in outcomes.items()])
     if failed := [name for name, outcome in outcomes.items() if outcome.failed]:
         names = ", ".join(failed)
-        raise TrainingFailed(f"{len(failed)} of {len(outcomes)} artefacts are not done: {names}; the same command tries them again")
+        raise TrainingFailed(
+            f"{len(failed)} of {len(outcomes)} artefacts are not done: {names}; the same command tries them again"
+        )
 
 
 if __name__ == "__main__":

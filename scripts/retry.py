@@ -65,7 +65,8 @@ def failures(request: Request, where: str | None) -> list[Failure]:
             raise UserError(f"{name} holds no failed run" + ("" if record is None else f": it is {record['status']}"))
         found[folder] = record["reason"]
     return [
-        Failure(folder, reason, where == "start" or (where is None and reason.startswith(NOT_FINITE))) for folder, reason in found.items()
+        Failure(folder, reason, where == "start" or (where is None and reason.startswith(NOT_FINITE)))
+        for folder, reason in found.items()
     ]
 
 
@@ -136,7 +137,9 @@ def main(arguments: list[str]) -> None:
     ready = sum(_made_ready(failure) for failure in found)
     if ready < len(found):
         raise UserError(f"{ready} of {len(found)} runs are ready, the others stay as they are: mend what is said above")
-    print(f"{ready} ready, what stood in the way is kept under names that end in .failed or .unusable; {_what_next(request)}")
+    print(
+        f"{ready} ready, what stood in the way is kept under names that end in .failed or .unusable; {_what_next(request)}"
+    )
 
 
 def _made_ready(failure: Failure) -> bool:

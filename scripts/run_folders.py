@@ -46,13 +46,23 @@ def find(name: str, runs_dir: Path) -> FoundRun:
     """
     folder = Path(name)
     if not folder.is_dir():
-        folders = sorted({path.parent for file in (CONFIG, "record.json") for path in runs_dir.glob(f"*/{glob.escape(name)}*/{file}")})
+        folders = sorted(
+            {
+                path.parent
+                for file in (CONFIG, "record.json")
+                for path in runs_dir.glob(f"*/{glob.escape(name)}*/{file}")
+            }
+        )
         exact = [path for path in folders if path.name == name]
         folders = exact or folders
         if not folders:
-            raise UserError(f"run {name!r} is neither a folder nor the beginning of a run id in {runs_dir}/; runs_dir= names another place")
+            raise UserError(
+                f"run {name!r} is neither a folder nor the beginning of a run id in {runs_dir}/; runs_dir= names another place"
+            )
         if len(folders) > 1:
-            raise UserError(f"run {name!r} is not unique: {', '.join(str(path) for path in folders[:5])}{', ...' * (len(folders) > 5)}")
+            raise UserError(
+                f"run {name!r} is not unique: {', '.join(str(path) for path in folders[:5])}{', ...' * (len(folders) > 5)}"
+            )
         folder = folders[0]
     record = whole_record(folder)
     if record is None and not (folder / CONFIG).exists():

@@ -27,14 +27,21 @@ def facts(run: FoundRun) -> list[tuple[str, str]]:
         "state": run.state,
         "task": f"{flat['task.name']}, {flat['task.data.description']}, scale {flat['scale']}",
     }
-    settings = [f"{key.removeprefix('regularizer.')}={value}" for key, value in flat.items() if key.startswith("regularizer.")]
-    about |= {"method": ", ".join(settings), "training": f"lr {flat['lr']:g}, {flat['num_steps']} steps, seed {flat['seed']}"}
+    settings = [
+        f"{key.removeprefix('regularizer.')}={value}" for key, value in flat.items() if key.startswith("regularizer.")
+    ]
+    about |= {
+        "method": ", ".join(settings),
+        "training": f"lr {flat['lr']:g}, {flat['num_steps']} steps, seed {flat['seed']}",
+    }
     if run.record is not None:
         hardware, record = run.record["hardware"], run.record
         about |= {name: f"{value:.5g}" for name, value in record["metrics"].items()}
         speed = f", {record['steps_per_second']:.3g} steps/s" if record["steps_per_second"] else ""
         about["took"] = f"{record['seconds']:.0f} s{speed} on {hardware['gpu'] or hardware['cpu']}"
-        about["code"] = f"commit {commit_of(record)}, torch {record['versions']['torch']}, kernel {record.get('kernel') or '-'}"
+        about["code"] = (
+            f"commit {commit_of(record)}, torch {record['versions']['torch']}, kernel {record.get('kernel') or '-'}"
+        )
         about["data"] = record.get("data") or "computed, or its digest is unknown"
     return list(about.items())
 
@@ -52,7 +59,9 @@ def matrix_of(run: FoundRun, asked: str | None) -> str | None:
         if not found:
             raise UserError(f"matrix={asked} is in none of {', '.join(names)}")
         return str(found[0])
-    above = {name: size / bound for name, size, bound in zip(names, last["R"], last.get("kappa", []), strict=False) if bound}
+    above = {
+        name: size / bound for name, size, bound in zip(names, last["R"], last.get("kappa", []), strict=False) if bound
+    }
     return max(above, key=lambda name: above[name]) if above else str(names[0])
 
 
@@ -64,11 +73,15 @@ def main(arguments: list[str]) -> None:
         raise UserError("name one run: python scripts/show.py RUN [runs_dir=runs] [matrix=NAME]")
     run = find(names[0], Path(options.get("runs_dir", "runs")))
     show(("", " "), facts(run))
-    for name in dict.fromkeys(("loss", run.record["metric"]["name"] if run.record and run.record["metric"] else "validation_loss")):
+    for name in dict.fromkeys(
+        ("loss", run.record["metric"]["name"] if run.record and run.record["metric"] else "validation_loss")
+    ):
         print(curve(name, {name: run.points(name)}))
     if (matrix := matrix_of(run, options.get("matrix"))) is not None:
         ended = Run(run.config, {"run_id": run.folder.name}, run.metrics, run.dynamics)
-        lines = {symbol: list(zip(*trace(ended, matrix, key), strict=True)) for symbol, key in (("R", "R"), ("κ", "kappa"))}
+        lines = {
+            symbol: list(zip(*trace(ended, matrix, key), strict=True)) for symbol, key in (("R", "R"), ("κ", "kappa"))
+        }
         print(curve(f"R and κ of {matrix}", lines))
 
 

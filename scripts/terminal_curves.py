@@ -20,7 +20,11 @@ def curve(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str
     if not finite:
         return f"{title}: no values"
     xs, ys = ([[point[axis] for point in points] for points in finite.values()] for axis in (0, 1))
-    marks = {"legend_labels": list(finite), "character_set": "ascii", "force_ascii_characters": list(finite)} if len(finite) > 1 else {}
+    marks = (
+        {"legend_labels": list(finite), "character_set": "ascii", "force_ascii_characters": list(finite)}
+        if len(finite) > 1
+        else {}
+    )
     width = min(100, shutil.get_terminal_size().columns) - 20
     drawn = plot_to_string(ys, xs, title=title, width=max(20, width), height=10, lines=True, color=False, **marks)
     return str(drawn)

@@ -46,7 +46,9 @@ def train(cfg: DictConfig) -> None:
     if launched().rank:
         return
     metrics = ", ".join(f"{name} {value:.2f}" for name, value in record["metrics"].items())
-    print(f"{record['run_id']}: {metrics} after {record['steps']} steps in {record['seconds']:.0f} s; {run_folder(cfg) / 'record.json'}")
+    print(
+        f"{record['run_id']}: {metrics} after {record['steps']} steps in {record['seconds']:.0f} s; {run_folder(cfg) / 'record.json'}"
+    )
 
 
 if __name__ == "__main__":

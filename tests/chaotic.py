@@ -24,7 +24,11 @@ every_seed = pytest.mark.parametrize("seed", SEEDS)
 
 def sweep(runs_dir: Path) -> subprocess.Popen:
     """The sweep in a process group of its own, as a shell starts it."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "CHAOS": str(runs_dir)}  # by which workers are known
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "CHAOS": str(runs_dir),
+    }  # by which workers are known
     arguments = [*command(*SWEEP), f"runs_dir={runs_dir}", f"results_dir={runs_dir / 'results'}"]
     with open(runs_dir.with_suffix(".log"), "a") as log:
         return subprocess.Popen(arguments, stdout=log, stderr=log, env=environment, start_new_session=True)
@@ -42,7 +46,11 @@ def undisturbed() -> dict[str, tuple[str, str, str]]:
 def ends(runs_dir: Path) -> dict[str, tuple[str, str, str]]:
     """What every run ended as: status, trained weights, and the bytes of its log."""
     return {
-        run_id: (record["status"], record["state_sha256"], hashlib.sha256((folder / "metrics.jsonl").read_bytes()).hexdigest())
+        run_id: (
+            record["status"],
+            record["state_sha256"],
+            hashlib.sha256((folder / "metrics.jsonl").read_bytes()).hexdigest(),
+        )
         for run_id, record in records(runs_dir).items()
         for folder in runs_dir.glob(f"*/{run_id}")
     }
@@ -54,7 +62,9 @@ def processes_of(runs_dir: Path) -> list[int]:
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
             arguments = (path.parent / "cmdline").read_bytes()
-            if f"runs_dir={runs_dir}".encode() in arguments or f"CHAOS={runs_dir}".encode() in path.read_bytes().split(b"\0"):
+            if f"runs_dir={runs_dir}".encode() in arguments or f"CHAOS={runs_dir}".encode() in path.read_bytes().split(
+                b"\0"
+            ):
                 found.append(int(path.parent.name))
         except OSError:
             continue

@@ -25,7 +25,9 @@ def command(script: str, *arguments: str) -> list[str]:
 
 def call(script: str, *arguments: str, timeout: float = 120, **options: Any) -> subprocess.CompletedProcess:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command(script, *arguments), capture_output=True, text=True, timeout=timeout, env=environment, **options)
+    return subprocess.run(
+        command(script, *arguments), capture_output=True, text=True, timeout=timeout, env=environment, **options
+    )
 
 
 def call_forked(script: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess:
@@ -34,7 +36,9 @@ def call_forked(script: str, *arguments: str, timeout: float = 120) -> subproces
     For what is refused before it trains and asks for no GPU: a fork can neither train on threads nor open a GPU reliably.
     """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = multiprocessing.get_context("fork").Process(target=_become, args=(command(script, *arguments)[1:], out, err))
+        process = multiprocessing.get_context("fork").Process(
+            target=_become, args=(command(script, *arguments)[1:], out, err)
+        )
         process.start()
         process.join(timeout)
         if process.exitcode is None:
@@ -59,7 +63,9 @@ def _become(argv: list[str], out: Any, err: Any) -> None:
 
 def start(script: str, *arguments: str) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(command(script, *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command(script, *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def wait_until(condition: Any, seconds: float = 90) -> None:
@@ -106,8 +112,20 @@ def write_tokens(root: Path, name: str, vocabulary: int, train: int = 6000, vali
     generator = torch.Generator().manual_seed(0)
     shards: dict[str, list[dict[str, Any]]] = {}
     for split, count in (("train", train), ("validation", validation)):
-        content = (torch.randint(1, 4, (count,), generator=generator).cumsum(0) % vocabulary).to(torch.uint16).numpy().tobytes()
+        content = (
+            (torch.randint(1, 4, (count,), generator=generator).cumsum(0) % vocabulary)
+            .to(torch.uint16)
+            .numpy()
+            .tobytes()
+        )
         (folder / f"{split}-00000.bin").write_bytes(content)
-        shards[split] = [{"file": f"{split}-00000.bin", "sha256": hashlib.sha256(content).hexdigest(), "documents": 1, "tokens": count}]
+        shards[split] = [
+            {
+                "file": f"{split}-00000.bin",
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "documents": 1,
+                "tokens": count,
+            }
+        ]
     (folder / "manifest.json").write_text(json.dumps({"name": name, "shards": shards}))
     return root

@@ -22,7 +22,9 @@ RECIPE = Recipe("Made", "made", validation_share=0.2, documents_per_group=10)
 SIZE = 400  # documents of MADE, as many as fill 40 groups
 
 _words = random.Random(0)
-MADE = HARD + [" ".join("".join(_words.choices("etaoin 漢é\n", k=7)) for _ in range(50)) for _ in range(SIZE - len(HARD))]
+MADE = HARD + [
+    " ".join("".join(_words.choices("etaoin 漢é\n", k=7)) for _ in range(50)) for _ in range(SIZE - len(HARD))
+]
 
 
 def texts_of(root, name, split, bpe):

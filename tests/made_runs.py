@@ -18,30 +18,50 @@ either_metric = pytest.mark.parametrize("better", ["higher", "lower"])
 
 
 def artefact(name: str) -> dict:
-    return OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "artefact" / f"{name}.yaml"), resolve=True) | {"name": name}
+    return OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "artefact" / f"{name}.yaml"), resolve=True) | {
+        "name": name
+    }
 
 
 FIGURE2, GROKKING, EVALUATE_AT = artefact("figure2"), artefact("grokking"), artefact("evaluate_at")
-CPR, *ADAMW = (method for name in ("AdamCPR kI0 0.8, L2", "AdamW") for method in GROKKING["methods"] if method["title"].startswith(name))
+CPR, *ADAMW = (
+    method
+    for name in ("AdamCPR kI0 0.8, L2", "AdamW")
+    for method in GROKKING["methods"]
+    if method["title"].startswith(name)
+)
 
 
 def measured_by(better: str, definition: dict = FIGURE2) -> dict:
     return definition | {"metric": definition["metric"] | {"better": better}}
 
 
-def run(name: str, seed: int, final: dict | None, *, lr: float = 1e-3, metrics: tuple = (), task: str = "a_task", **settings) -> Run:
+def run(
+    name: str, seed: int, final: dict | None, *, lr: float = 1e-3, metrics: tuple = (), task: str = "a_task", **settings
+) -> Run:
     """A run that finished with the metrics `final`, or diverged (None)."""
     about = {"name": task, "data": {"description": "40 images"}}
     config = {"seed": seed, "lr": lr, "num_steps": 80, "regularizer": {"name": name} | settings, "task": about}
-    record = {"run_id": f"{name}-{seed}-{lr}-{settings}", "status": "finished" if final else "failed", "metrics": final or {}}
+    record = {
+        "run_id": f"{name}-{seed}-{lr}-{settings}",
+        "status": "finished" if final else "failed",
+        "metrics": final or {},
+    }
     hardware = {"cpu": "a processor", "cores": 2, "threads": 1, "gpu": None}
-    made = {"seconds": 0.1 * seed, "git_commit": "abc", "versions": {"python": "3.11", "torch": "2"}, "hardware": hardware}
+    made = {
+        "seconds": 0.1 * seed,
+        "git_commit": "abc",
+        "versions": {"python": "3.11", "torch": "2"},
+        "hardware": hardware,
+    }
     return Run(config, record | made, metrics)
 
 
 def out_of_memory(one: Run) -> Run:
     """The run as one that failed for want of memory."""
-    return Run(one.config, one.record | {"status": "failed", "metrics": {}, "reason": "out of memory at step 3, in 3 attempts"})
+    return Run(
+        one.config, one.record | {"status": "failed", "metrics": {}, "reason": "out of memory at step 3, in 3 attempts"}
+    )
 
 
 def grid(value, scale: str = "mini", seeds=SEEDS) -> list[Run]:
@@ -69,7 +89,9 @@ def curve(method: dict, seed: int, reached: int | None, diverged: bool = False, 
     settings = {key.removeprefix("regularizer."): value for key, value in method["select"].items()}
     logged = [{"step": step, "loss": 1.0, "lr": 1e-3} for step in range(4, 81, 4)]
     accuracy = {step: target if reached and step >= reached else target - 80 for step in range(8, 81, 8)}
-    evaluated = [{"step": step, "validation_accuracy": value, "train_accuracy": 99.0} for step, value in accuracy.items()]
+    evaluated = [
+        {"step": step, "validation_accuracy": value, "train_accuracy": 99.0} for step, value in accuracy.items()
+    ]
     final = None if diverged else {"validation_accuracy": accuracy[80] + seed / 10, "train_accuracy": 99.0}
     return run(method["regularizer"], seed, final, metrics=(*logged, *evaluated), **settings)
 
@@ -79,8 +101,13 @@ def accuracy_pairs(difference, seeds=range(1, 13)) -> list[Run]:
     runs = []
     for lr, seed in itertools.product((1e-3, 1e-2), seeds):
         second = difference(lr, seed)
-        finals = {"before": {"top1_accuracy": 80.0}, "after": None if second is None else {"top1_accuracy": 80.0 + second}}
-        runs += [run("adamcpr_ws", seed, final, lr=lr, task="cifar100", evaluate_at=value) for value, final in finals.items()]
+        finals = {
+            "before": {"top1_accuracy": 80.0},
+            "after": None if second is None else {"top1_accuracy": 80.0 + second},
+        }
+        runs += [
+            run("adamcpr_ws", seed, final, lr=lr, task="cifar100", evaluate_at=value) for value, final in finals.items()
+        ]
     return runs
 
 
@@ -89,7 +116,10 @@ def epoch_pairs(epochs) -> list[Run]:
     runs = []
     for seed, pair in enumerate(epochs, 1):
         for value, epoch in zip(("before", "after"), pair, strict=True):
-            metrics = [{"step": 8 * e, "validation_accuracy": 95.0 if epoch and e >= epoch else 20.0} for e in range(10, 451, 10)]
+            metrics = [
+                {"step": 8 * e, "validation_accuracy": 95.0 if epoch and e >= epoch else 20.0}
+                for e in range(10, 451, 10)
+            ]
             final = {"validation_accuracy": metrics[-1]["validation_accuracy"]}
             runs.append(run("adamcpr_ki0", seed, final, metrics=tuple(metrics), task="grokking", evaluate_at=value))
     return runs

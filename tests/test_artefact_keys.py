@@ -86,10 +86,16 @@ def test_two_runs_in_one_cell_are_refused():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda a: a["claims"][0].update(left="adamcpr_wss"), "claims.0.left=adamcpr_wss is unknown; did you mean adamcpr_ws?"),
+        (
+            lambda a: a["claims"][0].update(left="adamcpr_wss"),
+            "claims.0.left=adamcpr_wss is unknown; did you mean adamcpr_ws?",
+        ),
         (lambda a: a["claims"][0].update(kind="bets"), "claims.0.kind=bets is unknown; did you mean best?"),
         (lambda a: a.update(layout="heatmaps"), "layout=heatmaps is unknown; did you mean heatmap?"),
-        (lambda a: a["panels"][0]["published"].update(optimiser="adamw"), "no published row has optimiser; did you mean optimizer?"),
+        (
+            lambda a: a["panels"][0]["published"].update(optimiser="adamw"),
+            "no published row has optimiser; did you mean optimizer?",
+        ),
         (lambda a: a["notes"].update(minni="a"), "unknown scale notes.minni; did you mean mini?"),
         (lambda a: a["claims"][2].update(within="near"), "claims.2.within='near': input should be a valid number"),
     ],

@@ -26,14 +26,20 @@ def test_starts_at_one_step_are_counted_until_one_ends_or_gets_further(tmp_path)
     assert [starts_at(step) for step in (0, 0, 0, 8, 8)] == [0, 1, 2, 0, 1]
     attempts.note_end(tmp_path, 16)
     assert starts_at(16) == 0
-    assert [starts_at(step) for step in (None, None, 16)] == [0, 1, 3]  # without a step: it died while it built the model
+    assert [starts_at(step) for step in (None, None, 16)] == [
+        0,
+        1,
+        3,
+    ]  # without a step: it died while it built the model
     assert [attempt.step for attempt in attempts.history(tmp_path)] == [0, 0, 0, 8, 8, 16, None, None, 16]
 
 
 def test_damaged_lines_are_left_out_and_the_next_one_is_whole(tmp_path):
     attempts.note_start(tmp_path, 8, {})
     with open(tmp_path / attempts.NAME, "ab") as file:
-        file.write(b'\xff\xfe\n["no", "object"]\n{"start": "eight"}\n{"start": 1')  # the last one: a kill while it was written
+        file.write(
+            b'\xff\xfe\n["no", "object"]\n{"start": "eight"}\n{"start": 1'
+        )  # the last one: a kill while it was written
     assert attempts.note_start(tmp_path, 8, {}) == 1
     assert [attempt.step for attempt in attempts.history(tmp_path)] == [8, 8]
 
@@ -45,7 +51,13 @@ def test_starts_of_an_older_version_are_read(tmp_path):
 
 
 def test_the_states_are_those_of_the_steps_that_a_run_stands_on(tmp_path):
-    for step, commit in ((0, "a"), (0, "b"), (8, "b"), (16, "c"), (8, "d")):  # d goes on from b's checkpoint: c's steps are lost
+    for step, commit in (
+        (0, "a"),
+        (0, "b"),
+        (8, "b"),
+        (16, "c"),
+        (8, "d"),
+    ):  # d goes on from b's checkpoint: c's steps are lost
         attempts.note_begin(tmp_path)
         attempts.note_start(tmp_path, step, {"git_commit": commit})
     assert attempts.states(tmp_path) == [{"from": 0, "git_commit": "b"}, {"from": 8, "git_commit": "d"}]
@@ -57,7 +69,9 @@ def test_a_run_that_is_killed_three_times_at_its_start_is_failed_and_not_tried_a
         logs = list(tmp_path.glob("*/*/metrics.jsonl"))
         before = logs[0].stat().st_mtime_ns if logs else 0
         wait_until(
-            lambda before=before: any(p.stat().st_size and p.stat().st_mtime_ns > before for p in tmp_path.glob("*/*/metrics.jsonl"))
+            lambda before=before: any(
+                p.stat().st_size and p.stat().st_mtime_ns > before for p in tmp_path.glob("*/*/metrics.jsonl")
+            )
         )
         process.kill()
         process.communicate()
@@ -73,7 +87,9 @@ def test_a_run_that_is_killed_three_times_at_its_start_is_failed_and_not_tried_a
 def test_a_run_that_was_killed_three_times_but_got_further_each_time_goes_on(tmp_path):
     for steps in (8, 16, 24):
         process = start("train.py", *RUN, f"runs_dir={tmp_path}", "checkpoint_every_steps=8")
-        wait_until(lambda steps=steps: any(f'"step":{steps}' in p.read_text() for p in tmp_path.glob("*/*/metrics.jsonl")))
+        wait_until(
+            lambda steps=steps: any(f'"step":{steps}' in p.read_text() for p in tmp_path.glob("*/*/metrics.jsonl"))
+        )
         process.kill()
         process.communicate()
     assert call("train.py", *RUN, f"runs_dir={tmp_path}").returncode == 0
@@ -130,7 +146,9 @@ def test_an_operation_without_a_deterministic_form_is_said_and_is_no_death(tmp_p
 
     monkeypatch.setattr(Training, "_update", refused)
     cfg = compose_config([*RUN, f"runs_dir={tmp_path}", "quiet=true"])
-    with pytest.raises(UserError, match=r"nll_loss2d_forward_out_cuda_template has no deterministic form .* say deterministic=false"):
+    with pytest.raises(
+        UserError, match=r"nll_loss2d_forward_out_cuda_template has no deterministic form .* say deterministic=false"
+    ):
         engine.run(cfg)
     ((step, ended, _),) = attempts.history(run_folder(cfg))
     assert (step, ended) == (0, True)

@@ -43,7 +43,17 @@ def rows(path):
 def test_both_tables_hold_every_method_with_its_rounds(results):
     labels = {method.label for method in methods(CPU)}
     in_turn = {method.label for method in methods_in_turn(CPU)}
-    known = {"AdamW, fused", "AdamW, default", "AdamW, foreach", AFTER, "AdamCPR, eager", "AdaDecay", "AWD", "AMOS", "pytorch-cpr"}
+    known = {
+        "AdamW, fused",
+        "AdamW, default",
+        "AdamW, foreach",
+        AFTER,
+        "AdamCPR, eager",
+        "AdaDecay",
+        "AWD",
+        "AMOS",
+        "pytorch-cpr",
+    }
     assert known <= labels
     for table, parts in (("table_i2", ["optimizer_step", "training_step"]), ("table_i3", ["training_step"])):
         assert {path.name for path in (results / table).iterdir()} == FILES
@@ -70,7 +80,9 @@ def test_the_bandwidth_is_measured_in_every_round(results):
 
 
 def test_the_reference_s_ratio_is_one_and_the_others_are_of_the_same_round(results):
-    entry = json.loads((results / "table_i2" / "rounds.json").read_text())["shapes"]["tiny"]["optimizer_step"]["methods"]
+    entry = json.loads((results / "table_i2" / "rounds.json").read_text())["shapes"]["tiny"]["optimizer_step"][
+        "methods"
+    ]
     for row in rows(results / "table_i2" / "table.csv"):
         if row["method"] == "AdamW, fused" and row["part"] != "gradients_in_turn":
             assert [float(row[name]) for name in ("ratio", "ratio_q1", "ratio_q3")] == [1, 1, 1]
@@ -80,14 +92,20 @@ def test_the_reference_s_ratio_is_one_and_the_others_are_of_the_same_round(resul
 
 
 def test_gradients_in_turn_are_compared_with_all_gradients_of_the_same_method_and_round(results):
-    entry = json.loads((results / "table_i2" / "rounds.json").read_text())["shapes"]["tiny"]["gradients_in_turn"]["methods"]
+    entry = json.loads((results / "table_i2" / "rounds.json").read_text())["shapes"]["tiny"]["gradients_in_turn"][
+        "methods"
+    ]
     adamcpr = next(label for label, method in entry.items() if method["row"] == "adamcpr")
     assert list(entry) == [REFERENCE, REFERENCE + IN_TURN, adamcpr, adamcpr + IN_TURN]
-    found = {row["method"]: row for row in rows(results / "table_i2" / "table.csv") if row["part"] == "gradients_in_turn"}
+    found = {
+        row["method"]: row for row in rows(results / "table_i2" / "table.csv") if row["part"] == "gradients_in_turn"
+    }
     for label in (REFERENCE, adamcpr):
         pairs = zip(entry[label + IN_TURN]["seconds"], entry[label]["seconds"], strict=True)
         assert float(found[label]["ratio"]) == 1
-        assert float(found[label + IN_TURN]["ratio"]) == pytest.approx(sum(a / b for a, b in pairs) / 2)  # the median of two
+        assert float(found[label + IN_TURN]["ratio"]) == pytest.approx(
+            sum(a / b for a, b in pairs) / 2
+        )  # the median of two
     assert "gradients_in_turn" not in json.loads((results / "table_i3" / "rounds.json").read_text())["shapes"]["tiny"]
 
 
@@ -109,12 +127,16 @@ def test_another_parameter_has_no_gradient_at_every_step_and_all_have_one_in_bet
 
 
 @pytest.mark.parametrize("known", [methods, methods_in_turn])
-def test_every_bound_pulls_in_two_hundred_steps_of_every_method_and_no_matrix_changes_by_a_hundredth(known, monkeypatch):
+def test_every_bound_pulls_in_two_hundred_steps_of_every_method_and_no_matrix_changes_by_a_hundredth(
+    known, monkeypatch
+):
     model = nn.Sequential(nn.Conv2d(8, 32, 3), nn.Linear(64, 64), nn.Linear(64, 10)).requires_grad_(True)
     before = {name: measures.value_of("l2", p.detach()).item() for name, p in model.named_parameters() if p.ndim > 1}
     bounds = {}
     monkeypatch.setattr(measure, "bandwidth", lambda device: {})
-    monkeypatch.setattr(measure, "require_pull", lambda label, optimizer: bounds.update({label: snapshot_of(optimizer, label)}))
+    monkeypatch.setattr(
+        measure, "require_pull", lambda label, optimizer: bounds.update({label: snapshot_of(optimizer, label)})
+    )
     Bench(model, CPU).optimizer_step(known(CPU), rounds=200)
     assert len([found for found in bounds.values() if found]) == (4 if known is methods else 2)
     for found in filter(None, bounds.values()):
@@ -145,17 +167,32 @@ def test_the_step_after_moves_no_more_bytes_than_adam_s_and_stands_for_no_row_of
     found = {method.label: method for method in methods(CPU)}
     assert (found[AFTER].moved, found[AFTER].row) == (28, None)
     model = nn.Linear(4, 4)
-    optimizer = found[AFTER].make([{"params": [model.weight], "regularize": True}, {"params": [model.bias], "regularize": False}])
+    optimizer = found[AFTER].make(
+        [{"params": [model.weight], "regularize": True}, {"params": [model.bias], "regularize": False}]
+    )
     fastest = next(method for method in found.values() if method.row == "adamcpr")
     assert optimizer.defaults["evaluate_at"] == "after"
     assert fastest.label == f"AdamCPR, {optimizer.defaults['kernel']}"
 
 
 def test_the_paper_s_numbers_stand_in_its_rows_and_columns(results):
-    lines = [line.split("|")[1:-1] for line in (results / "table_i2" / "table.md").read_text().splitlines() if line.startswith("| ")]
+    lines = [
+        line.split("|")[1:-1]
+        for line in (results / "table_i2" / "table.md").read_text().splitlines()
+        if line.startswith("| ")
+    ]
     table = {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines if len(cells) == 9}
     assert table["method"][1::2] == ["GPT2s paper", "GPT2m paper", "GPT2l paper", "GPT2xl paper"]
-    assert table["AdamCPR"] == ["-", "0.073 (1.058x)", "-", "0.162 (1.066x)", "-", "0.289 (1.059x)", "-", "0.360 (1.056x)"]
+    assert table["AdamCPR"] == [
+        "-",
+        "0.073 (1.058x)",
+        "-",
+        "0.162 (1.066x)",
+        "-",
+        "0.289 (1.059x)",
+        "-",
+        "0.360 (1.056x)",
+    ]
 
 
 def test_a_later_call_keeps_the_other_shapes_and_rebuilding_changes_no_byte(results):

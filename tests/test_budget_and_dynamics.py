@@ -24,8 +24,12 @@ TABLE_C1, TABLE_H1, FIGURE3 = (artefact(name) for name in ("table_c1", "table_h1
 def budget_run(name: str, seed: int, steps: int, score: float | None, curve: tuple = ()):
     """A run of Figure 1 with a final perplexity, and a curve of (step, perplexity)."""
     metrics = tuple({"step": step, "perplexity": value} for step, value in curve)
-    made = run(name, seed, None if score is None else {"perplexity": score}, lr=3.162e-3, metrics=metrics, num_steps=steps)
-    return replace(made, config=made.config | {"num_steps": steps}, record=made.record | {"run_id": f"{name}-{seed}-{steps}"})
+    made = run(
+        name, seed, None if score is None else {"perplexity": score}, lr=3.162e-3, metrics=metrics, num_steps=steps
+    )
+    return replace(
+        made, config=made.config | {"num_steps": steps}, record=made.record | {"run_id": f"{name}-{seed}-{steps}"}
+    )
 
 
 def budget_runs(goal=58.0, small=60.0, middle=57.0, large=50.0, seeds=range(1, 7)):
@@ -33,7 +37,9 @@ def budget_runs(goal=58.0, small=60.0, middle=57.0, large=50.0, seeds=range(1, 7
     runs = []
     for seed in seeds:
         for steps, score in ((500, small), (750, middle), (1000, large)):
-            runs.append(budget_run("adamw", seed, steps, score + seed / 100, ((100, 90.0), (steps, score + seed / 100))))
+            runs.append(
+                budget_run("adamw", seed, steps, score + seed / 100, ((100, 90.0), (steps, score + seed / 100)))
+            )
         runs.append(budget_run("adamcpr_ip", seed, 500, goal + seed / 100, ((100, 95.0), (500, goal + seed / 100))))
     return runs
 
@@ -68,9 +74,13 @@ def test_budgets_are_compared_within_a_seed():
         share = math.log((58 + seed / 100) / (60 + seed / 100)) / math.log((57 + seed / 100) / (60 + seed / 100))
         assert budget == pytest.approx(1.5**share)
     assert "1.31x in the median of 6 seeds (1.31x to 1.31x)." in equal_budget_line(FIGURE1, "mini", runs)
-    assert "or less in 6 of them: 1x is the smallest measured." in equal_budget_line(FIGURE1, "mini", budget_runs(goal=70.0))
+    assert "or less in 6 of them: 1x is the smallest measured." in equal_budget_line(
+        FIGURE1, "mini", budget_runs(goal=70.0)
+    )
     assert "not within 2x in 6 of 6 seeds." in equal_budget_line(FIGURE1, "mini", budget_runs(goal=40.0))
-    assert "runs are missing" in equal_budget_line(FIGURE1, "mini", [r for r in runs if r.config["regularizer"]["name"] == "adamw"])
+    assert "runs are missing" in equal_budget_line(
+        FIGURE1, "mini", [r for r in runs if r.config["regularizer"]["name"] == "adamw"]
+    )
 
 
 def test_the_table_says_when_each_curve_had_the_goals_score():
@@ -157,7 +167,9 @@ def test_the_figure_of_dynamics_marks_where_the_bound_is_set():
 def test_a_column_may_be_a_matrix_and_its_lines_the_methods():
     runs = [dynamics_run("adamcpr_ws", settings={"kappa_update": mu}) for mu in (0.01, 0.1, 1.0, 10.0)]
     figure = dynamics_figure(FIGURE_C2, runs, "footer")
-    assert [axes.get_title() for axes in figure.axes[:4]] == [m.removesuffix(".weight") for m in FIGURE_C2["dynamics"]["matrices"]]
+    assert [axes.get_title() for axes in figure.axes[:4]] == [
+        m.removesuffix(".weight") for m in FIGURE_C2["dynamics"]["matrices"]
+    ]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["μ = 0.01", "μ = 0.1", "μ = 1", "μ = 10"]
     assert len(figure.axes[0].lines) == 8
 
@@ -174,7 +186,9 @@ def test_the_files_of_both_layouts_are_written_and_the_same_again(made, tmp_path
     assert contents[0] == contents[1] and len(contents[0]) == 6
     page = contents[0]["table.md"].decode()
     assert ("## Claims" in page) == bool(definition["claims"])
-    assert ("- equal budget: AdamW reaches AdamCPR Kappa-IP's score at a budget of: 1.31x" in page) == (definition is FIGURE1)
+    assert ("- equal budget: AdamW reaches AdamCPR Kappa-IP's score at a budget of: 1.31x" in page) == (
+        definition is FIGURE1
+    )
 
 
 def mu_runs(value):

@@ -81,7 +81,9 @@ def test_a_file_has_the_test_images_in_order_at_severities_1_to_5(root):
 
 
 def test_the_score_is_a_plain_loop_s(root):
-    cfg = compose_config([*TINY, f"data_dir={root}", "task.corruptions.names=[fog,snow]", "task.corruptions.severities=[2,5]"])
+    cfg = compose_config(
+        [*TINY, f"data_dir={root}", "task.corruptions.names=[fog,snow]", "task.corruptions.severities=[2,5]"]
+    )
     torch.manual_seed(0)
     workload = build_workload(cfg, torch.device("cpu"))
     model = workload.model
@@ -105,7 +107,9 @@ def test_the_score_is_a_plain_loop_s(root):
     means |= {f"_severity_{key}": {cell: n for cell, n in right.items() if key in cell} for key in (2, 5)}
     halves = [found.pop(f"corrupted_accuracy_{half}") for half in ("selection", "report")]
     assert sum(halves) / 2 == pytest.approx(found["corrupted_accuracy"])  # 15 images each
-    assert found == {f"corrupted_accuracy{key}": pytest.approx(100 * sum(n.values()) / len(n) / 30) for key, n in means.items()}
+    assert found == {
+        f"corrupted_accuracy{key}": pytest.approx(100 * sum(n.values()) / len(n) / 30) for key, n in means.items()
+    }
     assert len(set(right.values())) > 1
 
 
@@ -117,7 +121,9 @@ def test_a_set_is_the_same_however_often_and_of_how_many_images_it_is_made(root,
     assert np.array_equal(np.random.get_state()[1], before)  # a caller's own random numbers go on as they would have
     fewer = make(copied, count=10)
     for name in CORRUPTIONS:
-        few, all_of_them = (np.load(folder / f"{name}.npy").reshape(5, -1, 28, 28) for folder in (fewer, root / corrupt.NAME))
+        few, all_of_them = (
+            np.load(folder / f"{name}.npy").reshape(5, -1, 28, 28) for folder in (fewer, root / corrupt.NAME)
+        )
         assert np.array_equal(few, all_of_them[:, :10])
 
 
@@ -166,7 +172,9 @@ def test_the_library_gives_the_same_pixels_twice():
 def test_a_missing_library_is_said(copied, monkeypatch):
     shutil.rmtree(copied / corrupt.NAME)
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
-    with pytest.raises(UserError, match=r"FashionMNIST-C needs the package imagecorruptions-imaug.*make setup EXTRAS=corruptions"):
+    with pytest.raises(
+        UserError, match=r"FashionMNIST-C needs the package imagecorruptions-imaug.*make setup EXTRAS=corruptions"
+    ):
         corrupt.make(copied, np.zeros((2, 28, 28), np.uint8), np.zeros(2), print)
 
 
@@ -189,9 +197,17 @@ def test_wrong_settings_are_refused(root, override, words):
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
-        ("labels", np.arange(5 * COUNT) % 7, "labels.npy.* does not hold the labels of FashionMNIST's test images, five times; delete"),
+        (
+            "labels",
+            np.arange(5 * COUNT) % 7,
+            "labels.npy.* does not hold the labels of FashionMNIST's test images, five times; delete",
+        ),
         ("labels", np.zeros((0,), np.int64), "does not hold the labels"),
-        ("fog", np.zeros((5 * COUNT, 32, 32, 3), np.uint8), r"fog\.npy is uint8 \[200, 32, 32, 3\], not uint8 \[200, 28, 28, 1\]; delete"),
+        (
+            "fog",
+            np.zeros((5 * COUNT, 32, 32, 3), np.uint8),
+            r"fog\.npy is uint8 \[200, 32, 32, 3\], not uint8 \[200, 28, 28, 1\]; delete",
+        ),
         ("fog", np.zeros((5 * COUNT, 28, 28, 1)), r"fog\.npy is float64 \[200, 28, 28, 1\]"),
         ("fog", b"another format", r"fog\.npy is damaged"),
         ("fog", None, r"fog\.npy is damaged"),
@@ -271,7 +287,12 @@ def test_a_killed_run_ends_with_the_same_score(root, tmp_path):
     (first,), (second,) = (records(tmp_path / name).values() for name in ("undisturbed", "killed"))
     assert first["metrics"] == second["metrics"] and first["state_sha256"] == second["state_sha256"]
     assert first["metric"]["name"] == "corrupted_accuracy"
-    kinds = [*CORRUPTIONS, *(f"severity_{s}" for s in first["config"]["task"]["corruptions"]["severities"]), "selection", "report"]
+    kinds = [
+        *CORRUPTIONS,
+        *(f"severity_{s}" for s in first["config"]["task"]["corruptions"]["severities"]),
+        "selection",
+        "report",
+    ]
     expected = {"corrupted_accuracy", *(f"corrupted_accuracy_{kind}" for kind in kinds)}
     assert {name for name in first["metrics"] if name.startswith("corrupted")} == expected
     (log,) = tmp_path.glob("killed/*/*/metrics.jsonl")

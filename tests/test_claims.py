@@ -62,7 +62,9 @@ def test_the_pairs_are_seeds_of_each_learning_rate_at_the_column_that_is_best_fo
         played = {}
         for name in ("adamcpr_ws", "adamw"):
             others = [other for other in SEEDS if other != seed]
-            column = max(SETTINGS[name], key=lambda s, n=name: sign * statistics.mean(noisy(n, lr, s, other) for other in others))
+            column = max(
+                SETTINGS[name], key=lambda s, n=name: sign * statistics.mean(noisy(n, lr, s, other) for other in others)
+            )
             played[name] = noisy(name, lr, column, seed)
             columns.add(column)
         differences.append(sign * (played["adamcpr_ws"] - played["adamw"]))
@@ -93,14 +95,19 @@ def test_a_significant_lead_is_undecided_when_the_other_method_has_the_best_cell
 def test_six_pairs_are_the_fewest_that_can_be_significant():
     def least(pairs):
         outcomes = itertools.product((-1, 1), repeat=pairs)
-        signed_rank = min(stats.wilcoxon([sign * size for size, sign in enumerate(signs, 1)]).pvalue for signs in outcomes)
+        signed_rank = min(
+            stats.wilcoxon([sign * size for size, sign in enumerate(signs, 1)]).pvalue for signs in outcomes
+        )
         return min(signed_rank, *(stats.binomtest(wins, pairs).pvalue for wins in range(pairs + 1)))
 
     assert least(5) >= 0.05 > least(6)
     ahead = {"adamw": 70, "adamcpr_ip": 75, "adamcpr_ws": 80}
     runs = grid(lambda name, lr, setting, seed: ahead[name] + seed)
     assert judged("cifar-ws", [r for r in runs if r.config["seed"] < 3])[0] == "holds"  # 3 learning rates x 2 seeds
-    assert judged("cifar-ws", [r for r in runs if r.config["seed"] < 2]) == ("too few seeds to say", "81.00 against 71.00; 0 pairs")
+    assert judged("cifar-ws", [r for r in runs if r.config["seed"] < 2]) == (
+        "too few seeds to say",
+        "81.00 against 71.00; 0 pairs",
+    )
 
 
 def test_a_pair_needs_both_runs():
@@ -143,7 +150,9 @@ def fisher(table: list[tuple[int, int]]) -> float:
 
 
 @either_metric
-@pytest.mark.parametrize(("ws", "adamw", "verdict"), [(9, 3, "holds"), (0, 9, "does not hold"), (6, 6, "undecided"), (9, 9, "undecided")])
+@pytest.mark.parametrize(
+    ("ws", "adamw", "verdict"), [(9, 3, "holds"), (0, 9, "does not hold"), (6, 6, "undecided"), (9, 9, "undecided")]
+)
 def test_cells_are_near_the_best_within_a_point_of_the_reference_s_best(ws, adamw, verdict, better):
     places = {name: list(itertools.product(LRS, settings)) for name, settings in SETTINGS.items()}
 
@@ -151,7 +160,10 @@ def test_cells_are_near_the_best_within_a_point_of_the_reference_s_best(ws, adam
         if name == "adamcpr_ip":
             return 80.0
         place = places[name].index((lr, setting))
-        near = {"adamw": 80.0 if place == 0 else 79.1, "adamcpr_ws": 79.1 + place}  # most of WS is far from its own best
+        near = {
+            "adamw": 80.0 if place == 0 else 79.1,
+            "adamcpr_ws": 79.1 + place,
+        }  # most of WS is far from its own best
         accuracy = near[name] if place < {"adamw": adamw, "adamcpr_ws": ws}[name] else 78.9
         return accuracy if better == "higher" else 160 - accuracy
 
@@ -188,7 +200,9 @@ def test_a_cell_with_a_diverged_run_is_not_near_the_best():
 
 
 def test_a_cell_exactly_a_point_behind_is_near():
-    runs = grid(lambda name, lr, setting, seed: 64.01 if name == "adamw" else 63.01)  # in floats 64.01 - 63.01 is more than 1
+    runs = grid(
+        lambda name, lr, setting, seed: 64.01 if name == "adamw" else 63.01
+    )  # in floats 64.01 - 63.01 is more than 1
     assert judged("cifar-robust", runs)[1].startswith("100% of 9 cells")
 
 
@@ -202,7 +216,12 @@ def test_a_cell_exactly_a_point_behind_is_near():
         ([None] * 6, (None, None, None), "undecided", "sooner in 0 of 6 seeds; p = 1.000, Holm 1.000"),
         ([40] * 6, (40, None, 80), "undecided", "sooner in 0 of 6 seeds; p = 1.000, Holm 1.000"),
         ([40] * 3 + [None] * 3, (48, 48, 48), "undecided", "sooner in 3 of 6 seeds; p = 1.000, Holm 1.000"),
-        ([40] * 6 + [48] * 2, (48, 48, 48), "holds", "sooner in 6 of 8 seeds; p = 0.031, Holm 0.031"),  # ties say nothing
+        (
+            [40] * 6 + [48] * 2,
+            (48, 48, 48),
+            "holds",
+            "sooner in 6 of 8 seeds; p = 0.031, Holm 0.031",
+        ),  # ties say nothing
         ([40] * 5, (80, 80, 80), "too few seeds to say", "sooner in 5 of 5 seeds"),
     ],
 )
@@ -225,4 +244,6 @@ def test_what_is_forgotten_is_compared_where_the_questions_are_answered_best():
             finals = {"accuracy_change": learned + seed / 10, "language_accuracy_change": forgotten}
             runs.append(run("adamcpr_ws", seed, finals, lr=lr, warm_start=start))
     verdict, ours = judged("lora-forgets-less", runs, at_scale(artefact("figure_k1"), "mini"))
-    assert verdict == "holds" and ours.startswith("-5.20 against -10.00; median difference +4.80 [+4.70, +4.90] over 6 pairs")
+    assert verdict == "holds" and ours.startswith(
+        "-5.20 against -10.00; median difference +4.80 [+4.70, +4.90] over 6 pairs"
+    )

@@ -36,7 +36,11 @@ def equal_runs(definition: dict) -> list[Run]:
     made = run("a", 1, scores, metrics=({"step": 10} | scores,))
     for grid in definition["scales"]["mini"]["grids"]:
         base = composed(grid.get("task") or definition["task"], grid["regularizer"])
-        axes = {key: values if isinstance(values, list) else [values] for key, values in grid.items() if key not in ("task", "regularizer")}
+        axes = {
+            key: values if isinstance(values, list) else [values]
+            for key, values in grid.items()
+            if key not in ("task", "regularizer")
+        }
         axes["seed"] = seeds_of(definition, grid, {"scale": "mini"})
         for point in itertools.product(*axes.values()):
             config = base | dict(zip(axes, point, strict=True))
@@ -46,7 +50,9 @@ def equal_runs(definition: dict) -> list[Run]:
 
 @pytest.mark.parametrize("name", known_artefacts())
 def test_every_claim_can_be_decided_at_mini_scale(name, monkeypatch):
-    monkeypatch.setattr("results.differences.interval", lambda differences: None)  # bootstraps take long, and decide nothing
+    monkeypatch.setattr(
+        "results.differences.interval", lambda differences: None
+    )  # bootstraps take long, and decide nothing
     definition = artefact(name)
     verdicts = judge(at_scale(definition, "mini"), "mini", equal_runs(definition), complete=True)
     assert MISSING not in {verdict.verdict for verdict in verdicts}

@@ -29,10 +29,16 @@ def verdict_on_schedules(value):
 def test_panels_of_one_side_are_one_method_with_all_their_columns():
     """The best schedule, x10, is held against WS; the three others do not help WS, nor hurt it."""
     base = {0.1: 70.0, 0.01: 60.0, 10: 75.0, 100: 50.0}
-    noise = {(lr, seed): random.Random(f"{lr} {seed}").gauss(0, 0.3) for lr in (1e-3, 3.162e-3, 1e-2) for seed in (1, 2, 3)}
-    better = verdict_on_schedules(lambda name, factor, lr, seed: (76.0 if name == "ws" else base[factor]) + noise[lr, seed])
+    noise = {
+        (lr, seed): random.Random(f"{lr} {seed}").gauss(0, 0.3) for lr in (1e-3, 3.162e-3, 1e-2) for seed in (1, 2, 3)
+    }
+    better = verdict_on_schedules(
+        lambda name, factor, lr, seed: (76.0 if name == "ws" else base[factor]) + noise[lr, seed]
+    )
     assert better.verdict == "holds" and "+1.00 [+1.00, +1.00] over 9 pairs" in better.ours
-    worse = verdict_on_schedules(lambda name, factor, lr, seed: (74.0 if name == "ws" else base[factor]) + noise[lr, seed])
+    worse = verdict_on_schedules(
+        lambda name, factor, lr, seed: (74.0 if name == "ws" else base[factor]) + noise[lr, seed]
+    )
     assert worse.verdict == "does not hold" and "-1.00 [-1.00, -1.00] over 9 pairs" in worse.ours
 
 
@@ -42,7 +48,9 @@ def adaptive(gain: float) -> str:
     for lr, seed, mode in itertools.product((1e-3, 3.162e-3, 1e-2), (1, 2, 3), (False, "transition")):
         accuracy = 70 + random.Random(f"{lr} {seed}").gauss(0, 1) + (gain if mode else 0)
         runs.append(run("adamcpr_ws", seed, {"top1_accuracy": accuracy}, lr=lr, adaptive=mode, warm_start="1x"))
-        runs.append(run("adamcpr_k", seed, {"top1_accuracy": accuracy - 5}, lr=lr, adaptive=mode, kappa_init_param=0.01))
+        runs.append(
+            run("adamcpr_k", seed, {"top1_accuracy": accuracy - 5}, lr=lr, adaptive=mode, kappa_init_param=0.01)
+        )
         runs.append(run("adamcpr_ki0", seed, {"top1_accuracy": accuracy - 3}, lr=lr, adaptive=mode, kappa_init_param=4))
     verdicts = {v.claim: v.verdict for v in judge(at_scale(artefact("figure_e1"), "mini"), "mini", runs, complete=True)}
     assert verdicts["cifar-ws-k"] == "holds"

@@ -79,9 +79,14 @@ def test_a_checkpoint_loaded_by_its_path_gives_open_clip_s_logits(quick_gelu, tm
 def test_what_is_no_checkpoint_of_the_architecture_is_one_line(named, tmp_path):
     path, model = named
     (tmp_path / "text.pt").write_text("no weights")
-    torch.save({name: value for name, value in model.state_dict().items() if name != "logit_scale"}, tmp_path / "less.pt")
+    torch.save(
+        {name: value for name, value in model.state_dict().items() if name != "logit_scale"}, tmp_path / "less.pt"
+    )
     wrong = {
-        ("ViT-B-32-quickgelu", path): r"is no checkpoint of task\.architecture=ViT-B-32-quickgelu: it.* \(\d+ more such\)$",
+        (
+            "ViT-B-32-quickgelu",
+            path,
+        ): r"is no checkpoint of task\.architecture=ViT-B-32-quickgelu: it.* \(\d+ more such\)$",
         ("tiny-clip", tmp_path / "less.pt"): r"it has no logit_scale$",
         ("tiny-clip", tmp_path / "text.pt"): "holds no weights",
         ("tiny-clip", tmp_path / "gone.pt"): "there is no such file",
@@ -90,7 +95,10 @@ def test_what_is_no_checkpoint_of_the_architecture_is_one_line(named, tmp_path):
         ("ViT-B-16-SigLIP", path): "not open_clip's own transformers",
     }
     for (architecture, file), message in wrong.items():
-        with torch.device("meta" if architecture == "ViT-B-32-quickgelu" else "cpu"), pytest.raises(UserError, match=message) as error:
+        with (
+            torch.device("meta" if architecture == "ViT-B-32-quickgelu" else "cpu"),
+            pytest.raises(UserError, match=message) as error,
+        ):
             pretrained.load(architecture, file)
         assert "\n" not in str(error.value)
 
@@ -129,7 +137,9 @@ def test_vit_b_32_has_the_published_size_and_its_matrices_are_regularized():
     names = regularized_names(classifier)
     blocks = [f"tower.transformer.resblocks.{i}." for i in range(12)]
     matrices = ("attn.in_proj_weight", "attn.out_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-    assert set(names) == {"tower.conv1.weight", "tower.proj", "head.weight"} | {block + name for block in blocks for name in matrices}
+    assert set(names) == {"tower.conv1.weight", "tower.proj", "head.weight"} | {
+        block + name for block in blocks for name in matrices
+    }
     assert not any(exempt in name for exempt in EXEMPT for name in names)
     assert all(name in names or any(exempt in name for exempt in EXEMPT) for name, _ in classifier.named_parameters())
     products = 12 * (12 * 768**2 * 50 + 2 * 768 * 50**2) + 768 * 3072 * 49  # of 50 tokens, and of 49 patches
@@ -154,7 +164,9 @@ def test_the_zero_shot_head_is_open_clip_s_classifier(named):
 
 def classifiers(normalized: bool) -> tuple[Classifier, Classifier]:
     torch.manual_seed(0)
-    start, end = (Classifier(open_clip.CLIP(**SHAPE).visual, Head(16, 10, normalize)).eval() for normalize in (True, normalized))
+    start, end = (
+        Classifier(open_clip.CLIP(**SHAPE).visual, Head(16, 10, normalize)).eval() for normalize in (True, normalized)
+    )
     start.head.weight.data *= 30  # a logit scale
     return start, end
 

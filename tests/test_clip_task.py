@@ -29,10 +29,28 @@ from tasks.imagenet.recipe import eval_transform
 
 CPU = torch.device("cpu")
 TINY = [
-    *("task=clip", "scale=mini", "quiet=true", "num_steps=6", "task.batch_size=16", "task.eval_batch_size=20", "task.wise_ft=[0,0.5,1]"),
-    *("task.data.train_size=60", "task.data.val_size=50", "task.small.images=200", "task.small.batch_size=16", "task.small.steps=3"),
+    *(
+        "task=clip",
+        "scale=mini",
+        "quiet=true",
+        "num_steps=6",
+        "task.batch_size=16",
+        "task.eval_batch_size=20",
+        "task.wise_ft=[0,0.5,1]",
+    ),
+    *(
+        "task.data.train_size=60",
+        "task.data.val_size=50",
+        "task.small.images=200",
+        "task.small.batch_size=16",
+        "task.small.steps=3",
+    ),
     *("task.small.shape.embed_dim=16", "task.small.shape.vision_cfg.width=32", "task.small.shape.vision_cfg.layers=2"),
-    *("task.small.shape.vision_cfg.head_width=16", "task.small.shape.text_cfg.width=16", "task.small.shape.text_cfg.layers=1"),
+    *(
+        "task.small.shape.vision_cfg.head_width=16",
+        "task.small.shape.text_cfg.width=16",
+        "task.small.shape.text_cfg.layers=1",
+    ),
 ]
 
 
@@ -59,11 +77,20 @@ def sha(model) -> str:
 def test_the_paper_s_protocol_has_10_epochs_of_512_a_warm_up_of_500_and_a_cosine_to_nothing():
     cfg = compose_config(["task=clip", "scale=paper", "regularizer=adamw"])
     assert cfg.task.batch_size == 512 and cfg.num_steps == 10 * (1_281_167 // 512) == 25_020
-    assert (list(cfg.task.betas), cfg.task.eps, cfg.task.grad_clip, cfg.task.head) == ([0.9, 0.999], 1e-8, 1.0, "random")
+    assert (list(cfg.task.betas), cfg.task.eps, cfg.task.grad_clip, cfg.task.head) == (
+        [0.9, 0.999],
+        1e-8,
+        1.0,
+        "random",
+    )
     middle = (500 + 25_020) // 2
     rates = [cfg.task.lr * lr_factor(cfg.task.schedule, step, cfg.num_steps) for step in (0, 250, 500, middle, 25_020)]
     assert rates == pytest.approx([0, 1.5e-5, 3e-5, 1.5e-5, 0], abs=1e-12)
-    assert [warm_start_steps(start, cfg.task.schedule.warmup_steps) for start in ("1x", "2x", "4x")] == [500, 1000, 2000]
+    assert [warm_start_steps(start, cfg.task.schedule.warmup_steps) for start in ("1x", "2x", "4x")] == [
+        500,
+        1000,
+        2000,
+    ]
     table2 = expand(load_artefact("table2"), {"scale": "paper"}, {}).values()
     assert {run.lr for run in table2} == {3e-5} and len(table2) == 9 * 3  # seeds
 
@@ -84,7 +111,9 @@ def test_the_small_clip_is_kept_by_recipe_and_images(root, tmp_path):
     assert sha(small.trained(root, own, print, quiet=True)) == sha(first)
     assert path.stat().st_mtime_ns == changed
     path.write_bytes(path.read_bytes()[:-100])
-    assert sha(small.trained(root, own, print, quiet=True)) == sha(first)  # a damaged one is made again, with the same bits
+    assert sha(small.trained(root, own, print, quiet=True)) == sha(
+        first
+    )  # a damaged one is made again, with the same bits
     assert small.kept_at(root, replace(own, lr=1e-4)) != path
     assert small.kept_at(write_fashion_mnist(tmp_path, train=300), own).name != path.name
 
@@ -105,7 +134,9 @@ def test_the_small_clip_sees_no_image_of_the_fine_tuning_and_none_of_an_unnamed_
     unnamed = {own.classes.index(name) for name in own.unnamed}
     pixels, classes = small.pairs(root, own)
     assert set(classes.tolist()) == set(range(10)) - unnamed and 100 < len(pixels) == len(classes) < 200
-    with pytest.raises(UserError, match=r"task\.small\.images=200 and task\.data\.train_size=201 must be different ones of 400 images"):
+    with pytest.raises(
+        UserError, match=r"task\.small\.images=200 and task\.data\.train_size=201 must be different ones of 400 images"
+    ):
         task.build(config(root, "task.data.train_size=201"), CPU)
 
 
@@ -155,7 +186,9 @@ def test_heads_are_as_configured_and_a_run_s_random_head_is_its_seed_s(root):
     assert workload.model.head.normalize and workload.model.head.bias.abs().max() == 0
     assert all(p.requires_grad for p in workload.model.parameters())
     before = workload.evaluate(workload.model)["top1_accuracy"]
-    assert workload.at_end(workload.model) == dict.fromkeys(("zero_shot_accuracy", "wise_ft_0.0", "wise_ft_0.5", "wise_ft_1.0"), before)
+    assert workload.at_end(workload.model) == dict.fromkeys(
+        ("zero_shot_accuracy", "wise_ft_0.0", "wise_ft_0.5", "wise_ft_1.0"), before
+    )
 
 
 def test_a_run_has_zero_shot_and_wise_ft_scores_in_its_last_evaluation(root, tmp_path):
@@ -175,7 +208,9 @@ def test_a_run_has_zero_shot_and_wise_ft_scores_in_its_last_evaluation(root, tmp
         "wise_ft_0.5",
         "wise_ft_1.0",
     }
-    assert metrics["wise_ft_0.0"] == metrics["zero_shot_accuracy"] and metrics["wise_ft_1.0"] == metrics["top1_accuracy"]
+    assert (
+        metrics["wise_ft_0.0"] == metrics["zero_shot_accuracy"] and metrics["wise_ft_1.0"] == metrics["top1_accuracy"]
+    )
     assert record["metric"] == {"name": "top1_accuracy", "unit": "%", "better": "higher"}
     (log,) = tmp_path.glob("clip/*/metrics.jsonl")
     evaluations = [row for row in map(json.loads, log.read_text().splitlines()) if "top1_accuracy" in row]
@@ -186,9 +221,14 @@ def test_a_run_has_zero_shot_and_wise_ft_scores_in_its_last_evaluation(root, tmp
 
 
 def test_missing_weights_are_one_line_with_the_command(tmp_path):
-    with pytest.raises(UserError, match=r"^OpenAI's weights .* are not in .*: python scripts/prepare_data\.py clip ImageNet data_dir=.*$"):
+    with pytest.raises(
+        UserError,
+        match=r"^OpenAI's weights .* are not in .*: python scripts/prepare_data\.py clip ImageNet data_dir=.*$",
+    ):
         task.build(compose_config(["task=clip", "scale=paper", f"data_dir={tmp_path}"]), CPU)
-    with pytest.raises(UserError, match=r"OpenAI's weights are of ViT-B-32-quickgelu; name a file with task\.checkpoint=PATH"):
+    with pytest.raises(
+        UserError, match=r"OpenAI's weights are of ViT-B-32-quickgelu; name a file with task\.checkpoint=PATH"
+    ):
         pretrained.kept_at(tmp_path, "ViT-B-16")
     with pytest.raises(UserError, match=r"FashionMNIST \(train\) is not in .*prepare_data\.py"):
         task.build(config(tmp_path), CPU)

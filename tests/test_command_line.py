@@ -45,9 +45,15 @@ def data(tmp_path_factory):
         (("quiet=maybe",), ("quiet=maybe", "true or false")),
         (("regularizer=adamcpr_k", "regularizer.kappa_init_param=abc"), ("kappa_init_param='abc'", "number")),
         (("regularizer=adamcpr_ip", "regularizer.reg_by_lr=maybe"), ("reg_by_lr='maybe'", "True or False")),
-        (("regularizer=adamcpr_ws", "+regularizer.kappa_init_param=3"), ("kappa_init_param is not read by adamcpr_ws", "warm_start")),
+        (
+            ("regularizer=adamcpr_ws", "+regularizer.kappa_init_param=3"),
+            ("kappa_init_param is not read by adamcpr_ws", "warm_start"),
+        ),
         (("regularizer=adamw", "+regularizer.wd=3"), ("wd is not read by adamw", "weight_decay")),
-        (("regularizer=adamcpr_ip", "+regularizer.warmstart=null"), ("warmstart is not read by adamcpr_ip", "reg_step_size")),
+        (
+            ("regularizer=adamcpr_ip", "+regularizer.warmstart=null"),
+            ("warmstart is not read by adamcpr_ip", "reg_step_size"),
+        ),
         (("regularizer=adamw", "+regularizer.warm_start=null"), ("warm_start is not read by adamw", "weight_decay")),
         (("regularizer=adamcpr_ws",), ("warm_start=2x", "does not have", "number of steps")),
     ],
@@ -97,7 +103,14 @@ def test_paper_scale_without_a_gpu_is_refused_before_anything_is_written(tmp_pat
 
 def test_the_paper_s_own_model_trains_on_a_cpu(tmp_path, data):
     """The paper's ResNet18 and protocol; the images are not CIFAR-100's, which is the only difference."""
-    arguments = ("task=cifar100", "scale=paper", "device=cpu", "num_steps=2", "task.data.name=FashionMNIST", "regularizer=adamcpr_ip")
+    arguments = (
+        "task=cifar100",
+        "scale=paper",
+        "device=cpu",
+        "num_steps=2",
+        "task.data.name=FashionMNIST",
+        "regularizer=adamcpr_ip",
+    )
     done = call("train.py", *arguments, f"runs_dir={tmp_path}", f"data_dir={data}")
     assert done.returncode == 0, done.stderr
     assert "of 11,220,132 parameters" in done.stderr
@@ -107,9 +120,19 @@ def test_the_paper_s_own_model_trains_on_a_cpu(tmp_path, data):
 
 
 def test_a_warm_start_after_the_end_is_a_warning_and_the_record_says_that_no_bound_was_set(tmp_path):
-    done = call("train.py", *GROKKING, f"runs_dir={tmp_path}", "num_steps=10", "regularizer=adamcpr_ws", "regularizer.warm_start=500")
+    done = call(
+        "train.py",
+        *GROKKING,
+        f"runs_dir={tmp_path}",
+        "num_steps=10",
+        "regularizer=adamcpr_ws",
+        "regularizer.warm_start=500",
+    )
     assert done.returncode == 0
-    assert "warning: CPR will never act: the earliest step at which a bound can be set is 500, and training ends at 10" in done.stderr
+    assert (
+        "warning: CPR will never act: the earliest step at which a bound can be set is 500, and training ends at 10"
+        in done.stderr
+    )
     (record,) = records(tmp_path).values()
     assert "mlp_in.weight" in record["without_bound"]
 
@@ -128,7 +151,13 @@ def test_a_loss_that_is_not_finite_is_on_record_and_the_run_is_not_tried_again(t
 
 def test_a_run_that_diverges_ends_no_sweep(tmp_path):
     data_dir = write_fashion_mnist(tmp_path / "data")
-    arguments = ("task=cifar100", "quiet=true", f"runs_dir={tmp_path}", f"data_dir={data_dir}", "task.data.train_size=400")
+    arguments = (
+        "task=cifar100",
+        "quiet=true",
+        f"runs_dir={tmp_path}",
+        f"data_dir={data_dir}",
+        "task.data.train_size=400",
+    )
     done = call("train.py", "-m", *arguments, "num_steps=40", "lr=1e30,1e-3", "regularizer=adamw")
     assert done.returncode == 1
     is_one_line(done, "loss is nan between steps")
@@ -159,7 +188,9 @@ def test_a_damaged_data_set_is_not_called_ready(tmp_path):
     data = write_fashion_mnist(tmp_path)  # in the right places, with the wrong content
     done = call("prepare_data.py", "cifar100", "FashionMNIST", f"data_dir={data}", timeout=300)
     files = list((data / "FashionMNIST" / "raw").glob("*-ubyte"))
-    whole = len(files) == 4 and all(hashlib.sha256(path.read_bytes()).hexdigest() == FASHION_MNIST[path.name] for path in files)
+    whole = len(files) == 4 and all(
+        hashlib.sha256(path.read_bytes()).hexdigest() == FASHION_MNIST[path.name] for path in files
+    )
     assert whole == (done.returncode == 0) == ("ready" in done.stdout)
 
 

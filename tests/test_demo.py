@@ -22,7 +22,10 @@ RUNS = {"AdamW": made([1.0, 40.0, 90.0], [1.0, 3.0, 2.0], False), "CPR": made([1
 def test_the_sentences_say_when_each_run_generalizes_and_how_its_weights_grew():
     first, second, _ = findings(RUNS, 8)
     assert first == "95 % validation accuracy is reached with AdamW: in no epoch of 30; CPR: at epoch 20 of 30."
-    assert second == "The size R of query.weight grows by at most 3.0 times with AdamW, 1.0 times with CPR; its bound is the dashed line."
+    assert (
+        second
+        == "The size R of query.weight grows by at most 3.0 times with AdamW, 1.0 times with CPR; its bound is the dashed line."
+    )
 
 
 def test_the_figure_is_one_picture(tmp_path):

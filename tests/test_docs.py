@@ -28,7 +28,14 @@ PAGES = sorted(DOCS.rglob("*.md"))
 SHOWN = [*PAGES, ROOT / "README.md", *sorted(ROOT.glob("tasks/*/README.md"))]  # the READMEs are part of the site
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:(?:make|python|torchrun|srun) \S|scripts/\S).*$")
-OPTIONS = ("scale", "seeds", "jobs", "results_dir", "wait", "from")  # of reproduce.py and its like, beside train.py's keys
+OPTIONS = (
+    "scale",
+    "seeds",
+    "jobs",
+    "results_dir",
+    "wait",
+    "from",
+)  # of reproduce.py and its like, beside train.py's keys
 
 
 def name(page: Path) -> str:
@@ -60,7 +67,9 @@ COMMANDS = sorted({(name(page), command) for page in SHOWN for command in comman
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     arguments = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
+    done = subprocess.run(
+        arguments, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    )
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
     return folder
@@ -118,7 +127,9 @@ def test_a_result_s_page_has_the_files_that_it_links_also_those_in_folders(tmp_p
     monkeypatch.setattr(config.hooks["docs/_hooks/generated.py"], "ROOT", tmp_path)
     folder = tmp_path / "results" / "mini" / "table_j1"
     (folder / "overlays").mkdir(parents=True)
-    (folder / "table.md").write_text("# Dice\n\n![figure](figure.png)\n\n![a block](overlays/block.png)\n\n[folds.csv](folds.csv)\n")
+    (folder / "table.md").write_text(
+        "# Dice\n\n![figure](figure.png)\n\n![a block](overlays/block.png)\n\n[folds.csv](folds.csv)\n"
+    )
     for path in ("figure.png", "overlays/block.png", "folds.csv"):
         (folder / path).write_bytes(path.encode())
     files = config.plugins.on_files(Files([]), config=config)
@@ -216,9 +227,17 @@ def check_script(copy: Path, script: str, arguments: list[str]) -> None:
     elif script == "scripts/prepare_data.py":
         assert not keys and not flags
         assert (copy / "configs/task" / f"{names[0]}.yaml").exists(), names[0]
-        sources = "".join(path.read_text() for path in ROOT.glob("tasks/*/*.py"))  # imported, they bring all of open_clip
+        sources = "".join(
+            path.read_text() for path in ROOT.glob("tasks/*/*.py")
+        )  # imported, they bring all of open_clip
         assert not [data_set for data_set in names[1:] if f'"{data_set}"' not in sources]
-    elif script in ("scripts/reproduce.py", "scripts/reproduce_all.py", "scripts/status.py", "scripts/retry.py", "scripts/prune.py"):
+    elif script in (
+        "scripts/reproduce.py",
+        "scripts/reproduce_all.py",
+        "scripts/status.py",
+        "scripts/retry.py",
+        "scripts/prune.py",
+    ):
         assert flags <= {"--dry-run", "--yes", "--orphans"}
         for artefact in names:
             assert (copy / "configs/artefact" / f"{artefact}.yaml").exists(), artefact
@@ -273,7 +292,14 @@ def test_the_optimizers_of_the_how_to_train(copy, tmp_path):
 
 
 def test_the_task_of_the_how_to_learns_and_its_heat_map_is_written(copy, tmp_path):
-    run(copy, "scripts/train.py", "task=spirals", "regularizer=adamw", "regularizer.weight_decay=0.01", f"runs_dir={tmp_path}")
+    run(
+        copy,
+        "scripts/train.py",
+        "task=spirals",
+        "regularizer=adamw",
+        "regularizer.weight_decay=0.01",
+        f"runs_dir={tmp_path}",
+    )
     (record,) = records(tmp_path).values()
     assert record["metrics"]["accuracy"] > 90
     arguments = ("spirals", f"runs_dir={tmp_path}", "seeds=1", "num_steps=2", "jobs=1")
@@ -293,7 +319,11 @@ def test_the_text_of_the_how_to_is_cut_and_trained_on(copy, tmp_path):
 
 
 def test_the_images_of_the_how_to_are_read(copy, tmp_path):
-    (command,) = [command for command in commands(DOCS / "how-to" / "data.md") if "task=imagenet" in command and "-m" not in command]
+    (command,) = [
+        command
+        for command in commands(DOCS / "how-to" / "data.md")
+        if "task=imagenet" in command and "-m" not in command
+    ]
     for number in range(72):
         folder = tmp_path / "imagenet" / ("train" if number < 64 else "val") / ("cat" if number % 2 else "dog")
         folder.mkdir(parents=True, exist_ok=True)
@@ -307,7 +337,10 @@ def test_the_tutorial_s_sweep_writes_its_figure(tmp_path):
     data = write_fashion_mnist(tmp_path / "data", train=1000)
     places = (f"data_dir={data}", f"runs_dir={tmp_path / 'runs'}")
     arguments = [argument for argument in shlex.split(command)[2:] if not argument.startswith("num_steps=")]
-    assert "24 would be trained" in run(ROOT, "scripts/reproduce.py", *arguments, "num_steps=100", *places, "--dry-run").stdout
+    assert (
+        "24 would be trained"
+        in run(ROOT, "scripts/reproduce.py", *arguments, "num_steps=100", *places, "--dry-run").stdout
+    )
     run(ROOT, "scripts/reproduce.py", *arguments, "num_steps=2", "lr=1e-3", *places)
     written = tmp_path / "runs/results/mini/figure2"
     assert "runs: 8 of 8" in (written / "table.md").read_text()

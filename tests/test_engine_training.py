@@ -29,7 +29,9 @@ PLAIN_SGD = ("regularizer=sgd", "regularizer.weight_decay=0", "regularizer.momen
 
 
 def config(runs_dir: Path | str, *overrides: str) -> DictConfig:
-    return compose_config(["task=grokking", "regularizer=adamw", "quiet=true", f"runs_dir={runs_dir}", *SMALL, *overrides])
+    return compose_config(
+        ["task=grokking", "regularizer=adamw", "quiet=true", f"runs_dir={runs_dir}", *SMALL, *overrides]
+    )
 
 
 def rows(cfg: DictConfig, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
@@ -42,7 +44,9 @@ def losses(cfg: DictConfig) -> dict[int, float]:
 
 def flat(optimizer: Optimizer, of: str) -> Tensor:
     """All parameters ("data") or gradients ("grad") of the optimizer in one vector."""
-    tensors = [getattr(p, of) for group in optimizer.param_groups for p in group["params"] if getattr(p, of) is not None]
+    tensors = [
+        getattr(p, of) for group in optimizer.param_groups for p in group["params"] if getattr(p, of) is not None
+    ]
     return torch.cat([tensor.detach().flatten() for tensor in tensors]).clone()
 
 
@@ -94,11 +98,15 @@ def test_gradients_are_clipped_to_the_limit_and_shorter_ones_are_left_alone(tmp_
 
 
 def test_a_small_limit_changes_the_path_of_the_parameters_and_one_never_reached_does_not(tmp_path):
-    ends = {limit: run(config(tmp_path, f"task.grad_clip={limit}"))["state_sha256"] for limit in ("null", "1e-3", "1e6")}
+    ends = {
+        limit: run(config(tmp_path, f"task.grad_clip={limit}"))["state_sha256"] for limit in ("null", "1e-3", "1e6")
+    }
     assert ends["null"] == ends["1e6"] != ends["1e-3"]
 
 
-@pytest.mark.parametrize("regularizer", ["adamw", "adamcpr_ws", "sgd_cpr", "rescaling", "adadecay", "awd", "amos", "adamw_schedule"])
+@pytest.mark.parametrize(
+    "regularizer", ["adamw", "adamcpr_ws", "sgd_cpr", "rescaling", "adadecay", "awd", "amos", "adamw_schedule"]
+)
 def test_every_step_gets_the_learning_rate_of_the_schedule_and_the_log_says_it(tmp_path, regularizer):
     cfg = config(tmp_path, f"regularizer={regularizer}", "lr=3e-3", *EVERY_STEP, *WARM_UP)
     with watched_steps() as seen:
@@ -122,7 +130,8 @@ def test_the_seed_decides_the_weights_at_the_start(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "regularizer, keys", [("adamw", {"R"}), ("adamcpr_ws", {"R", "kappa", "lambda"}), ("sgd_cpr", {"R", "kappa", "lambda"})]
+    "regularizer, keys",
+    [("adamw", {"R"}), ("adamcpr_ws", {"R", "kappa", "lambda"}), ("sgd_cpr", {"R", "kappa", "lambda"})],
 )
 def test_the_dynamics_name_the_matrices_once_and_every_row_has_one_value_of_each(tmp_path, regularizer, keys):
     cfg = config(tmp_path, f"regularizer={regularizer}", "task.log_every_steps=8", *WARM_UP)
@@ -163,7 +172,10 @@ def test_a_logged_loss_is_the_mean_since_the_last_row_and_watching_changes_nothi
     single = losses(each)
     assert list(single) == list(range(1, 21))
     for cfg, windows in ((fifth, [(1, 5), (6, 10), (11, 15), (16, 20)]), (seventh, [(1, 7), (8, 14), (15, 20)])):
-        means = {last: math.fsum(single[step] for step in range(first, last + 1)) / (last - first + 1) for first, last in windows}
+        means = {
+            last: math.fsum(single[step] for step in range(first, last + 1)) / (last - first + 1)
+            for first, last in windows
+        }
         assert losses(cfg) == pytest.approx(means, rel=1e-6)
 
 
@@ -205,7 +217,15 @@ def test_the_same_seed_ends_with_the_same_bits_in_another_folder_and_another_see
 
 
 WATCHING = (
-    *("runs_dir=elsewhere", "data_dir=elsewhere", "device=cuda:1", "threads=3", "logging=wandb", "quiet=false", "deterministic=false"),
+    *(
+        "runs_dir=elsewhere",
+        "data_dir=elsewhere",
+        "device=cuda:1",
+        "threads=3",
+        "logging=wandb",
+        "quiet=false",
+        "deterministic=false",
+    ),
     *("checkpoint_every_steps=3", "checkpoint_every_minutes=null"),
 )
 
@@ -217,20 +237,39 @@ def test_where_a_run_lies_how_it_is_watched_and_what_it_runs_on_are_not_in_its_i
 
 
 def test_every_setting_that_changes_a_result_changes_the_id():
-    settings = ("lr=2e-3", "seed=2", "num_steps=21", "task.batch_size=17", "task.data.modulus=17", "task.schedule.warmup_steps=1")
-    settings += ("task.grad_clip=1", "task.reg_embedding=false", "regularizer.kappa_update=2", "regularizer.reg_function=l1")
+    settings = (
+        "lr=2e-3",
+        "seed=2",
+        "num_steps=21",
+        "task.batch_size=17",
+        "task.data.modulus=17",
+        "task.schedule.warmup_steps=1",
+    )
+    settings += (
+        "task.grad_clip=1",
+        "task.reg_embedding=false",
+        "regularizer.kappa_update=2",
+        "regularizer.reg_function=l1",
+    )
     settings += ("regularizer=adamw", "regularizer=adamcpr_ws", "task=cifar100", "scale=paper")
     plain = ["task=grokking", "regularizer=adamcpr_ip"]
-    ids = [records.run_id(compose_config(plain)), *(records.run_id(compose_config([*plain, setting])) for setting in settings)]
+    ids = [
+        records.run_id(compose_config(plain)),
+        *(records.run_id(compose_config([*plain, setting])) for setting in settings),
+    ]
     assert len(set(ids)) == 1 + len(settings)
 
 
 def test_the_id_counts_the_learning_rate_and_the_steps_not_where_they_were_given():
     assert records.run_id(config("runs", "lr=2e-3")) == records.run_id(config("runs", "task.lr=2e-3"))
-    assert records.run_id(config("runs", "task.num_steps=7")) == records.run_id(config("runs"))  # num_steps=20 is given above it
+    assert records.run_id(config("runs", "task.num_steps=7")) == records.run_id(
+        config("runs")
+    )  # num_steps=20 is given above it
 
 
-@pytest.mark.parametrize("value, steps", [("2x", 1000), ("0.5x", 250), ("0x", 0), (300, 300), ("300", 300), (300.0, 300), (0, 0)])
+@pytest.mark.parametrize(
+    "value, steps", [("2x", 1000), ("0.5x", 250), ("0x", 0), (300, 300), ("300", 300), (300.0, 300), (0, 0)]
+)
 def test_a_warm_start_is_a_number_of_steps_or_a_multiple_of_the_lr_warm_up(value, steps):
     assert warm_start_steps(value, 500) == steps
 

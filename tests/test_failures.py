@@ -24,7 +24,14 @@ from tasks.engine.files import Log, only_process
 from tasks.engine.records import note_unusable, read_record, run_folder, run_id, unusable
 from tasks.engine.signals import listening, stopping_at_once
 
-RUN = ("task=grokking", "task.model.width=32", "task.batch_size=64", "num_steps=24", "task.log_every_steps=8", "task.eval_every_steps=null")
+RUN = (
+    "task=grokking",
+    "task.model.width=32",
+    "task.batch_size=64",
+    "num_steps=24",
+    "task.log_every_steps=8",
+    "task.eval_every_steps=null",
+)
 
 
 def config(runs_dir: Path, *more: str) -> DictConfig:
@@ -47,8 +54,20 @@ def interrupt_after(cfg: DictConfig, steps: int) -> None:
 
 def test_the_table_of_the_docs_is_that_of_the_code():
     """Exit codes, and whether a sweep goes on."""
-    rows = re.findall(r"^\|[^|]*\| `(\w+)` \|[^|]*\|[^|]*\|([^|]*)\|([^|]*)\|$", (ROOT / "docs/reference/failures.md").read_text(), re.M)
-    assert {name for name, _, _ in rows} == {"TrainingFailed", "OutOfMemory", "Unusable", "Held", "DiskFull", "UserError", "Interrupted"}
+    rows = re.findall(
+        r"^\|[^|]*\| `(\w+)` \|[^|]*\|[^|]*\|([^|]*)\|([^|]*)\|$",
+        (ROOT / "docs/reference/failures.md").read_text(),
+        re.M,
+    )
+    assert {name for name, _, _ in rows} == {
+        "TrainingFailed",
+        "OutOfMemory",
+        "Unusable",
+        "Held",
+        "DiskFull",
+        "UserError",
+        "Interrupted",
+    }
     for name, sweep, code in rows:
         error = getattr(errors, name)
         if name != "Interrupted":
@@ -92,7 +111,9 @@ def test_one_unusable_run_is_said_and_the_others_are_trained(tmp_path, damage, c
         name = damage.removeprefix("a folder for ").replace("a checkpoint", "checkpoint.pt")
         os.rename(folder / name, folder / f"{name}.kept")
         (folder / name).mkdir()
-    with pytest.raises(UserError, match="1 of 2 runs cannot be trained, the others have ended: .*" + re.escape(str(folder))):
+    with pytest.raises(
+        UserError, match="1 of 2 runs cannot be trained, the others have ended: .*" + re.escape(str(folder))
+    ):
         run_all([bad, good], 1, "a sweep")
     assert set(records(tmp_path)) == {run_id(good)}
     assert str(folder) in capfd.readouterr().err
@@ -106,7 +127,9 @@ def test_one_unusable_run_is_said_and_the_others_are_trained(tmp_path, damage, c
 
 
 def test_status_and_dry_run_name_an_unusable_run_with_its_reason(tmp_path):
-    cfg = next(iter(expand(load_artefact("grokking"), {"scale": "mini", "seeds": "1"}, {"runs_dir": str(tmp_path)}).values()))
+    cfg = next(
+        iter(expand(load_artefact("grokking"), {"scale": "mini", "seeds": "1"}, {"runs_dir": str(tmp_path)}).values())
+    )
     run_folder(cfg).mkdir(parents=True)
     note_unusable(run_folder(cfg), "checkpoint.pt is a folder")
     asked = ("grokking", "seeds=1", f"runs_dir={tmp_path}")
@@ -145,7 +168,9 @@ def test_a_checkpoint_that_cannot_be_read_is_no_damage(tmp_path, monkeypatch):
 def test_a_final_metric_that_is_not_finite_is_a_divergence_and_its_files_are_json(tmp_path, monkeypatch):
     from tasks.engine.training import Training
 
-    monkeypatch.setattr(Training, "_evaluate", lambda self, last=False: {"validation_loss": float("nan"), "validation_accuracy": 1.0})
+    monkeypatch.setattr(
+        Training, "_evaluate", lambda self, last=False: {"validation_loss": float("nan"), "validation_accuracy": 1.0}
+    )
     cfg = config(tmp_path)
     with pytest.raises(TrainingFailed, match="final metric validation_loss is nan"):
         engine.run(cfg)
@@ -164,7 +189,9 @@ def test_a_record_of_before_with_a_score_that_is_not_finite_counts_as_failed(tmp
     cfg = config(tmp_path)
     record = engine.run(cfg)
     path = run_folder(cfg) / "record.json"
-    changed = {key: value for key, value in record.items() if key != "checksum"} | {"metrics": {"validation_loss": float("nan")}}
+    changed = {key: value for key, value in record.items() if key != "checksum"} | {
+        "metrics": {"validation_loss": float("nan")}
+    }
     path.write_text(json.dumps(changed | {"checksum": _digest(changed)}))
     found = read_record(run_folder(cfg))
     assert found is not None and (found["status"], found["reason"]) == ("failed", "final metric validation_loss is nan")
@@ -230,7 +257,9 @@ def test_a_runs_folder_that_is_renamed_under_a_run_is_one_line(tmp_path):
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("key", ["regularizer.name=../../x", "regularizer.name=.x", "task.name=../x", "regularizer.name=''"])
+@pytest.mark.parametrize(
+    "key", ["regularizer.name=../../x", "regularizer.name=.x", "task.name=../x", "regularizer.name=''"]
+)
 def test_a_name_that_would_leave_its_folder_is_refused(tmp_path, key):
     done = call("train.py", *RUN, f"runs_dir={tmp_path / 'runs'}", key)
     assert done.returncode == 2
@@ -301,7 +330,9 @@ def test_a_copy_of_a_run_s_folder_is_refused_by_its_name(tmp_path):
 
 def test_an_error_that_ends_a_sweep_ends_its_workers_too(tmp_path):
     """A worker that waits for a run holds the lock of the pool's queue: killed then, it would leave the others waiting."""
-    broken = [config(tmp_path, f"seed={seed}", "task=gpt2", f"data_dir={tmp_path / 'no data'}") for seed in (1, 2, 3, 4)]
+    broken = [
+        config(tmp_path, f"seed={seed}", "task=gpt2", f"data_dir={tmp_path / 'no data'}") for seed in (1, 2, 3, 4)
+    ]
     with pytest.raises(UserError, match="is not in"):
         run_all(broken, 2, "a sweep")
 
@@ -341,8 +372,17 @@ def test_a_job_that_is_asked_for_its_checkpoint_when_it_starts_is_refused(tmp_pa
 
     monkeypatch.setattr(slurm.shutil, "which", lambda _: "/usr/bin/sbatch")
     cfg = config(tmp_path, "launcher=slurm", "launcher.time=1", "launcher.grace_seconds=120")
-    with pytest.raises(UserError, match=r"launcher\.grace_seconds=120 must be at most half of launcher\.time=1 minutes"):
+    with pytest.raises(
+        UserError, match=r"launcher\.grace_seconds=120 must be at most half of launcher\.time=1 minutes"
+    ):
         slurm.submit([cfg], "a sweep")
-    assert [slurm.minutes(time) for time in (30, "90", "10:30", "1:00:00", "1-12:00:00", "2-0")] == [30, 90, 10.5, 60, 2160, 2880]
+    assert [slurm.minutes(time) for time in (30, "90", "10:30", "1:00:00", "1-12:00:00", "2-0")] == [
+        30,
+        90,
+        10.5,
+        60,
+        2160,
+        2880,
+    ]
     with pytest.raises(UserError, match="must be minutes, or like"):
         slurm.minutes("soon")

@@ -16,13 +16,17 @@ SMALL = {"width": 48, "layers": 2, "heads": 4, "context": 16, "vocabulary": 104,
 
 
 def tokens(batch: int = 3, seed: int = 0) -> torch.Tensor:
-    return torch.randint(0, SMALL["vocabulary"], (batch, SMALL["context"]), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, SMALL["vocabulary"], (batch, SMALL["context"]), generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def test_logits_are_those_of_transformers_with_learned_positions():
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    config = GPT2Config(vocab_size=104, n_positions=16, n_embd=48, n_layer=2, n_head=4, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    config = GPT2Config(
+        vocab_size=104, n_positions=16, n_embd=48, n_layer=2, n_head=4, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
+    )
     torch.manual_seed(0)
     theirs = GPT2LMHeadModel(config).eval()
     for parameter in theirs.parameters():
@@ -36,7 +40,14 @@ def test_logits_are_those_of_transformers_with_learned_positions():
 
 def from_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Their Conv1D keeps a matrix transposed."""
-    names = {"wte": "token_embedding", "ln_f": "norm", "h.": "blocks.", "ln_1": "norm1", "ln_2": "norm2", "attn.c_attn": "attention.qkv"}
+    names = {
+        "wte": "token_embedding",
+        "ln_f": "norm",
+        "h.": "blocks.",
+        "ln_1": "norm1",
+        "ln_2": "norm2",
+        "attn.c_attn": "attention.qkv",
+    }
     names |= {"attn.c_proj": "attention.out", "mlp.c_fc": "mlp.0", "mlp.c_proj": "mlp.2", "wpe.weight": "pos_embedding"}
     renamed = {}
     for name, value in state.items():
@@ -47,7 +58,9 @@ def from_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
     return renamed
 
 
-@pytest.mark.parametrize(("task", "millions"), [("gpt2", 123.7), ("gpt2m", 353.8), ("gpt2l", 773.0), ("gpt2xl", 1187.1)])
+@pytest.mark.parametrize(
+    ("task", "millions"), [("gpt2", 123.7), ("gpt2m", 353.8), ("gpt2l", 773.0), ("gpt2xl", 1187.1)]
+)
 def test_the_papers_parameter_counts(task, millions):
     cfg = compose_config([f"task={task}", "scale=paper"])
     with torch.device("meta"):

@@ -27,9 +27,28 @@ from tasks.gpt2.task import build
 CPU = torch.device("cpu")
 VOCABULARY = 61
 TINY = (
-    *("task=gpt2", "scale=mini", "quiet=true", "task.data.name=Tiny", f"task.data.vocabulary={VOCABULARY}", "task.sample_tokens=0"),
-    *(f"task.model.vocabulary={VOCABULARY}", "task.model.width=16", "task.model.layers=2", "task.model.heads=2", "task.model.context=12"),
-    *("task.batch_size=8", "num_steps=60", "task.schedule.warmup_steps=10", "task.log_every_steps=10", "task.eval_every_steps=20"),
+    *(
+        "task=gpt2",
+        "scale=mini",
+        "quiet=true",
+        "task.data.name=Tiny",
+        f"task.data.vocabulary={VOCABULARY}",
+        "task.sample_tokens=0",
+    ),
+    *(
+        f"task.model.vocabulary={VOCABULARY}",
+        "task.model.width=16",
+        "task.model.layers=2",
+        "task.model.heads=2",
+        "task.model.context=12",
+    ),
+    *(
+        "task.batch_size=8",
+        "num_steps=60",
+        "task.schedule.warmup_steps=10",
+        "task.log_every_steps=10",
+        "task.eval_every_steps=20",
+    ),
 )
 
 
@@ -78,7 +97,9 @@ def test_targets_are_the_tokens_behind_the_inputs_and_an_epoch_reads_every_block
 def test_the_last_token_of_a_block_needs_one_behind_it():
     assert Blocks(Counting(20), context=10).count == 1
     assert Blocks(Counting(21), context=10).count == 2
-    with pytest.raises(UserError, match=r"the data has 10 tokens, fewer than one block of task\.model\.context=10 \+ 1"):
+    with pytest.raises(
+        UserError, match=r"the data has 10 tokens, fewer than one block of task\.model\.context=10 \+ 1"
+    ):
         Blocks(Counting(10), context=10)
 
 
@@ -101,7 +122,10 @@ def test_the_evaluation_is_the_plain_mean_over_tokens(data, tmp_path):
     assert metrics["validation_loss"] == pytest.approx(loss, rel=1e-6)
     assert metrics["perplexity"] == pytest.approx(math.exp(loss), rel=1e-6)
     assert metrics["next_token_accuracy"] == pytest.approx(100 * (logits.argmax(-1) == targets).double().mean().item())
-    for half, blocks in (("selection", [0, 1, 4]), ("report", [2, 3])):  # of the three batches the 1st and the 3rd, and the 2nd
+    for half, blocks in (
+        ("selection", [0, 1, 4]),
+        ("report", [2, 3]),
+    ):  # of the three batches the 1st and the 3rd, and the 2nd
         loss = cross_entropy(logits[blocks].flatten(0, 1), targets[blocks].flatten()).item()
         assert metrics[f"perplexity_{half}"] == pytest.approx(math.exp(loss), rel=1e-6)
     one_batch = build(tiny(data, tmp_path, "task.eval_blocks=2", "task.eval_batch_size=2"), CPU)
@@ -111,7 +135,9 @@ def test_the_evaluation_is_the_plain_mean_over_tokens(data, tmp_path):
 
 def test_a_run_learns_and_its_record_says_how_fast_it_was(data, tmp_path):
     record = run(tiny(data, tmp_path, "num_steps=200"))
-    assert record["metrics"]["validation_loss"] < 2.0 < math.log(VOCABULARY) / 2  # three tokens are as likely: log 3 = 1.1
+    assert (
+        record["metrics"]["validation_loss"] < 2.0 < math.log(VOCABULARY) / 2
+    )  # three tokens are as likely: log 3 = 1.1
     assert record["tokens_per_second"] == pytest.approx(record["steps_per_second"] * 96)
     assert "mfu" not in record  # nobody knows a CPU's peak
     assert not any("per_second" in row for row in rows(tmp_path))  # equal runs have equal logs
@@ -126,7 +152,13 @@ def test_the_model_s_text_stands_in_the_log_at_each_evaluation(data, tmp_path, p
             return " ".join(map(str, ids))
 
     monkeypatch.setattr("tasks.gpt2.tokenizer.load", lambda root, entries: Words())
-    sampled = "task.sample_tokens=7", f"task.precision={precision}", "num_steps=200", "task.eval_every_steps=100", "lr=1e-2"
+    sampled = (
+        "task.sample_tokens=7",
+        f"task.precision={precision}",
+        "num_steps=200",
+        "task.eval_every_steps=100",
+        "lr=1e-2",
+    )
     record = run(tiny(data, tmp_path / "first", *sampled))
     texts = [row["sample"] for row in rows(tmp_path / "first") if "perplexity" in row]
     assert len(texts) == 2 and all(len(text.split()) == 7 for text in texts) and texts[0] != texts[1]
@@ -149,7 +181,9 @@ def test_sampled_tokens_follow_the_model_s_distribution():
 
 def test_killed_runs_end_with_the_same_bits(data, tmp_path):
     short = "task.eval_every_steps=20", "task.log_every_steps=10", "checkpoint_every_steps=7"
-    killed_runs_end_the_same(tmp_path, *TINY, "regularizer=adamcpr_ip", "task.model.width=64", f"data_dir={data}", *short)
+    killed_runs_end_the_same(
+        tmp_path, *TINY, "regularizer=adamcpr_ip", "task.model.width=64", f"data_dir={data}", *short
+    )
 
 
 def test_missing_data_is_one_line_with_the_command_that_brings_it(tmp_path):
@@ -168,9 +202,30 @@ def test_a_thin_copy_of_gpt2xl_is_the_same_in_shards_as_in_one_process(tmp_path)
     """As many blocks and heads as GPT2xl, and its tied embedding outside of them."""
     root = write_tokens(tmp_path / "data", "Tiny", VOCABULARY)
     xl = compose_config(["task=gpt2xl"]).task.model
-    thin = [f"task.model.layers={xl.layers}", f"task.model.heads={xl.heads}", "task.model.width=100", "task.model.dropout=0", "num_steps=8"]
-    arguments = [*TINY, *thin, "task.log_every_steps=1", "regularizer=adamcpr_ws", "regularizer.warm_start=3", f"data_dir={root}"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(ROOT / "scripts/train.py")]
+    thin = [
+        f"task.model.layers={xl.layers}",
+        f"task.model.heads={xl.heads}",
+        "task.model.width=100",
+        "task.model.dropout=0",
+        "num_steps=8",
+    ]
+    arguments = [
+        *TINY,
+        *thin,
+        "task.log_every_steps=1",
+        "regularizer=adamcpr_ws",
+        "regularizer.warm_start=3",
+        f"data_dir={root}",
+    ]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(ROOT / "scripts/train.py"),
+    ]
     line = [*torchrun, *arguments, "gpus=2", "parallel=fsdp", f"runs_dir={tmp_path / 'two'}"]
     sharded = subprocess.run(line, capture_output=True, text=True, env=ENVIRONMENT, timeout=240)
     assert sharded.returncode == 0, sharded.stderr
@@ -187,7 +242,16 @@ def test_a_thin_copy_of_gpt2xl_is_the_same_in_shards_as_in_one_process(tmp_path)
 def test_the_protocol_of_gpt2s_takes_steps_as_it_stands(tmp_path):
     root = write_tokens(tmp_path, "OpenWebText", 50257, train=40_000, validation=3_000)
     few = "num_steps=3", "task.batch_size=1", "task.log_every_steps=1", "task.eval_blocks=1", "task.sample_tokens=0"
-    done = call("train.py", "task=gpt2", "scale=paper", "device=cpu", *few, f"data_dir={root}", f"runs_dir={tmp_path}", timeout=300)
+    done = call(
+        "train.py",
+        "task=gpt2",
+        "scale=paper",
+        "device=cpu",
+        *few,
+        f"data_dir={root}",
+        f"runs_dir={tmp_path}",
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     (record,) = records(tmp_path).values()
     assert record["config"]["task"]["model"]["width"] == 768 and record["config"]["task"]["precision"] == "bf16"
@@ -207,7 +271,10 @@ def test_compiled_blocks_compute_what_the_others_do(data, tmp_path):
 
 def test_rates_are_counted_over_all_processes_and_only_what_is_known():
     work = Work("token", per_step=1000, flops=6e9)
-    assert throughput.rates(work, steps=10, seconds=2.0, peak=1e14, processes=3) == {"tokens_per_second": 5000.0, "mfu": 0.1}
+    assert throughput.rates(work, steps=10, seconds=2.0, peak=1e14, processes=3) == {
+        "tokens_per_second": 5000.0,
+        "mfu": 0.1,
+    }
     assert throughput.rates(work, 10, 2.0, None, 3) == {"tokens_per_second": 5000.0}
     assert throughput.rates(Work("image", 10), 10, 2.0, 1e14, 1) == {"images_per_second": 50.0}
     assert throughput.rates(None, 10, 2.0, 1e14, 1) == throughput.rates(work, 0, 0.0, 1e14, 1) == {}

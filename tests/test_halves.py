@@ -25,7 +25,11 @@ def test_one_example_has_no_halves():
 
 
 def scored(name: str, seed: int, selection: float, report: float, **settings):
-    finals = {"top1_accuracy": (selection + report) / 2, "top1_accuracy_selection": selection, "top1_accuracy_report": report}
+    finals = {
+        "top1_accuracy": (selection + report) / 2,
+        "top1_accuracy_selection": selection,
+        "top1_accuracy_report": report,
+    }
     return run(name, seed, finals, **settings)
 
 
@@ -40,7 +44,9 @@ def test_one_half_chooses_the_setting_and_the_other_scores_it():
 
 
 def test_a_cell_with_a_diverged_run_is_not_chosen():
-    runs = [scored("adamw", seed, 80.0, 70.0, weight_decay=0.01) for seed in (1, 2)] + [run("adamw", 3, None, weight_decay=0.01)]
+    runs = [scored("adamw", seed, 80.0, 70.0, weight_decay=0.01) for seed in (1, 2)] + [
+        run("adamw", 3, None, weight_decay=0.01)
+    ]
     runs += [scored("adamw", seed, 60.0, 61.0, weight_decay=0.1) for seed in (1, 2, 3)]
     row = best_table(FIGURE2, frame(runs, "top1_accuracy")).set_index("method").loc["AdamW"]
     assert row[HELD_OUT] == "61.00 ± 0.00 (lr 1e-3.0, 0.1)"

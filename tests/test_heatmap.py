@@ -44,7 +44,9 @@ def test_the_heat_map_has_a_panel_a_method_and_one_colour_scale_for_ours_and_for
     assert [t.get_text() for t in rows[0][0].get_xticklabels()] == ["0", "0.001", "0.01", "0.1"]
     assert [t.get_text() for t in rows[1][2].get_xticklabels()] == ["0.5x", "1x", "2x", "4x", "8x", "16x", "32x"]
     for axes, (name, settings) in zip(rows[0], SETTINGS.items(), strict=True):
-        means = [[statistics.mean(noisy(name, lr, setting, seed) for seed in SEEDS) for setting in settings] for lr in LRS]
+        means = [
+            [statistics.mean(noisy(name, lr, setting, seed) for seed in SEEDS) for setting in settings] for lr in LRS
+        ]
         assert axes.images[0].get_array().tolist() == [pytest.approx(row) for row in means]
         assert [t.get_text() for t in axes.texts] == [f"{mean:.1f}" for row in means for mean in row]
 
@@ -84,10 +86,14 @@ def test_ours_and_the_published_share_their_colours_only_where_they_are_of_one_d
 
 def drawn(name: str, scale: str) -> Figure:
     definition, runs = at_scale(artefact(name), scale), planned(name, scale)
-    return heatmap_figure(definition, frame(runs, definition["metric"]["name"]), "some images", "a footer", one_scale=scale == "paper")
+    return heatmap_figure(
+        definition, frame(runs, definition["metric"]["name"]), "some images", "a footer", one_scale=scale == "paper"
+    )
 
 
-@pytest.mark.parametrize(("name", "rows", "scale"), [("figure_e1", 2, "mini"), ("figure_e3", 3, "mini"), ("figure_e1", 2, "paper")])
+@pytest.mark.parametrize(
+    ("name", "rows", "scale"), [("figure_e1", 2, "mini"), ("figure_e3", 3, "mini"), ("figure_e1", 2, "paper")]
+)
 def test_many_panels_stand_in_several_rows_each_above_the_paper_s(name, rows, scale):
     figure = drawn(name, scale)
     titles = [panel["title"] for panel in artefact(name)["panels"]]

@@ -54,7 +54,9 @@ every_model = pytest.mark.parametrize("task", MODELS)
 
 
 def paper(task: str, *overrides: str):
-    return compose_config([f"task={task}", "scale=paper", "regularizer=adamw", "regularizer.weight_decay=0.05", *overrides])
+    return compose_config(
+        [f"task={task}", "scale=paper", "regularizer=adamw", "regularizer.weight_decay=0.05", *overrides]
+    )
 
 
 def without_memory(task: str) -> nn.Module:
@@ -62,7 +64,9 @@ def without_memory(task: str) -> nn.Module:
         return build(paper(task).task.model)
 
 
-@pytest.mark.parametrize(("task", "parameters"), [("imagenet", 22_050_664), ("deit_base", 86_567_656), ("resnet50", 25_557_032)])
+@pytest.mark.parametrize(
+    ("task", "parameters"), [("imagenet", 22_050_664), ("deit_base", 86_567_656), ("resnet50", 25_557_032)]
+)
 def test_a_model_is_timm_s_with_the_paper_s_number_of_parameters(task, parameters):
     model = without_memory(task)
     assert sum(p.numel() for p in model.parameters()) == parameters
@@ -100,7 +104,9 @@ def test_no_bias_norm_token_or_position_is_regularized_and_every_other_matrix_is
 def test_the_learning_rate_at_the_start_of_every_epoch_is_timm_s(task):
     cfg = paper(task)
     optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=DEIT["lr"])
-    arguments = {"num_epochs": DEIT["epochs"]} | {key: DEIT[key] for key in ("sched", "warmup_epochs", "warmup_lr", "min_lr")}
+    arguments = {"num_epochs": DEIT["epochs"]} | {
+        key: DEIT[key] for key in ("sched", "warmup_epochs", "warmup_lr", "min_lr")
+    }
     scheduler, epochs = create_scheduler_v2(optimizer, **arguments)
     assert epochs == 300 and cfg.num_steps == 300 * 1256 and cfg.task.schedule.warmup_steps == 6280
     for epoch in range(epochs + 1):
@@ -113,7 +119,9 @@ def test_the_learning_rate_at_the_start_of_every_epoch_is_timm_s(task):
 def test_the_learning_rate_of_every_step_is_timm_s_with_updates_in_place_of_epochs(task):
     cfg = paper(task)
     optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=DEIT["lr"])
-    arguments = {"num_epochs": DEIT["epochs"]} | {key: DEIT[key] for key in ("sched", "warmup_epochs", "warmup_lr", "min_lr")}
+    arguments = {"num_epochs": DEIT["epochs"]} | {
+        key: DEIT[key] for key in ("sched", "warmup_epochs", "warmup_lr", "min_lr")
+    }
     scheduler, _ = create_scheduler_v2(optimizer, **arguments, step_on_epochs=False, updates_per_epoch=1256)
     for step in (0, 1, 3140, 6279, 6280, 100_001, 376_799):
         scheduler.step_update(step)
@@ -130,7 +138,9 @@ def test_the_steps_of_an_epoch_follow_from_timm_s_readers_and_the_warm_starts_ar
     assert (a2.num_steps, a2.schedule.warmup_steps) == (300 * (1_281_167 // 2048), 5 * (1_281_167 // 2048))
 
 
-@pytest.mark.parametrize("wrong", ["+task.schedule.start_factor=-0.1", "+task.schedule.start_factor=2", "+task.schedule.warmup_prefix=3"])
+@pytest.mark.parametrize(
+    "wrong", ["+task.schedule.start_factor=-0.1", "+task.schedule.start_factor=2", "+task.schedule.warmup_prefix=3"]
+)
 def test_a_wrong_start_of_a_schedule_is_refused_with_the_name_of_the_key(wrong):
     with pytest.raises(UserError, match=wrong.removeprefix("+").split("=")[0]):
         check(compose_config(["task=grokking", wrong]))
@@ -181,7 +191,12 @@ def test_a2_mixes_little_drops_few_paths_and_has_the_learning_rate_of_deit_s_rul
     """Table 2 of arXiv 2110.00476, but for the optimizer's own."""
     cfg = paper("resnet50")
     augment = cfg.task.augment
-    assert (augment.randaugment, augment.mixup, augment.cutmix, augment.label_smoothing) == ("rand-m7-mstd0.5-inc1", 0.1, 1.0, 0.0)
+    assert (augment.randaugment, augment.mixup, augment.cutmix, augment.label_smoothing) == (
+        "rand-m7-mstd0.5-inc1",
+        0.1,
+        1.0,
+        0.0,
+    )
     assert cfg.task.model.arguments.drop_path_rate == 0.05 and cfg.task.batch_size == 2048
     assert cfg.lr == 5e-4 * 2048 / 512
     rates = [cfg.lr * lr_factor(cfg.task.schedule, step, cfg.num_steps) for step in (0, 3125, cfg.num_steps)]
@@ -193,7 +208,9 @@ def test_sgd_has_cross_entropy_at_both_scales_since_a2_s_loss_has_gradients_of_a
     losses = {"paper": set(), "mini": set()}
     for scale, found in losses.items():
         for cfg in expand(definition, {"scale": scale}, {}).values():
-            found.add((cfg.regularizer.name in ("sgd", "sgd_cpr"), cfg.task.loss.name, cfg.task.augment.label_smoothing))
+            found.add(
+                (cfg.regularizer.name in ("sgd", "sgd_cpr"), cfg.task.loss.name, cfg.task.augment.label_smoothing)
+            )
     assert losses["paper"] == losses["mini"] == {(True, "cross_entropy", 0.1), (False, "binary_cross_entropy", 0)}
     # Where every class has its share, 1/1,000, as probability, sigmoid and softmax are the same.
     logits = torch.full((8, 1000), -math.log(999.0))
@@ -211,7 +228,12 @@ def test_a_batch_is_mixed_as_timm_mixes_that_of_each_gpu():
     mixing = Mixing(cfg.augment, 1000, cfg.batch_size, seed=5)
     images, labels = torch.randn(1024, 3, 6, 6), torch.randint(0, 1000, (1024,))
     mixed, targets = mixing.mix(7, mixing.rows(0, 1024), images.clone(), labels)
-    arguments = {"mixup_alpha": DEIT["mixup"], "cutmix_alpha": DEIT["cutmix"], "label_smoothing": DEIT["smoothing"], "num_classes": 1000}
+    arguments = {
+        "mixup_alpha": DEIT["mixup"],
+        "cutmix_alpha": DEIT["cutmix"],
+        "label_smoothing": DEIT["smoothing"],
+        "num_classes": 1000,
+    }
     theirs = Mixup(**arguments, prob=1.0, switch_prob=DEIT["mixup_switch_prob"], mode="batch")
     for gpu in range(4):
         rows = slice(256 * gpu, 256 * (gpu + 1))
@@ -288,7 +310,9 @@ def test_an_image_costs_six_times_the_published_multiplications(task, products):
     assert flops_per_image(paper(task).task.model, 224) == pytest.approx(6 * products, rel=0.01)
 
 
-@pytest.mark.parametrize("wrong", ["task.model.timm=deit_huge", "+task.model.arguments.depth=many", "+task.model.arguments.layers=3"])
+@pytest.mark.parametrize(
+    "wrong", ["task.model.timm=deit_huge", "+task.model.arguments.depth=many", "+task.model.arguments.layers=3"]
+)
 def test_a_model_that_timm_cannot_make_is_said(wrong):
     with pytest.raises(UserError, match=r"task\.model: timm cannot make deit_"):
         build(paper("imagenet", wrong).task.model)

@@ -65,15 +65,25 @@ def test_images_come_by_index_in_the_order_of_shards_and_keys(root):
 
 
 def test_a_batch_of_shards_is_a_function_of_its_step_with_and_without_workers(root):
-    keys = ("task=imagenet", "scale=mini", "regularizer=adamw", "task.data.name=ImageNetWebDataset", "task.data.train_size=null")
+    keys = (
+        "task=imagenet",
+        "scale=mini",
+        "regularizer=adamw",
+        "task.data.name=ImageNetWebDataset",
+        "task.data.train_size=null",
+    )
     batches = []
     for workers in (0, 1):
-        cfg = compose_config([*keys, "task.batch_size=4", "num_steps=4", f"loader_workers={workers}", f"data_dir={root}"])
+        cfg = compose_config(
+            [*keys, "task.batch_size=4", "num_steps=4", f"loader_workers={workers}", f"data_dir={root}"]
+        )
         batches.append(loader.batches(load(cfg.task.data, root, "train"), cfg, torch.device("cpu")))
     for step in (2, 3, 0):
         first, second = (batch_at(step)[0:4] for batch_at in batches)
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    few = compose_config([*keys, "task.data.val_size=null", "task.batch_size=4", "task.model.num_classes=2", f"data_dir={root}"])
+    few = compose_config(
+        [*keys, "task.data.val_size=null", "task.batch_size=4", "task.model.num_classes=2", f"data_dir={root}"]
+    )
     with pytest.raises(UserError, match=r"has 3 classes, more than task\.model\.num_classes=2"):
         build(few, torch.device("cpu"))
 
@@ -85,7 +95,9 @@ def test_shards_are_looked_through_once_and_again_when_one_has_changed(root, mon
     monkeypatch.setattr(shards, "_of_shard", lambda file: looked.append(file.name) or look(file))
     first = shards.TarShards(files, folder / "index")
     again = shards.TarShards(files, folder / "index")
-    assert looked == [file.name for file in files] and [first[i][1] for i in range(6)] == [again[i][1] for i in range(6)]
+    assert looked == [file.name for file in files] and [first[i][1] for i in range(6)] == [
+        again[i][1] for i in range(6)
+    ]
     (kept,) = (folder / "index").iterdir()
     assert kept.suffix == ".npy"
     write_shard(files[1], sample("only", 7, 9))
@@ -119,7 +131,9 @@ def test_a_shard_that_is_damaged_or_none_is_one_line(root, tmp_path):
             shards.TarShards([path], tmp_path / "index")
         assert "\n" not in str(error.value) and name in str(error.value)
     none = shards.TarShards([write_shard(tmp_path / "bytes.tar", image | {"a.png": b"no pixels"})], tmp_path / "index")
-    with pytest.raises(UserError, match=r"the 9 bytes from [\d,]+ on of .*bytes\.tar are no whole image \(cannot identify image file\)"):
+    with pytest.raises(
+        UserError, match=r"the 9 bytes from [\d,]+ on of .*bytes\.tar are no whole image \(cannot identify image file\)"
+    ):
         none[0]
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot be kept in .*file: File exists"):
@@ -130,10 +144,18 @@ def test_a_shard_that_is_damaged_or_none_is_one_line(root, tmp_path):
 def test_an_image_that_breaks_off_is_one_line_that_says_where_it_lies(root, workers):
     whole = sample("a", 1, 1)
     write_shard(root / "imagenet-wds" / "imagenet1k-train-0000.tar", whole | {"a.png": whole["a.png"][:600]})
-    keys = ("task=imagenet", "scale=mini", "regularizer=adamw", "task.data.name=ImageNetWebDataset", "task.data.train_size=null")
+    keys = (
+        "task=imagenet",
+        "scale=mini",
+        "regularizer=adamw",
+        "task.data.name=ImageNetWebDataset",
+        "task.data.train_size=null",
+    )
     cfg = compose_config([*keys, "task.batch_size=4", "num_steps=1", f"loader_workers={workers}", f"data_dir={root}"])
     batch_at = loader.batches(load(cfg.task.data, root, "train"), cfg, torch.device("cpu"))
-    with pytest.raises(UserError, match=r"^the 600 bytes from [\d,]+ on of .*-0000\.tar are no whole image \(.*truncated.*\)") as error:
+    with pytest.raises(
+        UserError, match=r"^the 600 bytes from [\d,]+ on of .*-0000\.tar are no whole image \(.*truncated.*\)"
+    ) as error:
         batch_at(0)
     assert "\n" not in str(error.value)
 

@@ -32,8 +32,20 @@ from tasks.imagenet.task import build
 
 CPU = torch.device("cpu")
 TINY = (
-    *("task=imagenet", "scale=mini", "quiet=true", "task.data.train_size=60", "task.data.val_size=50", "task.batch_size=16"),
-    *("task.augment.mix_group=4", "task.model.arguments.embed_dim=16", "task.model.arguments.depth=1", "task.eval_batch_size=20"),
+    *(
+        "task=imagenet",
+        "scale=mini",
+        "quiet=true",
+        "task.data.train_size=60",
+        "task.data.val_size=50",
+        "task.batch_size=16",
+    ),
+    *(
+        "task.augment.mix_group=4",
+        "task.model.arguments.embed_dim=16",
+        "task.model.arguments.depth=1",
+        "task.eval_batch_size=20",
+    ),
 )
 TABLE1 = artefact("table1")
 
@@ -107,9 +119,19 @@ def test_each_process_reads_its_own_part_of_the_batch(data, world, monkeypatch):
 
 
 def test_an_epoch_has_every_image_once_with_its_own_label(data):
-    plain = ("task.augment.mixup=0", "task.augment.cutmix=0", "task.augment.label_smoothing=0", "task.augment.randaugment=null")
+    plain = (
+        "task.augment.mixup=0",
+        "task.augment.cutmix=0",
+        "task.augment.label_smoothing=0",
+        "task.augment.randaugment=null",
+    )
     batch_at = batches(
-        data, *plain, "task.data.train_size=null", "task.batch_size=100", "task.augment.erasing=0", "task.augment.mix_group=50"
+        data,
+        *plain,
+        "task.data.train_size=null",
+        "task.batch_size=100",
+        "task.augment.erasing=0",
+        "task.augment.mix_group=50",
     )
     labels = torch.cat([batch_at(step)[0:100][1].argmax(1) for step in range(4)])
     assert labels.bincount().tolist() == [40] * 10
@@ -148,8 +170,20 @@ def test_channels_last_reaches_the_model_and_the_images_of_training_and_evaluati
 @pytest.mark.parametrize("task", ["imagenet", "resnet50"])
 def test_a_run_learns_and_its_record_says_how_fast_it_was(data, tmp_path, task):
     small = [word for word in TINY if not word.startswith(("task=", "task.model"))]
-    easy = ["task.augment.mixup=0", "task.augment.cutmix=0", "task.augment.randaugment=null", "task.augment.crop_scale=[0.9,1.0]"]
-    options = ["num_steps=60", "lr=3e-3", "regularizer=adamcpr_ws", "regularizer.warm_start=30", f"data_dir={data}", f"runs_dir={tmp_path}"]
+    easy = [
+        "task.augment.mixup=0",
+        "task.augment.cutmix=0",
+        "task.augment.randaugment=null",
+        "task.augment.crop_scale=[0.9,1.0]",
+    ]
+    options = [
+        "num_steps=60",
+        "lr=3e-3",
+        "regularizer=adamcpr_ws",
+        "regularizer.warm_start=30",
+        f"data_dir={data}",
+        f"runs_dir={tmp_path}",
+    ]
     record = engine.run(compose_config([f"task={task}", *small, *easy, *options]))
     assert 20 < record["metrics"]["top1_accuracy"] < record["metrics"]["top5_accuracy"]  # chance: 10 and 50
     assert record["images_per_second"] == pytest.approx(16 * record["steps_per_second"])
@@ -160,7 +194,12 @@ def test_micro_batches_give_the_same_losses(data, tmp_path):
     curves = []
     for micro_batch in ("null", "4"):
         folder = tmp_path / micro_batch
-        options = ("num_steps=4", "task.log_every_steps=1", "task.model.arguments.drop_path_rate=0", f"micro_batch={micro_batch}")
+        options = (
+            "num_steps=4",
+            "task.log_every_steps=1",
+            "task.model.arguments.drop_path_rate=0",
+            f"micro_batch={micro_batch}",
+        )
         engine.run(tiny(data, *options, f"runs_dir={folder}"))
         (log,) = folder.glob("*/*/metrics.jsonl")
         curves.append([row["loss"] for row in map(json.loads, log.read_text().splitlines()) if "loss" in row])
@@ -169,7 +208,13 @@ def test_micro_batches_give_the_same_losses(data, tmp_path):
 
 def test_killed_runs_with_workers_end_with_the_same_bits(data, tmp_path):
     """A worker that outlived its run would hold the run's lock."""
-    short = ("num_steps=60", "task.log_every_steps=10", "checkpoint_every_steps=7", "task.eval_every_steps=20", "loader_workers=1")
+    short = (
+        "num_steps=60",
+        "task.log_every_steps=10",
+        "checkpoint_every_steps=7",
+        "task.eval_every_steps=20",
+        "loader_workers=1",
+    )
     killed_runs_end_the_same(tmp_path, *TINY, "regularizer=adamcpr_ip", f"data_dir={data}", *short)
 
 
@@ -188,7 +233,9 @@ def test_deit_small_takes_three_steps_of_files_at_224_pixels(folders, tmp_path):
 
 
 def test_missing_data_is_one_line_with_the_command_that_brings_it(tmp_path):
-    done = call_forked("train.py", "task=imagenet", "scale=paper", "device=cpu", f"data_dir={tmp_path}", f"runs_dir={tmp_path}")
+    done = call_forked(
+        "train.py", "task=imagenet", "scale=paper", "device=cpu", f"data_dir={tmp_path}", f"runs_dir={tmp_path}"
+    )
     assert done.returncode == 2
     is_one_line(done, "ImageNet (train) is not in", "python scripts/prepare_data.py imagenet ImageNet")
     for name in ("FashionMNIST", "ImageNetParquet"):
@@ -199,12 +246,16 @@ def test_missing_data_is_one_line_with_the_command_that_brings_it(tmp_path):
 
 
 def test_preparation_says_what_the_user_has_to_download_and_what_is_not_whole(tmp_path, folders, monkeypatch):
-    with pytest.raises(UserError, match=r"register at https://image-net\.org/.* put ILSVRC2012_img_train\.tar and ILSVRC2012_devkit"):
+    with pytest.raises(
+        UserError, match=r"register at https://image-net\.org/.* put ILSVRC2012_img_train\.tar and ILSVRC2012_devkit"
+    ):
         prepare_task("deit_base", ["ImageNet"], tmp_path)
     with pytest.raises(UserError, match=r"has 4 images of 2 classes, not 1,281,167 of 1,000"):
         prepare_task("imagenet", ["ImageNet"], folders)
     monkeypatch.setattr(prepare, "import_datasets", lambda: None)
-    with pytest.raises(UserError, match=r"accept the terms at https://huggingface\.co/datasets/ILSVRC/imagenet-1k, then: hf download"):
+    with pytest.raises(
+        UserError, match=r"accept the terms at https://huggingface\.co/datasets/ILSVRC/imagenet-1k, then: hf download"
+    ):
         prepare_task("imagenet", ["ImageNetParquet"], tmp_path)
 
 

@@ -14,7 +14,8 @@ TABLE2 = artefact("table2")
 SETTINGS = {"adamw": [{"weight_decay": decay} for decay in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)], "adamcpr_ip": [{}]}
 SETTINGS["adamcpr_ws"] = [{"warm_start": start} for start in ("1x", "2x", "4x")]
 PUBLISHED = {
-    ("AdamW", str(decay)): mean for decay, mean in zip((0.0001, 0.001, 0.01, 0.1, 1), (75.24, 75.39, 75.32, 75.17, 74.4), strict=True)
+    ("AdamW", str(decay)): mean
+    for decay, mean in zip((0.0001, 0.001, 0.01, 0.1, 1), (75.24, 75.39, 75.32, 75.17, 74.4), strict=True)
 }
 PUBLISHED |= {("AdamCPR Kappa-WS", "1x"): 75.27, ("AdamCPR Kappa-WS", "2x"): 75.52, ("AdamCPR Kappa-WS", "4x"): 75.41}
 PUBLISHED |= {("AdamCPR Kappa-IP", ""): 75.4}
@@ -39,7 +40,13 @@ def test_the_curves_are_of_every_method_s_best_cell():
     of = points.groupby("method", sort=False)["setting"].unique().map(list).to_dict()
     assert of == {"AdamW": ["0.001"], "AdamCPR Kappa-WS": ["2x"], "AdamCPR Kappa-IP": ["-"]}
     own = points[(points["method"] == "AdamW") & (points["seed"] == 2)]
-    assert own["share"].tolist() == [0, 0.25, 0.5, 0.75, 1] and own["value"].tolist() == [51.0, 57.875, 63.5, 67.875, 71.0]
+    assert own["share"].tolist() == [0, 0.25, 0.5, 0.75, 1] and own["value"].tolist() == [
+        51.0,
+        57.875,
+        63.5,
+        67.875,
+        71.0,
+    ]
     table = interpolation_table(TABLE2, points).set_index("method")
     means = "51.00", "57.88", "63.50", "67.88", "71.00"
     assert table.loc["AdamCPR Kappa-IP"].tolist() == ["-", *(f"{mean} ± 1.00" for mean in means), "71.00 at 1"]
@@ -49,7 +56,9 @@ def test_the_curves_are_of_every_method_s_best_cell():
 
 
 def test_a_best_share_between_the_two_models_is_found():
-    points = interpolated(TABLE2, table2_runs(scores=lambda top, share: top + 40 * share * (1 - share) - 20 * (1 - share)))
+    points = interpolated(
+        TABLE2, table2_runs(scores=lambda top, share: top + 40 * share * (1 - share) - 20 * (1 - share))
+    )
     assert set(interpolation_table(TABLE2, points)["best"]) == {"73.50 at 0.75"}
 
 

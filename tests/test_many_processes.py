@@ -24,19 +24,39 @@ from tasks.engine.sharding import check_batch_norm, check_parts
 # Small, since rounding opens a ReLU now and then for an example that it is shut for in the other run: with the task's 512 units and 3,830
 # examples that happens within 50 steps, and moves the loss by 1e-4. An epoch is two batches of 100 and one of 88.
 ARGUMENTS = (
-    *("task=grokking", "task.data.modulus=31", "task.model.width=32", "task.batch_size=100", "num_steps=50", "quiet=true"),
-    *("regularizer=adamcpr_ws", "regularizer.warm_start=10", "task.grad_clip=0.05", "task.log_every_steps=1", "task.eval_every_steps=null"),
+    *(
+        "task=grokking",
+        "task.data.modulus=31",
+        "task.model.width=32",
+        "task.batch_size=100",
+        "num_steps=50",
+        "quiet=true",
+    ),
+    *(
+        "regularizer=adamcpr_ws",
+        "regularizer.warm_start=10",
+        "task.grad_clip=0.05",
+        "task.log_every_steps=1",
+        "task.eval_every_steps=null",
+    ),
 )
 # Images, without the stochastic depth that each process draws for itself. A group of 16 is mixed with images of the other process.
 IMAGES = (
     *("task=imagenet", "scale=mini", "quiet=true", "num_steps=50", "task.log_every_steps=1", "task.data.train_size=60"),
     *("task.data.val_size=50", "task.batch_size=16", "task.augment.mix_group=16", "task.model.arguments.embed_dim=16"),
-    *("task.model.arguments.depth=1", "task.model.arguments.drop_path_rate=0", "regularizer=adamcpr_ws", "regularizer.warm_start=10"),
+    *(
+        "task.model.arguments.depth=1",
+        "task.model.arguments.drop_path_rate=0",
+        "regularizer=adamcpr_ws",
+        "regularizer.warm_start=10",
+    ),
 )
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def start_with_torchrun(processes: int, runs_dir: Path, *arguments: str, of: tuple[str, ...] = ARGUMENTS) -> subprocess.Popen:
+def start_with_torchrun(
+    processes: int, runs_dir: Path, *arguments: str, of: tuple[str, ...] = ARGUMENTS
+) -> subprocess.Popen:
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
     line = [*torchrun, str(ROOT / "scripts/train.py"), *of, f"gpus={processes}", f"runs_dir={runs_dir}", *arguments]
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
@@ -59,7 +79,12 @@ def alone(runs_dir: Path, *arguments: str, of: tuple[str, ...] = ARGUMENTS) -> P
 
 def as_srun(processes: int, *arguments: str) -> list[tuple[int, str]]:
     """Starts the processes of a Slurm step, with what srun puts into their environment; each one's exit code and standard error stream."""
-    step = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_NTASKS": str(processes), "SLURM_STEP_NUM_TASKS": str(processes)}
+    step = {
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_ID": "0",
+        "SLURM_NTASKS": str(processes),
+        "SLURM_STEP_NUM_TASKS": str(processes),
+    }
     step |= {"SLURM_STEP_NODELIST": "nowhere[1-2]", "SLURM_STEP_NUM_NODES": "1"}
     started = [
         subprocess.Popen(
@@ -140,7 +165,9 @@ def stopped(runs_dir: Path, *arguments: str) -> Path:
     return runs_dir
 
 
-def test_a_stopped_run_of_two_processes_goes_on_with_two_to_the_same_bits_and_with_one_or_shards_to_the_same_curve(one, two, tmp_path):
+def test_a_stopped_run_of_two_processes_goes_on_with_two_to_the_same_bits_and_with_one_or_shards_to_the_same_curve(
+    one, two, tmp_path
+):
     stopped(tmp_path / "two")
     for copy in ("one", "shards"):
         shutil.copytree(tmp_path / "two", tmp_path / copy)
@@ -211,7 +238,10 @@ def test_every_example_is_in_one_piece_and_the_weighted_means_add_up_to_the_batc
     assert len({len(of_one) for of_one in of_all}) == 1
     flat = [piece for of_one in of_all for piece in of_one]
     assert torch.cat([values for (values, _), share in flat if share > 0]).tolist() == list(range(count))
-    assert all(torch.equal(values.long(), numbers) and 1 <= len(values) <= (micro_batch or count) for (values, (numbers,)), _ in flat)
+    assert all(
+        torch.equal(values.long(), numbers) and 1 <= len(values) <= (micro_batch or count)
+        for (values, (numbers,)), _ in flat
+    )
     assert sum(share * values.mean().item() for (values, _), share in flat) == pytest.approx((count - 1) / 2)
 
 
@@ -226,6 +256,15 @@ def test_the_processes_find_themselves_and_each_other_in_the_environment():
     assert meeting_point(torchrun) == {"MASTER_ADDR": "a", "MASTER_PORT": "1"}
     two_nodes = step | {"SLURM_JOB_NODELIST": "gpu[08-09,12],big1", "SLURM_NNODES": "2"}
     assert meeting_point(two_nodes)["MASTER_ADDR"] == "gpu08"
-    ports = {meeting_point(two_nodes | {"SLURM_JOB_ID": job, "SLURM_STEP_ID": of_job})["MASTER_PORT"] for job in "78" for of_job in "01"}
+    ports = {
+        meeting_point(two_nodes | {"SLURM_JOB_ID": job, "SLURM_STEP_ID": of_job})["MASTER_PORT"]
+        for job in "78"
+        for of_job in "01"
+    }
     assert len(ports) == 4 and all(1024 < int(port) < 32768 for port in ports)
-    assert [first_machine(names) for names in ("one", "one,two", "n[3,5-9]", "r[1-2]n[07-09]-ib,x")] == ["one", "one", "n3", "r1n07-ib"]
+    assert [first_machine(names) for names in ("one", "one,two", "n[3,5-9]", "r[1-2]n[07-09]-ib,x")] == [
+        "one",
+        "one",
+        "n3",
+        "r1n07-ib",
+    ]

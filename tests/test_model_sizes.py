@@ -25,7 +25,9 @@ def test_the_committed_table_is_that_of_today_s_models_at_both_scales(tmp_path, 
     for scale in ("mini", "paper"):
         main([f"scale={scale}", f"results_dir={tmp_path}"])
         for name in ("table.md", "table.csv", "table.tex", "claims.csv"):
-            assert (tmp_path / scale / "table_i1" / name).read_bytes() == (FOLDER / name).read_bytes(), "run: make reproduce-table_i1"
+            assert (tmp_path / scale / "table_i1" / name).read_bytes() == (FOLDER / name).read_bytes(), (
+                "run: make reproduce-table_i1"
+            )
     assert "number of parameters: holds" in capsys.readouterr().out
 
 
@@ -43,7 +45,9 @@ def test_parameters_and_bounded_ones_are_those_of_a_decoder_counted_by_hand():
         assert f"{int(row['parameters']):,}" in (FOLDER / "table.tex").read_text()
 
 
-@pytest.mark.parametrize(("parameters", "printed"), [(123_658_752, "124M"), (772_728_320, "773M"), (1_187_094_400, "1.19B")])
+@pytest.mark.parametrize(
+    ("parameters", "printed"), [(123_658_752, "124M"), (772_728_320, "773M"), (1_187_094_400, "1.19B")]
+)
 def test_counts_are_compared_in_the_paper_s_digits(parameters, printed):
     assert as_printed(parameters) == printed
 

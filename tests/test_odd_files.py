@@ -111,7 +111,10 @@ def test_the_states_of_a_run_do_not_hang_on_its_list_of_starts(tmp_path, monkeyp
         monkeypatch.setattr(module, "git_commit", lambda: "second")
     with pytest.raises(UserError, match="code first -> second"):
         engine.run(OmegaConf.merge(cfg, {"strict": True}))
-    assert [(state["from"], state["git_commit"]) for state in engine.run(cfg)["states"]] == [(0, "first"), (8, "second")]
+    assert [(state["from"], state["git_commit"]) for state in engine.run(cfg)["states"]] == [
+        (0, "first"),
+        (8, "second"),
+    ]
 
 
 def test_steps_of_an_unknown_state_are_said_to_be_of_one():
@@ -121,7 +124,11 @@ def test_steps_of_an_unknown_state_are_said_to_be_of_one():
 
 def test_different_changes_are_different_states(tmp_path):
     def git(*arguments: str) -> None:
-        subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a", *arguments], check=True, capture_output=True)
+        subprocess.run(
+            ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a", *arguments],
+            check=True,
+            capture_output=True,
+        )
 
     (tmp_path / "tasks" / "engine").mkdir(parents=True)
     code = tmp_path / "tasks" / "engine" / "environment.py"
@@ -179,7 +186,9 @@ def test_an_error_without_a_line_of_its_own_is_one_run_s(tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR1])
 def test_a_signal_while_a_command_imports_is_one_line(tmp_path, number):
-    process = start("train.py", "task=grokking", "num_steps=8", "task.model.width=32", "task.batch_size=64", f"runs_dir={tmp_path}")
+    process = start(
+        "train.py", "task=grokking", "num_steps=8", "task.model.width=32", "task.batch_size=64", f"runs_dir={tmp_path}"
+    )
     time.sleep(0.4)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
@@ -190,7 +199,17 @@ def test_a_signal_while_a_command_imports_is_one_line(tmp_path, number):
 
 
 @pytest.mark.parametrize(
-    "setting", ["time=null", "time=1:2:3:4", "time=inf", "grace_seconds=x", "runs_per_job=0", "runs_per_job=-1", "memory=null", "gpus=x"]
+    "setting",
+    [
+        "time=null",
+        "time=1:2:3:4",
+        "time=inf",
+        "grace_seconds=x",
+        "runs_per_job=0",
+        "runs_per_job=-1",
+        "memory=null",
+        "gpus=x",
+    ],
 )
 def test_a_cluster_s_settings_are_checked(tmp_path, setting, monkeypatch):
     from scripts.launchers import slurm
@@ -201,7 +220,10 @@ def test_a_cluster_s_settings_are_checked(tmp_path, setting, monkeypatch):
 
 
 def test_names_of_data_and_of_tasks_cannot_leave_their_folders(tmp_path):
-    for arguments in (("train.py", "task=gpt2", "task.data.name=../../x"), ("status.py", "grokking", "regularizer.name=../../y")):
+    for arguments in (
+        ("train.py", "task=gpt2", "task.data.name=../../x"),
+        ("status.py", "grokking", "regularizer.name=../../y"),
+    ):
         done = call_forked(*arguments, f"runs_dir={tmp_path}")
         assert done.returncode == 2
         is_one_line(done, "it names a folder")

@@ -107,7 +107,9 @@ def test_a_pair_is_two_runs_of_one_seed_and_learning_rate():
 
 
 def test_the_table_has_means_and_spreads_and_says_which_scores_are_missing():
-    runs = accuracy_pairs(lambda lr, seed: None if (lr, seed) == (1e-2, 1) else seed, (1, 2, 3)) + epoch_pairs([(200, None)])
+    runs = accuracy_pairs(lambda lr, seed: None if (lr, seed) == (1e-2, 1) else seed, (1, 2, 3)) + epoch_pairs(
+        [(200, None)]
+    )
     rows = pair_table(EVALUATE_AT, runs).drop(columns=["task", "score"]).to_numpy().tolist()
     assert rows == [
         ["1e-3.0", 1, "200.00", "- (1 without)", "- (1 without)"],
@@ -119,11 +121,16 @@ def test_the_table_has_means_and_spreads_and_says_which_scores_are_missing():
 def test_the_figure_has_a_panel_a_task_and_a_point_a_pair():
     runs = accuracy_pairs(lambda lr, seed: seed, (1, 2, 3)) + epoch_pairs([(200, 230), (210, None)])
     panels = pair_figure(EVALUATE_AT, "mini", runs, "a footer").axes
-    points = [[cloud.get_offsets().tolist() for cloud in axes.collections if cloud.get_label().startswith("lr")] for axes in panels]
+    points = [
+        [cloud.get_offsets().tolist() for cloud in axes.collections if cloud.get_label().startswith("lr")]
+        for axes in panels
+    ]
     assert points == [[[[200, 230]]], [[[80, 81], [80, 82], [80, 83]]] * 2]
     assert "; pairs not shown: 1" in panels[0].get_title()
     assert "not shown" not in panels[1].get_title()
-    assert len({to_hex(cloud.get_facecolor()[0]) for cloud in panels[1].collections if cloud.get_label().startswith("lr")}) == len(LRS)
+    assert len(
+        {to_hex(cloud.get_facecolor()[0]) for cloud in panels[1].collections if cloud.get_label().startswith("lr")}
+    ) == len(LRS)
     for axes, task in zip(panels, MARGIN, strict=True):
         (band,) = (area for area in axes.collections if not area.get_label().startswith("lr"))
         corners = band.get_paths()[0].vertices

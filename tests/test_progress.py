@@ -25,10 +25,13 @@ MINI = at_scale(TABLE_J1, "mini")
 def fold(seed: int, decay: float, last: float):
     """Evaluated at steps 50 and 100, four points apart."""
     evaluated = [
-        {"step": step, "dice": dice, "dice_grey": dice - 1, "dice_white": dice + 1} for step, dice in ((50, last - 4), (100, last))
+        {"step": step, "dice": dice, "dice_grey": dice - 1, "dice_white": dice + 1}
+        for step, dice in ((50, last - 4), (100, last))
     ]
     logged = {"step": 100, "loss": 0.1, "lr": 1e-2}
-    made = run("sgd", seed, {"dice": last, "dice_grey": last - 1}, lr=1e-2, metrics=(logged, *evaluated), weight_decay=decay)
+    made = run(
+        "sgd", seed, {"dice": last, "dice_grey": last - 1}, lr=1e-2, metrics=(logged, *evaluated), weight_decay=decay
+    )
     made.config["task"]["data"]["name"] = "MNI152"
     made.config["task"] |= {"fold": None, "folds": 7}
     return made
@@ -77,7 +80,9 @@ def test_a_table_s_folds_are_the_task_s(fold, seed):
 
 
 def test_at_paper_scale_the_curve_is_of_validation_patches_and_the_last_scores_of_whole_cases():
-    online = [{"step": step, "online_dice": dice, "online_dice_atrium": dice} for step, dice in ((50, 70.0), (100, 75.0))]
+    online = [
+        {"step": step, "online_dice": dice, "online_dice_atrium": dice} for step, dice in ((50, 70.0), (100, 75.0))
+    ]
     online[-1] |= {"dice": 92.0, "dice_atrium": 92.0}
     made = run("sgd", 1, {"dice": 92.0}, lr=1e-2, metrics=tuple(online), weight_decay=1e-3)
     made.config["task"]["data"]["name"] = "Heart"
@@ -122,7 +127,12 @@ def test_the_report_has_curves_and_small_pictures_from_records_and_from_committe
         assert "Dice over training" in made.tables
         curves = made.panels[-1].figure.data
         assert made.panels[-1].title == "Dice over training, best cells"
-        assert [list(line.y) for line in curves] == [[87, 91], [88, 92], [89, 93], [88, 92]]  # three folds and their mean
+        assert [list(line.y) for line in curves] == [
+            [87, 91],
+            [88, 92],
+            [89, 93],
+            [88, 92],
+        ]  # three folds and their mean
         html = render([made], "mini")
         found = [base64.b64decode(content) for content in re.findall(r'src="data:image/jpeg;base64,([^"]+)"', html)]
         assert [Image.open(io.BytesIO(content)).size for content in found] == [(453, 160)] * MOST_PICTURES
@@ -132,14 +142,20 @@ def test_the_report_has_curves_and_small_pictures_from_records_and_from_committe
 def test_an_artefact_without_progress_has_none_of_it(tmp_path):
     without = {key: value for key, value in TABLE_J1.items() if key not in ("progress", "folds")}
     made = section(without, "mini", RUNS, tmp_path, expected=len(RUNS), seeds=3)
-    assert not made.pictures and "Dice over training" not in made.tables and "<img" not in render([made], "mini").partition("<script>")[0]
+    assert (
+        not made.pictures
+        and "Dice over training" not in made.tables
+        and "<img" not in render([made], "mini").partition("<script>")[0]
+    )
 
 
 def test_the_page_shows_the_first_fold_s_pictures_of_the_best_cell(tmp_path):
     folders = [tmp_path / str(number) for number, _ in enumerate(RUNS)]
     for folder, made in zip(folders, RUNS, strict=True):
         (folder / "overlays").mkdir(parents=True)
-        (folder / "overlays" / "block_01.png").write_bytes(repr(made.config["regularizer"]).encode() + bytes([made.config["seed"]]))
+        (folder / "overlays" / "block_01.png").write_bytes(
+            repr(made.config["regularizer"]).encode() + bytes([made.config["seed"]])
+        )
     drawn = [dataclasses.replace(made, folder=folder) for made, folder in zip(RUNS, folders, strict=True)]
     out = tmp_path / "out"
     write_artefact(TABLE_J1, "mini", drawn, out, expected=len(RUNS), seeds=3, command="a command")

@@ -55,7 +55,9 @@ def test_a_run_that_goes_on_under_other_code_says_so_and_is_marked(tmp_path, mon
     under(monkeypatch, "first")
     interrupt_after(cfg, 10)
     under(monkeypatch, "second")
-    with pytest.raises(UserError, match=r"trained to step 8 under another state \(code first -> second\); strict=true refuses"):
+    with pytest.raises(
+        UserError, match=r"trained to step 8 under another state \(code first -> second\); strict=true refuses"
+    ):
         engine.run(config(tmp_path, "strict=true"))
     record = engine.run(cfg)
     assert "goes on from step 8 under another state: code first -> second" in capfd.readouterr().err
@@ -88,8 +90,13 @@ def test_a_table_over_runs_of_several_states_says_so(tmp_path):
     usual = {"git_commit": "c", "kernel": "cpu", "data": "d"}
     same = [of(seed, usual) for seed in (1, 2, 3)]
     assert code_remark(same) == ""
-    assert code_remark([*same, of(4, usual | {"kernel": "eager"})]) == "The runs of a_task have different kernels: 3 of cpu, 1 of eager."
-    assert code_remark([*same, of(4, usual | {"data": "e"})]) == "The runs of a_task have different data: 3 of d, 1 of e."
+    assert (
+        code_remark([*same, of(4, usual | {"kernel": "eager"})])
+        == "The runs of a_task have different kernels: 3 of cpu, 1 of eager."
+    )
+    assert (
+        code_remark([*same, of(4, usual | {"data": "e"})]) == "The runs of a_task have different data: 3 of d, 1 of e."
+    )
     moved = code_remark([*same, of(4, usual, usual | {"git_commit": "e"})])
     assert "The runs are of 2 states of this repository: 3 of c, 1 of c then e." in moved
     assert "1 of 4 runs went on under another code, machine, kernel or data than they began with." in moved
@@ -113,7 +120,9 @@ def test_damaged_tokens_are_refused_before_they_are_trained_on(tmp_path):
     with open(tmp_path / "a.bin", "r+b") as file:
         file.seek(1000)
         file.write(b"x" * 4000)
-    with pytest.raises(UserError, match=r"a\.bin is damaged: its SHA-256 is not the one on record; delete it, then mend it"):
+    with pytest.raises(
+        UserError, match=r"a\.bin is damaged: its SHA-256 is not the one on record; delete it, then mend it"
+    ):
         verified.verify(tmp_path, known, "mend it")
     (tmp_path / "a.bin").write_bytes(bytes(8000))
     assert verified.verify(tmp_path, known, "mend it") == digest
@@ -150,15 +159,25 @@ def test_data_on_a_read_only_disk_is_trained_on_and_what_is_missing_is_one_line(
         write_tokens(disk, "OpenWebText", 50257)
         weights = kept(disk / "small.pt", {}, lambda: {"weight": torch.ones(2)})
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-        assert torch.equal(kept(disk / "small.pt", {}, lambda: pytest.fail("it was made again"))["weight"], weights["weight"])
+        assert torch.equal(
+            kept(disk / "small.pt", {}, lambda: pytest.fail("it was made again"))["weight"], weights["weight"]
+        )
         small = ("num_steps=2", "task.log_every_steps=1", "quiet=true", f"data_dir={disk}", f"runs_dir={runs_dir}")
         images = ("task=cifar100", "scale=mini", "task.batch_size=8", "task.data.train_size=200")
-        text = ("task=gpt2", "scale=mini", "task.data.name=OpenWebText", "task.model.vocabulary=50257", "task.batch_size=2")
+        text = (
+            "task=gpt2",
+            "scale=mini",
+            "task.data.name=OpenWebText",
+            "task.model.vocabulary=50257",
+            "task.batch_size=2",
+        )
         for task in (images, text):
             done = call("train.py", *task, *small)
             assert done.returncode == 0, done.stderr
         missing = call("prepare_data.py", "cifar100", "dataset=FashionMNIST", f"data_dir={disk}")
-        is_one_line(missing, "FashionMNIST cannot be prepared", "Read-only file system")  # these images are not the real ones
+        is_one_line(
+            missing, "FashionMNIST cannot be prepared", "Read-only file system"
+        )  # these images are not the real ones
         assert missing.returncode == 2
     finally:
         subprocess.run(["umount", disk], check=True)

@@ -38,27 +38,40 @@ def test_the_readme_is_as_make_readme_writes_it():
 def test_every_artefact_has_one_row_and_the_paper_s_order():
     commands = [line.split(" | ")[1].strip("`").split()[-1] for line in table(ROOT).splitlines()[2:]]
     names = [command.removeprefix("reproduce-") for command in commands]
-    assert sorted(names) == sorted([*(path.stem for path in ROOT.glob("configs/artefact/*.yaml")), "table_i1", "table_i2", "table_i3"])
+    assert sorted(names) == sorted(
+        [*(path.stem for path in ROOT.glob("configs/artefact/*.yaml")), "table_i1", "table_i2", "table_i3"]
+    )
     assert names[:8] == ["grokking", "figure1", "figure2", "figure3", "figure4", "figure5", "table1", "table2"]
     assert names[-5:] == ["table_j1", "amos22", "figure_k1", "evaluate_at", "resnet50"]
 
 
 def test_every_row_s_command_is_a_target_that_makes_the_row_s_results():
     for target in re.findall(r"`make (reproduce-\w+)`", table(ROOT)):
-        done = subprocess.run(["make", "--dry-run", "--no-print-directory", target], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["make", "--dry-run", "--no-print-directory", target], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         name = target.removeprefix("reproduce-")
-        script = r"model_sizes\.py" if name == "table_i1" else rf"(reproduce\.py {name}|bench/step_times\.py .*tables={name})"
+        script = (
+            r"model_sizes\.py"
+            if name == "table_i1"
+            else rf"(reproduce\.py {name}|bench/step_times\.py .*tables={name})"
+        )
         assert re.search(rf"scripts/{script}\b", done.stdout), done.stdout
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", *(f"tasks/{p.parent.name}/README.md" for p in ROOT.glob("tasks/*/README.md"))]
+    "page",
+    ["README.md", "CONTRIBUTING.md", *(f"tasks/{p.parent.name}/README.md" for p in ROOT.glob("tasks/*/README.md"))],
 )
 def test_every_file_that_a_readme_links_to_or_names_is_there(page):
     folder, text = (ROOT / page).parent, (ROOT / page).read_text()
     links = [link.partition("#") for link in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"\w+:", link)]
     assert not [path for path, _, _ in links if path and not (folder / unquote(path)).exists()]
-    headings = {re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text.splitlines() if line.startswith("#")}
+    headings = {
+        re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in text.splitlines()
+        if line.startswith("#")
+    }
     assert {anchor for path, _, anchor in links if not path} <= headings
     named = re.findall(r"`((?:configs|cpr|results|scripts|tasks|tests|docs)/[\w./-]*)`", text)
     assert not [path for path in named if not (ROOT / path).exists()]
@@ -68,7 +81,10 @@ def test_every_file_that_a_readme_links_to_or_names_is_there(page):
     ("verdicts", "said"),
     [
         (("holds", "undecided", "holds"), "2 of 3 claims hold, 1 undecided"),
-        (("does not hold", "does not hold", "too few seeds to say"), "0 of 3 claims hold, 2 do not, 1 with too few seeds to say"),
+        (
+            ("does not hold", "does not hold", "too few seeds to say"),
+            "0 of 3 claims hold, 2 do not, 1 with too few seeds to say",
+        ),
         (("does not hold",), "1 claim, does not hold"),
         ((), "done, no claims"),
     ],
@@ -84,7 +100,9 @@ def test_the_state_tells_missing_runs_and_both_scales(tmp_path):
     write_results(tmp_path, "figure2", rows("undecided", "holds"), runs="90 of 96 (6 diverged)", scale="paper")
     mini, paper = state("figure2", tmp_path).split("; ")
     assert mini.endswith(": 2 of 2 claims hold")
-    assert paper == "[paper](results/paper/figure2/table.md): 90 of 96 runs, 6 diverged, 1 of 2 claims hold, 1 undecided"
+    assert (
+        paper == "[paper](results/paper/figure2/table.md): 90 of 96 runs, 6 diverged, 1 of 2 claims hold, 1 undecided"
+    )
 
 
 def test_runs_are_counted_once_though_two_grids_have_them():

@@ -37,14 +37,16 @@ class Resources(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         for name, value in attributes:
-            if (name in ("src", "srcset", "data", "poster", "action") or (name == "href" and tag != "a")) and not (value or "").startswith(
-                "data:"
-            ):
+            if (name in ("src", "srcset", "data", "poster", "action") or (name == "href" and tag != "a")) and not (
+                value or ""
+            ).startswith("data:"):
                 self.found.append((tag, value))
 
 
 def words(html):
-    return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"<(script|style).*?</\1>", " ", html, flags=re.DOTALL))))
+    return unescape(
+        re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"<(script|style).*?</\1>", " ", html, flags=re.DOTALL)))
+    )
 
 
 def figures(html):
@@ -62,15 +64,22 @@ def test_the_page_says_every_claim_with_its_verdict_and_the_command(tmp_path):
         assert all(text in said for text in (verdict.text, verdict.published, verdict.ours, verdict.verdict))
     assert made.state == RECORDS and "make reproduce-figure2" in said and "a processor" in said
     assert made.remarks == ()
-    assert "make reproduce-figure2 SCALE=paper" in render([section(FIGURE2, "paper", [], tmp_path, expected=273, seeds=3)], "paper")
+    assert "make reproduce-figure2 SCALE=paper" in render(
+        [section(FIGURE2, "paper", [], tmp_path, expected=273, seeds=3)], "paper"
+    )
 
 
 def test_the_page_stands_alone_is_small_and_comes_out_the_same(tmp_path):
-    first, second = (write_report([figure2_section(tmp_path / "figure2")], "mini", tmp_path / name) for name in ("a.html", "b.html"))
+    first, second = (
+        write_report([figure2_section(tmp_path / "figure2")], "mini", tmp_path / name) for name in ("a.html", "b.html")
+    )
     assert first.read_bytes() == second.read_bytes()
     assert first.stat().st_size < 10e6
     assert Resources(first.read_text()).found == []
-    assert "@import" not in first.read_text().partition("</style>")[0] and "url(" not in first.read_text().partition("</style>")[0]
+    assert (
+        "@import" not in first.read_text().partition("</style>")[0]
+        and "url(" not in first.read_text().partition("</style>")[0]
+    )
 
 
 def test_both_sides_of_a_heat_map_share_one_colour_scale_from_their_best_cells(tmp_path):
@@ -90,7 +99,10 @@ def test_both_sides_of_a_heat_map_share_one_colour_scale_from_their_best_cells(t
 
 
 def luminance(colour):
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))]
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
@@ -115,7 +127,9 @@ def test_a_run_s_data_are_those_of_its_record(tmp_path):
     for number in range(len(MATRICES)):
         for quantity in ("R", "kappa", "lambda"):
             values = [row[quantity][number] for row in log]  # κ is None before it is set
-            assert about["dynamics"][quantity][number] == [value if value is None else pytest.approx(value, rel=1e-4) for value in values]
+            assert about["dynamics"][quantity][number] == [
+                value if value is None else pytest.approx(value, rel=1e-4) for value in values
+            ]
 
 
 def test_of_many_runs_fewer_steps_are_kept_so_that_the_page_stays_small():
@@ -148,14 +162,19 @@ def test_without_all_records_the_committed_files_speak(tmp_path):
     assert [vars(verdict) for verdict in without.verdicts] == [vars(verdict) for verdict in with_records.verdicts]
     assert dict(without.facts) == dict(with_records.facts)
     for ours, theirs in zip(with_records.panels, without.panels, strict=True):
-        assert (ours.figure.data[0].text, ours.figure.data[0].z) == (theirs.figure.data[0].text, theirs.figure.data[0].z)
+        assert (ours.figure.data[0].text, ours.figure.data[0].z) == (
+            theirs.figure.data[0].text,
+            theirs.figure.data[0].z,
+        )
     assert "5 of its 72 runs have a record here" in without.remarks[-1]
 
 
 def test_verdicts_of_before_holm_s_correction_are_shown_and_said_to_be(tmp_path):
     write_artefact(FIGURE2, "mini", grid(noisy), tmp_path, expected=72, seeds=3, command="a command")
     assert UNCORRECTED not in figure2_section(tmp_path, []).remarks
-    (tmp_path / "claims.csv").write_text('claim,text,published,ours,verdict\ncifar-ws,a > b,-,"1 against 2, p = 0.031",does not hold\n')
+    (tmp_path / "claims.csv").write_text(
+        'claim,text,published,ours,verdict\ncifar-ws,a > b,-,"1 against 2, p = 0.031",does not hold\n'
+    )
     made = figure2_section(tmp_path, [])
     assert UNCORRECTED in made.remarks and [verdict.verdict for verdict in made.verdicts] == ["does not hold"]
     said = words(render([made], "mini"))
@@ -169,7 +188,9 @@ def test_the_page_has_the_tables_beside_the_claims_and_tells_what_is_not_chosen_
 
 
 def test_what_a_reader_must_know_of_the_runs_is_said(tmp_path):
-    runs = grid(lambda name, lr, setting, seed: None if (setting, seed) == ("4x", 2) else noisy(name, lr, setting, seed))
+    runs = grid(
+        lambda name, lr, setting, seed: None if (setting, seed) == ("4x", 2) else noisy(name, lr, setting, seed)
+    )
     for one in runs[:9]:
         one.record["git_commit"] = "0ld"
     write_artefact(FIGURE2, "mini", grid(noisy), tmp_path, expected=72, seeds=3, command="a command")
@@ -197,7 +218,15 @@ def test_text_of_a_configuration_cannot_become_markup(tmp_path):
 
 def test_sections_stand_in_the_paper_s_order():
     names = ["figure_e1", "grokking", "table_c1", "figure10", "table1", "figure_c2", "figure2"]
-    assert sorted(names, key=place) == ["figure2", "figure10", "table1", "table_c1", "figure_c2", "figure_e1", "grokking"]
+    assert sorted(names, key=place) == [
+        "figure2",
+        "figure10",
+        "table1",
+        "table_c1",
+        "figure_c2",
+        "figure_e1",
+        "grokking",
+    ]
 
 
 def test_an_artefact_that_has_no_command_yet_shows_the_paper_s_numbers():
@@ -278,7 +307,10 @@ def test_show_says_what_a_run_is_and_draws_it(grokking, capsys):
     score = json.loads((folder / "record.json").read_text())["metrics"]["validation_accuracy"]
     show.main([folder.name[:-4], f"runs_dir={runs_dir}", "matrix=2.mlp"])
     said = capsys.readouterr().out
-    assert all(text in said for text in (folder.name, "finished", f"{score:.5g}", "abc1234", "R and κ of blocks.2.mlp.0.weight", "┌"))
+    assert all(
+        text in said
+        for text in (folder.name, "finished", f"{score:.5g}", "abc1234", "R and κ of blocks.2.mlp.0.weight", "┌")
+    )
 
 
 def test_compare_says_how_runs_differ(grokking, capsys):
@@ -286,7 +318,10 @@ def test_compare_says_how_runs_differ(grokking, capsys):
     adamw = [folder for folder in folders if folder.name.startswith("adamw-")][:2]
     compare.main([*(str(folder) for folder in adamw), f"runs_dir={runs_dir}"])
     lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.strip()}
-    decays = [str(json.loads((folder / "record.json").read_text())["config"]["regularizer"]["weight_decay"]) for folder in adamw]
+    decays = [
+        str(json.loads((folder / "record.json").read_text())["config"]["regularizer"]["weight_decay"])
+        for folder in adamw
+    ]
     assert lines["regularizer.weight_decay"] == decays and lines["state"] == ["finished", "finished"]
     assert "seed" not in lines and "lr" not in lines
 

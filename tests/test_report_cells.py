@@ -56,7 +56,14 @@ def write_all(results_dir: Path) -> None:
         patch.setattr("os.fsync", lambda _: None)
         patch.setattr("scripts.plan.expand", expand_once)
         patch.setattr("scripts.report.expand", expand_once)
-        for figure in ("heatmap_figure", "pair_figure", "budget_figure", "dynamics_figure", "curve_figure", "interpolation_figure"):
+        for figure in (
+            "heatmap_figure",
+            "pair_figure",
+            "budget_figure",
+            "dynamics_figure",
+            "curve_figure",
+            "interpolation_figure",
+        ):
             patch.setattr(f"results.artefact.{figure}", lambda *_, **__: None)
         for folder, cfg in configs.items():
             write_run(runs_dir, cfg, wanted[folder])
@@ -75,13 +82,21 @@ def write_all(results_dir: Path) -> None:
 
 def raw(runs_dir: Path, name: str) -> list[dict]:
     """The records of an artefact's runs, as they are on disk."""
-    return [json.loads((runs_dir / cfg.task.name / run_id / "record.json").read_text()) for run_id, cfg in mini(name).items()]
+    return [
+        json.loads((runs_dir / cfg.task.name / run_id / "record.json").read_text())
+        for run_id, cfg in mini(name).items()
+    ]
 
 
 def figures(page: Path, name: str) -> list[dict]:
     """The traces of an artefact's figures on the page."""
     content = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page.read_text(), re.DOTALL)
-    return [trace for key, figure in json.loads(content[1]).items() if key.rpartition("-")[0] == name for trace in figure["data"]]
+    return [
+        trace
+        for key, figure in json.loads(content[1]).items()
+        if key.rpartition("-")[0] == name
+        for trace in figure["data"]
+    ]
 
 
 def value_at(config: dict, key: str):
@@ -104,7 +119,11 @@ def test_strangers_are_in_no_table_and_not_on_the_page(written):
     assert not [run_id for run_id in strangers if run_id in page]
     for name in known_artefacts():
         facts = read_facts(results / name / "table.md")
-        assert (facts["runs"], facts["code"], facts["scale"]) == (f"{len(mini(name))} of {len(mini(name))}", "abc1234", "mini")
+        assert (facts["runs"], facts["code"], facts["scale"]) == (
+            f"{len(mini(name))} of {len(mini(name))}",
+            "abc1234",
+            "mini",
+        )
         assert "1001" not in facts["seeds"]
 
 
@@ -115,7 +134,9 @@ def test_an_older_commit_a_changed_tree_and_a_failed_run_of_a_table_s_own_are_sa
     about = {0: {"commit": "0ld"}, 1: {"commit": "abc1234-dirty"}, 2: {"failed": True}}
     for number, cfg in enumerate(mini("figure4").values()):
         write_run(tmp_path / "runs", cfg, metrics_of("figure4"), **about.get(number, {}))
-    reproduce.reproduce(plan(load_artefact("figure4"), {"scale": "mini"}, {}), read_arguments(["figure4"]), tmp_path / "figure4")
+    reproduce.reproduce(
+        plan(load_artefact("figure4"), {"scale": "mini"}, {}), read_arguments(["figure4"]), tmp_path / "figure4"
+    )
     said = "The runs are of 3 states of this repository: 1 of 0ld, 34 of abc1234, 1 of abc1234-dirty."
     said += " 1 of 36 runs had changes that no commit holds."
     assert said in capsys.readouterr().out.splitlines()
@@ -169,7 +190,9 @@ def test_a_cell_of_a_heat_map(name, written):
     ]
     text, hover = next((text, hover) for text, hover in found if panel["title"].replace(">", "&gt;") in hover)
     assert text == f"{mean:.{artefact['metric'].get('digits', 1)}f}"
-    assert all(f"seed {r['config']['seed']}: {v:.4g} · {r['run_id']}" in hover for r, v in zip(chosen, values, strict=True))
+    assert all(
+        f"seed {r['config']['seed']}: {v:.4g} · {r['run_id']}" in hover for r, v in zip(chosen, values, strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", of_layout("curves"))
@@ -185,8 +208,14 @@ def test_the_end_of_a_curve(name, written):
     traces = figures(results / "index.html", name)
     ends = [trace["y"][-1] for trace in traces if trace.get("name") == chosen[0]["run_id"]]
     assert ends == [pytest.approx(chosen[0]["metrics"][y], rel=1e-4) for y in artefact["curves"]["y"]]
-    medians = [trace["y"][-1] for trace in traces if trace["hovertemplate"].startswith(f"<b>{method['title']},") and "name" not in trace]
-    assert medians == [pytest.approx(statistics.median(r["metrics"][y] for r in chosen), rel=1e-4) for y in artefact["curves"]["y"]]
+    medians = [
+        trace["y"][-1]
+        for trace in traces
+        if trace["hovertemplate"].startswith(f"<b>{method['title']},") and "name" not in trace
+    ]
+    assert medians == [
+        pytest.approx(statistics.median(r["metrics"][y] for r in chosen), rel=1e-4) for y in artefact["curves"]["y"]
+    ]
 
 
 @pytest.mark.parametrize("name", of_layout("budget"))
@@ -195,7 +224,11 @@ def test_a_score_at_a_budget(name, written):
     artefact = load_artefact(name)
     row = rows_of(results / name)[0]
     method = next(m for m in artefact["methods"] if m["title"] == row["method"])
-    chosen = [r for r in raw(runs_dir, name) if has(r, {"regularizer.name": method["regularizer"], "num_steps": int(row["steps"])})]
+    chosen = [
+        r
+        for r in raw(runs_dir, name)
+        if has(r, {"regularizer.name": method["regularizer"], "num_steps": int(row["steps"])})
+    ]
     scores = {r["config"]["seed"]: r["metrics"][artefact["metric"]["name"]] for r in chosen}
     assert float(row["score"]) == pytest.approx(scores[int(row["seed"])])
     assert in_latex(results / name, method["title"], row["steps"], f"{statistics.mean(scores.values()):.2f}")
@@ -210,7 +243,9 @@ def test_a_pair(name, written):
     part, sides = artefact["parts"][-1], artefact["pair"]["values"]
     row = [row for row in rows_of(results / name) if row["task"] == part["task"]][-1]
     settings = {"task.name": part["task"], "lr": float(row["lr"])}
-    of_lr = {side: [r for r in raw(runs_dir, name) if has(r, settings | {artefact["pair"]["key"]: side})] for side in sides}
+    of_lr = {
+        side: [r for r in raw(runs_dir, name) if has(r, settings | {artefact["pair"]["key"]: side})] for side in sides
+    }
     pair = {side: next(r for r in own if r["config"]["seed"] == int(row["seed"])) for side, own in of_lr.items()}
     scores = {side: record["metrics"][part["metric"]["name"]] for side, record in pair.items()}
     assert {side: float(row[side]) for side in sides} == pytest.approx(scores)
@@ -234,10 +269,16 @@ def test_the_size_of_a_matrix_at_the_end(name, written):
     chosen = [r for r in raw(runs_dir, name) if has(r, method["select"] | {"regularizer.name": method["regularizer"]})]
     last = {}
     for record in chosen:
-        first, *_, end = (runs_dir / record["config"]["task"]["name"] / record["run_id"] / "dynamics.jsonl").read_text().splitlines()
+        first, *_, end = (
+            (runs_dir / record["config"]["task"]["name"] / record["run_id"] / "dynamics.jsonl").read_text().splitlines()
+        )
         last[record["run_id"]] = json.loads(end)["R"][json.loads(first)["matrices"].index(matrix)]
     mean = f"{statistics.mean(last.values()):.3g}"
-    row = next(r for r in rows_of(results / name) if (r["method"], r["matrix"]) == (method["title"], matrix.removesuffix(".weight")))
+    row = next(
+        r
+        for r in rows_of(results / name)
+        if (r["method"], r["matrix"]) == (method["title"], matrix.removesuffix(".weight"))
+    )
     assert row["R at last"].split(" ")[0] == mean
     assert in_latex(results / name, matrix.removesuffix(".weight"), mean)
     ends = {trace["y"][-1] for trace in figures(results / "index.html", name) if trace["name"] in last}
@@ -263,6 +304,8 @@ def test_a_ratio_of_step_times_is_on_the_page(name):
     methods = json.loads((MINI_TIMES / name / "rounds.json").read_text())["shapes"]["gpt2s"]["training_step"]["methods"]
     label, method = next((label, method) for label, method in methods.items() if method["row"] == "adamcpr")
     ratio = statistics.median(a / b for a, b in zip(method["seconds"], methods["AdamW, fused"]["seconds"], strict=True))
-    panel = next(panel for panel in step_times_section(name, "mini", MINI_TIMES / name).panels if panel.title == "gpt2s")
+    panel = next(
+        panel for panel in step_times_section(name, "mini", MINI_TIMES / name).panels if panel.title == "gpt2s"
+    )
     places = [dict(zip(trace.y, trace.x, strict=True)).get(label) for trace in panel.figure.data]
     assert any(place == pytest.approx(ratio) for place in places)

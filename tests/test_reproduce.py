@@ -37,12 +37,22 @@ def test_grokking_twice_gives_the_same_files_and_the_second_time_starts_no_run(t
     assert "6 runs, 6 done, 0 to do" in second.stdout
     assert contents(folder) == written
     assert records(tmp_path) == runs
-    assert contents(ROOT / "results" / "mini" / "grokking") == before  # 24 steps are not the artefact that the committed table shows
+    assert (
+        contents(ROOT / "results" / "mini" / "grokking") == before
+    )  # 24 steps are not the artefact that the committed table shows
 
 
 def test_figure2_shows_every_cell_beside_the_paper_s(tmp_path):
     data = write_fashion_mnist(tmp_path / "data")
-    arguments = ("figure2", f"runs_dir={tmp_path}", f"data_dir={data}", "num_steps=3", "task.data.train_size=100", "seeds=1,2", "lr=1e-2")
+    arguments = (
+        "figure2",
+        f"runs_dir={tmp_path}",
+        f"data_dir={data}",
+        "num_steps=3",
+        "task.data.train_size=100",
+        "seeds=1,2",
+        "lr=1e-2",
+    )
     done = call("reproduce.py", *arguments, f"results_dir={tmp_path / 'out'}", timeout=240)
     assert done.returncode == 0, done.stderr
     assert "16 runs, 0 done, 16 to do" in done.stdout  # (4 + 1 + 3) settings x 2 seeds
@@ -62,7 +72,9 @@ def test_every_run_of_evaluate_at_has_a_partner(scale):
     artefact, pairs = load_artefact("evaluate_at"), defaultdict(list)
     for cfg in expand(artefact, {"scale": scale}, {}).values():
         pairs[cfg.task.name, cfg.lr, cfg.seed].append(cfg.regularizer.evaluate_at)
-    places = [("grokking", 1e-3, seed) for seed in range(1, 17)] + [("cifar100", lr, seed) for lr in (1e-3, 1e-2) for seed in range(1, 11)]
+    places = [("grokking", 1e-3, seed) for seed in range(1, 17)] + [
+        ("cifar100", lr, seed) for lr in (1e-3, 1e-2) for seed in range(1, 11)
+    ]
     assert pairs == {place: ["before", "after"] for place in places}
     narrowed = list(expand(artefact, {"scale": scale, "seeds": "3,20"}, {"lr": "1e-2"}).values())
     assert {(cfg.lr, cfg.seed) for cfg in narrowed} == {(1e-2, 3), (1e-2, 20)}
@@ -77,15 +89,27 @@ def test_one_command_runs_the_two_tasks_of_evaluate_at(tmp_path):
     folder = tmp_path / "results" / "mini" / "evaluate_at"
     assert sorted(contents(folder)) == FILES
     rows = list(csv.DictReader((folder / "table.csv").open()))
-    assert [(row["task"], row["lr"], row["seed"]) for row in rows] == [("grokking", "0.01", "1"), ("cifar100", "0.01", "1")]
+    assert [(row["task"], row["lr"], row["seed"]) for row in rows] == [
+        ("grokking", "0.01", "1"),
+        ("cifar100", "0.01", "1"),
+    ]
     assert all(row["before"] and row["after"] for row in rows)
     assert len(list(tmp_path.glob("grokking/*/record.json"))) == len(list(tmp_path.glob("cifar100/*/record.json"))) == 2
 
 
 def test_a_diverged_run_is_in_the_table_and_stops_nothing(tmp_path):
     data = write_fashion_mnist(tmp_path / "data")
-    common = (f"runs_dir={tmp_path}", f"data_dir={data}", "task.data.train_size=100", "num_steps=40", "seeds=1", "lr=1e30")
-    done = call("reproduce.py", "figure2", *common, "regularizer.warm_start=1x", "regularizer.weight_decay=0", timeout=240)
+    common = (
+        f"runs_dir={tmp_path}",
+        f"data_dir={data}",
+        "task.data.train_size=100",
+        "num_steps=40",
+        "seeds=1",
+        "lr=1e30",
+    )
+    done = call(
+        "reproduce.py", "figure2", *common, "regularizer.warm_start=1x", "regularizer.weight_decay=0", timeout=240
+    )
     assert done.returncode == 2  # adamw knows no warm_start: an override must fit every grid
     done = call("reproduce.py", "figure2", *common, timeout=240)
     assert done.returncode == 0, done.stderr
@@ -97,7 +121,14 @@ def test_a_diverged_run_is_in_the_table_and_stops_nothing(tmp_path):
 
 
 def test_sigterm_stops_every_run_with_a_checkpoint_and_the_same_command_goes_on(tmp_path):
-    arguments = (*GROKKING, f"runs_dir={tmp_path}", "num_steps=400", "task.log_every_steps=8", "task.eval_every_steps=null", "jobs=2")
+    arguments = (
+        *GROKKING,
+        f"runs_dir={tmp_path}",
+        "num_steps=400",
+        "task.log_every_steps=8",
+        "task.eval_every_steps=null",
+        "jobs=2",
+    )
     process = start("reproduce.py", *arguments)
     wait_until(lambda: len([log for log in tmp_path.glob("*/*/metrics.jsonl") if log.stat().st_size]) >= 2)
     process.send_signal(signal.SIGUSR1)
@@ -115,7 +146,14 @@ def test_sigterm_stops_every_run_with_a_checkpoint_and_the_same_command_goes_on(
 
 
 def test_workers_end_with_a_checkpoint_when_their_parent_is_killed(tmp_path):
-    arguments = (*GROKKING, f"runs_dir={tmp_path}", "num_steps=4000", "task.log_every_steps=8", "task.eval_every_steps=null", "jobs=2")
+    arguments = (
+        *GROKKING,
+        f"runs_dir={tmp_path}",
+        "num_steps=4000",
+        "task.log_every_steps=8",
+        "task.eval_every_steps=null",
+        "jobs=2",
+    )
     process = start("reproduce.py", *arguments)
     wait_until(lambda: len([log for log in tmp_path.glob("*/*/metrics.jsonl") if log.stat().st_size]) >= 2)
     workers = [int(lock.read_text().split()[1]) for lock in tmp_path.glob("*/*/.lock")]
@@ -127,7 +165,9 @@ def test_workers_end_with_a_checkpoint_when_their_parent_is_killed(tmp_path):
 
 
 def test_a_killed_worker_is_said_in_one_line_and_replaced(tmp_path):
-    process = start("reproduce.py", *GROKKING, f"runs_dir={tmp_path}", "num_steps=200", "task.log_every_steps=8", "jobs=1")
+    process = start(
+        "reproduce.py", *GROKKING, f"runs_dir={tmp_path}", "num_steps=200", "task.log_every_steps=8", "jobs=1"
+    )
     wait_until(lambda: any(log.stat().st_size for log in tmp_path.glob("*/*/metrics.jsonl")))
     (lock,) = tmp_path.glob("*/*/.lock")
     subprocess.run(["kill", "-9", lock.read_text().split()[1]], check=True)
@@ -159,7 +199,9 @@ def test_a_read_only_results_folder_is_said_before_any_run(tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", read_only], capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount")
     try:
-        done = call("reproduce.py", *GROKKING, f"runs_dir={tmp_path / 'runs'}", f"results_dir={read_only}", "num_steps=8")
+        done = call(
+            "reproduce.py", *GROKKING, f"runs_dir={tmp_path / 'runs'}", f"results_dir={read_only}", "num_steps=8"
+        )
     finally:
         subprocess.run(["umount", read_only], check=True)
     assert done.returncode == 2

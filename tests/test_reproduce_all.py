@@ -16,7 +16,15 @@ def to_do(text):
 
 
 def test_an_artefact_without_its_data_is_said_and_the_others_are_done(tmp_path, capsys):
-    arguments = ("table1", "grokking", "scale=paper", "device=cpu", "seeds=1", "num_steps=4", "task.eval_every_steps=null")
+    arguments = (
+        "table1",
+        "grokking",
+        "scale=paper",
+        "device=cpu",
+        "seeds=1",
+        "num_steps=4",
+        "task.eval_every_steps=null",
+    )
     arguments += (f"runs_dir={tmp_path}", f"data_dir={tmp_path / 'none'}", "jobs=1")
     first = call("reproduce_all.py", *arguments)
     assert first.returncode == 1, first.stderr
@@ -36,7 +44,9 @@ def test_a_dry_run_lists_the_cheapest_first_and_counts_shared_runs_once(tmp_path
     listed = capsys.readouterr().out
     # Figure G.1 has Figure 5's three runs, and Figure 3 all nine of Figure G.1.
     assert list(to_do(listed).items()) == [("figure5", (3, 0, 3)), ("figure_g1", (9, 0, 6)), ("figure3", (48, 0, 39))]
-    assert listed.splitlines()[-1].startswith("3 artefacts, scale mini: 48 runs to do, cost 0.64 core-hours (estimated)")
+    assert listed.splitlines()[-1].startswith(
+        "3 artefacts, scale mini: 48 runs to do, cost 0.64 core-hours (estimated)"
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -67,7 +77,9 @@ def test_a_fault_in_one_artefact_stops_no_other_and_a_cluster_has_all_runs_befor
 
     monkeypatch.setattr(reproduce_all, "plan", plan)
     monkeypatch.setattr(reproduce_all, "writable_folder", lambda p, request: None)
-    monkeypatch.setattr(reproduce_all, "reproduce", lambda p, request, out: [] if request.options["wait"] == "true" else None)
+    monkeypatch.setattr(
+        reproduce_all, "reproduce", lambda p, request, out: [] if request.options["wait"] == "true" else None
+    )
     request = reproduce_all.read_arguments(["wait=true"])
     outcomes = reproduce_all.attempt_all([{"name": name} for name in ("a", "broken", "b")], request)
     assert asked == [("a", "false"), ("broken", "false"), ("b", "false"), ("a", "true"), ("b", "true")]
@@ -80,7 +92,9 @@ def test_a_fault_in_one_artefact_stops_no_other_and_a_cluster_has_all_runs_befor
 
 def test_make_reproduce_all_installs_the_extras_first_and_measures_times_last():
     def lines(*arguments):
-        done = subprocess.run(["make", "-n", "reproduce-all", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["make", "-n", "reproduce-all", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         return done.stdout
 
     extras, bench = 'setup EXTRAS="language segmentation corruptions"', "make runs/.bench-mini"

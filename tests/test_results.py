@@ -44,20 +44,28 @@ FILES = ["claims.csv", "figure.png", "figure.svg", "table.csv", "table.md", "tab
 PUBLISHED = sorted((ROOT / "results" / "published").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("written_as", [float, lambda lr: 10 ** (round(2 * math.log10(lr)) / 2)], ids=["3.162e-4", "10 ** -3.5"])
+@pytest.mark.parametrize(
+    "written_as", [float, lambda lr: 10 ** (round(2 * math.log10(lr)) / 2)], ids=["3.162e-4", "10 ** -3.5"]
+)
 def test_every_cell_of_the_paper_s_grid_stands_beside_its_published_number(written_as):
     data = figure2_data(noisy, scale="paper", seeds=(1,))
     table = cell_table(FIGURE2, data.assign(lr=data["lr"].map(written_as)), seeds=1)
     rows = yaml.safe_load((ROOT / "results" / "published" / "figure2.yaml").read_text())["rows"]
 
     def place(lr, decay, steps):
-        return round(2 * math.log10(lr)), None if decay is None else float(decay), None if steps is None else float(steps)
+        return (
+            round(2 * math.log10(lr)),
+            None if decay is None else float(decay),
+            None if steps is None else float(steps),
+        )
 
     theirs = {place(r["lr"], r.get("weight_decay"), r.get("warm_start_steps")): (r["mean"], r["std"]) for r in rows}
     ours = {}
     for cell in table.itertuples():
         decay = cell.setting if cell.method == "AdamW" else None
-        steps = 500 * float(cell.setting[:-1]) if cell.method == "AdamCPR Kappa-WS" else None  # multiples of the paper's lr warm-up
+        steps = (
+            500 * float(cell.setting[:-1]) if cell.method == "AdamCPR Kappa-WS" else None
+        )  # multiples of the paper's lr warm-up
         ours[place(cell.lr, decay, steps)] = (cell.mean_paper, cell.std_paper)
     assert len(table) == 91
     assert ours == theirs  # NaN, for a cell that found none, is equal to nothing
@@ -93,9 +101,13 @@ def test_a_cell_has_the_mean_and_the_sample_std_of_its_seeds():
 
 def test_a_cell_says_which_of_its_seeds_are_missing_or_diverged():
     gone = {(LRS[0], 1), (LRS[2], 2), (LRS[2], 3)}
-    runs = grid(lambda name, lr, setting, seed: None if setting == "4x" or (setting == "2x" and seed == 3) else 80.0 + seed)
+    runs = grid(
+        lambda name, lr, setting, seed: None if setting == "4x" or (setting == "2x" and seed == 3) else 80.0 + seed
+    )
     runs = [r for r in runs if (r.config["lr"], r.config["seed"]) not in gone]
-    text = readable(FIGURE2, cell_table(FIGURE2, frame(runs, "top1_accuracy"), seeds=3)).set_index(["method", "lr", "setting"])["ours"]
+    text = readable(FIGURE2, cell_table(FIGURE2, frame(runs, "top1_accuracy"), seeds=3)).set_index(
+        ["method", "lr", "setting"]
+    )["ours"]
     ws = text["AdamCPR Kappa-WS"].to_dict()
     assert ws["1e-2.5", "1x"] == "82.00 ± 1.00 (3 seeds)"
     assert ws["1e-2.5", "2x"] == "81.50 ± 0.71 (2 seeds, 1 diverged)"
@@ -111,8 +123,17 @@ def test_the_table_of_curves_says_when_each_seed_reached_the_target():
     runs += [curve(ADAMW[1], 1, 40), curve(ADAMW[1], 2, None, diverged=True)]
     table = curve_table(GROKKING, runs).set_index("method").T
     assert table.loc["final validation accuracy", ADAMW[1]["title"]] == "95.10 (1 diverged)"
-    assert table[CPR["title"]].to_list() == [2, "5, not within 10 in 1 of 2 seeds", "55.15 ± 56.50", "1, 1", "99.00 ± 0.00"]
-    assert table.loc["final validation accuracy", [ADAMW[0]["title"], last["title"]]].to_list() == ["diverged", "missing"]
+    assert table[CPR["title"]].to_list() == [
+        2,
+        "5, not within 10 in 1 of 2 seeds",
+        "55.15 ± 56.50",
+        "1, 1",
+        "99.00 ± 0.00",
+    ]
+    assert table.loc["final validation accuracy", [ADAMW[0]["title"], last["title"]]].to_list() == [
+        "diverged",
+        "missing",
+    ]
     lowest = curve_table(measured_by("lower", GROKKING), [curve(CPR, 1, 40)]).set_index("method").T
     assert lowest[CPR["title"]].to_list()[:2] == [1, "1"]  # from the first evaluation on it is at or below the target
 
@@ -123,7 +144,13 @@ def test_markdown_has_aligned_columns_and_escapes_pipes():
 
 
 def test_half_decades_print_as_powers_of_ten_and_other_values_as_they_are():
-    assert [power_of_ten(value) for value in (3.162e-4, 10**-3.5, 1e-2, 3e-3, 0)] == ["1e-3.5", "1e-3.5", "1e-2.0", "0.003", "0"]
+    assert [power_of_ten(value) for value in (3.162e-4, 10**-3.5, 1e-2, 3e-3, 0)] == [
+        "1e-3.5",
+        "1e-3.5",
+        "1e-2.0",
+        "0.003",
+        "0",
+    ]
 
 
 def test_without_any_run_there_is_an_empty_table_and_no_verdict(tmp_path):
@@ -147,7 +174,11 @@ def grokking_runs() -> list[Run]:
 
 def damaged_figure2() -> list[Run]:
     """One run is missing, and one diverged."""
-    return grid(lambda name, lr, setting, seed: None if (lr, setting, seed) == (1e-2, 0.1, 2) else noisy(name, lr, setting, seed))[1:]
+    return grid(
+        lambda name, lr, setting, seed: (
+            None if (lr, setting, seed) == (1e-2, 0.1, 2) else noisy(name, lr, setting, seed)
+        )
+    )[1:]
 
 
 MADE = {"figure2": (FIGURE2, damaged_figure2(), 72), "grokking": (GROKKING, grokking_runs(), 18)}
@@ -157,7 +188,9 @@ every_artefact = pytest.mark.parametrize("name", MADE)
 
 def written(name: str, folder: Path, order=lambda runs: runs) -> dict[str, bytes]:
     definition, runs, expected = MADE[name]
-    summary = write_artefact(definition, "mini", order(runs), folder, expected=expected, seeds=3, command=f"make reproduce-{name}")
+    summary = write_artefact(
+        definition, "mini", order(runs), folder, expected=expected, seeds=3, command=f"make reproduce-{name}"
+    )
     assert sorted(path.name for path in summary.files) == FILES
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -195,7 +228,9 @@ def test_a_new_run_replaces_what_it_changes(folders, tmp_path):
     written("grokking", tmp_path)
     more = [*runs, curve(CPR, 4, 8)]
     write_artefact(definition, "mini", more, tmp_path, expected=18, seeds=3, command="make reproduce-grokking")
-    changed = {path.name for path in tmp_path.iterdir() if path.read_bytes() != (folders["grokking"] / path.name).read_bytes()}
+    changed = {
+        path.name for path in tmp_path.iterdir() if path.read_bytes() != (folders["grokking"] / path.name).read_bytes()
+    }
     assert changed == set(FILES)  # claims.csv too: with a run too many there is no verdict
 
 
@@ -207,13 +242,17 @@ def test_the_files_say_what_is_missing_and_give_no_verdict_then(folders):
     assert " 1 missing)" in page
     assert " 1 diverged)" in page
     rows = list(csv.DictReader((folders["figure2"] / "claims.csv").open()))
-    assert [(row["claim"], row["verdict"]) for row in rows] == [(claim["id"], "runs missing") for claim in FIGURE2["claims"]]
+    assert [(row["claim"], row["verdict"]) for row in rows] == [
+        (claim["id"], "runs missing") for claim in FIGURE2["claims"]
+    ]
 
 
 def test_a_run_that_ran_out_of_memory_is_missing_and_named_and_no_diverged_one(tmp_path):
     runs = grid(noisy)
     lost = out_of_memory(runs[0])
-    shown = write_artefact(FIGURE2, "mini", [lost, *runs[1:]], tmp_path, expected=len(runs), seeds=3, command="make reproduce-figure2")
+    shown = write_artefact(
+        FIGURE2, "mini", [lost, *runs[1:]], tmp_path, expected=len(runs), seeds=3, command="make reproduce-figure2"
+    )
     page = (tmp_path / "table.md").read_text()
     assert f"- runs: {len(runs) - 1} of {len(runs)}\n" in page and "diverged" not in page
     said = f"Failed without a result, and counted as missing: {lost.record['run_id']} (out of memory at step 3, in 3 attempts)."

@@ -60,7 +60,9 @@ def test_killed_runs_end_with_the_same_bits(tmp_path, regularizer):
 
 
 def test_killed_runs_with_batch_norm_and_augmentation_end_with_the_same_bits(tmp_path, data):
-    killed_runs_end_the_same(tmp_path, "task=cifar100", "quiet=true", f"data_dir={data}", "task.data.train_size=300", *IP, *SHORT)
+    killed_runs_end_the_same(
+        tmp_path, "task=cifar100", "quiet=true", f"data_dir={data}", "task.data.train_size=300", *IP, *SHORT
+    )
 
 
 def killed_runs_end_the_same(tmp_path: Path, *arguments: str) -> None:
@@ -68,7 +70,9 @@ def killed_runs_end_the_same(tmp_path: Path, *arguments: str) -> None:
     assert call("train.py", *arguments, f"runs_dir={undisturbed}").returncode == 0
     for stop_at in (7, 28, 42):  # before, about and after the step at which κ is set
         process = start("train.py", *arguments, f"runs_dir={killed}")
-        wait_until(lambda process=process, stop_at=stop_at: process.poll() is not None or last_logged(killed) >= stop_at)
+        wait_until(
+            lambda process=process, stop_at=stop_at: process.poll() is not None or last_logged(killed) >= stop_at
+        )
         process.kill()
         assert process.wait() == -signal.SIGKILL
     assert call("train.py", *arguments, f"runs_dir={killed}").returncode == 0

@@ -28,12 +28,16 @@ SEEDS = st.integers(0, 2**31)
 PURPOSES = st.tuples(SEEDS, st.sampled_from(["epoch", "augment", "subset", "split"]), st.integers(0, 10**6))
 
 
-def schedule(warmup_steps: int, decay: str = "cosine", final_factor: float = 0.0, power: float = 1.0) -> SimpleNamespace:
+def schedule(
+    warmup_steps: int, decay: str = "cosine", final_factor: float = 0.0, power: float = 1.0
+) -> SimpleNamespace:
     return SimpleNamespace(warmup_steps=warmup_steps, decay=decay, final_factor=final_factor, power=power)
 
 
 def image_config(**changes) -> SimpleNamespace:
-    return SimpleNamespace(**{"name": "FashionMNIST", "downsample": 1, "mean": [0.3], "std": [0.4], "crop_padding": 2} | changes)
+    return SimpleNamespace(
+        **{"name": "FashionMNIST", "downsample": 1, "mean": [0.3], "std": [0.4], "crop_padding": 2} | changes
+    )
 
 
 def numbered(count: int) -> Images:
@@ -96,7 +100,15 @@ def test_the_factor_ends_at_the_final_one_and_never_rises_on_its_way(decay, last
 
 @pytest.mark.parametrize(
     "wrong",
-    ["decay=linear", "warmup_steps=-1", "warmup_steps=2.5", "warmup_steps=null", "final_factor=1.5", "final_factor=-0.1", "power=-1"],
+    [
+        "decay=linear",
+        "warmup_steps=-1",
+        "warmup_steps=2.5",
+        "warmup_steps=null",
+        "final_factor=1.5",
+        "final_factor=-0.1",
+        "power=-1",
+    ],
 )
 def test_a_schedule_out_of_its_range_is_refused_with_the_name_of_the_key(wrong):
     check(compose_config(["task=grokking"]))
@@ -134,7 +146,9 @@ def test_epochs_and_seeds_have_different_orders():
 @settings(max_examples=100, deadline=None)
 def test_distinct_seeds_and_purposes_have_distinct_streams(purposes):
     assert all(0 <= derive(*purpose) < 2**63 for purpose in purposes)
-    first, again = ([torch.rand(4, generator=generator_for(*purpose)).numpy().tobytes() for purpose in purposes] for _ in range(2))
+    first, again = (
+        [torch.rand(4, generator=generator_for(*purpose)).numpy().tobytes() for purpose in purposes] for _ in range(2)
+    )
     assert len(set(first)) == len(purposes) and first == again
 
 
@@ -161,7 +175,9 @@ def test_crop_and_flip_equals_a_plain_loop_over_the_images(channels, height, wid
     top, left = torch.randint(0, 2 * padding + 1, (2, 40, 1), generator=generator)
     flips = torch.rand(40, 1, generator=generator) < 0.5
     assert augmented.shape == images.shape and augmented.dtype == images.dtype and 0 < flips.sum() < 40
-    for image, row, column, flip, result in zip(images.numpy(), top.flatten(), left.flatten(), flips, augmented.numpy(), strict=True):
+    for image, row, column, flip, result in zip(
+        images.numpy(), top.flatten(), left.flatten(), flips, augmented.numpy(), strict=True
+    ):
         padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)), mode="reflect")
         cropped = padded[:, row : row + height, column : column + width]
         np.testing.assert_array_equal(result, cropped[:, :, ::-1] if flip else cropped)
@@ -246,4 +262,6 @@ def test_the_decoder_equals_a_full_causal_one_on_the_last_position_in_logits_and
     parameters = list(model.parameters())
     sums = tokens[:, :2].sum(1) % 113
     expected = torch.autograd.grad(F.cross_entropy(full[:, -1], sums), parameters)
-    torch.testing.assert_close(torch.autograd.grad(F.cross_entropy(model(tokens), sums), parameters), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        torch.autograd.grad(F.cross_entropy(model(tokens), sums), parameters), expected, rtol=0, atol=1e-5
+    )

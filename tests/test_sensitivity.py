@@ -48,7 +48,11 @@ def test_near_is_the_artefact_s_own_number_at_its_scale():
 
 
 def test_methods_whose_cells_have_diverged_have_no_best():
-    table = sensitivity_table(FIGURE2, figure2_data(lambda name, *_: None if name == "adamcpr_ws" else 80.0)).set_index("method").T
+    table = (
+        sensitivity_table(FIGURE2, figure2_data(lambda name, *_: None if name == "adamcpr_ws" else 80.0))
+        .set_index("method")
+        .T
+    )
     assert table["AdamCPR Kappa-WS"].to_list() == [9, 27, "-", "0% (0 of 9)", "diverged"]
     assert sensitivity_table(FIGURE2, frame([], "top1_accuracy")).empty
 
@@ -58,7 +62,9 @@ def test_the_tuning_budget_of_both_sides_of_a_claim_is_said():
         "not equal: AdamCPR Kappa-WS 9 settings (27 runs) against AdamW 12 (36); AdamCPR Kappa-IP 3 settings (9 runs) against AdamW 12 (36)"
     )
     fewer = [run for run in grid(noisy) if run.config["regularizer"].get("weight_decay") != 0]
-    assert tuning_budget(FIGURE2, frame(fewer, "top1_accuracy")).startswith("equal in 1 of 2 comparisons: AdamCPR Kappa-WS 9")
+    assert tuning_budget(FIGURE2, frame(fewer, "top1_accuracy")).startswith(
+        "equal in 1 of 2 comparisons: AdamCPR Kappa-WS 9"
+    )
     assert tuning_budget(artefact("table_c1"), figure2_data(noisy)) == ""  # a claim about one method
 
 
@@ -70,13 +76,19 @@ def evaluated(curves):
         setting = config.get("weight_decay", config.get("warm_start"))
         scores = curves.get((config["name"], setting), [run.record["metrics"].get("top1_accuracy")])
         steps = range(100 - 20 * len(scores), 81, 20)
-        runs.append(replace(run, metrics=[{"step": step, "top1_accuracy": s} for step, s in zip(steps, scores, strict=True)]))
+        runs.append(
+            replace(run, metrics=[{"step": step, "top1_accuracy": s} for step, s in zip(steps, scores, strict=True)])
+        )
     return runs
 
 
 def test_the_step_at_which_a_best_cell_has_the_other_s_final_score():
     runs = evaluated(
-        {("adamw", 1e-1): [40, 60, 79.6, 80], ("adamcpr_ip", None): [79.9, 80, 79, 81], ("adamcpr_ws", "4x"): [1, 2, 70, 79.5]}
+        {
+            ("adamw", 1e-1): [40, 60, 79.6, 80],
+            ("adamcpr_ip", None): [79.9, 80, 79, 81],
+            ("adamcpr_ws", "4x"): [1, 2, 70, 79.5],
+        }
     )
     table = target_table(FIGURE2, figure2_data(made()), runs)
     assert table.to_numpy().tolist() == [
@@ -90,11 +102,16 @@ def test_the_step_at_which_a_best_cell_has_the_other_s_final_score():
 
 def test_runs_that_were_evaluated_at_their_end_alone_have_no_such_table():
     assert list(tuning_tables(FIGURE2, evaluated({}))) == ["Sensitivity"]
-    assert list(tuning_tables(FIGURE2, evaluated({("adamw", 1e-1): [79, 80]}))) == ["Sensitivity", "Steps to the other's final score"]
+    assert list(tuning_tables(FIGURE2, evaluated({("adamw", 1e-1): [79, 80]}))) == [
+        "Sensitivity",
+        "Steps to the other's final score",
+    ]
     assert tuning_tables(FIGURE2, []) == {}
 
 
-@pytest.mark.parametrize(("task", "why"), [("cifar100", "are of a time before"), ("grokking", "writes no scores on halves")])
+@pytest.mark.parametrize(
+    ("task", "why"), [("cifar100", "are of a time before"), ("grokking", "writes no scores on halves")]
+)
 def test_it_is_said_why_nothing_is_chosen_by_half_of_the_test_set(task, why):
     runs = [replace(run, config=run.config | {"task": run.config["task"] | {"name": task}}) for run in grid(noisy)]
     best = best_table(FIGURE2, frame(runs, "top1_accuracy"))
@@ -105,5 +122,9 @@ def test_it_is_said_why_nothing_is_chosen_by_half_of_the_test_set(task, why):
 
 
 def test_the_tasks_that_score_halves_are_those_that_say_so():
-    tasks = [path.parent.name for path in sorted((ROOT / "tasks").glob("*/task.py")) if "tasks.engine.halves" in path.read_text()]
+    tasks = [
+        path.parent.name
+        for path in sorted((ROOT / "tasks").glob("*/task.py"))
+        if "tasks.engine.halves" in path.read_text()
+    ]
     assert tuple(tasks) == TASKS_WITH_HALVES

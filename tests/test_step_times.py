@@ -15,7 +15,10 @@ RECORD = json.loads((ROOT / "results/mini/table_i2/rounds.json").read_text())
 
 def verdict_of(ratios: list[float], claim: str = "training-gpt2s"):
     """The verdict on AdamCPR's training step, where fused AdamW's takes a second in every round."""
-    methods = {"AdamW, fused": {"row": "adamw", "seconds": [1.0] * len(ratios)}, "AdamCPR, cpu": {"row": "adamcpr", "seconds": ratios}}
+    methods = {
+        "AdamW, fused": {"row": "adamw", "seconds": [1.0] * len(ratios)},
+        "AdamCPR, cpu": {"row": "adamcpr", "seconds": ratios},
+    }
     shapes = {"gpt2s": {"training_step": {"methods": methods}}}
     return next(v for v in judge_times("table_i2", {"shapes": shapes}, {}) if v.claim == claim)
 
@@ -62,7 +65,10 @@ def test_a_share_of_the_bandwidth_is_of_the_same_round_where_it_was_measured_in_
     step = entry["optimizer_step"]
     seconds = np.array(step["methods"]["AdamW, fused"]["seconds"])
     del entry["bandwidth"]
-    step["bandwidth"] = {"copy": [1.0] * len(seconds), "update": list(2 * 28 * entry["parameters"] / seconds)}  # twice what the step moves
+    step["bandwidth"] = {
+        "copy": [1.0] * len(seconds),
+        "update": list(2 * 28 * entry["parameters"] / seconds),
+    }  # twice what the step moves
     data = frame(record)
     share = data[(data["shape"] == "gpt2l") & (data["part"] == "optimizer_step")].set_index("method")["bandwidth_share"]
     assert share["AdamW, fused"] == pytest.approx(0.5)
@@ -79,10 +85,19 @@ def promised(own: dict[str, float], after: float = 1.05, rounds: int = 15, extra
     gpt2s = record["shapes"]["gpt2s"]
     spread = np.linspace(0.999, 1.001, rounds)
     for number, (shape, ratio) in enumerate(own.items()):
-        found = {"AdamW, fused": np.full(rounds, 0.5), "AdamCPR, cpu": 0.5 * ratio * spread, AFTER: 0.5 * after * spread}
+        found = {
+            "AdamW, fused": np.full(rounds, 0.5),
+            "AdamCPR, cpu": 0.5 * ratio * spread,
+            AFTER: 0.5 * after * spread,
+        }
         rows = {"AdamW, fused": "adamw", "AdamCPR, cpu": "adamcpr", AFTER: None}
         methods = {
-            label: {"row": rows[label], "bytes_moved_per_parameter": 28, "seconds": list(seconds), "extra_peak_bytes": extra + number}
+            label: {
+                "row": rows[label],
+                "bytes_moved_per_parameter": 28,
+                "seconds": list(seconds),
+                "extra_peak_bytes": extra + number,
+            }
             for label, seconds in found.items()
         }
         part = {"rounds": rounds, "bandwidth": {"copy": [1e9] * rounds}, "methods": methods, "skipped": {}}
@@ -95,7 +110,9 @@ def test_the_promised_medians_are_over_the_four_shapes_and_stand_below_the_claim
     line = promises(record)
     assert line.startswith("Optimizer step, median over GPT2S, VITB32, DEITS, RESNET50: *AdamCPR* takes 0.960 [0.9")
     assert "times as long (limit 1.00, holds) and *AdamCPR, after* takes 1.050 [1.0" in line
-    assert line.endswith("(limit 1.10, holds) as torch's fused AdamW. Extra peak memory of AdamCPR: 0.1 MB at most (limit 1 MB, holds).")
+    assert line.endswith(
+        "(limit 1.10, holds) as torch's fused AdamW. Extra peak memory of AdamCPR: 0.1 MB at most (limit 1 MB, holds)."
+    )
     said = write_step_times("table_i2", record, tmp_path)
     claims, _, rest = (tmp_path / "table.md").read_text().partition(line)
     assert claims.rstrip().endswith("|") and "## Optimizer step" in rest
@@ -108,7 +125,13 @@ def test_the_promised_medians_are_over_the_four_shapes_and_stand_below_the_claim
     ("own", "after", "rounds", "extra", "words"),
     [
         (1.05, 1.2, 15, 100_000, ("(limit 1.00, does not hold)", "(limit 1.10, does not hold)", "(limit 1 MB, holds)")),
-        (1.0, 1.1, 15, 2_000_000, ("(limit 1.00, undecided)", "(limit 1.10, undecided)", "2.0 MB at most (limit 1 MB, does not hold)")),
+        (
+            1.0,
+            1.1,
+            15,
+            2_000_000,
+            ("(limit 1.00, undecided)", "(limit 1.10, undecided)", "2.0 MB at most (limit 1 MB, does not hold)"),
+        ),
         (0.5, 0.5, 5, 100_000, ("takes 0.500 times as long (limit 1.00, undecided)", "(limit 1.10, undecided)")),
     ],
 )
@@ -128,7 +151,12 @@ def test_nothing_is_said_of_the_promises_unless_all_four_shapes_were_measured_an
 def test_the_table_says_how_much_longer_a_step_takes_with_gradients_in_turn(tmp_path):
     record = {"shapes": {"toy": copy.deepcopy(RECORD["shapes"]["toy"])}}
     spread = np.linspace(0.99, 1.01, 15)
-    seconds = {"AdamW, fused": 0.01, f"AdamW, fused{IN_TURN}": 0.0102, "AdamCPR, cpu": 0.003, f"AdamCPR, cpu{IN_TURN}": 0.0036}
+    seconds = {
+        "AdamW, fused": 0.01,
+        f"AdamW, fused{IN_TURN}": 0.0102,
+        "AdamCPR, cpu": 0.003,
+        f"AdamCPR, cpu{IN_TURN}": 0.0036,
+    }
     methods = {
         label: {
             "row": {"AdamW, fused": "adamw", "AdamCPR, cpu": "adamcpr"}.get(label),
@@ -141,9 +169,20 @@ def test_the_table_says_how_much_longer_a_step_takes_with_gradients_in_turn(tmp_
     record["shapes"]["toy"]["gradients_in_turn"] = {"rounds": 15, "methods": methods, "skipped": {}}
     said = write_step_times("table_i2", record, tmp_path)
     text = (tmp_path / "table.md").read_text().split("## Gradients in turn")[1]
-    cells = {row[1].strip(): row[3].split("(")[0].strip() for row in (line.split("|") for line in text.splitlines()) if len(row) > 3}
-    expected = {"AdamW, fused": "1.000", f"AdamW, fused{IN_TURN}": "1.020", "AdamCPR, cpu": "1.000", f"AdamCPR, cpu{IN_TURN}": "1.200"}
+    cells = {
+        row[1].strip(): row[3].split("(")[0].strip()
+        for row in (line.split("|") for line in text.splitlines())
+        if len(row) > 3
+    }
+    expected = {
+        "AdamW, fused": "1.000",
+        f"AdamW, fused{IN_TURN}": "1.020",
+        "AdamCPR, cpu": "1.000",
+        f"AdamCPR, cpu{IN_TURN}": "1.200",
+    }
     assert cells.items() >= expected.items()
-    line = next(line for line in text.splitlines() if line.startswith("toy, gradients in turn: AdamCPR, cpu takes 1.200 ["))
+    line = next(
+        line for line in text.splitlines() if line.startswith("toy, gradients in turn: AdamCPR, cpu takes 1.200 [")
+    )
     assert line.endswith("times as long (limit 1.50, holds) as with all gradients.") and line in said
     assert set(frame(record)["part"]) == {"optimizer_step"}  # what the page draws as multiples of fused AdamW

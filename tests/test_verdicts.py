@@ -32,7 +32,9 @@ def paired(p: float, pairs: int = 9, towards: str | None = "holds") -> Finding:
 @settings(max_examples=8, deadline=None)  # statsmodels collects garbage at every call
 def test_holm_is_that_of_statsmodels(p_values):
     corrected = holm(dict(enumerate(p_values)))
-    assert [corrected[number] for number in range(len(p_values))] == pytest.approx(list(multipletests(p_values, method="holm")[1]))
+    assert [corrected[number] for number in range(len(p_values))] == pytest.approx(
+        list(multipletests(p_values, method="holm")[1])
+    )
     assert holm({}) == {}
 
 
@@ -64,20 +66,28 @@ def test_made_runs_are_judged_by_what_is_left_of_p_after_four_claims():
     behind = {(LRS[0], 1), (LRS[1], 2)}
 
     def value(name, lr, setting, seed):
-        return noisy(lr, seed) + (0 if name != "adamcpr_ws" else -0.5 if (lr, seed) in behind else 1 + LRS.index(lr) + seed / 10)
+        return noisy(lr, seed) + (
+            0 if name != "adamcpr_ws" else -0.5 if (lr, seed) in behind else 1 + LRS.index(lr) + seed / 10
+        )
 
     alone = FIGURE2 | {"claims": FIGURE2["claims"][:1]}
     (by_itself,) = judge(alone, "mini", grid(value), complete=True)
     together = judge(FIGURE2, "mini", grid(value), complete=True)
     assert by_itself.verdict == "holds" and by_itself.p == by_itself.p_holm < 0.05
-    assert together[0].verdict == "undecided" and together[0].p == by_itself.p and together[0].p_holm == pytest.approx(4 * by_itself.p)
+    assert (
+        together[0].verdict == "undecided"
+        and together[0].p == by_itself.p
+        and together[0].p_holm == pytest.approx(4 * by_itself.p)
+    )
     assert together[0].pairs == 9 and together[2].pairs is None  # of cells there are no pairs
 
 
 def test_the_interval_is_scipy_s_of_the_plain_differences():
     lead = dict(zip(itertools.product(LRS, SEEDS), (1.2, -0.3, 0.8, 2.5, 0.1, 1.1, -0.9, 0.4, 3.0), strict=True))
     runs = grid(lambda name, lr, setting, seed: 80 + (lead[lr, seed] if name == "adamcpr_ws" else 0))
-    found = stats.bootstrap((sorted(lead.values()),), np.median, n_resamples=1999, method="BCa", rng=np.random.default_rng(0))
+    found = stats.bootstrap(
+        (sorted(lead.values()),), np.median, n_resamples=1999, method="BCa", rng=np.random.default_rng(0)
+    )
     verdict = judge(FIGURE2, "mini", runs, complete=True)[0]
     low, high = found.confidence_interval
     assert (verdict.low, verdict.high) == (pytest.approx(low), pytest.approx(high))
@@ -105,9 +115,14 @@ def test_where_the_interval_is_not_defined():
 
 def test_the_lead_in_epochs_has_an_interval():
     adamw = [method for method in GROKKING["methods"] if method["title"].startswith("AdamW")]
-    runs = [curve(CPR, seed, 16) for seed in range(6)] + [curve(method, seed, 40) for seed in range(6) for method in adamw]
+    runs = [curve(CPR, seed, 16) for seed in range(6)] + [
+        curve(method, seed, 40) for seed in range(6) for method in adamw
+    ]
     (verdict,) = judge(GROKKING, "mini", runs, complete=True)
-    assert verdict.ours == "sooner in 6 of 6 seeds; median lead +3.00 epochs [+3.00, +3.00] over 6 pairs; p = 0.031, Holm 0.031"
+    assert (
+        verdict.ours
+        == "sooner in 6 of 6 seeds; median lead +3.00 epochs [+3.00, +3.00] over 6 pairs; p = 0.031, Holm 0.031"
+    )
 
 
 def test_claims_are_read_as_they_were_written_and_older_files_too():

@@ -27,7 +27,14 @@ from tasks.engine.files import only_process
 from tasks.engine.run import run
 
 # One setting for all: one seed, 24 steps, logged every 8, a checkpoint at 5, 10, ... and at the end.
-SETTINGS = ("seeds=1", "num_steps=24", "task.model.width=32", "task.batch_size=64", "task.log_every_steps=8", "checkpoint_every_steps=5")
+SETTINGS = (
+    "seeds=1",
+    "num_steps=24",
+    "task.model.width=32",
+    "task.batch_size=64",
+    "task.log_every_steps=8",
+    "checkpoint_every_steps=5",
+)
 NAN = "lr=1e30"
 
 
@@ -91,7 +98,9 @@ def every_state(finished: Path, folder: Path, monkeypatch) -> Iterator[tuple[Pat
     for gone in runs[4:]:
         shutil.rmtree(gone)
     (runs_dir / "slurm").mkdir()
-    (runs_dir / "slurm" / "0a1b.json").write_text(json.dumps({"title": "grokking", "jobs": [["another"], [runs[4].name]]}))
+    (runs_dir / "slurm" / "0a1b.json").write_text(
+        json.dumps({"title": "grokking", "jobs": [["another"], [runs[4].name]]})
+    )
     squeue = folder / "squeue"
     squeue.write_text("#!/bin/sh\necho 'cpr-grokking-0a1b|8|7|1|PENDING'\n")
     squeue.chmod(0o755)
@@ -100,7 +109,9 @@ def every_state(finished: Path, folder: Path, monkeypatch) -> Iterator[tuple[Pat
         yield runs_dir, runs
 
 
-@pytest.mark.parametrize(("count", "said"), [(0.01234, "0.0123"), (12.34, "12.3"), (999.4, "999"), (999.6, "1,000"), (11600, "11,600")])
+@pytest.mark.parametrize(
+    ("count", "said"), [(0.01234, "0.0123"), (12.34, "12.3"), (999.4, "999"), (999.6, "1,000"), (11600, "11,600")]
+)
 def test_hours_are_said_in_digits(count, said):
     assert hours(3600 * count, "GPU") == f"{said} GPU-hours"
 
@@ -118,7 +129,11 @@ def test_status_tells_every_state_and_names_what_is_not_done(finished, tmp_path,
     assert "unknown" not in counts
     assert empty == ""
     assert columns.split()[:2] == ["state", "run"]
-    assert [line.split()[:2] for line in lines[:3]] == [["running", runs[2].name], ["queued", runs[4].name], ["stale", runs[3].name]]
+    assert [line.split()[:2] for line in lines[:3]] == [
+        ["running", runs[2].name],
+        ["queued", runs[4].name],
+        ["stale", runs[3].name],
+    ]
     assert "24 of 24" in lines[0]
     assert "7_1" in lines[1]
     assert lines[3].split()[:3] == ["to", "do", runs[5].name]
@@ -153,7 +168,9 @@ def test_a_dry_run_says_what_reproduce_then_does(finished, tmp_path, monkeypatch
     assert "estimated" not in lines["grokking,"]  # the finished runs have been measured
     assert "6 runs, 4 would be trained, 2 not" in local.stdout  # this machine does not wait for the cluster
     would_train = {
-        line.split()[0] for line in local.stdout.splitlines() if line.split()[0] in {path.name for path in runs} and line[-1].isdigit()
+        line.split()[0]
+        for line in local.stdout.splitlines()
+        if line.split()[0] in {path.name for path in runs} and line[-1].isdigit()
     }
     assert would_train | {runs[2].name} == left_to_do(runs_dir)
 
@@ -187,12 +204,16 @@ def test_a_run_with_a_nan_starts_again_from_step_0_and_nothing_of_it_is_lost(fai
     assert starts(folder) == [0, 0]
     # From the checkpoint of step 5 it comes to the same end, which is why that has to be asked for.
     done = call("retry.py", *artefact(runs_dir), NAN, "from=checkpoint", "--yes")
-    assert done.stdout.splitlines()[-1].endswith(f"next: python scripts/reproduce.py {' '.join(artefact(runs_dir))} {NAN}")
+    assert done.stdout.splitlines()[-1].endswith(
+        f"next: python scripts/reproduce.py {' '.join(artefact(runs_dir))} {NAN}"
+    )
     with pytest.raises(TrainingFailed):
         run(cfg)
     assert starts(folder) == [0, 0, 5]
     names = ("record.json", "record.json.failed", "record.json.failed.2")
-    assert {json.loads((folder / name).read_text())["reason"] for name in names} == {"loss is nan between steps 1 and 8"}
+    assert {json.loads((folder / name).read_text())["reason"] for name in names} == {
+        "loss is nan between steps 1 and 8"
+    }
 
 
 def starts(folder: Path) -> list[int]:
@@ -205,12 +226,18 @@ def test_a_run_that_ran_out_of_memory_goes_on_from_its_checkpoint(finished, tmp_
     folder = records.run_folder(cfg)
     good = records.read_record(folder)
     assert good is not None
-    records.write_record(folder, good | {"status": "failed", "reason": "out of memory at step 24, in 3 attempts", "metrics": {}})
+    records.write_record(
+        folder, good | {"status": "failed", "reason": "out of memory at step 24, in 3 attempts", "metrics": {}}
+    )
     done = call("retry.py", *artefact(runs_dir), "--yes")
     assert "would start again from its last checkpoint" in done.stdout
     again = run(cfg)
     assert starts(folder) == [0, 24]
-    assert (again["status"], again["state_sha256"], again["metrics"]) == ("finished", good["state_sha256"], good["metrics"])
+    assert (again["status"], again["state_sha256"], again["metrics"]) == (
+        "finished",
+        good["state_sha256"],
+        good["metrics"],
+    )
 
 
 def test_prune_removes_the_checkpoints_of_finished_runs_alone(finished, failed, tmp_path, monkeypatch):
@@ -233,7 +260,10 @@ def test_prune_removes_the_checkpoints_of_finished_runs_alone(finished, failed, 
 
 def test_orphans_are_pruned_only_if_asked_for_and_a_no_at_the_terminal_changes_nothing(finished, tmp_path):
     runs_dir = copy(finished, tmp_path)
-    assert call("prune.py", "grokking", f"runs_dir={runs_dir}", "--yes").stdout == "no finished run has a checkpoint; nothing to remove\n"
+    assert (
+        call("prune.py", "grokking", f"runs_dir={runs_dir}", "--yes").stdout
+        == "no finished run has a checkpoint; nothing to remove\n"
+    )
     orphans = ("prune.py", "grokking", f"runs_dir={runs_dir}", "--orphans")  # 24 steps are no artefact's
     assert "Remove 6 checkpoints" in at_terminal(*orphans, answer="n")
     assert len(list(runs_dir.glob("*/*/checkpoint.pt"))) == 6
@@ -282,7 +312,9 @@ def test_a_finished_sweep_is_skipped_and_looking_does_not_load_torch(tmp_path):
     done = call("reproduce.py", *sweep(30, tmp_path))
     assert "grokking: 30 runs, 30 done, 0 to do" in done.stdout, done.stderr
     assert {path: content for path, content in contents(tmp_path).items() if "/results/" not in path} == before
-    looking = "import sys, scripts.reproduce, scripts.status, scripts.retry, scripts.prune; sys.exit('torch' in sys.modules)"
+    looking = (
+        "import sys, scripts.reproduce, scripts.status, scripts.retry, scripts.prune; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", looking], cwd=ROOT).returncode == 0
 
 

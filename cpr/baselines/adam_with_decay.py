@@ -59,7 +59,9 @@ class AdamWithDecay(torch.optim.Adam, ABC):
         decay = group.pop("weight_decay", None)
         group.setdefault("regularize", bool(decay))
         if decay and not group["regularize"]:
-            raise ValueError(f"weight_decay={decay} on a group with regularize=False; set it to 0, or regularize the group")
+            raise ValueError(
+                f"weight_decay={decay} on a group with regularize=False; set it to 0, or regularize the group"
+            )
         if decay is not None:
             group["decay"] = decay
         super().add_param_group(group)
@@ -87,7 +89,9 @@ class AdamWithDecay(torch.optim.Adam, ABC):
     def _update(self) -> None:
         for group in self.param_groups:
             if group["weight_decay"]:
-                raise ValueError(f"weight_decay={group['weight_decay']} in a group of {type(self).__name__}; its entry is called 'decay'")
+                raise ValueError(
+                    f"weight_decay={group['weight_decay']} in a group of {type(self).__name__}; its entry is called 'decay'"
+                )
         self._decay()
         plain_adam_step()(self)
 

@@ -62,7 +62,9 @@ class AMOS(Optimizer):
     ) -> None:
         if isinstance(params, nn.Module):
             params = regularized_groups(params, reg_embedding)
-        super().__init__(params, {"lr": lr, "beta": beta, "zeta": zeta, "extra_l2": extra_l2, "legacy_sign": legacy_sign})
+        super().__init__(
+            params, {"lr": lr, "beta": beta, "zeta": zeta, "extra_l2": extra_l2, "legacy_sign": legacy_sign}
+        )
         if extra_l2:
             require_regularized(self.param_groups)
 

@@ -55,10 +55,14 @@ class AdamAWD(AdamWithDecay):
         if group["scope"] not in SCOPES:
             raise ValueError(f"scope={group['scope']!r} is unknown; choose one of {', '.join(SCOPES)}")
         if group["regularize"]:
-            group.setdefault("mean_decay", [torch.zeros(())] * (1 if group["scope"] == "global" else len(group["params"])))
+            group.setdefault(
+                "mean_decay", [torch.zeros(())] * (1 if group["scope"] == "global" else len(group["params"]))
+            )
 
     def _update(self) -> None:
-        received = [(weight, weight.grad) for group, weights in self._decayed() if group["coupled"] for weight in weights]
+        received = [
+            (weight, weight.grad) for group, weights in self._decayed() if group["coupled"] for weight in weights
+        ]
         super()._update()
         for weight, gradient in received:
             weight.grad = gradient
@@ -87,7 +91,9 @@ class AdamAWD(AdamWithDecay):
         for place, ratio in zip(places, ratios, strict=True):
             before = group["mean_decay"][place]
             mean = 0.1 * before + 0.9 * (group["decay"] * ratio)
-            group["mean_decay"][place] = torch.where(mean.isfinite(), mean, before)  # one NaN gradient must not stay in the mean
+            group["mean_decay"][place] = torch.where(
+                mean.isfinite(), mean, before
+            )  # one NaN gradient must not stay in the mean
         return [group["mean_decay"][place] for place in places]
 
 

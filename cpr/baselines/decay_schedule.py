@@ -48,17 +48,26 @@ class DecayScheduledAdamW(AdamWithDecay):
         final_factor: float = 0.1,
         reg_embedding: bool = False,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, reg_embedding, total_steps=total_steps, final_factor=final_factor)
+        super().__init__(
+            params, lr, betas, eps, weight_decay, reg_embedding, total_steps=total_steps, final_factor=final_factor
+        )
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
-        check_number("total_steps", group["total_steps"], lambda steps: 1 <= steps < float("inf") and steps % 1 == 0, "a whole number >= 1")
+        check_number(
+            "total_steps",
+            group["total_steps"],
+            lambda steps: 1 <= steps < float("inf") and steps % 1 == 0,
+            "a whole number >= 1",
+        )
         check_number("final_factor", group["final_factor"], lambda factor: 0 <= factor < float("inf"), "a number >= 0")
         group.setdefault("finished_steps", 0)
 
     def _decay(self) -> None:
         for group, weights in self._decayed():
-            decay = cosine_weight_decay(group["finished_steps"], group["total_steps"], group["decay"], group["final_factor"])
+            decay = cosine_weight_decay(
+                group["finished_steps"], group["total_steps"], group["decay"], group["final_factor"]
+            )
             if weights:
                 torch._foreach_mul_(weights, 1 - group["lr"] * decay)
             group["finished_steps"] += 1

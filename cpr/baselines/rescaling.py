@@ -77,5 +77,7 @@ def _with_norms(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str
     """The groups with normalization layers' weights moved to the regularized one."""
     scales = {id(getattr(m, "weight", None)) for m in model.modules() if "norm" in type(m).__name__.lower()}
     parameters = [(p, group["regularize"] or id(p) in scales) for group in groups for p in group["params"]]
-    split = [{"params": [p for p, is_in in parameters if is_in == chosen], "regularize": chosen} for chosen in (True, False)]
+    split = [
+        {"params": [p for p, is_in in parameters if is_in == chosen], "regularize": chosen} for chosen in (True, False)
+    ]
     return [group for group in split if group["params"]]

@@ -70,7 +70,12 @@ def adam_(m: Any, pull: Pull | None) -> None:
     for fused in (True, False):
         chosen = [i for i, one in enumerate(alike) if one == fused]
         if chosen:
-            _adam(m.group, [[tensors[i] for i in chosen] if tensors else [] for tensors in lists], [steps[i] for i in chosen], fused)
+            _adam(
+                m.group,
+                [[tensors[i] for i in chosen] if tensors else [] for tensors in lists],
+                [steps[i] for i in chosen],
+                fused,
+            )
     if m.pack.after:
         refresh(m)
 

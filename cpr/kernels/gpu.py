@@ -46,7 +46,9 @@ class Plan:
 
         self.kernels, self.constraint = triton_kernels, triton_pull
         self.device = tensors[0].device
-        self.dtype = {torch.float32: triton_kernels.tl.float32, torch.bfloat16: triton_kernels.tl.bfloat16}[tensors[0].dtype]
+        self.dtype = {torch.float32: triton_kernels.tl.float32, torch.bfloat16: triton_kernels.tl.bfloat16}[
+            tensors[0].dtype
+        ]
         self.count = len(tensors)
         numel = torch.tensor([t.numel() for t in tensors], device="cpu")
         chunks = (numel + triton_kernels.CHUNK - 1) // triton_kernels.CHUNK

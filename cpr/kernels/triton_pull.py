@@ -96,7 +96,9 @@ def pull_kernel(
             rate = limit
             limit = applied
         if KIND == 4:
-            rate = tl.where(value > 0, applied.to(tl.float64) / ((n - 1) * tl.where(value > 0, value, 1.0)), 0.0).to(tl.float32)
+            rate = tl.where(value > 0, applied.to(tl.float64) / ((n - 1) * tl.where(value > 0, value, 1.0)), 0.0).to(
+                tl.float32
+            )
             center = (second / n).to(tl.float32)
             limit = tl.full([BLOCK], float("inf"), tl.float32)
         tl.store(pull + at, shrink, mask=inside)

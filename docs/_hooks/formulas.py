@@ -12,7 +12,9 @@ BLOCK = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.DOTA
 EM = 16.0  # a drawing is made for a text of this size, and grows with the text it stands in
 HEAD = re.compile(r'<svg [^>]*?width="[^"]+" height="[^"]+" viewBox="(\S+) (\S+) (\S+) (\S+)">')
 
-ziamath.config.svg2 = False  # every glyph where it stands: symbols would share their ids with those of the page's other formulas
+ziamath.config.svg2 = (
+    False  # every glyph where it stands: symbols would share their ids with those of the page's other formulas
+)
 
 
 def on_page_content(content: str, **_: Any) -> str:

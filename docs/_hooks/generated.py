@@ -31,7 +31,9 @@ def on_files(files: Files, config: Any) -> Files:
     for scale, folder in result_folders():
         page = f"results/{scale}/{folder.name}"
         files.append(File.generated(config, f"{page}/index.md", content=result_page(folder)))
-        for linked in (path for kind in ("png", "csv") for path in sorted(folder.rglob(f"*.{kind}"))):  # also in folders: overlays/
+        for linked in (
+            path for kind in ("png", "csv") for path in sorted(folder.rglob(f"*.{kind}"))
+        ):  # also in folders: overlays/
             files.append(File.generated(config, f"{page}/{linked.relative_to(folder)}", abs_src_path=str(linked)))
     return files
 
@@ -43,7 +45,10 @@ def on_config(config: Any) -> Any:
             if name == "Tasks":
                 pages += [f"tasks/{task.name}.md" for task in task_folders()]
             if name == "Results":
-                pages += [{short_title(folder): f"results/{scale}/{folder.name}/index.md"} for scale, folder in result_folders()]
+                pages += [
+                    {short_title(folder): f"results/{scale}/{folder.name}/index.md"}
+                    for scale, folder in result_folders()
+                ]
     return config
 
 
@@ -58,11 +63,16 @@ def part(name: str) -> str:
         rows = [(f"[{task.name}]({task.name}.md)", first_sentence(task / "README.md")) for task in task_folders()]
         return table(("task", "what"), rows)
     if name == "results":
-        return table(("artefact", "scale", "runs or rounds", "claims"), [row_of(scale, folder) for scale, folder in result_folders()])
+        return table(
+            ("artefact", "scale", "runs or rounds", "claims"),
+            [row_of(scale, folder) for scale, folder in result_folders()],
+        )
     if name == "artefact keys":
         return artefact_keys()
     if (ROOT / name).is_dir():
-        return table(("file", "what"), [(f"`{path.stem}`", head_comment(path)) for path in sorted((ROOT / name).glob("*.yaml"))])
+        return table(
+            ("file", "what"), [(f"`{path.stem}`", head_comment(path)) for path in sorted((ROOT / name).glob("*.yaml"))]
+        )
     raise ValueError(f"{{{{ {name} }}}} is unknown")
 
 
@@ -77,7 +87,12 @@ def artefact_keys() -> str:
         if model.__module__ != schema.__name__ or not model.model_fields:
             continue
         rows = [
-            (f"`{key}`", f"`{type_of(field.annotation)}`", "" if field.is_required() else f"`{field.default}`", field.description or "")
+            (
+                f"`{key}`",
+                f"`{type_of(field.annotation)}`",
+                "" if field.is_required() else f"`{field.default}`",
+                field.description or "",
+            )
             for key, field in model.model_fields.items()
         ]
         about = " ".join((model.__doc__ or "").split())

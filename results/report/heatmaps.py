@@ -40,7 +40,11 @@ def heatmap_panels(artefact: Mapping[str, Any], table: pd.DataFrame, runs: Seque
         if len(cells):
             of_cell = _runs_by_cell(artefact, panel, data, runs) if side == "ours" else {}
             panels.append(_panel(artefact, panel, side, cells.assign(behind=behind[number, side]), far, of_cell))
-    unit = "% of the best" if artefact["metric"]["better"] == "lower" else artefact["metric"].get("unit", "").replace("%", "points")
+    unit = (
+        "% of the best"
+        if artefact["metric"]["better"] == "lower"
+        else artefact["metric"].get("unit", "").replace("%", "points")
+    )
     return panels, f"{far:.3g} {unit}"
 
 
@@ -59,14 +63,20 @@ def _distances(
             if best is None:
                 found[key] = mean * float("nan")
             else:
-                found[key] = best["mean"] - mean if artefact["metric"]["better"] == "higher" else 100 * (mean / best["mean"] - 1)
+                found[key] = (
+                    best["mean"] - mean if artefact["metric"]["better"] == "higher" else 100 * (mean / best["mean"] - 1)
+                )
     # The worst cells (a learning rate of 0.1), and a side that has more of them, would leave no colours for the differences that matter.
-    sides = [pd.concat([distance for key, distance in found.items() if key[1] == side]).quantile(0.85) for side in SIDES]
+    sides = [
+        pd.concat([distance for key, distance in found.items() if key[1] == side]).quantile(0.85) for side in SIDES
+    ]
     known = [float(quantile) for quantile in sides if pd.notna(quantile)]
     return found, max(min(known), max(known) / 4, 1e-3) if known else 1.0
 
 
-def _runs_by_cell(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run]) -> Runs:
+def _runs_by_cell(
+    artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run]
+) -> Runs:
     """(row, column) -> the cell's runs by seed."""
     chosen, by_id = of_panel(data, panel), {run.record["run_id"]: run for run in runs}
     found: dict[Any, list[Run]] = {}
@@ -78,7 +88,9 @@ def _runs_by_cell(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: p
     return found
 
 
-def _panel(artefact: Mapping[str, Any], panel: Mapping[str, Any], side: str, cells: pd.DataFrame, far: float, runs: Runs) -> Panel:
+def _panel(
+    artefact: Mapping[str, Any], panel: Mapping[str, Any], side: str, cells: pd.DataFrame, far: float, runs: Runs
+) -> Panel:
     metric = artefact["metric"]
     rows = sorted(cells["row"].unique())
     columns = sorted(cells["column"].unique(), key=column_order)
@@ -124,7 +136,16 @@ def _outline(cells: pd.DataFrame, rows: list[float], columns: list[str], better:
     if best is None:
         return []
     y, x = rows.index(best["row"]), columns.index(best["column"])
-    return [{"type": "rect", "x0": x - 0.5, "x1": x + 0.5, "y0": y - 0.5, "y1": y + 0.5, "line": {"color": "#D55E00", "width": 2.5}}]
+    return [
+        {
+            "type": "rect",
+            "x0": x - 0.5,
+            "x1": x + 0.5,
+            "y0": y - 0.5,
+            "y1": y + 0.5,
+            "line": {"color": "#D55E00", "width": 2.5},
+        }
+    ]
 
 
 def _text(cell: Mapping[str, Any], digits: int) -> str:
@@ -133,7 +154,9 @@ def _text(cell: Mapping[str, Any], digits: int) -> str:
     return f"{cell['mean']:.{digits}f}" + ("*" if cell["diverged"] else "")
 
 
-def _hover(artefact: Mapping[str, Any], panel: Mapping[str, Any], side: str, cell: Mapping[str, Any], runs: Sequence[Run]) -> str:
+def _hover(
+    artefact: Mapping[str, Any], panel: Mapping[str, Any], side: str, cell: Mapping[str, Any], runs: Sequence[Run]
+) -> str:
     """The cell's place, mean, std, every seed's value with its run id, and the settings that its runs have in common."""
     name, column = panel.get("metric", artefact["metric"]["name"]), panel.get("column_label")
     place = f"lr {power_of_ten(cell['row'])}" + (f" · {column} {cell['column']}" if column else "")
@@ -149,8 +172,15 @@ def _hover(artefact: Mapping[str, Any], panel: Mapping[str, Any], side: str, cel
         lines.append(escaped(f"seed {run.config['seed']}: {said} · {run.record['run_id']}"))
     if runs:
         config = flatten(runs[0].config)
-        settings = [f"{key}={value}" for key, value in config.items() if key.startswith("regularizer.") or key in ("num_steps", "lr")]
-        lines += ["<br>".join(escaped(", ".join(settings[i : i + 3])) for i in range(0, len(settings), 3)), "<i>click: the runs</i>"]
+        settings = [
+            f"{key}={value}"
+            for key, value in config.items()
+            if key.startswith("regularizer.") or key in ("num_steps", "lr")
+        ]
+        lines += [
+            "<br>".join(escaped(", ".join(settings[i : i + 3])) for i in range(0, len(settings), 3)),
+            "<i>click: the runs</i>",
+        ]
     if side == "ours" and pd.notna(cell.get("mean_paper")):
         lines.append(f"published beside it: {cell['mean_paper']:g}")
     return "<br>".join(lines)

@@ -19,10 +19,18 @@ MOST_POINTS = 200  # of a curve: more than a screen shows, and a paper-scale run
 LEVEL = "#888888"
 
 
-def thinned(steps: Sequence[int], values: Sequence[float], most: int = MOST_POINTS) -> tuple[list[int], list[float | None]]:
+def thinned(
+    steps: Sequence[int], values: Sequence[float], most: int = MOST_POINTS
+) -> tuple[list[int], list[float | None]]:
     """At most so many of the points, evenly taken, the last one always; what is not finite is left open."""
-    places = sorted({round(i * (len(steps) - 1) / max(1, most - 1)) for i in range(most)}) if len(steps) > most else range(len(steps))
-    return [steps[i] for i in places], [float(f"{values[i]:.5g}") if abs(values[i]) < float("inf") else None for i in places]
+    places = (
+        sorted({round(i * (len(steps) - 1) / max(1, most - 1)) for i in range(most)})
+        if len(steps) > most
+        else range(len(steps))
+    )
+    return [steps[i] for i in places], [
+        float(f"{values[i]:.5g}") if abs(values[i]) < float("inf") else None for i in places
+    ]
 
 
 def curve_panels(artefact: Mapping[str, Any], runs: Sequence[Run]) -> list[Panel]:
@@ -35,10 +43,16 @@ def curve_panels(artefact: Mapping[str, Any], runs: Sequence[Run]) -> list[Panel
             about = f"{method['title']}, {name.replace('_', ' ')}"
             if len(own) > 1:
                 line = {"color": colour, "dash": dash, "width": width}
-                traces.append(_median_line(*_in_units(settings, *series_over(own, name, "median")), method["regularizer"], about, line))
+                traces.append(
+                    _median_line(
+                        *_in_units(settings, *series_over(own, name, "median")), method["regularizer"], about, line
+                    )
+                )
                 width /= 3
             for run in own:
-                traces.append(_line(*_in_units(settings, *series(run, name)), run, about, colour, dash=dash, width=width))
+                traces.append(
+                    _line(*_in_units(settings, *series(run, name)), run, about, colour, dash=dash, width=width)
+                )
     target = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": settings["target"], "y1": settings["target"]}
     made = figure(
         traces,
@@ -47,17 +61,23 @@ def curve_panels(artefact: Mapping[str, Any], runs: Sequence[Run]) -> list[Panel
         yaxis={"title": {"text": f"{artefact['metric']['label']}, {artefact['metric']['unit']}"}},
     )
     words = [name.replace("_", " ") for name in settings["y"]]
-    several = "; thick: median over seeds" if any(len(runs_of(method, runs)) > 1 for method in artefact["methods"]) else ""
+    several = (
+        "; thick: median over seeds" if any(len(runs_of(method, runs)) > 1 for method in artefact["methods"]) else ""
+    )
     title = f"{words[0]} (solid), {words[-1]} (dotted){several}"
     return [Panel(made, title, _methods(artefact), 1100, 420, legend=tuple(legend))]
 
 
-def _in_units(settings: Mapping[str, Any], steps: Sequence[int], values: Sequence[float]) -> tuple[list[float], list[float | None]]:
+def _in_units(
+    settings: Mapping[str, Any], steps: Sequence[int], values: Sequence[float]
+) -> tuple[list[float], list[float | None]]:
     steps, shown = thinned(steps, values)
     return [step / settings["x_unit_steps"] for step in steps], shown
 
 
-def _median_line(x: Sequence[float], y: Sequence[float | None], regularizer: str, about: str, line: Mapping[str, Any]) -> go.Scatter:
+def _median_line(
+    x: Sequence[float], y: Sequence[float | None], regularizer: str, about: str, line: Mapping[str, Any]
+) -> go.Scatter:
     """A line of no single run: it says what it is, and a click on it opens none."""
     text = f"<b>{escaped(about)}</b>, median over seeds<br>%{{x:g}}: %{{y:.4g}}<extra></extra>"
     return go.Scatter(x=x, y=y, mode="lines", line=line, meta=regularizer, hovertemplate=text)
@@ -69,7 +89,9 @@ def budget_panels(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run]) 
     table, colours = scores(artefact, scale, runs), cycle(COLOURS)
     curves, finals, legend, shapes = [], [], [], []
     for method in artefact["methods"]:
-        shades = {budget: next(colours) for budget in sorted(table[table["method"] == method["title"]]["budget"].unique())}
+        shades = {
+            budget: next(colours) for budget in sorted(table[table["method"] == method["title"]]["budget"].unique())
+        }
         own = runs_of(method, runs)
         for run in own:
             budget = budget_of(artefact, scale, run)
@@ -77,7 +99,9 @@ def budget_panels(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run]) 
             curves.append(_line(*thinned(*series(run, name)), run, about, colour, width=1.2))
             score = run.record["metrics"].get(name)
             finals.append(_line([budget], [score], run, about, colour, mode="markers"))
-        legend += [(colour, f"{method['title']}, {budget:g}x", method["regularizer"]) for budget, colour in shades.items()]
+        legend += [
+            (colour, f"{method['title']}, {budget:g}x", method["regularizer"]) for budget, colour in shades.items()
+        ]
         mean = table[table["method"] == method["title"]]["score"].mean()
         if method["title"] == artefact["budget"]["goal"] and pd.notna(mean):
             level = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": mean, "y1": mean}
@@ -100,12 +124,18 @@ def budget_panels(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run]) 
 def dynamics_panels(artefact: Mapping[str, Any], runs: Sequence[Run]) -> list[Panel]:
     """A panel a quantity and column (a method or a matrix), all seeds of each; where κ was set is dashed."""
     settings = artefact["dynamics"]
-    own = {method["title"]: [run for run in runs_of(method, runs) if len(run.dynamics) > 1] for method in artefact["methods"]}
+    own = {
+        method["title"]: [run for run in runs_of(method, runs) if len(run.dynamics) > 1]
+        for method in artefact["methods"]
+    }
     regularizers = {method["title"]: method["regularizer"] for method in artefact["methods"]}
     by_method = settings["columns"] == "methods"
     panels: list[Panel] = []
     for column in regularizers if by_method else settings["matrices"]:
-        lines = [(column, line) if by_method else (line, column) for line in (settings["matrices"] if by_method else regularizers)]
+        lines = [
+            (column, line) if by_method else (line, column)
+            for line in (settings["matrices"] if by_method else regularizers)
+        ]
         for quantity in (q for q in QUANTITIES if q in settings["quantities"]):
             traces, shapes = _traces_of(quantity, lines, own)
             if not traces:
@@ -117,11 +147,15 @@ def dynamics_panels(artefact: Mapping[str, Any], runs: Sequence[Run]) -> list[Pa
             )
             has_legend = any(panel.group == _short(column) for panel in panels)  # one legend for the panels of a column
             methods = tuple(dict.fromkeys(regularizers[title] for title, _ in lines))
-            panels.append(Panel(made, QUANTITIES[quantity], methods, 350, 260, _short(column), () if has_legend else legend))
+            panels.append(
+                Panel(made, QUANTITIES[quantity], methods, 350, 260, _short(column), () if has_legend else legend)
+            )
     return panels
 
 
-def _traces_of(quantity: str, lines: Iterable[tuple[str, str]], own: Mapping[str, Sequence[Run]]) -> tuple[list[Any], list[Any]]:
+def _traces_of(
+    quantity: str, lines: Iterable[tuple[str, str]], own: Mapping[str, Sequence[Run]]
+) -> tuple[list[Any], list[Any]]:
     traces, shapes, loss_of = [], [], set()
     for colour, (title, matrix) in zip(COLOURS, lines, strict=False):
         for number, run in enumerate(own[title]):
@@ -138,14 +172,18 @@ def _traces_of(quantity: str, lines: Iterable[tuple[str, str]], own: Mapping[str
             moment = None if quantity == "loss" else bound_set(run, matrix)
             if moment is not None and number == 0:
                 dashed = {"color": colour, "dash": "dot", "width": 1}
-                shapes.append({"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": moment, "x1": moment, "line": dashed})
+                shapes.append(
+                    {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": moment, "x1": moment, "line": dashed}
+                )
     return traces, shapes
 
 
 def interpolation_panels(artefact: Mapping[str, Any], points: pd.DataFrame) -> list[Panel]:
     """A line a method: the mean over its seeds at every share of the second model."""
     regularizers, traces, legend = {panel["title"]: panel["regularizer"] for panel in artefact["panels"]}, [], []
-    for colour, ((method, setting), own) in zip(cycle(COLOURS), points.groupby(["method", "setting"], sort=False), strict=False):
+    for colour, ((method, setting), own) in zip(
+        cycle(COLOURS), points.groupby(["method", "setting"], sort=False), strict=False
+    ):
         means, name = own.groupby("share")["value"].mean(), method if setting == "-" else f"{method}, {setting}"
         legend.append((colour, name, regularizers[method]))
         text = f"{escaped(name)}<br>share %{{x:g}}: %{{y:.4g}}<extra></extra>"
@@ -160,8 +198,12 @@ def interpolation_panels(artefact: Mapping[str, Any], points: pd.DataFrame) -> l
             )
         )
     settings = artefact["interpolation"]
-    made = figure(traces, xaxis={"title": {"text": settings["x_label"]}}, yaxis={"title": {"text": artefact["metric"]["label"]}})
-    return [Panel(made, settings["title"], tuple(regularizers.values()), 760, 340, legend=tuple(legend))] if traces else []
+    made = figure(
+        traces, xaxis={"title": {"text": settings["x_label"]}}, yaxis={"title": {"text": artefact["metric"]["label"]}}
+    )
+    return (
+        [Panel(made, settings["title"], tuple(regularizers.values()), 760, 340, legend=tuple(legend))] if traces else []
+    )
 
 
 def progress_panels(artefact: Mapping[str, Any], rows: pd.DataFrame) -> list[Panel]:
@@ -169,7 +211,9 @@ def progress_panels(artefact: Mapping[str, Any], rows: pd.DataFrame) -> list[Pan
     regularizers, traces, legend = {panel["title"]: panel["regularizer"] for panel in artefact["panels"]}, [], []
     metric = curve_of(artefact)
     known = rows.dropna(subset=metric["name"])
-    for colour, ((method, setting), own) in zip(cycle(COLOURS), known.groupby(["method", "setting"], sort=False), strict=False):
+    for colour, ((method, setting), own) in zip(
+        cycle(COLOURS), known.groupby(["method", "setting"], sort=False), strict=False
+    ):
         name = method if setting == "-" else f"{method}, {setting}"
         legend.append((colour, name, regularizers[method]))
         means = own.groupby("step")[metric["name"]].mean()
@@ -185,14 +229,27 @@ def progress_panels(artefact: Mapping[str, Any], rows: pd.DataFrame) -> list[Pan
     return [Panel(made, title, tuple(regularizers.values()), 760, 340, legend=tuple(legend))] if traces else []
 
 
-def _line(x: Sequence[Any], y: Sequence[Any], run: Run, about: str, colour: str, mode: str = "lines", **line: Any) -> go.Scatter:
+def _line(
+    x: Sequence[Any], y: Sequence[Any], run: Run, about: str, colour: str, mode: str = "lines", **line: Any
+) -> go.Scatter:
     """One run's line or dot, which says what it is when pointed at, and names its run when clicked."""
     text = f"<b>{escaped(about)}</b>, seed {run.config['seed']}<br>{escaped(run.record['run_id'])}<br>%{{x:g}}: %{{y:.4g}}<extra></extra>"
     name, regularizer = run.record["run_id"], run.config["regularizer"]["name"]
     look: dict[str, Any] = (
-        {"line": {"color": colour} | line} if mode == "lines" else {"marker": {"color": colour, "size": 9, "opacity": 0.75}}
+        {"line": {"color": colour} | line}
+        if mode == "lines"
+        else {"marker": {"color": colour, "size": 9, "opacity": 0.75}}
     )
-    return go.Scatter(x=list(x), y=list(y), mode=mode, name=name, meta=regularizer, customdata=[name] * len(x), hovertemplate=text, **look)
+    return go.Scatter(
+        x=list(x),
+        y=list(y),
+        mode=mode,
+        name=name,
+        meta=regularizer,
+        customdata=[name] * len(x),
+        hovertemplate=text,
+        **look,
+    )
 
 
 def _methods(artefact: Mapping[str, Any]) -> tuple[str, ...]:

@@ -37,7 +37,12 @@ def render(sections: Sequence[Section], scale: str) -> str:
     sections = sorted(sections, key=lambda section: place(section.name))
     runs = [run for section in sections for run in section.runs]
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
     )
     environment.filters |= {"table": html_table, "slug": slug, "groups": groups}
     return environment.get_template("page.html").render(
@@ -66,7 +71,9 @@ def slug(text: str) -> str:
 
 def groups(section: Section) -> list[tuple[str, list[tuple[int, Panel]]]]:
     """The section's numbered panels, those of a group together."""
-    return [(name, list(own)) for name, own in itertools.groupby(enumerate(section.panels), key=lambda one: one[1].group)]
+    return [
+        (name, list(own)) for name, own in itertools.groupby(enumerate(section.panels), key=lambda one: one[1].group)
+    ]
 
 
 def _claims(sections: Sequence[Section]) -> list[tuple[Section, Verdict]]:
@@ -109,4 +116,6 @@ def html_table(table: pd.DataFrame) -> Markup:
         Markup("<tr>") + Markup("").join(Markup("<td>{}</td>").format(shown(value)) for value in row) + Markup("</tr>")
         for row in table.itertuples(index=False)
     ]
-    return Markup("<table class='data'><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(head, Markup("").join(rows))
+    return Markup("<table class='data'><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(
+        head, Markup("").join(rows)
+    )

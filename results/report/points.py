@@ -56,7 +56,10 @@ def pair_panels(artefact: Mapping[str, Any], scale: str, table: pd.DataFrame, ru
             )
             legend.append((colour, f"lr {power_of_ten(lr)}", method))
         made = figure(
-            traces, shapes=_around_equality(finite, first, second, part["margin"][scale]), xaxis=_axis(first), yaxis=_axis(second)
+            traces,
+            shapes=_around_equality(finite, first, second, part["margin"][scale]),
+            xaxis=_axis(first),
+            yaxis=_axis(second),
         )
         hidden = f"; {len(own) - len(finite)} pair(s) not shown" if len(finite) < len(own) else ""
         title = f"{part['title']}: {part['metric']['label']}, margin ± {part['margin'][scale]:g}{hidden}"
@@ -71,7 +74,14 @@ def _axis(name: str) -> dict[str, Any]:
 def _around_equality(pairs: pd.DataFrame, first: str, second: str, margin: float) -> list[dict[str, Any]]:
     low, high = min(pairs[first].min(), pairs[second].min()), max(pairs[first].max(), pairs[second].max())
     return [
-        {"type": "line", "x0": low, "x1": high, "y0": low + off, "y1": high + off, "line": {"color": LEVEL, "width": 1, "dash": dash}}
+        {
+            "type": "line",
+            "x0": low,
+            "x1": high,
+            "y0": low + off,
+            "y1": high + off,
+            "line": {"color": LEVEL, "width": 1, "dash": dash},
+        }
         for off, dash in ((0, "solid"), (-margin, "dash"), (margin, "dash"))
     ]
 
@@ -91,13 +101,32 @@ def time_panels(data: pd.DataFrame) -> list[Panel]:
                 "arrayminus": (chosen["ratio"] - chosen["ratio_q1"]).tolist(),
             }
             text = f"<b>%{{y}}</b>, {title}<br>%{{x:.3f}} x fused AdamW<br>%{{customdata:.4g}} s, %{{hovertext}} rounds<extra></extra>"
-            points = {"x": chosen["ratio"].tolist(), "y": chosen["method"].tolist(), "customdata": chosen["seconds"].tolist()}
+            points = {
+                "x": chosen["ratio"].tolist(),
+                "y": chosen["method"].tolist(),
+                "customdata": chosen["seconds"].tolist(),
+            }
             error = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 0} | spread
             rounds = [str(number) for number in chosen["rounds"]]
             look = {"color": colour, "size": 8}
-            traces.append(go.Scatter(**points, mode="markers", marker=look, error_x=error, hovertext=rounds, hovertemplate=text))
-        one = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": 1, "x1": 1, "line": {"color": LEVEL, "dash": "dash", "width": 1}}
-        x = {"type": "log", "title": {"text": "x fused AdamW"}, "tickvals": RATIOS, "ticktext": [f"{ratio:g}" for ratio in RATIOS]}
+            traces.append(
+                go.Scatter(**points, mode="markers", marker=look, error_x=error, hovertext=rounds, hovertemplate=text)
+            )
+        one = {
+            "type": "line",
+            "yref": "paper",
+            "y0": 0,
+            "y1": 1,
+            "x0": 1,
+            "x1": 1,
+            "line": {"color": LEVEL, "dash": "dash", "width": 1},
+        }
+        x = {
+            "type": "log",
+            "title": {"text": "x fused AdamW"},
+            "tickvals": RATIOS,
+            "ticktext": [f"{ratio:g}" for ratio in RATIOS],
+        }
         made = figure(traces, shapes=[one], xaxis=x, yaxis={"autorange": "reversed"})
         panels.append(Panel(made, str(shape), (), 530, 90 + 22 * len(methods), legend=tuple(legend)))
     return panels

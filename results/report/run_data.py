@@ -38,7 +38,9 @@ def unpack(text: str) -> dict[str, Any]:
 
 def points_each(runs: Sequence[Run]) -> int:
     """How many steps of every matrix are kept."""
-    matrices = sum(len(run.dynamics[0]["matrices"]) for run in {run.record["run_id"]: run for run in runs}.values() if run.dynamics)
+    matrices = sum(
+        len(run.dynamics[0]["matrices"]) for run in {run.record["run_id"]: run for run in runs}.values() if run.dynamics
+    )
     return max(FEWEST_POINTS, min(MOST_POINTS, NUMBERS // max(1, len(QUANTITIES) * matrices)))
 
 
@@ -68,12 +70,18 @@ def _dynamics(run: Run, points: int, lists: list[list[str]]) -> dict[str, Any] |
     names, *rows = run.dynamics
     if names["matrices"] not in lists:
         lists.append(names["matrices"])
-    places = sorted({round(i * (len(rows) - 1) / max(1, points - 1)) for i in range(points)}) if len(rows) > points else range(len(rows))
+    places = (
+        sorted({round(i * (len(rows) - 1) / max(1, points - 1)) for i in range(points)})
+        if len(rows) > points
+        else range(len(rows))
+    )
     kept = [rows[place] for place in places]
     found: dict[str, Any] = {"list": lists.index(names["matrices"]), "steps": [row["step"] for row in kept]}
     for quantity in QUANTITIES:
         if any(quantity in row for row in kept):
-            found[quantity] = [[_short(_at(row, quantity, number)) for row in kept] for number in range(len(names["matrices"]))]
+            found[quantity] = [
+                [_short(_at(row, quantity, number)) for row in kept] for number in range(len(names["matrices"]))
+            ]
     return found
 
 

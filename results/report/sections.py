@@ -74,7 +74,9 @@ class Section:
     runs: Sequence[Run] = ()
 
 
-def section(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], folder: Path, *, expected: int, seeds: int) -> Section:
+def section(
+    artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], folder: Path, *, expected: int, seeds: int
+) -> Section:
     """An artefact's section: of its records where all have ended; else of its committed files; else of the records that there are.
 
     runs: those that the artefact's own grids ask for, and no others. expected, seeds: as for `write_artefact`.
@@ -84,7 +86,13 @@ def section(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], folder
     base = replace(_base(artefact, scale, folder), remarks=(lost,) if lost else ())
     if (folder / "table.csv").exists() and len(runs) < expected:
         found = _committed(base, artefact, scale, folder)
-        return replace(found, remarks=(*found.remarks, f"{len(runs)} of its {expected} runs have a record here: no single runs are shown."))
+        return replace(
+            found,
+            remarks=(
+                *found.remarks,
+                f"{len(runs)} of its {expected} runs have a record here: no single runs are shown.",
+            ),
+        )
     if not runs:
         table = plain_table(artefact, scale, [], seeds) if artefact["layout"] == "heatmap" else None
         panels, far = heatmap_panels(artefact, table, []) if table is not None else ([], "")
@@ -156,7 +164,9 @@ def _from_runs(
     return _with_progress(made, artefact, progress(artefact, runs), pictures(artefact, runs))
 
 
-def _with_progress(made: Section, artefact: Mapping[str, Any], rows: pd.DataFrame, drawn: Sequence[tuple[str, Path]]) -> Section:
+def _with_progress(
+    made: Section, artefact: Mapping[str, Any], rows: pd.DataFrame, drawn: Sequence[tuple[str, Path]]
+) -> Section:
     """With the scores over training, and the pictures; as it is where there are none."""
     if rows.empty:
         return made
@@ -176,20 +186,29 @@ def _held_out_note(artefact: Mapping[str, Any], runs: Sequence[Run], tables: Map
 
 def _remarks(runs: Sequence[Run], table: pd.DataFrame, folder: Path, expected: int) -> tuple[str, ...]:
     """What must not go unsaid: missing and diverged runs, code of several commits, and a committed table with other numbers."""
-    remarks = [f"{expected - len(runs)} of {expected} runs are missing: no claim is judged."] if len(runs) < expected else []
+    remarks = (
+        [f"{expected - len(runs)} of {expected} runs are missing: no claim is judged."] if len(runs) < expected else []
+    )
     if diverged := [run for run in runs if run.record["status"] != "finished"]:
-        remarks.append("Diverged: " + "; ".join(f"{run.record['run_id']} ({run.record.get('reason')})" for run in diverged))
+        remarks.append(
+            "Diverged: " + "; ".join(f"{run.record['run_id']} ({run.record.get('reason')})" for run in diverged)
+        )
     if code := code_remark(runs):
         remarks.append(code)
     path = folder / "table.csv"
     if path.exists() and not _same_numbers(path, table):
-        remarks.append("The committed table.csv holds other numbers than these records; the command above writes it anew.")
+        remarks.append(
+            "The committed table.csv holds other numbers than these records; the command above writes it anew."
+        )
     return tuple(remarks)
 
 
 def _same_numbers(path: Path, table: pd.DataFrame) -> bool:
     """Whether the written table has the same rows, in the columns that both have: a later version may write more of them."""
-    written, now = (pd.read_csv(source, dtype=str, keep_default_na=False) for source in (path, io.StringIO(table.to_csv(index=False))))
+    written, now = (
+        pd.read_csv(source, dtype=str, keep_default_na=False)
+        for source in (path, io.StringIO(table.to_csv(index=False)))
+    )
     shared = [column for column in written.columns if column in now.columns]
     return bool(written[shared].equals(now[shared]))
 
@@ -215,7 +234,11 @@ def _shown(
     if not runs:
         return (), "", {"Table": table}
     if layout == "budget":
-        return budget_panels(artefact, scale, runs), "", {"Budgets": budget_table(artefact, scale, runs), "Every run": table}
+        return (
+            budget_panels(artefact, scale, runs),
+            "",
+            {"Budgets": budget_table(artefact, scale, runs), "Every run": table},
+        )
     return (dynamics_panels if layout == "dynamics" else curve_panels)(artefact, runs), "", {"Table": table}
 
 
@@ -224,7 +247,11 @@ def _committed(base: Section, artefact: Mapping[str, Any], scale: str, folder: P
     table, verdicts = _read_csv(folder / "table.csv", artefact), read_verdicts(folder / "claims.csv")
     panels, far, tables = _shown(artefact, scale, table, [])
     picture = folder / "figure.svg"
-    image = "data:image/svg+xml;base64," + base64.b64encode(picture.read_bytes()).decode() if not panels and picture.exists() else ""
+    image = (
+        "data:image/svg+xml;base64," + base64.b64encode(picture.read_bytes()).decode()
+        if not panels and picture.exists()
+        else ""
+    )
     facts = read_facts(folder / "table.md")
     uncorrected = [UNCORRECTED] if any("p = " in verdict.ours and verdict.p is None for verdict in verdicts) else []
     made = replace(
@@ -248,7 +275,9 @@ def _read_csv(path: Path, artefact: Mapping[str, Any]) -> pd.DataFrame:
     """table.csv with a setting as the text that it is: 0.10 and 0.1 were written as what they are."""
     if artefact["layout"] == "heatmap":
         table = pd.read_csv(path, dtype={"setting": str})
-        table = table if "diverged_paper" in table else table.assign(diverged_paper=float("nan"))  # tables of before it was written
+        table = (
+            table if "diverged_paper" in table else table.assign(diverged_paper=float("nan"))
+        )  # tables of before it was written
         return table.assign(setting=table["setting"].fillna(""))
     if artefact["layout"] == "pairs":
         return pd.read_csv(path)
@@ -262,7 +291,9 @@ def read_verdicts(path: Path) -> list[Verdict]:
 
 def step_times_section(name: str, scale: str, folder: Path) -> Section:
     """Table I.2 or I.3, from its rounds.json: every round's seconds."""
-    base = Section(name, TITLES[name], ("step times",), TIMED, _command(name, scale), NOT_RUN, files=_files(folder), note=READING)
+    base = Section(
+        name, TITLES[name], ("step times",), TIMED, _command(name, scale), NOT_RUN, files=_files(folder), note=READING
+    )
     theirs, path = published(name), folder / "rounds.json"
     record = json.loads(path.read_text()) if path.exists() else {"shapes": {}}
     verdicts = judge_times(name, record, theirs[theirs["row"] == "adamcpr"].set_index("shape")["ratio_paper"].to_dict())
@@ -277,7 +308,16 @@ def step_times_section(name: str, scale: str, folder: Path) -> Section:
 def model_sizes_section(scale: str, folder: Path) -> Section:
     """Table I.1, from its table.csv."""
     name, path = model_sizes.NAME, folder / "table.csv"
-    base = Section(name, model_sizes.TITLE, ("gpt2",), CPR, _command(name, scale), NOT_RUN, files=_files(folder), note=model_sizes.READING)
+    base = Section(
+        name,
+        model_sizes.TITLE,
+        ("gpt2",),
+        CPR,
+        _command(name, scale),
+        NOT_RUN,
+        files=_files(folder),
+        note=model_sizes.READING,
+    )
     if not path.exists():
         return replace(base, tables={"Published": model_sizes.published()})
     data = pd.read_csv(path)
@@ -300,5 +340,12 @@ def planned_section(name: str) -> Section:
     optimizers = tuple(dict.fromkeys(row["optimizer"] for row in content["rows"]))
     tables = {f"Published ({content['source']})": pd.DataFrame(content["rows"])}
     return Section(
-        name, title, (content["task"],), optimizers, f"make reproduce-{name}", PLANNED, tables=tables, note=content.get("notes", "")
+        name,
+        title,
+        (content["task"],),
+        optimizers,
+        f"make reproduce-{name}",
+        PLANNED,
+        tables=tables,
+        note=content.get("notes", ""),
     )

@@ -15,5 +15,7 @@ def size_panel(data: pd.DataFrame) -> Panel:
         text = f"<b>%{{y}}</b>, {part}<br>%{{x:.4g}} million parameters<extra></extra>"
         traces.append(go.Bar(x=millions, y=names, orientation="h", marker={"color": colour}, hovertemplate=text))
         legend.append((colour, part, ""))
-    made = figure(traces, barmode="stack", xaxis={"title": {"text": "parameters, millions"}}, yaxis={"autorange": "reversed"})
+    made = figure(
+        traces, barmode="stack", xaxis={"title": {"text": "parameters, millions"}}, yaxis={"autorange": "reversed"}
+    )
     return Panel(made, "parameters", (), 640, 90 + 32 * len(names), legend=tuple(legend))

@@ -30,7 +30,11 @@ from tasks.engine.run import build_workload
 OURS, TIMM, MODEL = "this repository's loader", "timm's loader", "the model's step"
 WARM_UP = 2  # rounds that do not count
 DEFAULTS = {"task": "imagenet", "scale": "paper", "device": "cpu", "task.batch_size": "32"}
-CLIP = {"task.zero_shot.classes": "[bag,boot]", "task.zero_shot.templates": "['a photo of a {}.']", "task.wise_ft": "[]"}
+CLIP = {
+    "task.zero_shot.classes": "[bag,boot]",
+    "task.zero_shot.templates": "['a photo of a {}.']",
+    "task.wise_ft": "[]",
+}
 
 
 def make_photos(root: Path, count: int) -> None:
@@ -41,7 +45,9 @@ def make_photos(root: Path, count: int) -> None:
     for number in range(count + 2):
         folder = root / "imagenet" / ("train" if number < count else "val") / f"class{number % 2}"
         folder.mkdir(parents=True, exist_ok=True)
-        smooth = Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((500, 375), Image.Resampling.BICUBIC)
+        smooth = Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(
+            (500, 375), Image.Resampling.BICUBIC
+        )
         noisy = np.asarray(smooth) + generator.normal(0, 12, (375, 500, 3))
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.JPEG", quality=90)
 
@@ -74,7 +80,9 @@ def timm_batches(cfg: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
     if not mixed:
         yield from batches
-    mix = Mixup(augment.mixup, augment.cutmix, label_smoothing=augment.label_smoothing, num_classes=cfg.task.model.num_classes)
+    mix = Mixup(
+        augment.mixup, augment.cutmix, label_smoothing=augment.label_smoothing, num_classes=cfg.task.model.num_classes
+    )
     for images, labels in batches:
         yield mix(images, labels)
 

@@ -107,14 +107,21 @@ def main(arguments: list[str]) -> None:
     if task not in PLAIN:
         raise UserError(f"task={task} has no plain loop to be held against; choose one of {', '.join(PLAIN)}")
     total = (WARM_UP + rounds + 1) * steps
-    overrides = [f"task={task}", "device=cpu", "task.eval_every_steps=null", *(["task.sample_tokens=0"] if task == "gpt2" else [])]
+    overrides = [
+        f"task={task}",
+        "device=cpu",
+        "task.eval_every_steps=null",
+        *(["task.sample_tokens=0"] if task == "gpt2" else []),
+    ]
     overrides += [f"{key}={value}" for key, value in given.items()] + [f"num_steps={total}"]
     cfg = compose_config(overrides)
     seconds, memory = measure(task, rounds, steps, overrides)
     about = {key: cfg.task[key] for key in ("batch_size", "precision")} | {"model": dict(cfg.task.model)}
     print(f"{json.dumps(about)}; {rounds} rounds of {steps} steps")
     if task == "cifar100":
-        print("images and convolutions lie channels first in the plain loops, as torch makes them, and channels last in the engine's")
+        print(
+            "images and convolutions lie channels first in the plain loops, as torch makes them, and channels last in the engine's"
+        )
     unit, each = ("tokens", cfg.task.model.context) if task == "gpt2" else ("images", 1)
     print("\n".join(report(seconds, memory, unit, steps * cfg.task.batch_size * each)))
 

@@ -12,7 +12,11 @@ from omegaconf import DictConfig
 from scripts.plan import load_artefact
 from tasks.engine import records
 
-MATRICES = [f"blocks.{layer}.{part}.weight" for layer in range(3) for part in ("attention.qkv", "attention.out", "mlp.0", "mlp.2")]
+MATRICES = [
+    f"blocks.{layer}.{part}.weight"
+    for layer in range(3)
+    for part in ("attention.qkv", "attention.out", "mlp.0", "mlp.2")
+]
 STEPS = (10, 20, 30, 40, 50)
 SHARES = [f"wise_ft_{tenth / 10:.1f}" for tenth in range(11)]
 
@@ -28,7 +32,13 @@ def metrics_of(name: str) -> frozenset[str]:
 
 
 def write_run(
-    runs_dir: Path, cfg: DictConfig, metrics: Iterable[str], *, commit: str = "abc1234", failed: bool = False, steps: Sequence[int] = STEPS
+    runs_dir: Path,
+    cfg: DictConfig,
+    metrics: Iterable[str],
+    *,
+    commit: str = "abc1234",
+    failed: bool = False,
+    steps: Sequence[int] = STEPS,
 ) -> Path:
     """One run's folder: scores between 60 and 70 that follow from its run id, R, κ and λ that grow with the steps."""
     run_id = records.run_id(cfg)
@@ -40,7 +50,11 @@ def write_run(
     rows: list[dict[str, Any]] = [{"matrices": MATRICES}]
     for step in steps:
         sizes = [step * draw.uniform(1e-5, 2e-5) for _ in MATRICES]
-        bounds = {"kappa": [None if step < 30 else 5e-4] * len(MATRICES), "lambda": [step / 1e4] * len(MATRICES)} if bounded else {}
+        bounds = (
+            {"kappa": [None if step < 30 else 5e-4] * len(MATRICES), "lambda": [step / 1e4] * len(MATRICES)}
+            if bounded
+            else {}
+        )
         rows.append({"step": step, "R": sizes} | bounds)
     for log, lines in (("metrics.jsonl", evaluated), ("dynamics.jsonl", rows)):
         (folder / log).write_text("".join(json.dumps(line) + "\n" for line in lines))

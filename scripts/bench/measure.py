@@ -122,7 +122,9 @@ class Bench:
 
         return self._rounds(self._steps(methods, make), rounds, settle=True)
 
-    def training_step(self, methods: list[Method], rounds: int, batch: int, context: int, bf16: bool) -> dict[str, Timing]:
+    def training_step(
+        self, methods: list[Method], rounds: int, batch: int, context: int, bf16: bool
+    ) -> dict[str, Timing]:
         """Forward, backward, clipping and step on random tokens [batch, context + 1]; gradients are held within a step only."""
         return self._rounds(self._training_steps(methods, batch, context, bf16), rounds)
 

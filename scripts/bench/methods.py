@@ -58,7 +58,9 @@ def _decayed(groups: Groups) -> Groups:
 
 def methods(device: torch.device) -> list[Method]:
     """Those that this machine and device have, the reference first."""
-    foreach = 1 if device.type == "cuda" else 0  # torch's default on a GPU is foreach, with square roots for all parameters at once
+    foreach = (
+        1 if device.type == "cuda" else 0
+    )  # torch's default on a GPU is foreach, with square roots for all parameters at once
     largest = 2 if device.type == "cpu" else 0
     found = [
         Method(REFERENCE, lambda g: AdamW(_decayed(g), lr=LR, fused=True), "adamw"),
@@ -80,7 +82,11 @@ def methods(device: torch.device) -> list[Method]:
 def methods_in_turn(device: torch.device) -> list[Method]:
     """Return the reference and AdamCPR with its fastest kernel, each with all gradients and with gradients in turn."""
     chosen = [method for method in methods(device) if method.label == REFERENCE or method.row == "adamcpr"]
-    return [each for method in chosen for each in (method, replace(method, label=method.label + IN_TURN, row=None, in_turn=True))]
+    return [
+        each
+        for method in chosen
+        for each in (method, replace(method, label=method.label + IN_TURN, row=None, in_turn=True))
+    ]
 
 
 def _adamcpr(device: torch.device) -> list[Method]:

@@ -15,7 +15,19 @@ from tasks.engine.errors import UserError
 
 TABLES = ("table_i2", "table_i3")
 ENOUGH_ROUNDS = 15
-NAMES = ("rounds", "shapes", "device", "threads", "tables", "context", "batch", "memory_gb", "note", "results_dir", "rebuild")
+NAMES = (
+    "rounds",
+    "shapes",
+    "device",
+    "threads",
+    "tables",
+    "context",
+    "batch",
+    "memory_gb",
+    "note",
+    "results_dir",
+    "rebuild",
+)
 
 
 @dataclass(frozen=True)
@@ -44,10 +56,16 @@ def parse(arguments: Sequence[str]) -> Options:
     Raises UserError for an unknown option and for a value out of its range.
     """
     given = dict(argument.partition("=")[::2] for argument in arguments)
-    if unknown := [argument for argument in arguments if argument.partition("=")[0] not in NAMES or "=" not in argument]:
+    if unknown := [
+        argument for argument in arguments if argument.partition("=")[0] not in NAMES or "=" not in argument
+    ]:
         raise UserError(f"option {unknown[0]!r} is unknown; the options are {', '.join(f'{name}=' for name in NAMES)}")
     rebuild = _switch(given, "rebuild")
-    device = torch.device(given["device"]) if rebuild and given.get("device") == "cuda" else pick_device(given.get("device", "cpu"))
+    device = (
+        torch.device(given["device"])
+        if rebuild and given.get("device") == "cuda"
+        else pick_device(given.get("device", "cpu"))
+    )
     on_gpu = device.type == "cuda"
     rounds = _number(given, "rounds", ENOUGH_ROUNDS)
     assert rounds is not None
@@ -78,7 +96,9 @@ def _number(given: dict[str, str], name: str, default: int | None, most: int | N
     return int(given[name])
 
 
-def _names(given: dict[str, str], name: str, known: Sequence[str] | dict[str, Shape], default: Sequence[str]) -> list[str]:
+def _names(
+    given: dict[str, str], name: str, known: Sequence[str] | dict[str, Shape], default: Sequence[str]
+) -> list[str]:
     chosen = list(dict.fromkeys(given[name].split(","))) if name in given else list(default)
     if unknown := [one for one in chosen if one not in known]:
         raise UserError(f"{name}={','.join(unknown)} is unknown; choose of {', '.join(known)}")

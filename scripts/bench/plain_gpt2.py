@@ -22,7 +22,10 @@ def train(cfg: Any, turn: Callable[[], None]) -> None:
 
     def get_batch() -> tuple[torch.Tensor, torch.Tensor]:
         starts = torch.randint(len(tokens) - context, (task.batch_size,)).tolist()
-        x, y = (torch.stack([torch.from_numpy(tokens[i + o : i + o + context].astype(np.int64)) for i in starts]) for o in (0, 1))
+        x, y = (
+            torch.stack([torch.from_numpy(tokens[i + o : i + o + context].astype(np.int64)) for i in starts])
+            for o in (0, 1)
+        )
         return x, y
 
     def get_lr(step: int) -> float:

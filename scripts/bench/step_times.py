@@ -73,7 +73,9 @@ def measure_part(bench: Bench, part: str, todo: Plan, options: Options) -> dict[
     return record
 
 
-def measure_shape(shape: Shape, parts: dict[tuple[str, str], Plan], options: Options, bar: tqdm) -> dict[str, dict[str, Any]]:
+def measure_shape(
+    shape: Shape, parts: dict[tuple[str, str], Plan], options: Options, bar: tqdm
+) -> dict[str, dict[str, Any]]:
     """table -> the shape's record, with what did not fit."""
     facts = facts_of(shape, options)
     bench = None
@@ -112,7 +114,9 @@ def facts_of(shape: Shape, options: Options) -> dict[str, Any]:
 
 def most_sequences(bench: Bench, todo: Plan, options: Options) -> int:
     """The largest batch with which a training step of every method fits."""
-    available = min(free_bytes(options.device), options.memory) - max(method.extra_bytes(bench.model) for method in todo.methods)
+    available = min(free_bytes(options.device), options.memory) - max(
+        method.extra_bytes(bench.model) for method in todo.methods
+    )
     return bench.largest_batch(todo.methods[0], options.context, options.device.type == "cuda", int(available))
 
 

@@ -52,7 +52,11 @@ def sweep(runs: int, runs_dir: Path) -> list[str]:
 def make_finished(runs: int, runs_dir: Path) -> int:
     """Copies of one real tiny run, as if a sweep of them had finished; returns how many."""
     seconds_of(
-        "train.py", "task=grokking", "quiet=true", f"runs_dir={runs_dir / 'one'}", *(f"{key}={value}" for key, value in TINY.items())
+        "train.py",
+        "task=grokking",
+        "quiet=true",
+        f"runs_dir={runs_dir / 'one'}",
+        *(f"{key}={value}" for key, value in TINY.items()),
     )
     (one,) = (runs_dir / "one").glob("*/*-s1-*")
     options = dict(argument.split("=", 1) for argument in sweep(runs, runs_dir)[1:])
@@ -63,7 +67,12 @@ def make_finished(runs: int, runs_dir: Path) -> int:
         folder = records.run_folder(cfg, run_id)
         shutil.copytree(one, folder, ignore=shutil.ignore_patterns("record.json", ".lock"))
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
-        own = {"run_id": run_id, "seed": cfg.seed, "config": records.identity(cfg), "config_hash": records.config_hash(cfg)}
+        own = {
+            "run_id": run_id,
+            "seed": cfg.seed,
+            "config": records.identity(cfg),
+            "config_hash": records.config_hash(cfg),
+        }
         records.write_record(folder, record | own)
     shutil.rmtree(runs_dir / "one")
     return len(configs)
@@ -90,19 +99,29 @@ def reporting(rounds: int, folder: Path) -> None:
             wanted.setdefault(run_id, (cfg, set()))[1].update(metrics_of(name))  # artefacts share runs
     for cfg, metrics in wanted.values():
         write_run(runs_dir, cfg, metrics, steps=LOGGED)
-    times = [seconds_of("report.py", "scale=mini", f"runs_dir={runs_dir}", f"results_dir={folder / 'results'}") for _ in range(rounds)]
+    times = [
+        seconds_of("report.py", "scale=mini", f"runs_dir={runs_dir}", f"results_dir={folder / 'results'}")
+        for _ in range(rounds)
+    ]
     page = size((folder / "results/mini/index.html").stat().st_size)
-    print(f"report.py: {median(times):.1f} s for {len(wanted)} runs, {min(times):.1f} to {max(times):.1f} s; a page of {page}", flush=True)
+    print(
+        f"report.py: {median(times):.1f} s for {len(wanted)} runs, {min(times):.1f} to {max(times):.1f} s; a page of {page}",
+        flush=True,
+    )
 
 
 def overhead(runs: int, runs_dir: Path) -> None:
     """Prints what launcher=local adds to the training of a run."""
     seconds_of("reproduce.py", *sweep(runs, runs_dir), "jobs=1")
-    ended = sorted((path.stat().st_mtime, json.loads(path.read_text())["seconds"]) for path in runs_dir.glob("*/*/record.json"))
+    ended = sorted(
+        (path.stat().st_mtime, json.loads(path.read_text())["seconds"]) for path in runs_dir.glob("*/*/record.json")
+    )
     beside = [end - before - trained for (before, _), (end, trained) in itertools.pairwise(ended)]
     low, *_, high = quantiles(beside, n=10)
     share = f"{median(beside) / 60:.2%} of a minute"
-    print(f"launcher=local: {median(beside):.2f} s a run beside its training, {low:.2f} to {high:.2f} s for 8 of 10; {share}")
+    print(
+        f"launcher=local: {median(beside):.2f} s a run beside its training, {low:.2f} to {high:.2f} s for 8 of 10; {share}"
+    )
 
 
 def main(arguments: list[str]) -> None:

@@ -52,13 +52,19 @@ def run_all(configs: list[DictConfig], jobs: int, title: str, bar: bool = True) 
                 sweep.stop_if_asked()
                 breaks += 1
                 if breaks > attempts.LIMIT * len(configs):
-                    raise TrainingFailed(f"{title}: workers are killed before they train (out of memory?); try fewer: jobs=1") from None
+                    raise TrainingFailed(
+                        f"{title}: workers are killed before they train (out of memory?); try fewer: jobs=1"
+                    ) from None
                 say(f"{title}: a worker process was killed (out of memory?); going on from its run's last checkpoint")
             left = [cfg for cfg in configs if sweep.is_left(cfg)]
-        held = [run_id for run_id in map(records.run_id, configs) if run_id in sweep.held and run_id not in sweep.unusable]
+        held = [
+            run_id for run_id in map(records.run_id, configs) if run_id in sweep.held and run_id not in sweep.unusable
+        ]
     say_unusable(title, list(sweep.unusable.values()), len(configs))
     if held:
-        raise Held(f"{title}: {len(held)} runs are being trained by other processes, {held[0]} for one; start again when they are done")
+        raise Held(
+            f"{title}: {len(held)} runs are being trained by other processes, {held[0]} for one; start again when they are done"
+        )
 
 
 def say_unusable(title: str, reasons: list[str], count: int) -> None:
@@ -96,7 +102,8 @@ class _Sweep:
         """Raise Interrupted after a signal."""
         if self.requests.stop:
             raise Interrupted(
-                self.requests.stop, f"{self.title} stopped with {self.ended} of {self.count} runs done; the same command goes on from there"
+                self.requests.stop,
+                f"{self.title} stopped with {self.ended} of {self.count} runs done; the same command goes on from there",
             )
 
     def take(self, future: Future, cfg: DictConfig) -> None:
@@ -125,8 +132,12 @@ def _run_in_a_pool(configs: list[DictConfig], jobs: int, sweep: _Sweep) -> None:
     interval = 0.5 if sys.stderr.isatty() else 30.0
     total = sum(cfg.num_steps for cfg in configs)
     with (
-        ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter, devices)) as pool,
-        tqdm(total=total, unit="step", desc=sweep.title, mininterval=interval, dynamic_ncols=True, disable=not sweep.bar) as bar,
+        ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_start_worker, initargs=(counter, devices)
+        ) as pool,
+        tqdm(
+            total=total, unit="step", desc=sweep.title, mininterval=interval, dynamic_ncols=True, disable=not sweep.bar
+        ) as bar,
     ):
         waiting = iter(configs)
         # No more than one run a worker: what the pool has been given cannot be taken back.

@@ -29,7 +29,17 @@ class NoAnswer(UserError):
     """The cluster's controller does not answer. It may be restarting."""
 
 
-ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "COMPLETING")
+ENDED = (
+    "COMPLETED",
+    "CANCELLED",
+    "FAILED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "BOOT_FAIL",
+    "DEADLINE",
+    "COMPLETING",
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,9 @@ def in_queue(runs_dir: Path) -> dict[str, Job]:
 
 def _squeue() -> list[str]:
     try:
-        done = subprocess.run(["squeue", "--me", "-h", "-r", "-o", "%j|%A|%F|%K|%T"], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            ["squeue", "--me", "-h", "-r", "-o", "%j|%A|%F|%K|%T"], capture_output=True, text=True, timeout=60
+        )
     except subprocess.TimeoutExpired:
         raise NoAnswer("squeue does not answer; is the cluster's controller up?") from None
     if done.returncode:
@@ -94,7 +106,9 @@ def own_folder(runs_dir: Path) -> Path:
     except OSError as error:
         raise UserError(f"runs_dir={runs_dir} cannot hold runs: {error}") from error
     if owner != os.getuid():
-        raise UserError(f"{folder} belongs to user {owner}, who submits the runs of this folder; give a runs_dir of your own")
+        raise UserError(
+            f"{folder} belongs to user {owner}, who submits the runs of this folder; give a runs_dir of your own"
+        )
     return folder
 
 
@@ -116,4 +130,6 @@ def submitting(runs_dir: Path) -> Iterator[None]:
         with only_process(folder):
             yield
     except Held as error:
-        raise Held("another process is submitting runs of this folder at the moment; start the same command again") from error
+        raise Held(
+            "another process is submitting runs of this folder at the moment; start the same command again"
+        ) from error

@@ -43,7 +43,9 @@ class Work:
     def __call__(self) -> None:
         """Trains what has not ended yet."""
         try:
-            with listening() as requests:  # from now on submitit's handler is not asked, which a second signal at once makes fail
+            with (
+                listening() as requests
+            ):  # from now on submitit's handler is not asked, which a second signal at once makes fail
                 from scripts.launchers.local import run_all
 
                 configs = [OmegaConf.create(config) for config in self.configs]
@@ -99,7 +101,9 @@ def submit(configs: list[DictConfig], title: str) -> list[str]:
     Raises UserError if there is no Slurm or it refuses the jobs.
     """
     if shutil.which("sbatch") is None:
-        raise UserError("launcher=slurm needs a Slurm cluster, and there is no sbatch here; use launcher=local, or log in to the cluster")
+        raise UserError(
+            "launcher=slurm needs a Slurm cluster, and there is no sbatch here; use launcher=local, or log in to the cluster"
+        )
     launcher = configs[0].launcher
     _check(launcher)
     if not 0 < launcher.grace_seconds <= 30 * minutes(launcher.time):
@@ -118,10 +122,21 @@ def submit(configs: list[DictConfig], title: str) -> list[str]:
 
 def _check(launcher: DictConfig) -> None:
     """Raise UserError for a value that is no number, or too small."""
-    for key, least in (("grace_seconds", 1), ("cpus", 1), ("parallel", 1), ("runs_per_job", 1), ("runs_at_a_time", 1), ("gpus", 0)):
+    for key, least in (
+        ("grace_seconds", 1),
+        ("cpus", 1),
+        ("parallel", 1),
+        ("runs_per_job", 1),
+        ("runs_at_a_time", 1),
+        ("gpus", 0),
+    ):
         if type(launcher[key]) is not int or launcher[key] < least:
             raise UserError(f"launcher.{key}={launcher[key]} must be a whole number >= {least}")
-    if isinstance(launcher.memory, bool) or not isinstance(launcher.memory, int | float) or not 0 < launcher.memory < math.inf:
+    if (
+        isinstance(launcher.memory, bool)
+        or not isinstance(launcher.memory, int | float)
+        or not 0 < launcher.memory < math.inf
+    ):
         raise UserError(f"launcher.memory={launcher.memory} must be a number of GB > 0")
 
 

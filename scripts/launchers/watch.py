@@ -35,7 +35,9 @@ def submit_missing(configs: list[DictConfig], title: str, also_unusable: bool = 
             say(f"{title}: {', '.join(f'{count} {state}' for state, count in waiting.items())} already")
         if missing:
             ids = slurm.submit(missing, title)
-            say(f"{title}: {len(missing)} runs submitted as {', '.join(ids)}; their output is in {runs_dir / 'slurm' / 'jobs'}")
+            say(
+                f"{title}: {len(missing)} runs submitted as {', '.join(ids)}; their output is in {runs_dir / 'slurm' / 'jobs'}"
+            )
 
 
 def wait_for(configs: list[DictConfig], title: str) -> None:
@@ -69,7 +71,9 @@ def wait_for(configs: list[DictConfig], title: str) -> None:
                 if tries > TRIES:
                     where = Path(configs[0].runs_dir) / "slurm" / "jobs"
                     room = f"{shutil.disk_usage(where).free / 1e6:,.1f} MB are free there"
-                    raise TrainingFailed(f"{title}: jobs end without their runs, {TRIES} times now; their output is in {where}; {room}")
+                    raise TrainingFailed(
+                        f"{title}: jobs end without their runs, {TRIES} times now; their output is in {where}; {room}"
+                    )
                 with contextlib.suppress(queue.NoAnswer):  # the next look says so
                     submit_missing(configs, title, also_unusable=False)
             time.sleep(POLL_SECONDS)
@@ -81,6 +85,8 @@ def _table(title: str, found: list[RunState]) -> Table:
     table = Table("state", "runs", "", title=title)
     for state in STATES:
         if counts[state]:
-            running = [f"{run.run_id} {run.step}/{run.cfg.num_steps}" for run in found if run.state == state == "running"]
+            running = [
+                f"{run.run_id} {run.step}/{run.cfg.num_steps}" for run in found if run.state == state == "running"
+            ]
             table.add_row(state, str(counts[state]), ", ".join(running[:3]) + (", ..." if len(running) > 3 else ""))
     return table

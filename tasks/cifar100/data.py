@@ -52,7 +52,9 @@ def _read(name: str, root: Path, train: bool) -> Images:
     try:
         data = getattr(datasets, name)(root=root, train=train, download=False)
     except RuntimeError as error:
-        raise UserError(f"{name} is not in {root}; fetch it with: python scripts/prepare_data.py cifar100 {name}") from error
+        raise UserError(
+            f"{name} is not in {root}; fetch it with: python scripts/prepare_data.py cifar100 {name}"
+        ) from error
     images = torch.as_tensor(data.data)
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
     return Images(images.contiguous(), torch.as_tensor(data.targets, dtype=torch.int64))
@@ -79,7 +81,9 @@ def crop_and_flip(images: Tensor, padding: int, generator: torch.Generator) -> T
     columns = torch.where(flip, columns.flip(1), columns)
     index = torch.arange(n)[:, None, None]
     # Advanced indexing around the channel slice puts the channels last.
-    cropped = padded[index.to(images.device), :, rows[:, :, None].to(images.device), columns[:, None, :].to(images.device)]
+    cropped = padded[
+        index.to(images.device), :, rows[:, :, None].to(images.device), columns[:, None, :].to(images.device)
+    ]
     return cropped.permute(0, 3, 1, 2).contiguous()
 
 

@@ -15,7 +15,9 @@ class ResNet18(nn.Module):
     def __init__(self, num_classes: int, width: int = 64, in_channels: int = 3) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, kernel_size=3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+            nn.Conv2d(in_channels, width, kernel_size=3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
         )
         stages, channels = [], width
         for index, blocks in enumerate(BLOCKS_PER_STAGE):
@@ -33,7 +35,9 @@ class ResNet18(nn.Module):
 def _stage(channels: int, out: int, blocks: int, stride: int) -> nn.Sequential:
     shortcut = None
     if stride != 1 or channels != out:
-        shortcut = nn.Sequential(nn.Conv2d(channels, out, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(out))
+        shortcut = nn.Sequential(
+            nn.Conv2d(channels, out, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(out)
+        )
     layers = [BasicBlock(channels, out, stride, shortcut)]
     layers += [BasicBlock(out, out) for _ in range(blocks - 1)]
     return nn.Sequential(*layers)

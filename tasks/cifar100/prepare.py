@@ -88,7 +88,9 @@ def _from_torchvision(name: str, root: Path, say: Callable[[str], None], size: s
 def _from_debian(raw: Path) -> None:
     """Needs apt's tools but no root: apt's package lists go to a temporary folder."""
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        raise UserError("Fashion-MNIST: neither its download site nor apt-get is at hand; put its four files into " + str(raw))
+        raise UserError(
+            "Fashion-MNIST: neither its download site nor apt-get is at hand; put its four files into " + str(raw)
+        )
     with tempfile.TemporaryDirectory() as folder:
         options = [f"-oDir::State::Lists={folder}/lists", f"-oDir::Cache={folder}/cache", "-oAPT::Sandbox::User="]
         Path(folder, "lists/partial").mkdir(parents=True)
@@ -102,6 +104,8 @@ def _from_debian(raw: Path) -> None:
         for name, digest in FASHION_MNIST.items():
             content = gzip.decompress(Path(folder, "usr/share/datasets/fashion-mnist", f"{name}.gz").read_bytes())
             if _digest(content) != digest:
-                raise UserError(f"Fashion-MNIST: {name} does not match its checksum; the archive holds another file than expected")
+                raise UserError(
+                    f"Fashion-MNIST: {name} does not match its checksum; the archive holds another file than expected"
+                )
             raw.mkdir(parents=True, exist_ok=True)
             write_bytes_atomically(raw / name, content)

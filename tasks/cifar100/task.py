@@ -37,7 +37,9 @@ def build(cfg: Any, device: torch.device) -> Workload:
     )
 
 
-def accuracy(test: Images, cfg: Any, device: torch.device, batch_size: int = 1000) -> Callable[[nn.Module], dict[str, float]]:
+def accuracy(
+    test: Images, cfg: Any, device: torch.device, batch_size: int = 1000
+) -> Callable[[nn.Module], dict[str, float]]:
     """Top-1 accuracy in percent on the whole test set and on its halves, in evaluation mode."""
     images, labels, normalize = test.images.to(device), test.labels.to(device), normalizer(cfg, device)
 

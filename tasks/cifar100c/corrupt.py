@@ -35,7 +35,11 @@ def make(root: Path, images: np.ndarray, labels: np.ndarray, say: Callable[[str]
     Of several processes one makes them, and the others wait for it. Raises UserError if the library is missing or the disk is full.
     """
     folder = root / NAME
-    recipe = {"images": len(images), "seed": SEED, "source": hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()}
+    recipe = {
+        "images": len(images),
+        "seed": SEED,
+        "source": hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest(),
+    }
     if finished(folder, recipe):  # without a lock: the folder may be read-only
         return
     with disk_full_is_said(folder):
@@ -43,7 +47,9 @@ def make(root: Path, images: np.ndarray, labels: np.ndarray, say: Callable[[str]
         with open(folder / ".lock", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # let go of when the process ends, however it ends
             if not finished(folder, recipe):
-                say(f"{NAME}: corrupting {len(images):,} images in {len(CORRUPTIONS) * len(SEVERITIES)} ways, a minute or two, once")
+                say(
+                    f"{NAME}: corrupting {len(images):,} images in {len(CORRUPTIONS) * len(SEVERITIES)} ways, a minute or two, once"
+                )
                 _write(folder, recipe, images, labels)
 
 
@@ -51,7 +57,9 @@ def finished(folder: Path, recipe: dict[str, Any]) -> bool:
     """Whether the folder holds what this recipe made, to the bit."""
     try:
         known = json.loads((folder / "manifest.json").read_bytes())
-        return known["recipe"] == recipe and all(_digest(folder / name) == digest for name, digest in known["files"].items())
+        return known["recipe"] == recipe and all(
+            _digest(folder / name) == digest for name, digest in known["files"].items()
+        )
     except (OSError, ValueError, KeyError):
         return False
 
@@ -69,7 +77,9 @@ def corrupted(corrupt: Corrupt, images: np.ndarray, name: str) -> np.ndarray:
             for index, image in enumerate(padded):
                 seed = derive(SEED, name, severity, index) % 2**32
                 np.random.seed(seed)
-                made = corrupt(image, severity=severity, corruption_name=name, **({"seed": seed} if name in SEEDED else {}))
+                made = corrupt(
+                    image, severity=severity, corruption_name=name, **({"seed": seed} if name in SEEDED else {})
+                )
                 result[severity - 1, index, :, :, 0] = made[PADDING:-PADDING, PADDING:-PADDING, 1]
     finally:
         np.random.set_state(state)
@@ -78,7 +88,11 @@ def corrupted(corrupt: Corrupt, images: np.ndarray, name: str) -> np.ndarray:
 
 def _write(folder: Path, recipe: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> None:
     corrupt, versions = _library()
-    for path in (folder / "labels.npy", folder / "manifest.json", *folder.glob(".*.tmp")):  # while they are missing, the set is not whole
+    for path in (
+        folder / "labels.npy",
+        folder / "manifest.json",
+        *folder.glob(".*.tmp"),
+    ):  # while they are missing, the set is not whole
         path.unlink(missing_ok=True)
     for name in CORRUPTIONS:
         _save(folder / f"{name}.npy", corrupted(corrupt, images, name))

@@ -28,7 +28,12 @@ CORRUPTIONS = (
     *("snow", "frost", "fog", "brightness"),
     *("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 )
-EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")  # CIFAR-100-C has these four too, meant for validation
+EXTRA = (
+    "speckle_noise",
+    "gaussian_blur",
+    "spatter",
+    "saturate",
+)  # CIFAR-100-C has these four too, meant for validation
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,9 @@ def load(cfg: Any, root: Path) -> Corrupted:
     for corruption, file in files.items():
         if file.dtype != np.uint8 or file.shape != shape:
             found = f"{file.dtype} {list(file.shape)}"
-            raise UserError(f"{folder / corruption}.npy is {found}, not uint8 {list(shape)}; delete {folder}, then {mend}")
+            raise UserError(
+                f"{folder / corruption}.npy is {found}, not uint8 {list(shape)}; delete {folder}, then {mend}"
+            )
     return Corrupted(files, list(wanted.severities), torch.from_numpy(labels[:count].astype(np.int64)))
 
 
@@ -90,7 +97,9 @@ def _check(key: str, values: list[Any], known: Sequence[Any]) -> None:
 def _open(folder: Path, name: str, mend: str) -> np.ndarray:
     path = folder / f"{name}.npy"
     if not path.exists():
-        raise UserError(f"{path.name} is not in {folder}; take it out of task.corruptions.names, or delete {folder}, then {mend}")
+        raise UserError(
+            f"{path.name} is not in {folder}; take it out of task.corruptions.names, or delete {folder}, then {mend}"
+        )
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except ValueError as error:  # another format, or shorter than its header says

@@ -84,7 +84,9 @@ def published(root: Path, say: Callable[[str], None]) -> None:
             download_url(URL, root, ARCHIVE, MD5)
         except (OSError, RuntimeError) as error:
             reason = one_line(error)
-            raise UserError(f"CIFAR-100-C cannot be downloaded ({reason}); put {ARCHIVE} of {URL} into {root}") from error
+            raise UserError(
+                f"CIFAR-100-C cannot be downloaded ({reason}); put {ARCHIVE} of {URL} into {root}"
+            ) from error
         finally:
             socket.setdefaulttimeout(None)
     unpack(archive, folder)

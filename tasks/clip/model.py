@@ -48,7 +48,9 @@ def shape_of(architecture: str) -> dict[str, Any]:
     # A ResNet's batch statistics cannot be interpolated (WiSE-FT); the other kinds have another class, tokenizer or library.
     own = isinstance(vision.get("layers"), int) and not {"hf_model_name", "hf_tokenizer_name"} & set(text)
     if not own or shape.get("custom_text") or "multimodal_cfg" in shape:
-        raise UserError(f"task.architecture={architecture}: its towers are not open_clip's own transformers; choose one such as ViT-B-32")
+        raise UserError(
+            f"task.architecture={architecture}: its towers are not open_clip's own transformers; choose one such as ViT-B-32"
+        )
     return shape
 
 

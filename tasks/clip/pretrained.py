@@ -51,7 +51,9 @@ def read(path: Path) -> dict[str, Tensor]:
             state: Any = torch.jit.load(path, map_location="cpu").state_dict()
         else:
             state = load_state_dict(str(path))
-        return {name: weight for name, weight in state.items() if name not in NOT_WEIGHTS and isinstance(weight, Tensor)}
+        return {
+            name: weight for name, weight in state.items() if name not in NOT_WEIGHTS and isinstance(weight, Tensor)
+        }
     except Exception as error:  # of zipfile, pickle, torch and safetensors, without a class in common
         raise UserError(f"{path} holds no weights: {' '.join(str(error).split())[:200]}") from error
 
@@ -69,11 +71,15 @@ def kept_at(root: Path, architecture: str) -> Path:
     Raises UserError if they are not there, or are not those of `architecture`.
     """
     if architecture != ARCHITECTURE:
-        raise UserError(f"task.architecture={architecture}: OpenAI's weights are of {ARCHITECTURE}; name a file with task.checkpoint=PATH")
+        raise UserError(
+            f"task.architecture={architecture}: OpenAI's weights are of {ARCHITECTURE}; name a file with task.checkpoint=PATH"
+        )
     there = [path for path in _places(root) if path.exists()]
     if not there:
         bring = f"bring them with: python scripts/prepare_data.py clip ImageNet data_dir={root}"
-        raise UserError(f"OpenAI's weights of {ARCHITECTURE} are not in {folder(root)}; {bring}, or name a file with task.checkpoint=PATH")
+        raise UserError(
+            f"OpenAI's weights of {ARCHITECTURE} are not in {folder(root)}; {bring}, or name a file with task.checkpoint=PATH"
+        )
     return there[0]
 
 
@@ -95,8 +101,12 @@ def fetch(root: Path, say: Callable[[str], None]) -> None:
 
                 os.replace(hf_hub_download(source["hf_hub"].rstrip("/"), from_hub.name, local_dir=part), from_hub)
             except Exception as error:  # of many classes without one in common
-                say(f"the Hugging Face hub does not give them ({' '.join(str(error).split())[:200]}); trying OpenAI's own site")
-                os.replace(open_clip.download_pretrained_from_url(source["url"], cache_dir=part), from_openai)  # checks its SHA-256
+                say(
+                    f"the Hugging Face hub does not give them ({' '.join(str(error).split())[:200]}); trying OpenAI's own site"
+                )
+                os.replace(
+                    open_clip.download_pretrained_from_url(source["url"], cache_dir=part), from_openai
+                )  # checks its SHA-256
     except (OSError, RuntimeError) as error:
         where = " or ".join(path.name for path in _places(root))
         raise UserError(

@@ -100,13 +100,17 @@ def pairs(root: Path, recipe: Recipe) -> tuple[Tensor, Tensor]:
     named = torch.tensor([name not in recipe.unnamed for name in recipe.classes])
     chosen = chosen[named[classes[chosen]]]
     if len(chosen) < recipe.batch_size:
-        raise UserError(f"task.small: {len(chosen)} images have a caption, fewer than task.small.batch_size={recipe.batch_size}")
+        raise UserError(
+            f"task.small: {len(chosen)} images have a caption, fewer than task.small.batch_size={recipe.batch_size}"
+        )
     return images[chosen], classes[chosen]
 
 
 def subset(count: int, recipe: Recipe) -> Tensor:
     """Which of `count` training images are for this, also those without a caption."""
-    return torch.randperm(count, generator=generator_for(recipe.subset_seed, "subset", "train"))[count - recipe.images :]
+    return torch.randperm(count, generator=generator_for(recipe.subset_seed, "subset", "train"))[
+        count - recipe.images :
+    ]
 
 
 def everything(root: Path) -> tuple[Tensor, Tensor]:
@@ -125,20 +129,29 @@ def _train(root: Path, recipe: Recipe, quiet: bool) -> Weights:
     schedule: Any = OmegaConf.create({"warmup_steps": recipe.warmup_steps, "decay": "cosine", "final_factor": 0.0})
     contrast = open_clip.ClipLoss()
     with one_thread():
-        with torch.random.fork_rng(devices=[]):  # a run's own random numbers do not depend on whether it had to train this
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # a run's own random numbers do not depend on whether it had to train this
             torch.manual_seed(derive(recipe.seed, "small"))
             model = open_clip.CLIP(**recipe.shape).train()
-        decays = [group | {"weight_decay": recipe.weight_decay if group["regularize"] else 0.0} for group in regularized_groups(model)]
+        decays = [
+            group | {"weight_decay": recipe.weight_decay if group["regularize"] else 0.0}
+            for group in regularized_groups(model)
+        ]
         optimizer = torch.optim.AdamW(decays, betas=(0.9, 0.98), eps=1e-6)
         for step in tqdm(range(recipe.steps), desc="small CLIP", unit="step", disable=quiet):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * lr_factor(schedule, step, recipe.steps)
             rows = indices(step)
-            drawn = torch.randint(len(recipe.templates), (len(rows),), generator=generator_for(recipe.seed, "template", step))
+            drawn = torch.randint(
+                len(recipe.templates), (len(rows),), generator=generator_for(recipe.seed, "template", step)
+            )
             pixels = (images[rows][:, None].float().div(255) - mean) / std
             of_images = model.encode_image(pixels, normalize=True)
             of_captions = model.encode_text(captions, normalize=True)  # all that there are: fewer than a batch has
-            loss = contrast(of_images, of_captions[classes[rows] * len(recipe.templates) + drawn], model.logit_scale.exp())
+            loss = contrast(
+                of_images, of_captions[classes[rows] * len(recipe.templates) + drawn], model.logit_scale.exp()
+            )
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -28,7 +28,11 @@ def build(cfg: Any, device: torch.device) -> Workload:
     task, root = cfg.task, Path(cfg.data_dir)
     if task.head not in HEADS:
         raise UserError(f"task.head={task.head!r} is unknown; choose one of {', '.join(HEADS)}")
-    alphas, names, templates = wise_ft.check(cfg), zero_shot.class_names(task.zero_shot), zero_shot.templates(task.zero_shot)
+    alphas, names, templates = (
+        wise_ft.check(cfg),
+        zero_shot.class_names(task.zero_shot),
+        zero_shot.templates(task.zero_shot),
+    )
     clip = _clip(cfg, root).to(device).eval()
     if clip.visual.image_size != (task.data.image_size,) * 2:
         raise UserError(f"task.data.image_size={task.data.image_size} is not the model's {clip.visual.image_size[0]}")
@@ -55,7 +59,11 @@ def build(cfg: Any, device: torch.device) -> Workload:
         metric=Metric("top1_accuracy", "%", "higher"),
         blocks=list(model.tower.get_submodule("transformer.resblocks").children()),
         # For MFU, which is known of some GPUs only.
-        work=Work("image", task.batch_size, flops_per_image(model.tower, task.data.image_size) if device.type == "cuda" else None),
+        work=Work(
+            "image",
+            task.batch_size,
+            flops_per_image(model.tower, task.data.image_size) if device.type == "cuda" else None,
+        ),
         at_end=at_end,
         data=digest(task.data.name, root),
     )
@@ -88,7 +96,9 @@ def _images(task: Any, root: Path, classes: int) -> tuple[Images, Images]:
     train, validation = (load(task.data, root, split) for split in ("train", "val"))
     for images in (train, validation):
         if (found := classes_of(images) or classes) != classes:
-            raise UserError(f"{task.data.name} in {root} has {found} classes, and task.zero_shot.classes names {classes}")
+            raise UserError(
+                f"{task.data.name} in {root} has {found} classes, and task.zero_shot.classes names {classes}"
+            )
     return train, validation
 
 
@@ -103,6 +113,8 @@ def accuracy(images: Images, cfg: Any, device: torch.device) -> Callable[[nn.Mod
             logits = model(pixels).float()
             right.append(logits.argmax(1) == classes)
             losses.append(F.cross_entropy(logits, classes, reduction="none"))
-        return with_halves("top1_accuracy", torch.cat(right), 100) | {"validation_loss": torch.cat(losses).double().mean().item()}
+        return with_halves("top1_accuracy", torch.cat(right), 100) | {
+            "validation_loss": torch.cat(losses).double().mean().item()
+        }
 
     return evaluate

@@ -21,7 +21,9 @@ def check(cfg: Any) -> list[float]:
     """`cfg.task.wise_ft` as numbers. Raises UserError for one outside of [0, 1], and where the model will be sharded."""
     alphas = list(cfg.task.wise_ft)
     if not all(isinstance(alpha, int | float) and not isinstance(alpha, bool) and 0 <= alpha <= 1 for alpha in alphas):
-        raise UserError(f"task.wise_ft={alphas} must be numbers in [0, 1], 0 for the zero-shot model and 1 for the fine-tuned one")
+        raise UserError(
+            f"task.wise_ft={alphas} must be numbers in [0, 1], 0 for the zero-shot model and 1 for the fine-tuned one"
+        )
     if cfg.parallel == "fsdp" and cfg.nodes * cfg.gpus > 1:
         raise UserError("task=clip compares whole weights, which parallel=fsdp divides; use parallel=ddp")
     return [float(alpha) for alpha in alphas]
@@ -35,12 +37,16 @@ def interpolate(between: nn.Module, start: nn.Module, end: nn.Module, alpha: flo
 
 
 @torch.no_grad()
-def accuracies(start: Classifier, end: Classifier, alphas: Sequence[float], batches: Iterable[tuple[Tensor, Tensor]]) -> dict[float, float]:
+def accuracies(
+    start: Classifier, end: Classifier, alphas: Sequence[float], batches: Iterable[tuple[Tensor, Tensor]]
+) -> dict[float, float]:
     """alpha -> top-1 accuracy in percent, from one pass over images [batch, 3, size, size] and classes [batch].
 
     start, which is the zero-shot model, and end are in evaluation mode.
     """
-    between = copy.deepcopy(start.tower).requires_grad_(False)  # of weights that want gradients autocast would keep an old copy
+    between = copy.deepcopy(start.tower).requires_grad_(
+        False
+    )  # of weights that want gradients autocast would keep an old copy
     right: Any = 0
     count = 0
     for images, labels in batches:
@@ -49,7 +55,9 @@ def accuracies(start: Classifier, end: Classifier, alphas: Sequence[float], batc
     return {alpha: 100 * number / count for alpha, number in zip(alphas, right.tolist(), strict=True)}
 
 
-def _right(start: Classifier, end: Classifier, between: nn.Module, alpha: float, images: Tensor, labels: Tensor) -> Tensor:
+def _right(
+    start: Classifier, end: Classifier, between: nn.Module, alpha: float, images: Tensor, labels: Tensor
+) -> Tensor:
     interpolate(between, start.tower, end.tower, alpha)
     features = between(images)
     logits = torch.lerp(start.head(features), end.head(features), alpha)

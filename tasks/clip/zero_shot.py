@@ -25,7 +25,9 @@ def templates(cfg: Any) -> list[Any]:
     if cfg.templates == "openai":
         return list(open_clip.OPENAI_IMAGENET_TEMPLATES)
     if isinstance(cfg.templates, str) or not cfg.templates or not all("{}" in template for template in cfg.templates):
-        raise UserError(f"task.zero_shot.templates={cfg.templates} must be a list of sentences with {{}} for the name, or openai")
+        raise UserError(
+            f"task.zero_shot.templates={cfg.templates} must be a list of sentences with {{}} for the name, or openai"
+        )
     return list(cfg.templates)
 
 

@@ -11,7 +11,9 @@ from torch import Tensor
 from tasks.engine.seeding import generator_for
 
 
-def epoch_order(count: int, batch_size: int, seed: int, *, drop_last: bool = False, repeats: int = 1) -> Callable[[int], Tensor]:
+def epoch_order(
+    count: int, batch_size: int, seed: int, *, drop_last: bool = False, repeats: int = 1
+) -> Callable[[int], Tensor]:
     """`indices(step)`: every epoch is a permutation of `count` examples; its last, partial batch is kept, unless `drop_last`.
 
     repeats: an epoch, as long as before, has each example that many times in a row (repeated augmentation), and so a part of them only.
@@ -41,7 +43,10 @@ def pieces(batch: Any, rank: int = 0, world: int = 1, micro_batch: int | None = 
     passes = 1 if micro_batch is None else -(-count // (world * micro_batch))
     parts = world * passes
     bounds = [number * count // parts for number in range(parts + 1)][rank * passes : (rank + 1) * passes + 1]
-    return [(_cut(batch, *((begin, end) if end > begin else (0, 1))), (end - begin) / count) for begin, end in pairwise(bounds)]
+    return [
+        (_cut(batch, *((begin, end) if end > begin else (0, 1))), (end - begin) / count)
+        for begin, end in pairwise(bounds)
+    ]
 
 
 def size_of(batch: Any) -> int:

@@ -34,7 +34,9 @@ def save(folder: Path, run_id: str, content: dict[str, Any]) -> None:
     os.replace(fresh, folder / NAME)
 
 
-def load(folder: Path, run_id: str, logs_hold: Callable[[dict[str, Any]], bool], warn: Callable[[str], None]) -> dict[str, Any] | None:
+def load(
+    folder: Path, run_id: str, logs_hold: Callable[[dict[str, Any]], bool], warn: Callable[[str], None]
+) -> dict[str, Any] | None:
     """The newest whole checkpoint, on the CPU, whose logs hold what they held when it was written, with its "path"; or None.
 
     Other checkpoints are set aside, and `warn` is told in one line.
@@ -52,7 +54,9 @@ def load(folder: Path, run_id: str, logs_hold: Callable[[dict[str, Any]], bool],
             continue
         if not logs_hold(content):
             kept = set_aside(path)
-            warn(f"the logs in {folder} are damaged; going back to where they are whole (kept {path.name} as {kept.name})")
+            warn(
+                f"the logs in {folder} are damaged; going back to where they are whole (kept {path.name} as {kept.name})"
+            )
             continue
         return content | {"path": str(path)}
     return None
@@ -85,7 +89,9 @@ def read(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         if error.errno == errno.EINVAL:  # a damaged table of contents points to before the file
             return None
-        raise Unusable(f"{path} cannot be read: {error.strerror or error}; mend that, then start the run again") from error
+        raise Unusable(
+            f"{path} cannot be read: {error.strerror or error}; mend that, then start the run again"
+        ) from error
     except (zipfile.BadZipFile, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError):
         return None
     return content if isinstance(content, dict) else {}

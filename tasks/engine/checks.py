@@ -65,7 +65,9 @@ def check(cfg: DictConfig) -> None:
 def _check_split(cfg: DictConfig) -> None:
     world, batch_size, micro_batch = cfg.nodes * cfg.gpus, cfg.task.batch_size, cfg.micro_batch
     if world > batch_size:
-        raise UserError(f"nodes={cfg.nodes} x gpus={cfg.gpus} are more than the {batch_size} examples of a batch (task.batch_size)")
+        raise UserError(
+            f"nodes={cfg.nodes} x gpus={cfg.gpus} are more than the {batch_size} examples of a batch (task.batch_size)"
+        )
     if micro_batch is not None and batch_size % (world * micro_batch):
         raise UserError(
             f"micro_batch={micro_batch} on {world} process(es) does not divide task.batch_size={batch_size}; choose one that does, or null"

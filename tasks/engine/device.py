@@ -21,7 +21,9 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"device={name} is unknown; use cpu, cuda or cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device={name} but no GPU is visible here; run on a machine with one, or say device=cpu (slow) or scale=mini")
+        raise UserError(
+            f"device={name} but no GPU is visible here; run on a machine with one, or say device=cpu (slow) or scale=mini"
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={name} but only {torch.cuda.device_count()} GPUs are visible")
     return device
@@ -36,7 +38,9 @@ def set_up(cfg: Any) -> None:
     torch.backends.cudnn.benchmark = not cfg.deterministic
     on_gpu = str(cfg.device).startswith("cuda")
     if cfg.deterministic and on_gpu:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first product; without it no two need be equal
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # cuBLAS reads it at its first product; without it no two need be equal
     # Only asked strictly do a GPU's attention kernels go backward by their deterministic forms. On a CPU a warning is enough.
     torch.use_deterministic_algorithms(cfg.deterministic, warn_only=not on_gpu)
     # Determinism also fills every new tensor with NaN, to show reads of uninitialized memory; nothing here makes such reads, and it

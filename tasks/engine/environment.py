@@ -44,7 +44,9 @@ def kernel_of(optimizer: Optimizer | None) -> str | None:
     if not isinstance(optimizer, AdamCPR):
         return None
     names = {EAGER: "eager", CPU: "cpu", TRITON: "triton"}
-    return "+".join(sorted({names[select(local(p), group["kernel"])] for group in optimizer.param_groups for p in group["params"]}))
+    return "+".join(
+        sorted({names[select(local(p), group["kernel"])] for group in optimizer.param_groups for p in group["params"]})
+    )
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

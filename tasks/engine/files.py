@@ -120,7 +120,9 @@ class Log:
         content = self.path.read_bytes()
         steps = [json.loads(line).get("step", 0) for line in content.splitlines()]
         if hashlib.sha256(content).digest() != self._hash.digest() or steps != sorted(steps):
-            raise Unusable(f"{self.path} holds lines of another process; delete {self.path.parent} and start the run again")
+            raise Unusable(
+                f"{self.path} holds lines of another process; delete {self.path.parent} and start the run again"
+            )
 
     def close(self) -> None:
         self._file.close()
@@ -140,7 +142,10 @@ class Lock:
     def check(self) -> None:
         """Raise Unusable if the lock is lost: deleted, renamed, or taken by another process where locks don't work."""
         try:
-            mine = os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno())) and self.path.read_text() == self._word
+            mine = (
+                os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno()))
+                and self.path.read_text() == self._word
+            )
         except FileNotFoundError:
             mine = False
         if not mine:

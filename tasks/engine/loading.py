@@ -28,7 +28,9 @@ def loader(examples: Dataset, workers: int, device: torch.device, **options: Any
     try:
         yield from batches
     except UserError as error:
-        raise UserError(str(error).strip().rpartition(f"\n{UserError.__module__}.{UserError.__name__}: ")[-1]) from error
+        raise UserError(
+            str(error).strip().rpartition(f"\n{UserError.__module__}.{UserError.__name__}: ")[-1]
+        ) from error
 
 
 def _follow_parent(worker: int) -> None:

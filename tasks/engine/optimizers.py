@@ -15,10 +15,24 @@ from tasks.engine.errors import UserError
 
 # The engine says so itself (`never_acts`, `without_bound` in the record), and a run that is stopped goes on later.
 warnings.filterwarnings("ignore", message=".* no matrix got a bound: nothing was regularized")
-CPR_ARGUMENTS = ("kappa_init_method", "reg_function", "kappa_update", "reg_ema_decay", "reg_by_lr", "evaluate_at", "adaptive", "safeguard")
+CPR_ARGUMENTS = (
+    "kappa_init_method",
+    "reg_function",
+    "kappa_update",
+    "reg_ema_decay",
+    "reg_by_lr",
+    "evaluate_at",
+    "adaptive",
+    "safeguard",
+)
 CPR_KEYS = (*CPR_ARGUMENTS, "reg_step_size")
 # What each bound reads beyond CPR_KEYS.
-BOUND_KEYS = {"warm_start": ("warm_start",), "uniform": ("kappa_init_param",), "dependent": ("kappa_init_param",), "inflection_point": ()}
+BOUND_KEYS = {
+    "warm_start": ("warm_start",),
+    "uniform": ("kappa_init_param",),
+    "dependent": ("kappa_init_param",),
+    "inflection_point": (),
+}
 
 
 def warm_start_steps(value: str | int | float, warmup_steps: int) -> int:
@@ -80,7 +94,9 @@ def _check_keys(regularizer: Any) -> None:
     taken_out: set[str] = set()
     if "kappa_init_method" in KEYS[regularizer.optimizer]:
         known |= set(BOUND_KEYS.get(regularizer.kappa_init_method, ()))
-        taken_out = {key for keys in BOUND_KEYS.values() for key in keys if key in regularizer and regularizer[key] is None}
+        taken_out = {
+            key for keys in BOUND_KEYS.values() for key in keys if key in regularizer and regularizer[key] is None
+        }
     if unknown := sorted(set(regularizer) - known - taken_out):
         raise UserError(
             f"regularizer.{unknown[0]} is not read by {regularizer.name}; it reads {', '.join(sorted(known - {'name', 'optimizer'}))}"
@@ -117,7 +133,11 @@ def _awd(cfg: Any, model: nn.Module) -> Optimizer:
 
 def _amos(cfg: Any, model: nn.Module) -> Optimizer:
     # Not times lr, but added up over the steps like a decoupled decay: the multiplier makes up for their number here too.
-    options = {"extra_l2": _decay(cfg, "extra_l2"), "legacy_sign": cfg.regularizer.legacy_sign, "beta": cfg.regularizer.beta}
+    options = {
+        "extra_l2": _decay(cfg, "extra_l2"),
+        "legacy_sign": cfg.regularizer.legacy_sign,
+        "beta": cfg.regularizer.beta,
+    }
     return AMOS(model, lr=cfg.lr, reg_embedding=cfg.task.reg_embedding, **options)
 
 
@@ -138,7 +158,9 @@ BUILDERS: dict[str, Callable[[Any, nn.Module], Optimizer]] = {
     "rescaling": lambda cfg, model: RescaledAdam(
         model, factor=cfg.regularizer.factor, include_norm=cfg.regularizer.include_norm, **_baseline(cfg)
     ),
-    "adadecay": lambda cfg, model: AdamAdaDecay(model, weight_decay=_decay(cfg), alpha=cfg.regularizer.alpha, **_baseline(cfg)),
+    "adadecay": lambda cfg, model: AdamAdaDecay(
+        model, weight_decay=_decay(cfg), alpha=cfg.regularizer.alpha, **_baseline(cfg)
+    ),
     "awd": _awd,
     "amos": _amos,
     "adamw_schedule": _adamw_schedule,
@@ -165,7 +187,9 @@ def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
     Raises UserError for an unknown optimizer and for values out of their ranges.
     """
     if cfg.regularizer.optimizer not in BUILDERS:
-        raise UserError(f"regularizer.optimizer={cfg.regularizer.optimizer!r} is unknown; choose one of {', '.join(BUILDERS)}")
+        raise UserError(
+            f"regularizer.optimizer={cfg.regularizer.optimizer!r} is unknown; choose one of {', '.join(BUILDERS)}"
+        )
     _check_keys(cfg.regularizer)
     if cfg.parallel == "fsdp" and cfg.nodes * cfg.gpus > 1 and cfg.regularizer.optimizer in WHOLE_MATRICES:
         raise UserError(f"parallel=fsdp: {cfg.regularizer.name} needs whole matrices; use parallel=ddp")

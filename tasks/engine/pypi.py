@@ -18,7 +18,15 @@ def archive(requirement: str, sha256: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         wanted = Path(folder, "requirements.txt")
         wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n")
-        options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--dest", f"{folder}/got", "--requirement", str(wanted)]
+        options = [
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--dest",
+            f"{folder}/got",
+            "--requirement",
+            str(wanted),
+        ]
         done = subprocess.run([sys.executable, "-m", "pip", "download", *options], capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]

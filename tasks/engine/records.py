@@ -80,7 +80,9 @@ def check_names(cfg: DictConfig) -> None:
         if value is None and key == "task.data.name":
             continue
         if not isinstance(value, str) or not NAME.fullmatch(value):
-            raise UserError(f"{key}={value!r} must be letters, digits, '_', '-' and '.', and begin with a letter: it names a folder")
+            raise UserError(
+                f"{key}={value!r} must be letters, digits, '_', '-' and '.', and begin with a letter: it names a folder"
+            )
 
 
 def run_id(cfg: DictConfig) -> str:
@@ -132,7 +134,9 @@ class DamagedRecord(Exception):
 
 def write_record(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     """Writes record.json with its own checksum and those of the logs it stands for; returns it."""
-    files = {name: file_digest(folder / name) for name in ("metrics.jsonl", "dynamics.jsonl") if (folder / name).exists()}
+    files = {
+        name: file_digest(folder / name) for name in ("metrics.jsonl", "dynamics.jsonl") if (folder / name).exists()
+    }
     record = record | {"files": files}
     record["checksum"] = _digest(record)
     text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"
@@ -166,14 +170,27 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         raise DamagedRecord(f"{path} is damaged: its {odd} is not what a record has")
     if record["run_id"] != folder.name:
         raise DamagedRecord(f"{path} is the record of another run, {record['run_id']}")
-    if record["status"] == "finished" and (wrong := [name for name, value in record["metrics"].items() if not math.isfinite(value)]):
-        return record | {"status": "failed", "reason": f"final metric {wrong[0]} is {record['metrics'][wrong[0]]}"}  # an older suite's
+    if record["status"] == "finished" and (
+        wrong := [name for name, value in record["metrics"].items() if not math.isfinite(value)]
+    ):
+        return record | {
+            "status": "failed",
+            "reason": f"final metric {wrong[0]} is {record['metrics'][wrong[0]]}",
+        }  # an older suite's
     return record
 
 
 def _misshapen(record: dict[str, Any]) -> str | None:
     """Return the key of a record whose value has a wrong type: its checksum may be right all the same."""
-    kinds = {"run_id": str, "status": str, "metrics": dict, "files": dict, "config": dict, "hardware": dict, "versions": dict}
+    kinds = {
+        "run_id": str,
+        "status": str,
+        "metrics": dict,
+        "files": dict,
+        "config": dict,
+        "hardware": dict,
+        "versions": dict,
+    }
     for key, kind in kinds.items():
         if not isinstance(record.get(key), kind):
             return key
@@ -213,7 +230,9 @@ def give_up(folder: Path, damage: DamagedRecord, say: Callable[[str], None]) -> 
     say(f"{damage}; kept the record as {kept.name}, the run is done again from its last checkpoint")
 
 
-def read_logs(folder: Path, record: dict[str, Any], names: tuple[str, ...] = ("metrics.jsonl",)) -> list[list[dict[str, Any]]]:
+def read_logs(
+    folder: Path, record: dict[str, Any], names: tuple[str, ...] = ("metrics.jsonl",)
+) -> list[list[dict[str, Any]]]:
     """The lines of each of the logs.
 
     Raises DamagedRecord if a log is not the one that the record was written for.

@@ -38,7 +38,10 @@ def progress_bar(cfg: Any, start: int, run_id: str, first: bool = True) -> tqdm:
 
 def show_speed(bar: tqdm, speed: dict[str, float]) -> None:
     """Tokens or images per second, and MFU, behind the bar."""
-    parts = [f"{value:.1%} MFU" if name == "mfu" else f"{value:,.0f} {name.removesuffix('_per_second')}/s" for name, value in speed.items()]
+    parts = [
+        f"{value:.1%} MFU" if name == "mfu" else f"{value:,.0f} {name.removesuffix('_per_second')}/s"
+        for name, value in speed.items()
+    ]
     if parts:
         bar.set_postfix_str(", ".join(parts), refresh=False)
 
@@ -60,12 +63,20 @@ class WandbLog:
         config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
         try:
             self._run = wandb.init(
-                project=cfg.logging.project, mode=cfg.logging.mode, id=run_id, name=run_id, resume="allow", dir=folder, config=config
+                project=cfg.logging.project,
+                mode=cfg.logging.mode,
+                id=run_id,
+                name=run_id,
+                resume="allow",
+                dir=folder,
+                config=config,
             )
         except wandb.errors.CommError as error:  # unreachable: it may be reached again for the next run
             say(f"warning: wandb is not reached ({one_line(error)}); {run_id} goes on without it")
         except wandb.Error as error:
-            raise UserError(f"wandb cannot start ({error}); log in with `wandb login`, or say logging.mode=offline") from error
+            raise UserError(
+                f"wandb cannot start ({error}); log in with `wandb login`, or say logging.mode=offline"
+            ) from error
 
     def append(self, row: dict[str, Any]) -> None:
         self._try(lambda run: run.log({key: value for key, value in row.items() if key != "step"}, step=row["step"]))

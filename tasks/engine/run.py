@@ -59,7 +59,12 @@ def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[
     git_commit()  # now, since this is the code that trains; a commit may be made while it does
     ranks, device = join(cfg)
     folder = records.run_folder(cfg)
-    with disk_full_is_said(folder), _unusable_is_noted(folder, ranks), unusable_files_are_said(folder), contextlib.ExitStack() as held:
+    with (
+        disk_full_is_said(folder),
+        _unusable_is_noted(folder, ranks),
+        unusable_files_are_said(folder),
+        contextlib.ExitStack() as held,
+    ):
         lock = record = None
         with ranks.together():
             if ranks.first:
@@ -72,7 +77,9 @@ def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[
         if record is None:
             record = _train(cfg, folder, lock, ranks, device, progress)
     if record["status"] == "failed":
-        raise TrainingFailed(f"run {record['run_id']} failed: {record['reason']}; to try it again: python scripts/retry.py {folder}")
+        raise TrainingFailed(
+            f"run {record['run_id']} failed: {record['reason']}; to try it again: python scripts/retry.py {folder}"
+        )
     return record
 
 
@@ -116,7 +123,12 @@ def build_workload(cfg: DictConfig, device: torch.device) -> Workload:
 
 
 def _train(
-    cfg: DictConfig, folder: Path, lock: Lock | None, ranks: Ranks, device: torch.device, progress: Callable[[int], None] | None
+    cfg: DictConfig,
+    folder: Path,
+    lock: Lock | None,
+    ranks: Ranks,
+    device: torch.device,
+    progress: Callable[[int], None] | None,
 ) -> dict[str, Any]:
     training: Training | None = None
     metrics: dict[str, float] = {}
@@ -136,7 +148,9 @@ def _train(
             lock.check()
             for log in (training.metrics, training.dynamics) if training is not None else ():
                 log.check()
-            record = records.write_record(folder, record | {"states": training.states if training else attempts.states(folder)})
+            record = records.write_record(
+                folder, record | {"states": training.states if training else attempts.states(folder)}
+            )
             checkpoint.finish(folder)
     return ranks.from_first(record)
 
@@ -180,7 +194,9 @@ def _set_up(cfg: DictConfig, folder: Path, lock: Lock | None, ranks: Ranks, devi
     model = spread(cfg, workload.model, workload.blocks, ranks, device)
     workload = replace(workload, model=model)
     if cfg.compile:
-        for block in workload.blocks or [model]:  # one graph for all blocks, where a whole model would be one graph for each
+        for block in workload.blocks or [
+            model
+        ]:  # one graph for all blocks, where a whole model would be one graph for each
             block.compile()
     with ranks.together():
         optimizer = build_optimizer(cfg, model)
@@ -195,7 +211,9 @@ def _set_up(cfg: DictConfig, folder: Path, lock: Lock | None, ranks: Ranks, devi
         return Training(cfg, folder, lock, workload, optimizer, device, ranks)
 
 
-def _to_the_end(training: Training, requests: Requests, progress: Callable[[int], None] | None) -> tuple[dict[str, float], str | None]:
+def _to_the_end(
+    training: Training, requests: Requests, progress: Callable[[int], None] | None
+) -> tuple[dict[str, float], str | None]:
     """Return the final metrics, or why the run failed for a reason of its own."""
     step, ranks = training.step, training.ranks
     deaths = _start(training)
@@ -215,10 +233,14 @@ def _to_the_end(training: Training, requests: Requests, progress: Callable[[int]
                 "and an interrupted run ends with other roundings than an uninterrupted one"
             ) from error
         if not _is_out_of_memory(error):
-            if ranks.world == 1 or isinstance(error, UserError | Interrupted):  # else another process may have been killed
+            if ranks.world == 1 or isinstance(
+                error, UserError | Interrupted
+            ):  # else another process may have been killed
                 _note_end(training)
             raise
-        if deaths + 1 < attempts.LIMIT or ranks.world > 1:  # the other processes have no word of it: the next start counts it
+        if (
+            deaths + 1 < attempts.LIMIT or ranks.world > 1
+        ):  # the other processes have no word of it: the next start counts it
             where = f"{training.run_id} ran out of memory at step {training.step}, in attempt {deaths + 1}"
             raise OutOfMemory(f"{where}; {LESS}") from error
         _note_end(training)
@@ -249,7 +271,9 @@ def _start(training: Training) -> int:
                     "refuses to go on: restore that state, or say strict=false"
                 )
             if changed:
-                say(f"warning: {training.run_id} goes on from step {training.step} under another state: {'; '.join(changed)}")
+                say(
+                    f"warning: {training.run_id} goes on from step {training.step} under another state: {'; '.join(changed)}"
+                )
             deaths = attempts.note_start(folder, training.step, state)
     return ranks.from_first(deaths)
 
@@ -264,7 +288,12 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _summary(
-    cfg: DictConfig, training: Training | None, metrics: dict[str, float], reason: str | None, ranks: Ranks, device: torch.device
+    cfg: DictConfig,
+    training: Training | None,
+    metrics: dict[str, float],
+    reason: str | None,
+    ranks: Ranks,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Return the record. Without a training the run failed before its first step: what only a model could tell is None."""
     about: dict[str, Any] = {
@@ -275,7 +304,9 @@ def _summary(
         "seed": cfg.seed,
         "config": records.identity(cfg),
         "config_hash": records.config_hash(cfg),
-        **state_of(device, ranks.world, training.optimizer if training else None, training.workload.data if training else None),
+        **state_of(
+            device, ranks.world, training.optimizer if training else None, training.workload.data if training else None
+        ),
     }
     if training is None:
         unknown = ("metric", "steps_per_second", "without_bound", "state_sha256")

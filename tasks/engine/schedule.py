@@ -20,7 +20,9 @@ def lr_factor(schedule: Any, step: int, num_steps: int) -> float:
     progress = (step - begin) / max(1, num_steps - begin)
     if schedule.decay == "constant":
         return 1.0
-    remaining = (1 + math.cos(math.pi * progress)) / 2 if schedule.decay == "cosine" else (1 - progress) ** schedule.power
+    remaining = (
+        (1 + math.cos(math.pi * progress)) / 2 if schedule.decay == "cosine" else (1 - progress) ** schedule.power
+    )
     return schedule.final_factor + (1 - schedule.final_factor) * remaining
 
 

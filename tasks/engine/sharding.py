@@ -36,7 +36,9 @@ def has_batch_norm(model: nn.Module) -> bool:
 def check_parts(model: nn.Module, count: int, ranks: Ranks) -> None:
     """Raises UserError if a process without an example of a batch of `count` would disturb the others' batch normalization."""
     if count < ranks.world and has_batch_norm(model):
-        raise UserError(f"an epoch's last batch has {count} example(s), too few for {ranks.world} processes with batch normalization")
+        raise UserError(
+            f"an epoch's last batch has {count} example(s), too few for {ranks.world} processes with batch normalization"
+        )
 
 
 def spread(cfg: Any, model: nn.Module, blocks: list[nn.Module] | None, ranks: Ranks, device: torch.device) -> nn.Module:
@@ -104,7 +106,9 @@ def load(model: nn.Module, optimizer: Optimizer, model_state: dict[str, Any], op
     """Puts whole states back, of which each process keeps its shards; frozen parameters, which are not in them, stay as they are."""
     own, frozen = model.state_dict(), _frozen(model)
     kept = {name: value for name, value in own.items() if name in frozen}
-    model.load_state_dict(kept | {name: _as(own[name], value) if name in own else value for name, value in model_state.items()})
+    model.load_state_dict(
+        kept | {name: _as(own[name], value) if name in own else value for name, value in model_state.items()}
+    )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     identifiers = [identifier for group in optimizer_state["param_groups"] for identifier in group["params"]]
     if len(identifiers) < len(parameters):  # a checkpoint of version 0.1, whose groups lack frozen parameters

@@ -71,7 +71,10 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
-    old = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)}
+    old = {
+        number: signal.signal(number, handle)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+    }
     try:
         yield
     finally:

@@ -40,13 +40,22 @@ class Training:
     """
 
     def __init__(
-        self, cfg: Any, folder: Path, lock: Lock | None, workload: Workload, optimizer: Optimizer, device: torch.device, ranks: Ranks
+        self,
+        cfg: Any,
+        folder: Path,
+        lock: Lock | None,
+        workload: Workload,
+        optimizer: Optimizer,
+        device: torch.device,
+        ranks: Ranks,
     ) -> None:
         self.cfg, self.folder, self.workload, self.optimizer, self.device = cfg, folder, workload, optimizer, device
         self.lock = lock  # the first process's
         self.ranks = ranks
         # With several processes gradients are added up: here where each has the whole model, as a mean by FSDP.
-        self.replicas = Replicas(workload.model.parameters(), ranks) if ranks.world > 1 and cfg.parallel == "ddp" else None
+        self.replicas = (
+            Replicas(workload.model.parameters(), ranks) if ranks.world > 1 and cfg.parallel == "ddp" else None
+        )
         self.loss_scale = ranks.world if cfg.parallel == "fsdp" else 1
         self.run_id = records.run_id(cfg)
         self.step = 0
@@ -60,7 +69,9 @@ class Training:
         self.wandb = WandbLog(cfg, self.run_id, folder, ranks.first)
         self.matrix_names = regularized_names(workload.model, cfg.task.reg_embedding)
         self.last_checkpoint = time.monotonic()
-        self.states: list[dict[str, Any]] | None = []  # what made the steps so far (attempts.py); None: the checkpoint does not say
+        self.states: (
+            list[dict[str, Any]] | None
+        ) = []  # what made the steps so far (attempts.py); None: the checkpoint does not say
 
     def resume(self) -> None:
         """Goes back to the newest whole checkpoint whose logs are whole too, or to the start."""

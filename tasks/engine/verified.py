@@ -34,7 +34,9 @@ def verify(folder: Path, files: Mapping[str, str], mend: str) -> str:
         found |= digests(folder, suspects, mend, afresh=True)  # the note of the last check may be what is damaged
     damaged = sorted(name for name, digest in files.items() if found[name] != digest)
     if damaged:
-        raise UserError(f"{folder / damaged[0]} is damaged{_more(damaged)}: its SHA-256 is not the one on record; delete it, then {mend}")
+        raise UserError(
+            f"{folder / damaged[0]} is damaged{_more(damaged)}: its SHA-256 is not the one on record; delete it, then {mend}"
+        )
     return overall(files)
 
 

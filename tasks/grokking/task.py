@@ -16,7 +16,8 @@ def build(cfg: Any, device: torch.device) -> Workload:
     """The workload of `cfg.task`; its data is computed, not read."""
     task = cfg.task
     train, validation = (
-        (tokens.to(device), sums.to(device)) for tokens, sums in split(task.data.modulus, task.data.train_fraction, task.data.split_seed)
+        (tokens.to(device), sums.to(device))
+        for tokens, sums in split(task.data.modulus, task.data.train_fraction, task.data.split_seed)
     )
     indices = epoch_order(len(train[1]), task.batch_size, cfg.seed)
 
@@ -32,7 +33,10 @@ def build(cfg: Any, device: torch.device) -> Workload:
         model=Decoder(task.data.modulus, task.model.width, task.model.heads, task.model.mlp_factor),
         batch_at=batch_at,
         loss=loss,
-        evaluate=lambda model: {"validation_accuracy": _accuracy(model, validation), "train_accuracy": _accuracy(model, train)},
+        evaluate=lambda model: {
+            "validation_accuracy": _accuracy(model, validation),
+            "train_accuracy": _accuracy(model, train),
+        },
         metric=Metric("validation_accuracy", "%", "higher"),
     )
 

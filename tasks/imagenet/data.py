@@ -16,7 +16,12 @@ from tasks.imagenet.shards import TarShards, decoded
 
 SPLITS = ("train", "val")
 # Where each data set lies in data_dir. torchvision keeps Fashion-MNIST in a folder of its own.
-FOLDERS = {"ImageNet": "imagenet", "ImageNetParquet": "imagenet-parquet", "ImageNetWebDataset": "imagenet-wds", "FashionMNIST": "."}
+FOLDERS = {
+    "ImageNet": "imagenet",
+    "ImageNetParquet": "imagenet-parquet",
+    "ImageNetWebDataset": "imagenet-wds",
+    "FashionMNIST": ".",
+}
 SHARDS = {  # as Hugging Face names them; webdataset's own tools write imagenet-val-*.tar
     "ImageNetParquet": {"train": "data/train-*.parquet", "val": "data/validation-*.parquet"},
     "ImageNetWebDataset": {"train": "*-train-*.tar", "val": "*-val*-*.tar"},
@@ -40,7 +45,9 @@ class ParquetShards:
 
     def __init__(self, files: list[Path], folder: Path) -> None:
         datasets = import_datasets()
-        table = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train", cache_dir=str(folder / "arrow"))
+        table = datasets.load_dataset(
+            "parquet", data_files=[str(file) for file in files], split="train", cache_dir=str(folder / "arrow")
+        )
         self._table = table.cast_column("image", datasets.Image(decode=False))
         self._folder = folder
         self.classes = max(table.unique("label")) + 1
@@ -50,7 +57,9 @@ class ParquetShards:
 
     def __getitem__(self, index: int, /) -> tuple[Image, int]:
         row = self._table[index]
-        return decoded(row["image"]["bytes"], f"the bytes of row {index:,} of the parquet files in {self._folder}"), row["label"]
+        return decoded(
+            row["image"]["bytes"], f"the bytes of row {index:,} of the parquet files in {self._folder}"
+        ), row["label"]
 
 
 def of_file(path: str) -> Image:
@@ -63,7 +72,9 @@ def import_datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise UserError("ImageNetParquet needs the package datasets; install it with: pip install '.[language]'") from error
+        raise UserError(
+            "ImageNetParquet needs the package datasets; install it with: pip install '.[language]'"
+        ) from error
     return datasets
 
 
@@ -116,7 +127,9 @@ def digest(name: str, root: Path) -> str | None:
         return small_images_digest(name, root)
     if name == "ImageNet":
         images = {split: read(name, root, split) for split in SPLITS}
-        names = {split: verified.overall({path: str(label) for path, label in images[split].samples}) for split in SPLITS}  # type: ignore[attr-defined]
+        names = {
+            split: verified.overall({path: str(label) for path, label in images[split].samples}) for split in SPLITS
+        }  # type: ignore[attr-defined]
         return verified.overall(names)
     return verified.verify_remembered(root / FOLDERS[name], shard_names(name, root), "get this shard anew")
 
@@ -137,6 +150,4 @@ def classes_of(images: Images) -> int | None:
 
 
 def _missing(name: str, root: Path, split: str) -> str:
-    return (
-        f"{name} ({split}) is not in {root / FOLDERS[name]}; bring it with: python scripts/prepare_data.py imagenet {name} data_dir={root}"
-    )
+    return f"{name} ({split}) is not in {root / FOLDERS[name]}; bring it with: python scripts/prepare_data.py imagenet {name} data_dir={root}"

@@ -74,7 +74,9 @@ class ReadAhead:
     Steps from `last` on are read when they are asked for. What comes does not depend on the number of workers.
     """
 
-    def __init__(self, examples: Dataset, keys: Callable[[int], list[Key]], last: int, workers: int, device: torch.device) -> None:
+    def __init__(
+        self, examples: Dataset, keys: Callable[[int], list[Key]], last: int, workers: int, device: torch.device
+    ) -> None:
         self.examples, self.keys, self.last, self.workers, self.device = examples, keys, last, workers, device
         self._next = -1
         self._batches: Iterator[Any] = iter(())

@@ -44,7 +44,9 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
             terms = f"https://huggingface.co/datasets/{export}"
             raise UserError(f"{name} ({missing[0]}) is not in {folder}: accept the terms at {terms}, then: {command}")
         if name == "ImageNetParquet":
-            say(f"{name}: its Arrow copy in {folder / 'arrow'} takes another 150 GB and some minutes, unless it is there")
+            say(
+                f"{name}: its Arrow copy in {folder / 'arrow'} takes another 150 GB and some minutes, unless it is there"
+            )
         else:
             say(f"{name}: looking up where its images lie takes some minutes, unless that is in {folder / 'index'}")
         for split in SPLITS:

@@ -35,7 +35,11 @@ def train_transform(data: Any, augment: Any) -> Transform:
 def eval_transform(data: Any) -> Transform:
     """timm's transform for validation: resize, centre crop, normalization."""
     return create_transform(
-        data.image_size, interpolation=data.interpolation, mean=tuple(data.mean), std=tuple(data.std), crop_pct=data.crop_pct
+        data.image_size,
+        interpolation=data.interpolation,
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        crop_pct=data.crop_pct,
     )
 
 

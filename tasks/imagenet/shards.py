@@ -92,7 +92,9 @@ def _of_shard(file: Path) -> list[tuple[int, int, int]]:
     for key, members in sorted(samples.items()):
         images = [members[ending] for ending in ENDINGS if ending in members]
         if len(images) != 1 or not classes.get(key, b"").strip().isdigit():
-            raise UserError(f"{file}: {key.strip('/')!r} must have one image ({', '.join(ENDINGS)}) and a .cls with its class's number")
+            raise UserError(
+                f"{file}: {key.strip('/')!r} must have one image ({', '.join(ENDINGS)}) and a .cls with its class's number"
+            )
         places.append((images[0].offset_data, images[0].size, int(classes[key])))
     if not places:
         raise UserError(f"{file} holds no images")

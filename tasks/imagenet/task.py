@@ -24,7 +24,9 @@ def build(cfg: Any, device: torch.device) -> Workload:
     train, validation = (load(task.data, root, split) for split in ("train", "val"))
     for images in (train, validation):
         if (found := classes_of(images) or 0) > task.model.num_classes:
-            raise UserError(f"{task.data.name} in {root} has {found} classes, more than task.model.num_classes={task.model.num_classes}")
+            raise UserError(
+                f"{task.data.name} in {root} has {found} classes, more than task.model.num_classes={task.model.num_classes}"
+            )
     model, of_soft_labels = build_model(task.model), criterion(task.loss)
     if task.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -41,7 +43,11 @@ def build(cfg: Any, device: torch.device) -> Workload:
         metric=Metric("top1_accuracy", "%", "higher"),
         blocks=list(model.blocks) if hasattr(model, "blocks") else None,  # type: ignore[arg-type]
         # For MFU, which is known of some GPUs only.
-        work=Work("image", task.batch_size, flops_per_image(task.model, task.data.image_size) if device.type == "cuda" else None),
+        work=Work(
+            "image",
+            task.batch_size,
+            flops_per_image(task.model, task.data.image_size) if device.type == "cuda" else None,
+        ),
         data=digest(task.data.name, root),
     )
 

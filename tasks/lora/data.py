@@ -34,7 +34,9 @@ def rows(questions: Sequence[Question], encode: Encode, most: int) -> list[Row]:
     for question, tokens, prompt in zip(questions, whole, prompts, strict=True):
         answer = len(tokens) - len(prompt)
         if not 0 < answer < most:
-            raise ValueError(f"the answer {question.answer!r} has {answer} tokens beside its prompt, of at most {most} in all")
+            raise ValueError(
+                f"the answer {question.answer!r} has {answer} tokens beside its prompt, of at most {most} in all"
+            )
         kept = tokens[-most:]
         made.append(Row(kept, len(kept) - answer))
     return made

@@ -14,7 +14,14 @@ from tasks.lora.data import Encode
 from tasks.lora.questions import mend
 
 REPOSITORY = "mistralai/Mistral-7B-Instruct-v0.2"
-FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json")
+FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+)
 
 
 def fetch(root: Path, say: Callable[[str], None]) -> None:

@@ -55,6 +55,8 @@ def _asked(of_kind: dict[str, list[str]]) -> list[Question]:
     """As many passages from histories as from the two other kinds together, of which each has half; evenly spaced over the plays."""
     number = min(len(of_kind["history"]) // 2, len(of_kind["comedy"]), len(of_kind["tragedy"]))
     shares = {"history": 2 * number, "comedy": number, "tragedy": number}
-    chosen = {kind: [texts[i * len(texts) // shares[kind]] for i in range(shares[kind])] for kind, texts in of_kind.items()}
+    chosen = {
+        kind: [texts[i * len(texts) // shares[kind]] for i in range(shares[kind])] for kind, texts in of_kind.items()
+    }
     asked = [(passage, kind == "history") for kind, passages in chosen.items() for passage in passages]
     return [Question(f"{passage}\nIs this from a history?", " yes" if right else " no") for passage, right in asked]

@@ -21,12 +21,16 @@ def questions() -> dict[str, list[Question]]:
         import datasets
     except ImportError as error:
         raise UserError("PubMedQA needs the package datasets; install it with: pip install '.[language]'") from error
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each retry; what came of them is said below
+    logging.getLogger("huggingface_hub").setLevel(
+        logging.ERROR
+    )  # it tells of each retry; what came of them is said below
     try:
         tables = {split: datasets.load_dataset(REPOSITORY, part, split="train") for split, part in PARTS.items()}
     except Exception as error:  # what `datasets` and the libraries below it raise has no class in common
         reason = " ".join(str(error.__cause__ or error).split())
-        raise UserError(f"PubMedQA cannot be loaded ({reason}); start the same command again when that is mended") from error
+        raise UserError(
+            f"PubMedQA cannot be loaded ({reason}); start the same command again when that is mended"
+        ) from error
     return {split: [question(row) for row in table] for split, table in tables.items()}
 
 

@@ -33,7 +33,10 @@ def write(root: Path, name: str, recipe: Mapping[str, Any], questions: Mapping[s
         folder.mkdir(parents=True, exist_ok=True)
         for file, content in contents.items():
             write_bytes_atomically(folder / file, content)
-        files = {file: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for file, content in contents.items()}
+        files = {
+            file: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for file, content in contents.items()
+        }
         counts = {split: len(questions[split]) for split in SPLITS}
         manifest = {"recipe": dict(recipe), "questions": counts, "files": files}
         write_bytes_atomically(folder / "manifest.json", json.dumps(manifest, indent=1).encode() + b"\n")
@@ -45,7 +48,8 @@ def finished(root: Path, name: str, recipe: Mapping[str, Any]) -> bool:
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
         return manifest["recipe"] == dict(recipe) and all(
-            hashlib.sha256((folder / file).read_bytes()).hexdigest() == known["sha256"] for file, known in manifest["files"].items()
+            hashlib.sha256((folder / file).read_bytes()).hexdigest() == known["sha256"]
+            for file, known in manifest["files"].items()
         )
     except (FileNotFoundError, ValueError, KeyError):
         return False

@@ -18,7 +18,9 @@ def answer_losses(model: nn.Module, inputs: Batch) -> Tensor:
     tokens, targets = inputs
     places = (targets != IGNORED).any(0).nonzero()[:, 0]
     logits = model(input_ids=tokens, use_cache=False, logits_to_keep=places).logits
-    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets[:, places].flatten(), ignore_index=IGNORED, reduction="none")
+    losses = F.cross_entropy(
+        logits.flatten(0, 1).float(), targets[:, places].flatten(), ignore_index=IGNORED, reduction="none"
+    )
     return losses.view(len(tokens), -1).sum(1)
 
 
@@ -26,12 +28,20 @@ class Exam:
     """Questions with the answers to choose from; `right(model)` compares the answers' likelihoods, nothing is generated."""
 
     def __init__(
-        self, questions: Sequence[Question], answers: Sequence[str], encode: Encode, most: int, batch_size: int, device: torch.device
+        self,
+        questions: Sequence[Question],
+        answers: Sequence[str],
+        encode: Encode,
+        most: int,
+        batch_size: int,
+        device: torch.device,
     ) -> None:
         """Raises ValueError if a question's answer is not one of `answers`, or has no token of its own."""
         self.count, self.choices = len(questions), len(answers)
         self.answers = torch.tensor([list(answers).index(question.answer) for question in questions], device=device)
-        self.rows = rows([replace(question, answer=answer) for question in questions for answer in answers], encode, most)
+        self.rows = rows(
+            [replace(question, answer=answer) for question in questions for answer in answers], encode, most
+        )
         # Long rows together: fewer places to fill up.
         self.order = sorted(range(len(self.rows)), key=lambda index: len(self.rows[index].tokens))
         self.batch_size, self.device = batch_size, device
@@ -47,7 +57,9 @@ class Exam:
         return losses.view(self.count, self.choices).argmin(1) == self.answers
 
 
-def language_scores(model: nn.Module, blocks: Blocks, batch_size: int, most: int | None, device: torch.device) -> dict[str, float]:
+def language_scores(
+    model: nn.Module, blocks: Blocks, batch_size: int, most: int | None, device: torch.device
+) -> dict[str, float]:
     """Of the next token over the first `most` blocks of a text: the mean loss in nats, and how often the likeliest is right, in percent."""
 
     def logits_of(tokens: Tensor) -> Tensor:

@@ -80,7 +80,9 @@ def trained(root: Path, recipe: Recipe, say: Callable[[str], None], quiet: bool 
 
     def train() -> Weights:
         if not quiet:
-            say(f"training the small model that LoRA starts from: {recipe.steps} steps on {recipe.text}, once; kept as {path}")
+            say(
+                f"training the small model that LoRA starts from: {recipe.steps} steps on {recipe.text}, once; kept as {path}"
+            )
         return _train(root, recipe, quiet)
 
     weights = kept(path, asdict(recipe), train)
@@ -103,7 +105,9 @@ def _train(root: Path, recipe: Recipe, quiet: bool) -> Weights:
     questions_at = _questions(root, recipe)
     schedule: Any = OmegaConf.create({"warmup_steps": recipe.warmup_steps, "decay": "cosine", "final_factor": 0.1})
     with one_thread():
-        with torch.random.fork_rng(devices=[]):  # a run's own random numbers do not depend on whether it had to train this
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # a run's own random numbers do not depend on whether it had to train this
             torch.manual_seed(derive(recipe.seed, "small"))
             model = empty(recipe).train()
         optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=recipe.weight_decay)

@@ -46,7 +46,10 @@ def cases(wheel: bytes) -> Iterator[Case]:
     import nibabel
 
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
-        volumes = [nibabel.Nifti1Image.from_bytes(gzip.decompress(archive.read(FILES.format(part)))) for part in ("t1", "gm", "wm")]
+        volumes = [
+            nibabel.Nifti1Image.from_bytes(gzip.decompress(archive.read(FILES.format(part))))
+            for part in ("t1", "gm", "wm")
+        ]
     image, grey, white = (np.asarray(volume.dataobj) for volume in volumes)
     labels = tissue(grey, white)
     for number, origin in enumerate(origins(labels), start=1):
@@ -65,7 +68,10 @@ def tissue(grey: np.ndarray, white: np.ndarray) -> np.ndarray:
 
 def origins(labels: np.ndarray) -> list[tuple[int, ...]]:
     """The first voxels of the blocks with the most tissue, in the order of their places."""
-    grid = [range(first, first + count * (size + GAP), size + GAP) for first, count, size in zip(FIRST, GRID, SIZE, strict=True)]
+    grid = [
+        range(first, first + count * (size + GAP), size + GAP)
+        for first, count, size in zip(FIRST, GRID, SIZE, strict=True)
+    ]
 
     def share(origin: tuple[int, ...]) -> float:
         return float((labels[tuple(slice(b, b + s) for b, s in zip(origin, SIZE, strict=True))] > 0).mean())

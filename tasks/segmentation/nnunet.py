@@ -42,7 +42,9 @@ class Plan:
 def require() -> None:
     """Raises UserError if nnU-Net is not installed."""
     if util.find_spec("nnunetv2") is None:
-        raise UserError("the task segmentation needs nnU-Net v2: make setup EXTRAS=segmentation, or pip install '.[segmentation]'")
+        raise UserError(
+            "the task segmentation needs nnU-Net v2: make setup EXTRAS=segmentation, or pip install '.[segmentation]'"
+        )
 
 
 def use(root: Path, preprocessed: Path, results: Path, processes: int) -> None:
@@ -117,7 +119,9 @@ def apply(configuration: dict[str, Any], plan: Plan) -> None:
     patch = list(plan.patch or configuration["patch_size"])
     pooled = _pooling(configuration["spacing"], patch)
     if list(pooled.patch) != patch:
-        raise UserError(f"task.plan.patch={patch} cannot be halved as often as nnU-Net does; the next one that can is {list(pooled.patch)}")
+        raise UserError(
+            f"task.plan.patch={patch} cannot be halved as often as nnU-Net does; the next one that can is {list(pooled.patch)}"
+        )
     stages = len(pooled.strides)
     first, most = plan.features
     configuration |= {"patch_size": patch, "batch_size": plan.batch_size}

@@ -80,7 +80,9 @@ def cases(source: Source, folder: Path) -> Iterator[Case]:
             found += 1
             yield case
     if not found:
-        raise UserError(f"{source.facts.name}: {folder} is not laid out as its owners publish it, it holds no case; unpack it anew")
+        raise UserError(
+            f"{source.facts.name}: {folder} is not laid out as its owners publish it, it holds no case; unpack it anew"
+        )
 
 
 @contextmanager
@@ -99,14 +101,18 @@ def _unpacked(source: Source, folder: Path) -> Iterator[Path]:
             yield Path(place, folder.name)
     else:
         place = f"unpack it there or leave it as {archive}" if source.tar else "unpack it there"
-        raise UserError(f"{source.facts.name} is not in {folder}: {source.download} ({source.facts.licence}), {place}, and try again")
+        raise UserError(
+            f"{source.facts.name} is not in {folder}: {source.download} ({source.facts.licence}), {place}, and try again"
+        )
 
 
 def _paired(images: str, labels: str, name: Callable[[str], str] = str, keep: Callable[[str], bool] = bool) -> Any:
     """Cases with one image each: files of the folder `images`, and as many of the folder `labels` with `name` of theirs."""
 
     def read(folder: Path) -> Iterator[Case]:
-        for path in sorted((folder / images).glob("[!.]*.nii.gz")):  # macOS has left files "._..." in the Decathlon's archives
+        for path in sorted(
+            (folder / images).glob("[!.]*.nii.gz")
+        ):  # macOS has left files "._..." in the Decathlon's archives
             if keep(path.name):
                 label = _load(folder / labels / name(path.name), "every image has a label of the same name")
                 yield Case(path.name.removesuffix(".nii.gz"), [_load(path)], label)
@@ -117,7 +123,9 @@ def _paired(images: str, labels: str, name: Callable[[str], str] = str, keep: Ca
 def _brats(folder: Path) -> Iterator[Case]:
     for patient in sorted(path for path in folder.glob("BraTS20_Training_*") if path.is_dir()):
         stem = str(patient / patient.name)
-        label, *channels = (_load(_either(f"{stem}_{kind}", patient), PATIENT) for kind in ("seg", "t1", "t1ce", "t2", "flair"))
+        label, *channels = (
+            _load(_either(f"{stem}_{kind}", patient), PATIENT) for kind in ("seg", "t1", "t1ce", "t2", "flair")
+        )
         values = voxels(label)
         label = type(label)(np.where(values == 4, 3, values).astype(np.uint8), label.affine)  # its owners left out 3
         yield Case(patient.name, channels, label)
@@ -126,14 +134,19 @@ def _brats(folder: Path) -> Iterator[Case]:
 def _either(stem: str, patient: Path) -> Path:
     """Compressed or not. Of patient 355 the label has another name in the owners' archive."""
     misnamed = sorted(patient.glob("*Segm.nii*")) if stem.endswith("_seg") else []
-    return next((path for path in (Path(f"{stem}.nii.gz"), Path(f"{stem}.nii"), *misnamed) if path.exists()), Path(f"{stem}.nii.gz"))
+    return next(
+        (path for path in (Path(f"{stem}.nii.gz"), Path(f"{stem}.nii"), *misnamed) if path.exists()),
+        Path(f"{stem}.nii.gz"),
+    )
 
 
 def _is_ct(name: str) -> bool:
     """Whether a volume of AMOS22 is of task 1, CT: from number 500 on they are MRI."""
     numbered = re.fullmatch(r"amos_(\d{4})\.nii\.gz", name)
     if numbered is None:
-        raise UserError(f"AMOS22: imagesTr/{name} is not named as its owners' files are, amos_0001.nii.gz; move it elsewhere and try again")
+        raise UserError(
+            f"AMOS22: imagesTr/{name} is not named as its owners' files are, amos_0001.nii.gz; move it elsewhere and try again"
+        )
     return int(numbered[1]) < 500
 
 

@@ -86,11 +86,16 @@ def write(root: Path, facts: Facts, cases: Iterable[Case]) -> None:
         for case in cases:
             _check(facts, case)
             images = {f"imagesTr/{case.name}_{number:04}{SUFFIX}": image for number, image in enumerate(case.channels)}
-            files = {path: _save(fresh / path, image) for path, image in (images | {f"labelsTr/{case.name}{SUFFIX}": case.label}).items()}
+            files = {
+                path: _save(fresh / path, image)
+                for path, image in (images | {f"labelsTr/{case.name}{SUFFIX}": case.label}).items()
+            }
             about = {"name": case.name, "shape": list(case.label.shape), "spacing": _spacing(case.label)}
             rows.append(about | {"orientation": orientation(case.label), "files": files})
         if len(rows) != facts.cases:
-            raise UserError(f"{facts.name} has {len(rows)} cases here, not {facts.cases}; not unpacked to the end, or another one")
+            raise UserError(
+                f"{facts.name} has {len(rows)} cases here, not {facts.cases}; not unpacked to the end, or another one"
+            )
         _write_json(fresh / "dataset.json", _for_nnunet(facts))
         _write_json(fresh / "manifest.json", {"name": facts.name, "licence": facts.licence, "cases": rows})
 
@@ -119,7 +124,9 @@ def voxels(image: Any) -> np.ndarray:
     try:
         return np.asanyarray(image.dataobj)
     except (EOFError, OSError, ValueError, zlib.error) as error:
-        raise UserError(f"{image.get_filename()} is damaged or not whole ({one_line(error)}); download or unpack it anew") from error
+        raise UserError(
+            f"{image.get_filename()} is damaged or not whole ({one_line(error)}); download or unpack it anew"
+        ) from error
 
 
 def orientation(image: Any) -> str:
@@ -135,19 +142,25 @@ def _check(facts: Facts, case: Case) -> None:
         raise UserError(f"{where}{len(case.channels)} images, not one for each of {', '.join(facts.channels)}")
     for channel, image in zip(facts.channels, case.channels, strict=True):
         if image.shape != case.label.shape or len(image.shape) != 3:
-            raise UserError(f"{where}{channel} has the shape {image.shape}, its label {case.label.shape}; they must be equal, and 3D")
+            raise UserError(
+                f"{where}{channel} has the shape {image.shape}, its label {case.label.shape}; they must be equal, and 3D"
+            )
         if not np.allclose(image.affine, case.label.affine, atol=1e-2):  # spacing, orientation and origin
             raise UserError(f"{where}{channel} and its label lie at different places (spacing, orientation or origin)")
         if not np.isfinite(voxels(image)).all():
             raise UserError(f"{where}{channel} holds NaN or infinite values")
     spacing = _spacing(case.label)
     if not all(SPACING[0] <= edge <= SPACING[1] for edge in spacing):
-        raise UserError(f"{where}its voxels have edges of {spacing} mm; from {SPACING[0]:g} to {SPACING[1]:g} mm are expected")
+        raise UserError(
+            f"{where}its voxels have edges of {spacing} mm; from {SPACING[0]:g} to {SPACING[1]:g} mm are expected"
+        )
     if np.linalg.matrix_rank(case.label.affine[:3, :3]) < 3:
         raise UserError(f"{where}its header has no orientation: two axes of the array point the same way")
     found = np.unique(voxels(case.label))
     if unknown := [value for value in found.tolist() if value not in range(len(facts.labels))]:
-        raise UserError(f"{where}label {unknown[0]:g} is none of 0 to {len(facts.labels) - 1} ({', '.join(facts.labels)})")
+        raise UserError(
+            f"{where}label {unknown[0]:g} is none of 0 to {len(facts.labels) - 1} ({', '.join(facts.labels)})"
+        )
 
 
 def _spacing(image: Any) -> list[float]:
@@ -195,5 +208,7 @@ def manifest(root: Path, name: str) -> Mapping[str, Any]:
     if not folder.exists():
         raise UserError(f"{name} is not in {folder}; bring it with: {command}")
     if damaged := _damaged(folder):
-        raise UserError(f"{folder}: {damaged} is missing or not as long as it was; bring the data set anew with: {command}")
+        raise UserError(
+            f"{folder}: {damaged} is missing or not as long as it was; bring the data set anew with: {command}"
+        )
     return json.loads((folder / "manifest.json").read_text())

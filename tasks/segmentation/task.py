@@ -31,7 +31,9 @@ def build(cfg: Any, device: torch.device) -> Workload:
     task, root = cfg.task, Path(cfg.data_dir).absolute()
     fold = fold_of(task.fold, task.folds, cfg.seed)
     if cfg.nodes * cfg.gpus > 1:
-        raise UserError("task=segmentation trains on one GPU, as nnU-Net would split the batch once more: set nodes=1 and gpus=1")
+        raise UserError(
+            "task=segmentation trains on one GPU, as nnU-Net would split the batch once more: set nodes=1 and gpus=1"
+        )
     trainer = make_trainer(cfg, fold, device)
     if trainer.configuration_manager.batch_dice and cfg.micro_batch:
         raise UserError("nnU-Net's plan takes Dice over the whole batch: train it with micro_batch=null")
@@ -48,12 +50,18 @@ def build(cfg: Any, device: torch.device) -> Workload:
         return trainer.loss(model(data), list(targets))
 
     def evaluate(_: nn.Module) -> dict[str, float]:
-        return validation.online_dice(trainer, task.online_batches) if task.online_batches else validation.dice(trainer, cfg.loader_workers)
+        return (
+            validation.online_dice(trainer, task.online_batches)
+            if task.online_batches
+            else validation.dice(trainer, cfg.loader_workers)
+        )
 
     def at_end(_: nn.Module) -> dict[str, float]:
         metrics = validation.dice(trainer, cfg.loader_workers) if task.online_batches else {}  # else just evaluated
         if launched().rank == 0:
-            validation.write_overlays(trainer, raw.folder_of(root, task.data.name), records.run_folder(cfg) / "overlays")
+            validation.write_overlays(
+                trainer, raw.folder_of(root, task.data.name), records.run_folder(cfg) / "overlays"
+            )
         return metrics
 
     return Workload(
@@ -131,7 +139,13 @@ def batches(trainer: Any, cfg: Any, device: torch.device) -> Callable[[int], Bat
             data, targets = patches[step]
         else:
             if step != following:
-                ahead = loader(patches, cfg.loader_workers, device, batch_size=None, sampler=range(step, max(cfg.num_steps, step + 1)))
+                ahead = loader(
+                    patches,
+                    cfg.loader_workers,
+                    device,
+                    batch_size=None,
+                    sampler=range(step, max(cfg.num_steps, step + 1)),
+                )
             data, targets = next(ahead)
             following = step + 1
         return data.to(device, non_blocking=True), tuple(target.to(device, non_blocking=True) for target in targets)

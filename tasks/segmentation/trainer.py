@@ -50,7 +50,14 @@ class CPRTrainer(nnUNetTrainer):
     cfg: a run's configuration, of the environment's CPR_CONFIG where there is one. iteration: how many updates have been done.
     """
 
-    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = torch.device("cuda")) -> None:  # noqa: B008
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),
+    ) -> None:  # noqa: B008
         plans.setdefault("continue_training", False)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.grad_scaler = None  # float16's: the suite's precisions, bfloat16 and float32, need none
@@ -89,7 +96,9 @@ class CPRTrainer(nnUNetTrainer):
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)  # overruled by train_step
 
     def on_train_epoch_start(self) -> None:
-        self.iteration = self.current_epoch * self.num_iterations_per_epoch  # also after nnU-Net has loaded a checkpoint
+        self.iteration = (
+            self.current_epoch * self.num_iterations_per_epoch
+        )  # also after nnU-Net has loaded a checkpoint
         super().on_train_epoch_start()
 
     def train_step(self, batch: dict) -> dict:

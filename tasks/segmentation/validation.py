@@ -29,7 +29,9 @@ def dice(trainer: Any, processes: int) -> dict[str, float]:
     names = {str(number): name for name, number in trainer.dataset_json["labels"].items()}
     found = {names[number]: 100 * float(mean["Dice"]) for number, mean in means.items()}
     found = {name: value for name, value in found.items() if not np.isnan(value)}
-    return {"dice": float(np.mean(list(found.values()))) if found else 0.0} | {f"dice_{name}": value for name, value in found.items()}
+    return {"dice": float(np.mean(list(found.values()))) if found else 0.0} | {
+        f"dice_{name}": value for name, value in found.items()
+    }
 
 
 def online_dice(trainer: Any, batches: int) -> dict[str, float]:
@@ -40,10 +42,14 @@ def online_dice(trainer: Any, batches: int) -> dict[str, float]:
     trainer.network.eval()
     with torch.no_grad():
         counted = [trainer.validation_step(trainer.validation_batch_at(number)) for number in range(batches)]
-    right, too_many, missed = (np.sum([counts[kind] for counts in counted], axis=0) for kind in ("tp_hard", "fp_hard", "fn_hard"))
+    right, too_many, missed = (
+        np.sum([counts[kind] for counts in counted], axis=0) for kind in ("tp_hard", "fp_hard", "fn_hard")
+    )
     names = [name for name, number in trainer.dataset_json["labels"].items() if number]
     voxels = 2 * right + too_many + missed
-    found = {name: 200 * float(hit) / float(total) for name, hit, total in zip(names, right, voxels, strict=True) if total}
+    found = {
+        name: 200 * float(hit) / float(total) for name, hit, total in zip(names, right, voxels, strict=True) if total
+    }
     mean = float(np.mean(list(found.values()))) if found else 0.0
     return {"online_dice": mean} | {f"online_dice_{name}": value for name, value in found.items()}
 

@@ -52,7 +52,9 @@ def report_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 write_artefact_runs(runs_dir, name)
         elsewhere = [write_run(runs_dir / "elsewhere", cfg, metrics_of(COMMITTED)) for cfg in mini(COMMITTED).values()]
         runs = [run for folder in elsewhere if (run := report.run_on_record(folder)) is not None]
-        write_artefact(load_artefact(COMMITTED), "mini", runs, out / COMMITTED, expected=len(runs), seeds=3, command="a command")
+        write_artefact(
+            load_artefact(COMMITTED), "mini", runs, out / COMMITTED, expected=len(runs), seeds=3, command="a command"
+        )
         for name in (model_sizes.NAME, *TITLES):
             shutil.copytree(ROOT / "results" / "mini" / name, out / name)
         report.main(["scale=mini", f"results_dir={results_dir}"])
@@ -75,7 +77,10 @@ def browser() -> Iterator[Any]:
 
 def in_apt(package: str) -> bool:
     """Whether the machine's package manager has it to install."""
-    return shutil.which("apt-cache") is not None and subprocess.run(["apt-cache", "show", package], capture_output=True).returncode == 0
+    return (
+        shutil.which("apt-cache") is not None
+        and subprocess.run(["apt-cache", "show", package], capture_output=True).returncode == 0
+    )
 
 
 @pytest.fixture

@@ -61,7 +61,9 @@ def visible_point(page: Any, figure: str) -> tuple[Any, Any, str]:
 
 def point_at(page: Any, figure: str, x: Any, y: Any) -> list[float]:
     """Moves the mouse to a point of a figure's axes, and waits for what is said of it; where that is on the screen."""
-    page.evaluate("figure => document.querySelector(`[data-figure='${figure}']`).scrollIntoView({block: 'center'})", figure)
+    page.evaluate(
+        "figure => document.querySelector(`[data-figure='${figure}']`).scrollIntoView({block: 'center'})", figure
+    )
     page.wait_for_function("figure => document.querySelector(`[data-figure='${figure}']`).drawn", arg=figure)
     place: list[float] = page.evaluate(
         """([figure, x, y]) => {
@@ -85,7 +87,8 @@ def hover_text(page: Any, figure: str) -> str:
 def visible(page: Any, selector: str) -> list[str]:
     """The ids, or else the texts, of the elements that are shown."""
     return page.evaluate(  # type: ignore[no-any-return]
-        "s => [...document.querySelectorAll(s)].filter(e => e.offsetParent).map(e => e.id || e.textContent.trim())", selector
+        "s => [...document.querySelectorAll(s)].filter(e => e.offsetParent).map(e => e.id || e.textContent.trim())",
+        selector,
     )
 
 

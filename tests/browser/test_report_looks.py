@@ -13,7 +13,9 @@ SHOWN = ("claims", "figure2", "evaluate_at", "figure1", "grokking", "figure5", "
 
 
 def open_runs(page, name):
-    page.evaluate("name => openRuns(document.querySelector(`#${name} details.runs`).dataset.runs.split(' ').slice(0, 3))", name)
+    page.evaluate(
+        "name => openRuns(document.querySelector(`#${name} details.runs`).dataset.runs.split(' ').slice(0, 3))", name
+    )
     page.wait_for_selector("#runs[open] #dynamics svg")
 
 
@@ -28,7 +30,9 @@ def test_nothing_is_wider_than_the_screen(browser, report_page, width, colours):
             open_runs(page, name)
             page.evaluate("document.querySelector('#runs details').open = true")
             assert too_wide(page) == []
-            assert page.evaluate("document.getElementById('runs').scrollWidth <= document.getElementById('runs').clientWidth")
+            assert page.evaluate(
+                "document.getElementById('runs').scrollWidth <= document.getElementById('runs').clientWidth"
+            )
             page.keyboard.press("Escape")
 
 
@@ -55,7 +59,10 @@ def test_pictures_to_look_at(browser, report_page, width, colours, tmp_path):
 def test_the_button_changes_light_to_dark(page):
     drawn(page, "figure2")
     ground = "getComputedStyle(document.body).backgroundColor"
-    before, best = page.evaluate(ground), page.evaluate("document.querySelector('#figure2 .plot').data[0].colorscale[0][1]")
+    before, best = (
+        page.evaluate(ground),
+        page.evaluate("document.querySelector('#figure2 .plot').data[0].colorscale[0][1]"),
+    )
     page.click("#theme")
     assert page.evaluate(ground) != before
     assert page.evaluate("document.querySelector('#figure2 .plot').data[0].colorscale[0][1]") != best

@@ -4,7 +4,19 @@ import json
 
 import pytest
 from commands import ROOT
-from driving import COMMITTED, NOT_RUN, all_drawn, artefacts_of, drawn, hover_text, opened, point_at, too_wide, visible, visible_point
+from driving import (
+    COMMITTED,
+    NOT_RUN,
+    all_drawn,
+    artefacts_of,
+    drawn,
+    hover_text,
+    opened,
+    point_at,
+    too_wide,
+    visible,
+    visible_point,
+)
 
 from results import model_sizes
 from results.step_times import TITLES
@@ -68,13 +80,17 @@ def test_pointing_at_a_step_time_says_the_method_its_ratio_and_its_rounds(page):
     trace = page.evaluate("document.querySelector('#table_i2 .plot').data[0]")
     point_at(page, figure, trace["x"][0], trace["y"][0])
     hover = hover_text(page, figure)
-    rounds = json.loads((ROOT / "results/mini/table_i2/rounds.json").read_text())["shapes"]["toy"]["optimizer_step"]["rounds"]
+    rounds = json.loads((ROOT / "results/mini/table_i2/rounds.json").read_text())["shapes"]["toy"]["optimizer_step"][
+        "rounds"
+    ]
     assert trace["y"][0] in hover and f"{trace['x'][0]:.3f} x fused AdamW" in hover and f" {rounds} rounds" in hover
 
 
 def test_a_click_on_a_curve_shows_r_kappa_and_lambda_of_its_run(page):
     drawn(page, "figure5")
-    trace = page.evaluate("(({x, y, name}) => ({x: x[2], y: y[2], name}))(document.querySelector('[data-figure=\"figure5-0\"]').data[0])")
+    trace = page.evaluate(
+        "(({x, y, name}) => ({x: x[2], y: y[2], name}))(document.querySelector('[data-figure=\"figure5-0\"]').data[0])"
+    )
     page.mouse.click(*point_at(page, "figure5-0", trace["x"], trace["y"]))
     page.wait_for_selector("#runs[open] #dynamics svg")
     page.wait_for_function("document.querySelectorAll('#dynamics .scatterlayer .trace').length >= 3")
@@ -101,7 +117,9 @@ def test_filters_by_task_and_by_method(page):
     page.select_option("#method", "adamcpr_ws")
     drawn(page, "figure4")
     assert visible(page, "#figure4 h3") == ["AdamCPR Kappa-WS"]
-    assert visible(page, "#claims tbody tr") and all("AdamCPR WS" in row or "WS" in row for row in visible(page, "#claims tbody tr"))
+    assert visible(page, "#claims tbody tr") and all(
+        "AdamCPR WS" in row or "WS" in row for row in visible(page, "#claims tbody tr")
+    )
     page.select_option("#task", "")
     page.select_option("#method", "rescaling")
     drawn(page, "grokking")

@@ -14,7 +14,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from chaotic import FAULTS, SEEDS, SWEEP, cut, ends, every_seed, flip, gone, repeated_beyond_a_checkpoint, sweep, undisturbed
+from chaotic import (
+    FAULTS,
+    SEEDS,
+    SWEEP,
+    cut,
+    ends,
+    every_seed,
+    flip,
+    gone,
+    repeated_beyond_a_checkpoint,
+    sweep,
+    undisturbed,
+)
 from commands import ROOT, command
 
 from tasks.engine import checkpoint
@@ -67,7 +79,12 @@ def damage(pattern: str, how: Callable[[random.Random, bytearray], bytearray]) -
 
 RECOVERABLE = [
     *(kill_a_worker, kill_a_worker, kill_the_parent, end_it, press_ctrl_c, press_ctrl_c_twice),
-    *(damage("checkpoint.pt", flip), damage("checkpoint.pt", cut), damage("metrics.jsonl", cut), damage("record.json", flip)),
+    *(
+        damage("checkpoint.pt", flip),
+        damage("checkpoint.pt", cut),
+        damage("metrics.jsonl", cut),
+        damage("record.json", flip),
+    ),
     damage("starts.jsonl", flip),
 ]
 
@@ -114,7 +131,12 @@ def another_run_s_checkpoint(folder: Path) -> None:
     checkpoint.save(folder, "another run", {"step": 0})
 
 
-UNUSABLE = [folder_for("checkpoint.pt"), folder_for("starts.jsonl"), folder_for("metrics.jsonl"), another_run_s_checkpoint]
+UNUSABLE = [
+    folder_for("checkpoint.pt"),
+    folder_for("starts.jsonl"),
+    folder_for("metrics.jsonl"),
+    another_run_s_checkpoint,
+]
 
 
 @every_seed
@@ -168,6 +190,8 @@ def test_ctrl_c_at_twenty_moments_of_a_sweep_through_make_stops_everything_withi
         gone(runs_dir, 10 - (time.monotonic() - begin))
         before = {path: path.stat().st_mtime_ns for path in runs_dir.glob("*/*/*.jsonl")}
         time.sleep(1)
-        assert before == {path: path.stat().st_mtime_ns for path in runs_dir.glob("*/*/*.jsonl")}, "something still trains"
+        assert before == {path: path.stat().st_mtime_ns for path in runs_dir.glob("*/*/*.jsonl")}, (
+            "something still trains"
+        )
     assert subprocess.run(arguments, cwd=ROOT, capture_output=True, timeout=600).returncode == 0
     assert ends(runs_dir) == undisturbed()

@@ -19,9 +19,15 @@ CLOSE = 1e-12
 METHODS: dict[str, Callable[..., Optimizer]] = {
     "adadecay": lambda groups, **options: AdamAdaDecay(groups, **({"lr": 1e-2, "weight_decay": 0.5} | options)),
     "awd": lambda groups, **options: AdamAWD(groups, **({"lr": 1e-2, "weight_decay": 0.5} | options)),
-    "awd per tensor": lambda groups, **options: AdamAWD(groups, scope="tensor", **({"lr": 1e-2, "weight_decay": 0.5} | options)),
-    "awd coupled": lambda groups, **options: AdamAWD(groups, coupled=True, **({"lr": 1e-2, "weight_decay": 0.5} | options)),
-    "schedule": lambda groups, **options: DecayScheduledAdamW(groups, 50, **({"lr": 1e-2, "weight_decay": 0.5} | options)),
+    "awd per tensor": lambda groups, **options: AdamAWD(
+        groups, scope="tensor", **({"lr": 1e-2, "weight_decay": 0.5} | options)
+    ),
+    "awd coupled": lambda groups, **options: AdamAWD(
+        groups, coupled=True, **({"lr": 1e-2, "weight_decay": 0.5} | options)
+    ),
+    "schedule": lambda groups, **options: DecayScheduledAdamW(
+        groups, 50, **({"lr": 1e-2, "weight_decay": 0.5} | options)
+    ),
     "amos": lambda groups, **options: AMOS(groups, **({"lr": 1e-2, "extra_l2": 1e-3} | options)),
 }
 DECAYED = [name for name in METHODS if name != "amos"]
@@ -29,7 +35,9 @@ DECAYED = [name for name in METHODS if name != "amos"]
 
 def starts(dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
     generator = torch.Generator().manual_seed(1)
-    return [nn.Parameter((0.3 * torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype)) for shape in SHAPES]
+    return [
+        nn.Parameter((0.3 * torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype)) for shape in SHAPES
+    ]
 
 
 def gradients(steps: int = STEPS) -> list[list[Tensor]]:
@@ -40,7 +48,9 @@ def gradients(steps: int = STEPS) -> list[list[Tensor]]:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     shift = [(noise(shape), noise(shape).exp()) for shape in SHAPES]
-    return [[mean + width * noise(shape) for shape, (mean, width) in zip(SHAPES, shift, strict=True)] for _ in range(steps)]
+    return [
+        [mean + width * noise(shape) for shape, (mean, width) in zip(SHAPES, shift, strict=True)] for _ in range(steps)
+    ]
 
 
 def two_groups(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:

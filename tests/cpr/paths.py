@@ -100,7 +100,9 @@ def _train_reference(
     return [End(matrix.theta.double(), matrix.lam, matrix.kappa) for matrix in plain]
 
 
-def outward(shapes: Sequence[tuple[int, ...]], steps: int, seed: int, scale: float = 0.05) -> tuple[list[Tensor], list[list[Tensor]]]:
+def outward(
+    shapes: Sequence[tuple[int, ...]], steps: int, seed: int, scale: float = 0.05
+) -> tuple[list[Tensor], list[list[Tensor]]]:
     """Matrices in float64, and noisy gradients that push them outward ever less."""
     generator = torch.Generator().manual_seed(seed)
 

@@ -245,7 +245,9 @@ def shown(values: list[float], **options) -> tuple[AdamCPR, torch.nn.Parameter]:
         ([1, 2, 3, 0, 5, 6], 6),  # zero is no bound
     ],
 )
-def test_the_inflection_point_is_the_first_sample_from_the_fourth_on_that_grew_less_than_the_one_before(samples, expected):
+def test_the_inflection_point_is_the_first_sample_from_the_fourth_on_that_grew_less_than_the_one_before(
+    samples, expected
+):
     values = [1.0, *(float(sample) for sample in samples for _ in range(3))]  # each held for an interval of three steps
     optimizer, theta = shown(values, kappa_init_method="inflection_point", reg_step_size=3)
     state = optimizer.state[theta]

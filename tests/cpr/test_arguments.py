@@ -82,7 +82,9 @@ def test_weight_decay_beside_regularize_false_is_refused_with_its_value():
         AdamCPR([{"params": [a], "regularize": True}, {"params": [b], "regularize": False, "weight_decay": 0.375}])
 
 
-@pytest.mark.parametrize("groups", [[], [{"regularize": False}], [{"weight_decay": 0.0}]], ids=["list", "regularize=False", "no decay"])
+@pytest.mark.parametrize(
+    "groups", [[], [{"regularize": False}], [{"weight_decay": 0.0}]], ids=["list", "regularize=False", "no decay"]
+)
 def test_nothing_regularized_is_refused(groups):
     parameter = nn.Parameter(start())
     with pytest.raises(ValueError, match="no parameter is regularized"):

@@ -6,7 +6,21 @@ from itertools import pairwise
 
 import pytest
 import torch
-from baselines import ADAM, BETAS, EPS, LR, METHODS, SHAPES, assert_close, assert_equal, feed, gradients, small_network, starts, two_groups
+from baselines import (
+    ADAM,
+    BETAS,
+    EPS,
+    LR,
+    METHODS,
+    SHAPES,
+    assert_close,
+    assert_equal,
+    feed,
+    gradients,
+    small_network,
+    starts,
+    two_groups,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -51,7 +65,9 @@ def test_adadecay_is_its_formula_element_by_element(alpha):
         for place in (0, 1):
             sizes = [abs(g) for g in step[place].flatten().tolist()]
             mean, std = statistics.fmean(sizes), statistics.pstdev(sizes)
-            factors = torch.tensor([2 / (1 + math.exp(-alpha * (size - mean) / std)) for size in sizes], dtype=torch.float64)
+            factors = torch.tensor(
+                [2 / (1 + math.exp(-alpha * (size - mean) / std)) for size in sizes], dtype=torch.float64
+            )
             plain[place] = plain[place] - LR * updates[place] - LR * 0.5 * factors.view(SHAPES[place]) * plain[place]
         plain[2] = plain[2] - LR * updates[2]
     assert_close(parameters, plain)
@@ -72,7 +88,9 @@ def test_decay_factors_lie_between_0_and_2_and_rise_with_the_size_of_the_gradien
     factors = decay_factors(gradient, alpha)
     assert (0 <= factors).all() and (factors <= 2).all()
     ordered = factors[gradient.abs().argsort(stable=True)]
-    assert (ordered.diff() >= -1e-15).all()  # equal gradients may differ by a rounding: vector and scalar code take the exponential
+    assert (
+        ordered.diff() >= -1e-15
+    ).all()  # equal gradients may differ by a rounding: vector and scalar code take the exponential
     assert torch.equal(decay_factors(-gradient, alpha), factors)
     if gradient.abs().std(correction=0) > 1e-4:
         assert torch.allclose(decay_factors(scale * gradient, alpha), factors, atol=1e-6)
@@ -166,7 +184,9 @@ def test_amos_is_its_formula(legacy_sign):
 
 
 @pytest.mark.parametrize("legacy_sign, factor", [(False, 0.99), (True, 1.005)])
-def test_without_a_gradient_s_push_amos_s_extra_l2_shrinks_weights_and_its_legacy_sign_makes_them_grow(legacy_sign, factor):
+def test_without_a_gradient_s_push_amos_s_extra_l2_shrinks_weights_and_its_legacy_sign_makes_them_grow(
+    legacy_sign, factor
+):
     parameters = starts()
     first = [p.detach().clone() for p in parameters]
     optimizer = AMOS(two_groups(parameters), extra_l2=0.01, legacy_sign=legacy_sign)
@@ -217,7 +237,11 @@ def test_the_scheduled_decay_moves_one_way_between_its_ends(total_steps, weight_
 @pytest.mark.parametrize("final_factor", [0.1, 100, 1])
 def test_scheduled_adamw_is_torch_s_adamw_with_its_decay_set_before_every_step_to_the_bit(final_factor):
     ours, theirs = starts(torch.float32), starts(torch.float32)
-    feed(DecayScheduledAdamW(two_groups(ours), 150, weight_decay=0.1, final_factor=final_factor, **ADAM), ours, gradients())
+    feed(
+        DecayScheduledAdamW(two_groups(ours), 150, weight_decay=0.1, final_factor=final_factor, **ADAM),
+        ours,
+        gradients(),
+    )
     reference = torch.optim.AdamW(two_groups(theirs), **ADAM)
     reference.param_groups[1]["weight_decay"] = 0.0
     for t, step in enumerate(gradients()):

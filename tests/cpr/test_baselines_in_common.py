@@ -89,7 +89,11 @@ def test_beside_bfloat16_the_scalars_of_awd_and_amos_are_float32_before_and_afte
         feed(optimizer, parameters, gradients(5))
         for _ in range(2):
             state = optimizer.state[parameters[0]]
-            scalars = [state["second_moment"], state["fading"]] if method == "amos" else optimizer.param_groups[0]["mean_decay"]
+            scalars = (
+                [state["second_moment"], state["fading"]]
+                if method == "amos"
+                else optimizer.param_groups[0]["mean_decay"]
+            )
             assert {value.dtype for value in scalars} == {torch.float32}
             optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
 
@@ -156,9 +160,15 @@ def test_a_model_is_regularized_by_its_own_groups(method):
 @pytest.mark.parametrize("method", DECAYED)
 def test_a_group_s_own_weight_decay_goes_before_the_optimizer_s_and_says_that_it_is_regularized(method):
     named, unnamed, late = starts(), starts(), starts()
-    first = METHODS[method]([{"params": named[:2], "regularize": True}, {"params": named[2:], "regularize": False}], weight_decay=0.125)
-    second = METHODS[method]([{"params": unnamed[:2], "weight_decay": 0.125}, {"params": unnamed[2:], "weight_decay": 0.0}])
-    third = METHODS[method]([{"params": late[2:], "regularize": False}, {"params": late[:2], "regularize": True}], weight_decay=0.125)
+    first = METHODS[method](
+        [{"params": named[:2], "regularize": True}, {"params": named[2:], "regularize": False}], weight_decay=0.125
+    )
+    second = METHODS[method](
+        [{"params": unnamed[:2], "weight_decay": 0.125}, {"params": unnamed[2:], "weight_decay": 0.0}]
+    )
+    third = METHODS[method](
+        [{"params": late[2:], "regularize": False}, {"params": late[:2], "regularize": True}], weight_decay=0.125
+    )
     for optimizer, parameters in ((first, named), (second, unnamed), (third, late)):
         feed(optimizer, parameters, gradients(20))
     assert_equal(named, unnamed)
@@ -181,12 +191,20 @@ def test_a_group_added_later_has_the_optimizer_s_settings(method):
 
 BAD_ADAM = (("lr", -1.0), ("lr", "1e-3"), ("lr", math.inf), ("eps", -1.0), ("betas", (1.0, 0.9)), ("betas", (0.9,)))
 BAD = [
-    *((method, {"weight_decay": value}, f"weight_decay={value}") for method in DECAYED for value in (-1e-3, math.inf, math.nan)),
+    *(
+        (method, {"weight_decay": value}, f"weight_decay={value}")
+        for method in DECAYED
+        for value in (-1e-3, math.inf, math.nan)
+    ),
     *(("adadecay", {"alpha": value}, f"alpha={value}") for value in (-1.0, math.inf, math.nan)),
     ("awd per tensor", {"coupled": "yes"}, "coupled='yes'"),
     ("awd coupled", {"scope": "layer"}, "scope='layer'"),
     *(("schedule", {"final_factor": value}, f"final_factor={value}") for value in (-0.1, math.inf, math.nan)),
-    *(("amos", {name: value}, f"{name}={value}") for name in ("lr", "zeta", "extra_l2") for value in (-1e-3, math.inf, math.nan)),
+    *(
+        ("amos", {name: value}, f"{name}={value}")
+        for name in ("lr", "zeta", "extra_l2")
+        for value in (-1e-3, math.inf, math.nan)
+    ),
     *(("amos", {"beta": value}, f"beta={value}") for value in (-0.1, 1.0, math.nan)),
     ("amos", {"legacy_sign": 1}, "legacy_sign=1"),
     *((method, {name: value}, f"{name}={value!r}") for method in DECAYED for name, value in BAD_ADAM),
@@ -206,7 +224,9 @@ def test_a_schedule_over_anything_but_a_whole_number_of_steps_is_refused(total_s
         DecayScheduledAdamW(two_groups(starts()), total_steps)
 
 
-@pytest.mark.parametrize("options", [{"factor": 0.0}, {"factor": -1.0}, {"factor": math.nan}, {"include_norm": "yes"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"factor": 0.0}, {"factor": -1.0}, {"factor": math.nan}, {"include_norm": "yes"}], ids=str
+)
 def test_a_bad_argument_of_rescaling_is_refused_with_its_name(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}="):
         RescaledAdam(small_network(), **options)
@@ -222,7 +242,9 @@ def test_nothing_regularized_is_refused(method):
 @pytest.mark.parametrize("method", DECAYED)
 def test_weight_decay_beside_regularize_false_is_refused_with_its_value(method):
     with pytest.raises(ValueError, match=r"weight_decay=0\.375"):
-        METHODS[method]([*two_groups(starts())[:1], {"params": starts()[2:], "regularize": False, "weight_decay": 0.375}])
+        METHODS[method](
+            [*two_groups(starts())[:1], {"params": starts()[2:], "regularize": False, "weight_decay": 0.375}]
+        )
 
 
 def test_amos_without_extra_l2_needs_nothing_regularized_and_takes_no_complex_parameters():
@@ -260,11 +282,17 @@ def test_a_setting_of_the_configuration_reaches_the_optimizer(regularizer, setti
 
 
 def test_a_coupled_share_of_the_gradient_is_not_multiplied_at_mini_scale():
-    assert built("regularizer=awd", "regularizer.coupled=true", "regularizer.weight_decay=0.02").param_groups[0]["decay"] == 0.02
+    assert (
+        built("regularizer=awd", "regularizer.coupled=true", "regularizer.weight_decay=0.02").param_groups[0]["decay"]
+        == 0.02
+    )
 
 
 def test_include_norm_in_the_configuration_rescales_the_normalization_s_weight_too():
-    counts = [len(built("regularizer=rescaling", f"regularizer.include_norm={on}").param_groups[0]["params"]) for on in ("false", "true")]
+    counts = [
+        len(built("regularizer=rescaling", f"regularizer.include_norm={on}").param_groups[0]["params"])
+        for on in ("false", "true")
+    ]
     assert counts == [2, 3]
 
 
@@ -295,7 +323,9 @@ def test_moments_of_another_shape_are_refused_with_both_shapes(method):
     state = copy.deepcopy(first.state_dict())
     rows, columns = ours[0].shape
     state["state"][0]["exp_avg"] = torch.zeros(rows - 1, columns)
-    with pytest.raises(ValueError, match=rf"exp_avg of a parameter has shape \({rows - 1}, {columns}\), and .* \({rows}, {columns}\)"):
+    with pytest.raises(
+        ValueError, match=rf"exp_avg of a parameter has shape \({rows - 1}, {columns}\), and .* \({rows}, {columns}\)"
+    ):
         second.load_state_dict(state)
 
 

@@ -42,7 +42,12 @@ BOUNDS = {
 # Under these rates SGD's matrices do not grow: bounds that they are beyond from the start.
 SMALLER = {
     "smaller": {"kappa_init_method": "dependent", "kappa_init_param": 0.5, "kappa_update": 0.1},
-    "smaller, after": {"kappa_init_method": "dependent", "kappa_init_param": 0.5, "kappa_update": 0.1, "evaluate_at": "after"},
+    "smaller, after": {
+        "kappa_init_method": "dependent",
+        "kappa_init_param": 0.5,
+        "kappa_update": 0.1,
+        "evaluate_at": "after",
+    },
 }
 
 
@@ -128,7 +133,10 @@ def every_way(rank: int, world: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
     for shard in (replicated, fsdp, tensor_parallel, *([two_dimensional] if world == 4 else [])):
-        for bound, name in (*((bound, "AdamCPR") for bound in BOUNDS), *((bound, "CPR around SGD") for bound in SMALLER)):
+        for bound, name in (
+            *((bound, "AdamCPR") for bound in BOUNDS),
+            *((bound, "CPR around SGD") for bound in SMALLER),
+        ):
             net = shard()
             optimizer = optimizer_of(net, bound, name)
             train(net, optimizer, range(STEPS))
@@ -190,7 +198,10 @@ def watch() -> Iterator[list[Watched]]:
 def three_groups(net: nn.Module) -> list[dict[str, Any]]:
     """Each matrix in a group with a bound of its own, as it has a pack of its own then."""
     matrices, others = regularized_groups(net)
-    return [*({"params": [p], "regularize": True, "kappa_update": 0.5 + n} for n, p in enumerate(matrices["params"])), others]
+    return [
+        *({"params": [p], "regularize": True, "kappa_update": 0.5 + n} for n, p in enumerate(matrices["params"])),
+        others,
+    ]
 
 
 def assert_each_step_starts(count: int, net: nn.Module, optimizer: Optimizer, overlapped: bool = True) -> None:
@@ -247,7 +258,9 @@ def half_of_the_ranks(rank: int, world: int, port: int) -> None:
     mesh = init_device_mesh("cpu", (2, 2, world // 4), mesh_dim_names=("stage", "data", "tensor"))["data", "tensor"]
     start = torch.arange(1.0, 13).reshape(3, 4) * (1 + rank // 2)
     theta = nn.Parameter(distribute_tensor(start, mesh, [Shard(0), Shard(1)]))
-    optimizer = AdamCPR([{"params": [theta], "regularize": True}], lr=0, kappa_init_method="dependent", kappa_init_param=1)
+    optimizer = AdamCPR(
+        [{"params": [theta], "regularize": True}], lr=0, kappa_init_method="dependent", kappa_init_param=1
+    )
     for _ in range(2):
         theta.grad = torch.zeros_like(theta)
         optimizer.step()
@@ -292,7 +305,18 @@ def test_two_processes_that_share_every_matrix_pass_the_suite_of_every_path():
     processes = [
         subprocess.Popen(
             # What gloo says when it ends a process is lost if pytest captures it.
-            [sys.executable, "-m", "pytest", "-xq", "--capture=sys", "-p", "no:cacheprovider", "-k", "dtensor", str(suite)],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-xq",
+                "--capture=sys",
+                "-p",
+                "no:cacheprovider",
+                "-k",
+                "dtensor",
+                str(suite),
+            ],
             env=environment | {"RANK": rank},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

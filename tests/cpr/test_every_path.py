@@ -30,14 +30,18 @@ every_optimizer = pytest.mark.parametrize("path", OPTIMIZERS)
 
 def but_triton_weekly(paths: tuple[str, ...]) -> pytest.MarkDecorator:
     """Many examples on every path. Triton's interpreter is slow."""
-    return pytest.mark.parametrize("path", [pytest.param(p, marks=pytest.mark.weekly if p == "triton" else ()) for p in paths])
+    return pytest.mark.parametrize(
+        "path", [pytest.param(p, marks=pytest.mark.weekly if p == "triton" else ()) for p in paths]
+    )
 
 
 def rounded(starts, gradients, dtype=torch.float32):
     return [s.to(dtype) for s in starts], [[g.to(dtype) for g in step] for step in gradients]
 
 
-def assert_equals_the_reference(path: str, starts, gradients, bound_tolerance: float = 20 * TOLERANCE, **options) -> list:
+def assert_equals_the_reference(
+    path: str, starts, gradients, bound_tolerance: float = 20 * TOLERANCE, **options
+) -> list:
     """In float32; returns where the reference ended. bound_tolerance: of κ, relative; κ is R at one moment of what may be a swing."""
     starts, gradients = rounded(starts, gradients)
     found = train(path, starts, gradients, **options)
@@ -70,7 +74,9 @@ def assert_equal_up_to_bfloat16(path: str, starts, gradients, **options) -> None
 @pytest.mark.parametrize("measure", MEASURES)
 def test_it_is_the_paper_s_algorithm(path, measure, method, evaluate_at):
     starts, gradients = outward(SHAPES, steps=50, seed=3)
-    exact = assert_equals_the_reference(path, starts, gradients, lr=1e-2, reg_function=measure, evaluate_at=evaluate_at, **BOUNDS[method])
+    exact = assert_equals_the_reference(
+        path, starts, gradients, lr=1e-2, reg_function=measure, evaluate_at=evaluate_at, **BOUNDS[method]
+    )
     assert any(end.multiplier > 0 for end in exact)
 
 
@@ -100,7 +106,9 @@ def problems(draw: st.DrawFn) -> dict:
 
 
 # Small ones, and some around a chunk of the kernels, 16,384 elements.
-shapes = st.tuples(st.integers(2, 40), st.integers(1, 40)) | st.sampled_from([(128, 128), (5, 3277), (1, 16_385), (3, 11_000)])
+shapes = st.tuples(st.integers(2, 40), st.integers(1, 40)) | st.sampled_from(
+    [(128, 128), (5, 3277), (1, 16_385), (3, 11_000)]
+)
 seeds = st.integers(0, 1000)
 examples = settings(max_examples=15, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate))
 
@@ -168,19 +176,25 @@ def test_a_matrix_far_beyond_its_bound_is_put_onto_it(path, measure):
 def test_a_matrix_without_a_gradient_rests_and_counts_its_own_steps(path):
     starts, gradients = rounded(*outward([(4, 4), (3, 5)], steps=30, seed=2))
     some = [[step[0], step[1] if t % 3 else None] for t, step in enumerate(gradients)]
-    alone = train(path, starts[1:], [[step[1]] for step in some if step[1] is not None], lr=1e-2, **BOUNDS["warm_start"])
+    alone = train(
+        path, starts[1:], [[step[1]] for step in some if step[1] is not None], lr=1e-2, **BOUNDS["warm_start"]
+    )
     together = train(path, starts, some, lr=1e-2, **BOUNDS["warm_start"])
     assert torch.allclose(together[1].theta, alone[0].theta, atol=1e-7)
     assert together[1].multiplier == pytest.approx(alone[0].multiplier, rel=1e-4)
 
 
 @every_optimizer
-@pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"maximize": True}, {"amsgrad": True, "evaluate_at": "after"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"amsgrad": True}, {"maximize": True}, {"amsgrad": True, "evaluate_at": "after"}]
+)
 def test_where_no_bound_is_reached_it_is_torch_s_adam(path, options):
     starts, gradients = rounded(*outward(SHAPES, steps=30, seed=4))
     found = train(path, starts, gradients, lr=1e-2, **NEVER, **options)
     theirs = [torch.nn.Parameter(s.clone()) for s in starts]
-    adam = torch.optim.Adam(theirs, lr=1e-2, **{name: value for name, value in options.items() if name != "evaluate_at"})
+    adam = torch.optim.Adam(
+        theirs, lr=1e-2, **{name: value for name, value in options.items() if name != "evaluate_at"}
+    )
     for step in gradients:
         for p, gradient in zip(theirs, step, strict=True):
             p.grad = gradient.clone()
@@ -194,7 +208,9 @@ def test_where_no_bound_is_reached_it_is_torch_s_adam(path, options):
 @pytest.mark.parametrize("measure", MEASURES)
 def test_a_bfloat16_step_is_rounded_once_from_float32_arithmetic(path, measure):
     starts, gradients = rounded(*outward(SHAPES, steps=1, seed=6), torch.bfloat16)
-    assert_equal_up_to_bfloat16(path, starts, gradients, lr=1e-2, reg_function=measure, kappa_init_method="dependent", kappa_init_param=0.9)
+    assert_equal_up_to_bfloat16(
+        path, starts, gradients, lr=1e-2, reg_function=measure, kappa_init_method="dependent", kappa_init_param=0.9
+    )
 
 
 @every_optimizer

@@ -48,7 +48,9 @@ def trained(parameters, path: str, steps: int = 12, **options) -> AdamCPR | CPR:
 
 
 @every_measure
-@pytest.mark.parametrize("options", [{}, {"amsgrad": True, "maximize": True}, {"evaluate_at": "after"}], ids=["", "amsgrad", "after"])
+@pytest.mark.parametrize(
+    "options", [{}, {"amsgrad": True, "maximize": True}, {"evaluate_at": "after"}], ids=["", "amsgrad", "after"]
+)
 def test_it_equals_torch_s_operations_whatever_the_size(measure, options):
     sizes = SIZES[1:] if measure == "std" else SIZES
     ours, theirs = matrices(sizes), matrices(sizes)
@@ -140,12 +142,16 @@ def test_of_gradients_in_another_layout_one_copy_exists_at_a_time():
 def test_a_gradient_of_another_layout_changes_no_bit_of_any_matrix():
     ends = []
     for other in (False, True):
-        parameters = [torch.nn.Parameter(0.01 * torch.arange(1.0, 1 + 2 * n).view(1, 2, n, 1)) for n in (5, 7, 20_000, 9, 3)]
+        parameters = [
+            torch.nn.Parameter(0.01 * torch.arange(1.0, 1 + 2 * n).view(1, 2, n, 1)) for n in (5, 7, 20_000, 9, 3)
+        ]
         optimizer = optimizer_of(parameters, "cpu")
         for step in range(6):
             for i, p in enumerate(parameters):
                 gradient = torch.randn(p.shape, generator=torch.Generator().manual_seed(10 * step + i)) - 1
-                p.grad = gradient.to(memory_format=torch.channels_last if other and i in (0, 2, 4) else torch.contiguous_format)
+                p.grad = gradient.to(
+                    memory_format=torch.channels_last if other and i in (0, 2, 4) else torch.contiguous_format
+                )
             optimizer.step()
         ends.append([*parameters, *(optimizer.state[p]["lagmul"] for p in parameters)])
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
@@ -192,7 +198,10 @@ SHORT, GAPS = torch.ones(3, 3), torch.ones(4, 6)[:, ::2]
 @pytest.mark.parametrize(
     ("exchanged", "message"),
     [
-        ({"exp_avgs": [torch.ones(4, 3), SHORT]}, r"a moment of shape \[3, 3\] does not fit its parameter of shape \[4, 3\]"),
+        (
+            {"exp_avgs": [torch.ones(4, 3), SHORT]},
+            r"a moment of shape \[3, 3\] does not fit its parameter of shape \[4, 3\]",
+        ),
         ({"exp_avg_sqs": [SHORT, torch.ones(4, 3)]}, "a moment of shape"),
         ({"max_exp_avg_sqs": [SHORT, SHORT]}, "a moment of shape"),
         ({"exp_avgs": [torch.ones(4, 3), torch.ones(3, 4).t()]}, "a moment of shape"),
@@ -223,7 +232,9 @@ def test_the_sums_and_the_pull_of_the_kernel_refuse_gaps_too():
     expanded = torch.ones(1, 3).expand(400, 3)
     for call in (
         lambda: torch.ops.cpr.sums_([expanded], torch.zeros(1, 2, dtype=torch.float64), 1),
-        lambda: torch.ops.cpr.refresh_([expanded], torch.zeros(1, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.float64), 1),
+        lambda: torch.ops.cpr.refresh_(
+            [expanded], torch.zeros(1, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.float64), 1
+        ),
         lambda: torch.ops.cpr.pull_([expanded], torch.full((4, 1), 0.5)),
         lambda: torch.ops.cpr.sums_([torch.ones(3, 3).double()], torch.zeros(1, 2, dtype=torch.float64), 1),
     ):

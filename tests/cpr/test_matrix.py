@@ -31,7 +31,9 @@ KERNELS = ("eager", "cpu", "triton", "wrapper")
 PRECISION = {torch.float32: 2e-6, torch.float64: 1e-12, torch.bfloat16: 2**-6, torch.float16: 2**-8}
 KNOWN = {"cpu": (torch.float32, torch.bfloat16), "triton": (torch.float32, torch.bfloat16)}
 WEEKLY = {"triton": pytest.mark.weekly}  # its interpreter is slow
-every_kernel = pytest.mark.parametrize("kernel", [pytest.param(kernel, marks=WEEKLY.get(kernel, ())) for kernel in KERNELS])
+every_kernel = pytest.mark.parametrize(
+    "kernel", [pytest.param(kernel, marks=WEEKLY.get(kernel, ())) for kernel in KERNELS]
+)
 
 
 @dataclass
@@ -49,7 +51,11 @@ class Guarded:
 def guarded(values: Tensor, strides: tuple[int, ...] | None = None, shift: int = 0) -> Guarded:
     """Put a copy of the values into a buffer of guard elements, `shift` elements off the buffer's alignment."""
     strides = torch.empty(values.shape).stride() if strides is None else strides
-    extent = 1 + sum((size - 1) * stride for size, stride in zip(values.shape, strides, strict=True)) if values.numel() else 0
+    extent = (
+        1 + sum((size - 1) * stride for size, stride in zip(values.shape, strides, strict=True))
+        if values.numel()
+        else 0
+    )
     buffer = torch.full((2 * ROOM + shift + extent,), GUARD, dtype=values.dtype, device=values.device)
     outside = torch.ones_like(buffer, dtype=torch.bool)
     tensor, inside = (whole.as_strided(values.shape, strides, ROOM + shift) for whole in (buffer, outside))
@@ -87,7 +93,10 @@ class Layout:
     fits: bool = True
 
 
-PLAIN, CONVOLUTIONS = ((5, 7), (129, 130)), ((4, 6, 3, 3), (3, 5, 1, 1))  # 129 x 130: more than one chunk of the C++ kernel
+PLAIN, CONVOLUTIONS = (
+    ((5, 7), (129, 130)),
+    ((4, 6, 3, 3), (3, 5, 1, 1)),
+)  # 129 x 130: more than one chunk of the C++ kernel
 LAYOUTS = {
     "contiguous": Layout(PLAIN),
     "channels_last": Layout(CONVOLUTIONS, channels_last, channels_last),
@@ -125,7 +134,9 @@ def for_kernel(layout: Layout, kernel: str) -> Layout:
 
 def combinations() -> list[Any]:
     return [
-        pytest.param(kernel, dtype, name, marks=WEEKLY.get(kernel, ()), id=f"{kernel}-{str(dtype).removeprefix('torch.')}-{name}")
+        pytest.param(
+            kernel, dtype, name, marks=WEEKLY.get(kernel, ()), id=f"{kernel}-{str(dtype).removeprefix('torch.')}-{name}"
+        )
         for kernel in KERNELS
         for dtype in KNOWN.get(kernel, tuple(PRECISION))
         for name, layout in LAYOUTS.items()
@@ -143,7 +154,9 @@ def combinations() -> list[Any]:
     measure=st.sampled_from(["l2", "l1", "huber"]),
     after=st.booleans(),
 )
-def test_without_a_bound_it_is_torch_s_adam_and_touches_nothing_else(kernel, dtype, name, amsgrad, maximize, beta1, eps, measure, after):
+def test_without_a_bound_it_is_torch_s_adam_and_touches_nothing_else(
+    kernel, dtype, name, amsgrad, maximize, beta1, eps, measure, after
+):
     layout = for_kernel(LAYOUTS[name], kernel)
     eps = max(eps, 1e-2) if dtype == torch.float16 else eps  # a smaller one is smaller than what the squares lose
     adam = {"lr": 1e-2, "betas": (beta1, 0.98), "eps": eps, "amsgrad": amsgrad, "maximize": maximize}
@@ -317,7 +330,18 @@ def halve_one_row(world: World) -> None:
 
 
 LIVES = (
-    *(load, offload_and_reload, clear_state, change_group, freeze_and_unfreeze, take_turns, add_group, nan_step, deep_copy, through_pickle),
+    *(
+        load,
+        offload_and_reload,
+        clear_state,
+        change_group,
+        freeze_and_unfreeze,
+        take_turns,
+        add_group,
+        nan_step,
+        deep_copy,
+        through_pickle,
+    ),
     *(swap_data, swap_layout, halve_in_place, halve_data, halve_one_row),
 )
 SHAPES = ((6, 5), (3, 4), (41, 30))
@@ -332,7 +356,10 @@ def starts(kernel: str) -> list[nn.Parameter]:
 @every_kernel
 def test_without_a_bound_it_lives_as_torch_s_adam_does(kernel, life):
     adam = {"lr": 1e-2, "betas": (0.9, 0.98), "eps": 1e-6}
-    worlds = [World(lambda groups, k=k: optimizer_of(k, groups, **adam, **NO_BOUND), starts(kernel)) for k in (kernel, "torch")]
+    worlds = [
+        World(lambda groups, k=k: optimizer_of(k, groups, **adam, **NO_BOUND), starts(kernel))
+        for k in (kernel, "torch")
+    ]
     for world in worlds:
         for t in range(STEPS):
             if t == MOMENT:

@@ -143,7 +143,9 @@ LAYOUTS = {
 def test_pieces_are_small_and_hold_every_element_once(layout):
     found = list(pieces(LAYOUTS[layout]))
     assert max(piece.numel() for piece in found) <= PIECE
-    assert torch.equal(torch.cat([piece.flatten() for piece in found]).sort().values, LAYOUTS[layout].flatten().sort().values)
+    assert torch.equal(
+        torch.cat([piece.flatten() for piece in found]).sort().values, LAYOUTS[layout].flatten().sort().values
+    )
     storage = LAYOUTS[layout].untyped_storage().data_ptr()
     assert all(piece.untyped_storage().data_ptr() == storage for piece in found)
 
@@ -160,7 +162,11 @@ def test_value_and_pull_do_not_depend_on_the_layout(name, layout):
 @every_measure
 @pytest.mark.parametrize("start", ["normal", "all equal"])
 def test_the_value_of_twenty_million_elements_is_exact_to_1e_6(name, start):
-    theta = torch.randn(20_000_001, generator=torch.Generator().manual_seed(0)) if start == "normal" else torch.full((20_000_001,), 0.0123)
+    theta = (
+        torch.randn(20_000_001, generator=torch.Generator().manual_seed(0))
+        if start == "normal"
+        else torch.full((20_000_001,), 0.0123)
+    )
     theta[0] = 2.0  # std of what is all equal would be zero
     assert value_of(name, theta).item() == pytest.approx(value_of(name, theta.double()).item(), rel=1e-6)
 
@@ -173,7 +179,8 @@ def test_the_norms_of_all_parameters_at_once_are_the_same_sums(name, order):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "expected"), [(torch.float64, torch.float64), (torch.float32, torch.float32), (torch.float16, torch.float32)]
+    ("dtype", "expected"),
+    [(torch.float64, torch.float64), (torch.float32, torch.float32), (torch.float16, torch.float32)],
 )
 def test_scalars_are_float64_beside_float64_and_float32_elsewhere(dtype, expected):
     assert scalar_dtype(torch.zeros(2, dtype=dtype)) == expected

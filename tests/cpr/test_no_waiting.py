@@ -22,7 +22,9 @@ class Forbidden(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
         assert name not in WAITING, f"{name} waits for the device"
-        assert not (name == "index" and any(t is not None and t.dtype == torch.bool for t in args[1])), "an index by bools waits"
+        assert not (name == "index" and any(t is not None and t.dtype == torch.bool for t in args[1])), (
+            "an index by bools waits"
+        )
         return func(*args, **(kwargs or {}))
 
 
@@ -52,7 +54,9 @@ def test_the_detector_detects():
 )
 def test_no_step_after_the_first_waits_for_the_device(path, measure, options):
     starts, pushes = gradients()
-    ours, parameters = optimizer(path, starts, lr=torch.tensor(1e-2, device=device(path)), reg_function=measure, **options)
+    ours, parameters = optimizer(
+        path, starts, lr=torch.tensor(1e-2, device=device(path)), reg_function=measure, **options
+    )
     for t, step in enumerate(pushes):
         for p, gradient in zip(parameters, step, strict=True):
             p.grad = gradient.to(p.device)
@@ -73,7 +77,11 @@ def come_and_go(wrapped: bool, measure: str = "l2"):
     starts, pushes = gradients(len(COME_AND_GO))
     parameters = [torch.nn.Parameter(start) for start in starts]
     groups, options = [{"params": parameters, "regularize": True}], BOUND | {"reg_function": measure}
-    ours = CPR(torch.optim.SGD(groups, lr=1e-2), **options) if wrapped else AdamCPR(groups, lr=1e-2, kernel="eager", **options)
+    ours = (
+        CPR(torch.optim.SGD(groups, lr=1e-2), **options)
+        if wrapped
+        else AdamCPR(groups, lr=1e-2, kernel="eager", **options)
+    )
     for step, present in zip(pushes, COME_AND_GO, strict=True):
         for p, gradient, is_there in zip(parameters, step, present, strict=True):
             p.grad = gradient if is_there else None
@@ -87,7 +95,9 @@ def test_gradients_that_come_and_go_bring_no_value_to_the_host(wrapped, measure)
     for t, (ours, parameters) in enumerate(come_and_go(wrapped, measure), start=1):
         with Forbidden():
             ours.step()
-        assert [ours.state[p]["step"].item() for p in parameters] == [sum(column) for column in zip(*COME_AND_GO[:t], strict=True)]
+        assert [ours.state[p]["step"].item() for p in parameters] == [
+            sum(column) for column in zip(*COME_AND_GO[:t], strict=True)
+        ]
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -124,7 +134,9 @@ def test_a_step_captured_in_a_cuda_graph_is_the_same_as_outside_of_it():
     starts, pushes = gradients(20)
     ends = []
     for captured in (False, True):
-        ours, parameters = optimizer("triton", [s.cuda() for s in starts], lr=torch.tensor(1e-2, device="cuda"), **BOUND)
+        ours, parameters = optimizer(
+            "triton", [s.cuda() for s in starts], lr=torch.tensor(1e-2, device="cuda"), **BOUND
+        )
         for p in parameters:
             p.grad = torch.zeros_like(p)
         graph = torch.cuda.CUDAGraph()
@@ -145,7 +157,10 @@ def test_a_step_captured_in_a_cuda_graph_is_the_same_as_outside_of_it():
 @needs_a_gpu
 def test_a_captured_training_step_whose_gradients_lie_in_the_graph_is_the_same_as_outside_of_it():
     generator = torch.Generator().manual_seed(0)
-    batches = [(torch.randn(32, 8, generator=generator).cuda(), 5 * torch.randn(32, 1, generator=generator).cuda()) for _ in range(20)]
+    batches = [
+        (torch.randn(32, 8, generator=generator).cuda(), 5 * torch.randn(32, 1, generator=generator).cuda())
+        for _ in range(20)
+    ]
     ends = []
     for captured in (False, True):
         torch.manual_seed(0)
@@ -204,7 +219,11 @@ def test_a_compiled_training_step_is_the_same_to_the_bit(make):
         net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
         net.load_state_dict(start)
         groups = regularized_groups(net)
-        ours = CPR(torch.optim.SGD(groups, lr=1e-2), **BOUND) if make == "wrapper" else AdamCPR(groups, lr=1e-2, kernel=make, **BOUND)
+        ours = (
+            CPR(torch.optim.SGD(groups, lr=1e-2), **BOUND)
+            if make == "wrapper"
+            else AdamCPR(groups, lr=1e-2, kernel=make, **BOUND)
+        )
         step = torch.compile(ours.step, backend="eager") if compiled else ours.step
         for _ in range(20):
             ours.zero_grad()

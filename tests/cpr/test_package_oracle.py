@@ -63,7 +63,9 @@ def test_a_uniform_bound_is_of_the_sum_there_and_of_the_mean_here(foreach):
     for shape in ((4, 4), (16, 16)):
         a, b = two_of(torch.full(shape, 0.1))
         ours = AdamCPR(regularize(a), lr=1.0, kappa_init_method="uniform", kappa_init_param=0.05)
-        theirs = pytorch_cpr.AdamCPR(regularize(b), lr=1.0, kappa_init_method="uniform", kappa_init_param=0.05, foreach=foreach)
+        theirs = pytorch_cpr.AdamCPR(
+            regularize(b), lr=1.0, kappa_init_method="uniform", kappa_init_param=0.05, foreach=foreach
+        )
         step(ours, a)
         step(theirs, b)
         values["here"].append(ours.state[a]["lagmul"].item() > 0)
@@ -76,7 +78,9 @@ def test_bounded_by_one_sum_a_larger_matrix_gets_smaller_elements_there_and_here
     for shape in ((4, 4), (16, 16)):
         a, b = two_of(torch.full(shape, 0.3))
         ours = AdamCPR(regularize(a), lr=1e-3, kappa_init_method="uniform", kappa_init_param=0.05)
-        theirs = pytorch_cpr.AdamCPR(regularize(b), lr=1e-3, kappa_init_method="uniform", kappa_init_param=0.8, foreach=True)
+        theirs = pytorch_cpr.AdamCPR(
+            regularize(b), lr=1e-3, kappa_init_method="uniform", kappa_init_param=0.8, foreach=True
+        )
         for _ in range(1000):
             step(ours, a, -torch.ones(shape))
             step(theirs, b, -torch.ones(shape))
@@ -136,7 +140,9 @@ def test_accelerating_growth_triggers_the_inflection_point_there_and_not_here():
     assert inflections(CONVEX_SQUARE, foreach=True, reg_ema_decay=0.0) == (True, False)
 
 
-@pytest.mark.parametrize("norms", [CONCAVE_AND_SLOW, CONVEX_SQUARE, [t**0.25 for t in range(1, 101)]], ids=["slow", "convex", "fast"])
+@pytest.mark.parametrize(
+    "norms", [CONCAVE_AND_SLOW, CONVEX_SQUARE, [t**0.25 for t in range(1, 101)]], ids=["slow", "convex", "fast"]
+)
 def test_the_single_tensor_inflection_point_never_triggers_there(norms):
     assert not inflections(norms, foreach=False)[0]
 
@@ -182,7 +188,10 @@ def test_a_vit_s_class_token_is_regularized_there_and_its_patch_projection_is_no
 
 
 def test_with_embeddings_a_vit_s_positions_are_regularized_there_and_not_here(vit):
-    there, here = names_regularized_there(vit, regularize_embedding=True), set(regularized_names(vit, reg_embedding=True))
+    there, here = (
+        names_regularized_there(vit, regularize_embedding=True),
+        set(regularized_names(vit, reg_embedding=True)),
+    )
     assert there - here == {"cls_token", "pos_embed"}
     assert not here - there
 
@@ -226,7 +235,13 @@ def test_a_checkpoint_goes_on_here_as_it_would_there(saved_at, method, parameter
     generator = torch.Generator().manual_seed(0)
     start = 0.1 * torch.randn(12, 7, generator=generator)
     pushes = [torch.randn(12, 7, generator=generator) - 0.5 * start.sign() for _ in range(200)]
-    arguments = {"lr": 3e-3, "kappa_init_method": method, "kappa_init_param": parameter, "reg_function": measure, "amsgrad": True}
+    arguments = {
+        "lr": 3e-3,
+        "kappa_init_method": method,
+        "kappa_init_param": parameter,
+        "reg_function": measure,
+        "amsgrad": True,
+    }
     b = nn.Parameter(start.clone())
     theirs = pytorch_cpr.AdamCPR(regularize(b), foreach=foreach, **arguments)
     for push in pushes[:saved_at]:
@@ -247,7 +262,9 @@ def test_a_checkpoint_goes_on_here_as_it_would_there(saved_at, method, parameter
 
 def checkpoint_of_inflection(norms: list[float], **options) -> tuple[nn.Parameter, dict]:
     parameter = nn.Parameter(torch.ones(5, 4))
-    theirs = pytorch_cpr.AdamCPR(regularize(parameter), lr=1.0, foreach=True, reg_step_size=INTERVAL, reg_ema_decay=0.0, **options)
+    theirs = pytorch_cpr.AdamCPR(
+        regularize(parameter), lr=1.0, foreach=True, reg_step_size=INTERVAL, reg_ema_decay=0.0, **options
+    )
     follow(theirs, parameter, norms)
     return parameter, theirs.state_dict()
 
@@ -262,7 +279,9 @@ def test_a_found_inflection_point_is_kept_per_element_and_one_not_found_is_looke
         step(ours, parameter)
         assert bool(ours.state[parameter]["kappa_set"]) == found
         if found:
-            assert ours.state[parameter]["kappa"].item() == pytest.approx(state["state"][0]["kappa"].item() / 20, rel=1e-6)
+            assert ours.state[parameter]["kappa"].item() == pytest.approx(
+                state["state"][0]["kappa"].item() / 20, rel=1e-6
+            )
         follow(ours, parameter, [3 + 0.1 * t**0.5 for t in range(100)])
         assert ours.state[parameter]["kappa_set"]
 

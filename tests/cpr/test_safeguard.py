@@ -26,11 +26,15 @@ def start_of_size(value: float, measure: str, seed: int = 0) -> torch.Tensor:
     return 10**high * start
 
 
-def without_gradient(start: torch.Tensor, measure: str, kappa: float, steps: int = 6000, **options) -> list[torch.Tensor]:
+def without_gradient(
+    start: torch.Tensor, measure: str, kappa: float, steps: int = 6000, **options
+) -> list[torch.Tensor]:
     """The matrix after each step, as long as the constraint, which alone moves it, does so."""
     theta = torch.nn.Parameter(start.clone())
     group = [{"params": [theta], "regularize": True}]
-    optimizer = AdamCPR(group, lr=1e-3, kappa_init_method="uniform", kappa_init_param=kappa, reg_function=measure, **options)
+    optimizer = AdamCPR(
+        group, lr=1e-3, kappa_init_method="uniform", kappa_init_param=kappa, reg_function=measure, **options
+    )
     path = []
     for _ in range(steps):
         theta.grad = torch.zeros_like(theta)
@@ -42,7 +46,9 @@ def without_gradient(start: torch.Tensor, measure: str, kappa: float, steps: int
     return path
 
 
-def assert_brought_back(path: list[torch.Tensor], start: torch.Tensor, measure: str, kappa: float, least: float) -> None:
+def assert_brought_back(
+    path: list[torch.Tensor], start: torch.Tensor, measure: str, kappa: float, least: float
+) -> None:
     value = partial(value_of, measure)
     stacked = torch.stack(path)
     assert stacked.isfinite().all()
@@ -52,7 +58,8 @@ def assert_brought_back(path: list[torch.Tensor], start: torch.Tensor, measure: 
 
 
 @pytest.mark.parametrize(
-    ("violation", "kappa"), [(v, k) for k in (1e-2, 100.0) for v in (1.5, 3.9, 10.0, 1e4, 1e8)] + [(3.9, 1e-6), (1e4, 1e-6)]
+    ("violation", "kappa"),
+    [(v, k) for k in (1e-2, 100.0) for v in (1.5, 3.9, 10.0, 1e4, 1e8)] + [(3.9, 1e-6), (1e4, 1e-6)],
 )
 @pytest.mark.parametrize("measure", MEASURES)
 def test_a_matrix_above_its_bound_comes_back_without_sign_flips_and_is_not_crushed(measure, violation, kappa):
@@ -79,7 +86,9 @@ def test_a_matrix_blown_up_in_mid_training_comes_back(measure, factor):
         if step == 100:
             signs = theta.detach().sign()
             theta.data.mul_(factor)
-        theta.grad = torch.zeros_like(theta) if step >= 100 else torch.randn(8, 6, generator=generator, dtype=torch.float64)
+        theta.grad = (
+            torch.zeros_like(theta) if step >= 100 else torch.randn(8, 6, generator=generator, dtype=torch.float64)
+        )
         optimizer.step()
         if step == 100 and measure != "std":  # the pull of std leaves the mean and so may turn a sign
             assert torch.equal(theta.detach().sign(), signs)
@@ -102,7 +111,9 @@ def test_l2_swings_to_the_equal_deflection_of_the_pendulum(violation):
     kappa = 1e-4
     path = without_gradient(start_of_size(violation * kappa, "l2"), "l2", kappa)
     lowest = (path[-1].square().mean() / kappa).item()
-    assert torch.tensor(lowest).log().item() - lowest == pytest.approx(torch.tensor(violation).log().item() - violation, rel=0.02)
+    assert torch.tensor(lowest).log().item() - lowest == pytest.approx(
+        torch.tensor(violation).log().item() - violation, rel=0.02
+    )
 
 
 @pytest.mark.parametrize("violation", [1.1, 1.3, 1.49])
@@ -146,7 +157,9 @@ def test_without_the_safeguard_a_small_bound_violated_ten_thousand_times_is_crus
     assert path[-1].square().mean() < 1e-3 * 1e-6
 
 
-def both_ways(start: torch.Tensor, method: str, parameter: float, lr: float, seed: int, drift: float) -> list[tuple[torch.Tensor, ...]]:
+def both_ways(
+    start: torch.Tensor, method: str, parameter: float, lr: float, seed: int, drift: float
+) -> list[tuple[torch.Tensor, ...]]:
     """θ, λ and the largest λ with and without the safeguard, after 300 steps of the same gradients."""
     results = []
     for safeguard in (True, False):
@@ -167,7 +180,9 @@ def assert_same_bits(results: list[tuple[torch.Tensor, ...]]) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize(("method", "parameter"), [("uniform", 0.005), ("uniform", 0.16), ("dependent", 0.8), ("warm_start", 20)])
+@pytest.mark.parametrize(
+    ("method", "parameter"), [("uniform", 0.005), ("uniform", 0.16), ("dependent", 0.8), ("warm_start", 20)]
+)
 @pytest.mark.parametrize("lr", [1e-4, 1e-3, 1e-2])
 def test_in_the_paper_s_regimes_it_changes_no_bit(method, parameter, lr):
     start = 0.11 * torch.randn(16, 16, generator=torch.Generator().manual_seed(1))  # R = 2.4 times the smallest bound

@@ -23,7 +23,9 @@ NO_BOUND = {"kappa_init_method": "uniform", "kappa_init_param": 1e9}
 MAKERS = {
     "eager": lambda model, **options: AdamCPR(model, lr=1e-2, kernel="eager", **options),
     "cpu": lambda model, **options: AdamCPR(model, lr=1e-2, kernel="cpu", **options),
-    "wrapper": lambda model, **options: CPR(torch.optim.SGD(regularized_groups(model), lr=1e-2, momentum=0.9), **options),
+    "wrapper": lambda model, **options: CPR(
+        torch.optim.SGD(regularized_groups(model), lr=1e-2, momentum=0.9), **options
+    ),
 }
 every_maker = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
@@ -37,7 +39,9 @@ def train(model: nn.Module, optimizer: Optimizer, steps: int, seed: int = 0) -> 
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         optimizer.zero_grad()
-        (5 * torch.randn(16, 1, generator=generator) - model(torch.randn(16, 8, generator=generator))).square().mean().backward()
+        (
+            5 * torch.randn(16, 1, generator=generator) - model(torch.randn(16, 8, generator=generator))
+        ).square().mean().backward()
         optimizer.step()
 
 
@@ -80,7 +84,13 @@ def test_a_matrix_that_grew_and_whose_state_was_cleared_is_measured_by_its_new_s
     torch.manual_seed(0)
     old, new = nn.Parameter(torch.randn(6, 8)), torch.randn(12, 8)
     gradients = [torch.randn(12, 8) for _ in range(3)]
-    bound = {"kappa_init_method": "dependent", "kappa_init_param": 1.0, "kappa_update": 0.1, "evaluate_at": evaluate_at, "kernel": kernel}
+    bound = {
+        "kappa_init_method": "dependent",
+        "kappa_init_param": 1.0,
+        "kappa_update": 0.1,
+        "evaluate_at": evaluate_at,
+        "kernel": kernel,
+    }
     optimizer = AdamCPR([{"params": [old], "regularize": True}], lr=1e-2, **bound)
     old.grad = torch.randn(6, 8)
     optimizer.step()
@@ -277,7 +287,9 @@ def test_a_step_that_only_makes_state_changes_nothing_and_is_not_counted(make, l
                 group["lr"] = lr
             optimizer.step()
             assert same(weights(model), before)
-            assert optimizer.state[model[0].weight]["kappa"].item() == pytest.approx(0.5 * before[0].square().mean().item(), rel=1e-6)
+            assert optimizer.state[model[0].weight]["kappa"].item() == pytest.approx(
+                0.5 * before[0].square().mean().item(), rel=1e-6
+            )
             for group, value in zip(optimizer.param_groups, lrs, strict=True):
                 group["lr"] = value
         train(model, optimizer, 3)
@@ -303,7 +315,11 @@ def test_a_warm_up_that_starts_at_lr_0_is_algorithm_1():
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_matrix_that_is_not_finite_leaves_lambda_kappa_and_samples_alone(kernel, measure, method, value):
     p = nn.Parameter(0.1 * torch.randn(6, 5, generator=torch.Generator().manual_seed(0)))
-    bound = {"kappa_init_method": method, "kappa_init_param": {"warm_start": 8, "dependent": 0.9}.get(method), "reg_step_size": 2}
+    bound = {
+        "kappa_init_method": method,
+        "kappa_init_param": {"warm_start": 8, "dependent": 0.9}.get(method),
+        "reg_step_size": 2,
+    }
     groups = [{"params": [p], "regularize": True}]
     options = {"reg_function": measure, "adaptive": "latched", **bound}
     if kernel == "wrapper":
@@ -365,7 +381,9 @@ def test_a_layer_that_is_unfrozen_later_is_trained_and_bounded(make):
     model[0].requires_grad_(True)
     train(model, optimizer, 30)
     assert not torch.equal(model[0].weight, before[0])
-    assert optimizer.state[model[0].weight]["kappa"].item() == pytest.approx(1.05 * before[0].square().mean().item(), rel=1e-5)
+    assert optimizer.state[model[0].weight]["kappa"].item() == pytest.approx(
+        1.05 * before[0].square().mean().item(), rel=1e-5
+    )
 
 
 def test_a_checkpoint_of_groups_without_frozen_parameters_goes_on():
@@ -373,7 +391,10 @@ def test_a_checkpoint_of_groups_without_frozen_parameters_goes_on():
     model[0].requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
     old = AdamCPR(
-        [{"params": [p for p in trained if p.ndim == 2], "regularize": True}, {"params": [trained[1]], "regularize": False}],
+        [
+            {"params": [p for p in trained if p.ndim == 2], "regularize": True},
+            {"params": [trained[1]], "regularize": False},
+        ],
         lr=1e-2,
         **BOUND,
     )
@@ -458,7 +479,9 @@ def test_the_weight_decay_that_a_factory_passes_says_which_groups_are_regularize
     ],
     ids=lambda value: "" if isinstance(value, str) else "-".join(value),
 )
-def test_an_argument_of_another_type_or_range_is_refused_with_name_value_and_range(options: dict[str, Any], message: str):
+def test_an_argument_of_another_type_or_range_is_refused_with_name_value_and_range(
+    options: dict[str, Any], message: str
+):
     with pytest.raises(ValueError, match=message):
         AdamCPR(network(), **options)
     if "betas" in options or "lr" in options or "eps" in options:
@@ -507,7 +530,11 @@ def test_snapshot_gives_r_kappa_and_lambda_by_name(make):
     rows = cpr.snapshot(optimizer, model)
     for name, p in (("0.weight", model[0].weight), ("2.weight", model[2].weight)):
         state = optimizer.state[p]
-        assert rows[name] == (pytest.approx(p.square().mean().item(), rel=1e-6), state["kappa"].item(), state["lagmul"].item())
+        assert rows[name] == (
+            pytest.approx(p.square().mean().item(), rel=1e-6),
+            state["kappa"].item(),
+            state["lagmul"].item(),
+        )
         assert rows[name].is_set and rows[name].is_active == (state["lagmul"].item() > 0)
 
 
@@ -556,7 +583,11 @@ def test_a_bound_is_never_set_from_a_size_before_a_few_elements_were_changed_thr
     p = nn.Parameter((0.1 * torch.randn(64, 64, generator=torch.Generator().manual_seed(0))).to(dtype))
     groups = [{"params": [p], "regularize": True}]
     options = {"kappa_init_method": bound[0], "kappa_init_param": bound[1], "reg_step_size": 1}
-    optimizer = CPR(torch.optim.SGD(groups, lr=1e-3), **options) if kernel == "wrapper" else AdamCPR(groups, 1e-3, kernel=kernel, **options)
+    optimizer = (
+        CPR(torch.optim.SGD(groups, lr=1e-3), **options)
+        if kernel == "wrapper"
+        else AdamCPR(groups, 1e-3, kernel=kernel, **options)
+    )
     steps = 0
     while not (steps and optimizer.state[p]["kappa_set"]):
         if steps % 4 == 3:
@@ -615,7 +646,9 @@ def test_snapshot_has_a_row_for_every_matrix_when_names_collide():
     for layer in layers:
         optimizer.add_param_group({"params": layer})
     rows = list(cpr.snapshot(optimizer).values())
-    assert [row.R for row in rows[2:]] == [pytest.approx(layer.weight.square().mean().item(), rel=1e-6) for layer in layers]
+    assert [row.R for row in rows[2:]] == [
+        pytest.approx(layer.weight.square().mean().item(), rel=1e-6) for layer in layers
+    ]
 
 
 @every_maker
@@ -690,9 +723,13 @@ def test_the_state_of_the_other_class_is_refused_and_no_bound_is_lost():
     p, q = matrix(), matrix()
     one = stepped(AdamCPR(groups(p), **bound), p)
     other = stepped(CPR(torch.optim.Adam(groups(q)), **bound), q)
-    with pytest.raises(ValueError, match="this is the state of AdamCPR, whose bounds CPR would not take over; load it into AdamCPR"):
+    with pytest.raises(
+        ValueError, match="this is the state of AdamCPR, whose bounds CPR would not take over; load it into AdamCPR"
+    ):
         other.load_state_dict(one.state_dict())
-    with pytest.raises(ValueError, match="this is the state of CPR, whose bounds AdamCPR would not take over; load it into CPR"):
+    with pytest.raises(
+        ValueError, match="this is the state of CPR, whose bounds AdamCPR would not take over; load it into CPR"
+    ):
         one.load_state_dict(other.state_dict())
 
 

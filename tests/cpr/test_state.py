@@ -52,7 +52,9 @@ def assert_same(a: nn.Parameter, b: nn.Parameter, first: AdamCPR, second: AdamCP
         assert torch.equal(value, second.state[b][name])
 
 
-def interrupted(step: int, path, dtype: torch.dtype = torch.float32, **options) -> tuple[nn.Parameter, nn.Parameter, AdamCPR, AdamCPR]:
+def interrupted(
+    step: int, path, dtype: torch.dtype = torch.float32, **options
+) -> tuple[nn.Parameter, nn.Parameter, AdamCPR, AdamCPR]:
     """A run of STEPS, and one saved at `step` and continued from the file by a new optimizer."""
     a = nn.Parameter(start(dtype))
     whole = optimizer_of(a, **options)
@@ -82,7 +84,15 @@ def interrupted(step: int, path, dtype: torch.dtype = torch.float32, **options) 
 def test_a_loaded_state_continues_to_the_bit(bound, step, evaluate_at, adaptive, measure, amsgrad, tmp_path_factory):
     path = tmp_path_factory.mktemp("state") / "saved.pt"
     assert_same(
-        *interrupted(step, path, evaluate_at=evaluate_at, adaptive=adaptive, reg_function=measure, amsgrad=amsgrad, **BOUNDS[bound])
+        *interrupted(
+            step,
+            path,
+            evaluate_at=evaluate_at,
+            adaptive=adaptive,
+            reg_function=measure,
+            amsgrad=amsgrad,
+            **BOUNDS[bound],
+        )
     )
 
 
@@ -236,7 +246,9 @@ def test_an_adamw_checkpoint_goes_on_with_its_moments_and_the_constraints_start(
         a.grad, bias.grad = gradient.clone(), gradient[0].clone()
         adamw.step()
     saved = copy.deepcopy(adamw.state_dict())
-    ours = AdamCPR([{"params": [a], "regularize": True}, {"params": [bias], "regularize": False}], lr=1e-2, **BOUNDS["dependent"])
+    ours = AdamCPR(
+        [{"params": [a], "regularize": True}, {"params": [bias], "regularize": False}], lr=1e-2, **BOUNDS["dependent"]
+    )
     ours.load_state_dict(saved)
     size, momentum = a.detach().square().mean(), adamw.state[a]["exp_avg"].clone()
     a.grad, bias.grad = torch.zeros_like(a), torch.zeros_like(bias)
@@ -260,7 +272,9 @@ def test_an_inflection_point_after_another_adam_s_steps_needs_samples_of_its_own
     for t in range(60):  # the size accelerates up to t = 39, and then stands still
         parameter.data.fill_(1 + min(t, 39) / 20)
         feed(optimizer, parameter, [torch.zeros_like(parameter)])
-        assert bool(optimizer.state[parameter]["kappa_set"]) == (t >= 40)  # the first sample that grew less than the one before
+        assert bool(optimizer.state[parameter]["kappa_set"]) == (
+            t >= 40
+        )  # the first sample that grew less than the one before
 
 
 def adamw_of_all_parameters(model: nn.Module) -> dict:
@@ -277,7 +291,9 @@ def test_a_state_with_another_number_of_groups_is_refused_and_its_moments_can_be
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
     checkpoint = adamw_of_all_parameters(model)
     ours = AdamCPR(model, **BOUNDS["dependent"])
-    with pytest.raises(ValueError, match=r"different number of parameter groups: 1, not 2\. .*state\.update\(old\.state\)"):
+    with pytest.raises(
+        ValueError, match=r"different number of parameter groups: 1, not 2\. .*state\.update\(old\.state\)"
+    ):
         ours.load_state_dict(checkpoint)
     old = torch.optim.AdamW(model.parameters())
     old.load_state_dict(checkpoint)
@@ -292,7 +308,9 @@ def test_a_state_with_another_number_of_groups_is_refused_and_its_moments_can_be
 NEWER = ("kernel", "safeguard", "evaluate_at", "adaptive", "maximize", "reg_by_lr")
 
 
-@pytest.mark.parametrize("lacking", [*((name,) for name in NEWER), NEWER], ids=lambda names: names[0] if len(names) == 1 else "all")
+@pytest.mark.parametrize(
+    "lacking", [*((name,) for name in NEWER), NEWER], ids=lambda names: names[0] if len(names) == 1 else "all"
+)
 def test_a_state_saved_before_there_was_a_setting_goes_on_with_this_optimizer_s(lacking):
     a, b = nn.Parameter(start()), nn.Parameter(start())
     whole = optimizer_of(a, evaluate_at="after", safeguard=False, **BOUNDS["dependent"])

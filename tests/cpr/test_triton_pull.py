@@ -76,9 +76,13 @@ def test_it_is_that_of_the_rules_in_torch_s_operations(measure, group, seed):
     pull = bounds.constrain(group, expected, expected["step"], made["sums"], made["n"])
 
     tensors = [torch.zeros(1, device=DEVICE)] * MATRICES
-    found = gpu.constrain(SimpleNamespace(pack=Pack(), whole=True, tensors=tensors, group=group, measure=MEASURES[measure], **made))
+    found = gpu.constrain(
+        SimpleNamespace(pack=Pack(), whole=True, tensors=tensors, group=group, measure=MEASURES[measure], **made)
+    )
     for name, vector in expected.items():
-        torch.testing.assert_close(made["scalars"][name], vector, rtol=1e-5, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            made["scalars"][name], vector, rtol=1e-5, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}"
+        )
     rows = zip(pull._fields, pull, found, strict=True)
     for name, row, ours in list(rows)[: 1 if measure == "l2" else 4]:
         torch.testing.assert_close(ours, row, rtol=1e-5, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")

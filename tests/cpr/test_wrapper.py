@@ -64,7 +64,9 @@ def test_around_adam_it_is_adamcpr_to_the_bit(measure, evaluate_at, bound):
     options = bound | {"evaluate_at": evaluate_at, "reg_function": measure}
     a, b = torch.nn.Parameter(start()), torch.nn.Parameter(start())
     ours = AdamCPR(regularize(a), lr=1e-2, **options)
-    wrapped = CPR(torch.optim.Adam(regularize(b), lr=1e-2, fused=True), **options)  # as kernel="eager", which float64 takes
+    wrapped = CPR(
+        torch.optim.Adam(regularize(b), lr=1e-2, fused=True), **options
+    )  # as kernel="eager", which float64 takes
     feed(ours, a, outward(100))
     feed(wrapped, b, outward(100))
     assert torch.equal(a, b)
@@ -161,7 +163,10 @@ def test_moments_saved_with_other_groups_are_given_to_the_wrapped_optimizer():
     for p in model.parameters():
         p.grad = torch.full_like(p, 2.0)
     old.step()
-    groups = [*regularize(model.weight, weight_decay=0), {"params": [model.bias], "regularize": False, "weight_decay": 0}]
+    groups = [
+        *regularize(model.weight, weight_decay=0),
+        {"params": [model.bias], "regularize": False, "weight_decay": 0},
+    ]
     wrapped = CPR(torch.optim.AdamW(groups, lr=0), **WS)
     with pytest.raises(ValueError, match="different number of parameter groups: 1, not 2"):
         wrapped.load_state_dict(old.state_dict())
@@ -175,7 +180,8 @@ def test_moments_saved_with_other_groups_are_given_to_the_wrapped_optimizer():
 def test_a_state_saved_before_there_was_a_setting_goes_on_with_this_optimizer_s():
     theta, again = torch.nn.Parameter(start()), torch.nn.Parameter(start())
     whole, continued = (
-        CPR(torch.optim.SGD(regularize(p), lr=0.01, momentum=0.9), evaluate_at="after", safeguard=False, **WS) for p in (theta, again)
+        CPR(torch.optim.SGD(regularize(p), lr=0.01, momentum=0.9), evaluate_at="after", safeguard=False, **WS)
+        for p in (theta, again)
     )
     feed(whole, theta, outward(30))
     again.data.copy_(theta.data)
@@ -229,7 +235,9 @@ def test_a_pickled_wrapper_continues_to_the_bit_with_the_optimizer_it_wraps():
 
 def test_the_wrapped_optimizer_s_own_weight_decay_is_replaced():
     theta = torch.nn.Parameter(start())
-    wrapped = CPR(torch.optim.AdamW([theta], lr=0.1, weight_decay=0.3), kappa_init_method="uniform", kappa_init_param=100)
+    wrapped = CPR(
+        torch.optim.AdamW([theta], lr=0.1, weight_decay=0.3), kappa_init_method="uniform", kappa_init_param=100
+    )
     assert wrapped.param_groups[0]["regularize"]
     assert wrapped.optimizer.param_groups[0]["weight_decay"] == 0
 
@@ -237,7 +245,10 @@ def test_the_wrapped_optimizer_s_own_weight_decay_is_replaced():
 @pytest.mark.parametrize("decay", [(0.25, 0), (0, 0.25)], ids=["matrices", "biases"])
 def test_weight_decay_beside_regularize_is_refused(decay):
     theta, bias = torch.nn.Parameter(start()), torch.nn.Parameter(torch.zeros(3))
-    groups = [*regularize(theta, weight_decay=decay[0]), {"params": [bias], "regularize": False, "weight_decay": decay[1]}]
+    groups = [
+        *regularize(theta, weight_decay=decay[0]),
+        {"params": [bias], "regularize": False, "weight_decay": decay[1]},
+    ]
     with pytest.raises(ValueError, match=r"weight_decay=0\.25"):
         CPR(torch.optim.AdamW(groups), **WS)
 

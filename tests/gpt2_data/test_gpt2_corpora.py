@@ -43,7 +43,10 @@ def test_validation_documents_are_chosen_by_their_hash():
 
 @pytest.mark.parametrize(
     ("name", "tokens"),
-    [("Shakespeare", {"train": 1_473_218, "validation": 92_801}), ("Shakespeare2k", {"train": 2_042_138, "validation": 128_818})],
+    [
+        ("Shakespeare", {"train": 1_473_218, "validation": 92_801}),
+        ("Shakespeare2k", {"train": 2_042_138, "validation": 128_818}),
+    ],
 )
 def test_shakespeare_is_prepared_once_and_decodes_to_the_text(vocabulary, tmp_path, capsys, name, tokens):
     root = vocabulary
@@ -106,7 +109,9 @@ def test_openwebtext_comes_through_datasets(root, bpe, fake_datasets, monkeypatc
     monkeypatch.setattr(prepare, "GB", 10**3)
     prepare.prepare("OpenWebText", root, print)
     documents = [f"document {i}" for i in range(60)]
-    assert texts_of(root, "OpenWebText", "train", bpe) == [text for text in documents if not is_validation(text, 0.0005)]
+    assert texts_of(root, "OpenWebText", "train", bpe) == [
+        text for text in documents if not is_validation(text, 0.0005)
+    ]
 
 
 def test_openwebtext_is_refused_in_one_line_if_it_cannot_be_had(root, fake_datasets, monkeypatch):
@@ -114,7 +119,9 @@ def test_openwebtext_is_refused_in_one_line_if_it_cannot_be_had(root, fake_datas
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(UserError, match=r"OpenWebText needs 72\.00 GB on the disk of .*, where 20\.00 GB are free"):
         prepare.prepare("OpenWebText", root, print)
-    Path(fake_datasets.config.HF_DATASETS_CACHE, "Skylion007___openwebtext").mkdir(parents=True)  # then the shards alone are to come
+    Path(fake_datasets.config.HF_DATASETS_CACHE, "Skylion007___openwebtext").mkdir(
+        parents=True
+    )  # then the shards alone are to come
 
     def unreachable(name, split):
         raise ConnectionError("no\nroute")

@@ -49,7 +49,9 @@ def made(vocabulary, tmp_path_factory):
 
 def contents(root):
     """file -> its bytes, of all that belongs to the data set Made."""
-    return {path.name: path.read_bytes() for path in (root / "gpt2" / "Made").iterdir() if not path.name.startswith(".")}
+    return {
+        path.name: path.read_bytes() for path in (root / "gpt2" / "Made").iterdir() if not path.name.startswith(".")
+    }
 
 
 def test_shards_decoded_are_the_documents(made, bpe):
@@ -73,7 +75,11 @@ def test_a_killed_preparation_keeps_whole_groups_and_ends_with_the_same_bytes(ma
     folder = root / "gpt2" / "Made"
     process = subprocess.Popen([sys.executable, str(script), str(root)], stderr=subprocess.DEVNULL)
     wait_until(lambda: len(list(folder.glob("group-*.json"))) >= 3)
-    children = [int(child) for task in Path(f"/proc/{process.pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    children = [
+        int(child)
+        for task in Path(f"/proc/{process.pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert len(children) >= 2

@@ -20,7 +20,9 @@ from tasks.lora import adapters, questions, small
 def test_mistral_7b_has_the_papers_matrices():
     from transformers import MistralConfig, MistralForCausalLM
 
-    shape = MistralConfig(vocab_size=32000, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_key_value_heads=8)
+    shape = MistralConfig(
+        vocab_size=32000, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_key_value_heads=8
+    )
     with torch.device("meta"):
         model = MistralForCausalLM(shape)
     assert sum(p.numel() for p in model.parameters()) == 7_241_732_096
@@ -37,7 +39,12 @@ def test_mistral_7b_has_the_papers_matrices():
 def test_the_optimizer_trains_the_lora_matrices_and_nothing_else(made):
     cfg = config(made, "regularizer=adamcpr_ws")
     model = build_workload(cfg, CPU).model
-    trained = {p: group["regularize"] for group in build_optimizer(cfg, model).param_groups for p in group["params"] if p.requires_grad}
+    trained = {
+        p: group["regularize"]
+        for group in build_optimizer(cfg, model).param_groups
+        for p in group["params"]
+        if p.requires_grad
+    }
     assert all(trained.values())
     assert len(trained) == 2 * 7 * 2
     assert set(trained) == {p for name, p in model.named_parameters() if ".lora_" in name}
@@ -97,7 +104,9 @@ def test_two_processes_train_the_small_model_once(root):
 
     (path.parent / f".{path.name}.1.tmp").write_bytes(b"of a process that was killed")
     path.write_bytes(path.read_bytes()[:-100])
-    assert sha(small.trained(root, RECIPE, print, quiet=True)) in found  # a damaged one is made again, with the same bits
+    assert (
+        sha(small.trained(root, RECIPE, print, quiet=True)) in found
+    )  # a damaged one is made again, with the same bits
     assert not list(path.parent.glob(".*.tmp"))
 
 

@@ -83,7 +83,10 @@ def test_questions_about_plays_are_balanced_and_their_splits_apart(tmp_path):
     for split in questions.SPLITS:
         answers = [question.answer for question in found[split]]
         assert answers.count(" yes") == answers.count(" no") > 0
-        assert all((" yes" if "history" in question.prompt.split("\n")[0] else " no") == question.answer for question in found[split])
+        assert all(
+            (" yes" if "history" in question.prompt.split("\n")[0] else " no") == question.answer
+            for question in found[split]
+        )
     assert not {question.prompt for question in found["train"]} & {question.prompt for question in found["test"]}
     assert found == plays.questions(tmp_path)
     assert len(" ".join(plays.KINDS.values()).split()) == 37
@@ -91,7 +94,9 @@ def test_questions_about_plays_are_balanced_and_their_splits_apart(tmp_path):
 
 def test_a_question_of_pubmedqa():
     row = {"question": "Do statins help?", "context": {"contexts": ["First.", "Second."]}, "final_decision": "maybe"}
-    assert pubmedqa.question(row) == Question("Abstract: First.\nSecond.\nQuestion: Do statins help?\nAnswer:", " maybe")
+    assert pubmedqa.question(row) == Question(
+        "Abstract: First.\nSecond.\nQuestion: Do statins help?\nAnswer:", " maybe"
+    )
 
 
 def test_a_subset_is_the_same_for_the_same_seed():
@@ -138,14 +143,25 @@ def test_the_papers_way_with_a_small_pretrained_model(made, root):
     PreTrainedTokenizerFast(tokenizer_object=tokenizer.load(root, 512)._bpe).save_pretrained(folder)
     for split, number in (("train", 40), ("test", 20)):
         assert len(questions.read(root, "Made", split)) == number
-    options = ["task=lora", "scale=paper", "device=cpu", "task.data.name=Made", "task.data.train_size=32", "task.lora.r=2"]
+    options = [
+        "task=lora",
+        "scale=paper",
+        "device=cpu",
+        "task.data.name=Made",
+        "task.data.train_size=32",
+        "task.lora.r=2",
+    ]
     workload = build_workload(compose_config([*options, "task.batch_size=4", f"data_dir={root}"]), CPU)
     assert workload.model.lm_head.weight.dtype == torch.bfloat16
     with torch.autocast("cpu", dtype=torch.bfloat16):
         workload.loss(workload.model, workload.batch_at(0)).backward()
         metrics = workload.evaluate(workload.model)
     assert metrics["accuracy_change"] == 0.0
-    of_half = {name.replace("accuracy", f"accuracy_{half}") for half in ("selection", "report") for name in ("accuracy", "accuracy_before")}
+    of_half = {
+        name.replace("accuracy", f"accuracy_{half}")
+        for half in ("selection", "report")
+        for name in ("accuracy", "accuracy_before")
+    }
     of_half |= {"accuracy_change_selection", "accuracy_change_report"}
     assert set(metrics) == {"accuracy", "accuracy_before", "accuracy_change"} | of_half
 

@@ -48,11 +48,15 @@ def test_without_the_template_tests_are_skipped_but_never_in_a_ci(monkeypatch):
 
 
 def test_blocks_of_any_labels_are_of_one_hemisphere_with_gaps_between_them():
-    labels = np.random.default_rng(0).integers(0, 2, (197, 233, 189), np.uint8)  # the template's voxels; its middle plane is 98
+    labels = np.random.default_rng(0).integers(
+        0, 2, (197, 233, 189), np.uint8
+    )  # the template's voxels; its middle plane is 98
     places = mni.origins(labels)
     assert len(set(places)) == 12 and places == sorted(places)
     assert all(place[0] + mni.SIZE[0] <= 98 for place in places)
-    assert all(begin + edge <= of for place in places for begin, edge, of in zip(place, mni.SIZE, labels.shape, strict=True))
+    assert all(
+        begin + edge <= of for place in places for begin, edge, of in zip(place, mni.SIZE, labels.shape, strict=True)
+    )
     for number, one in enumerate(places):
         for other in places[:number]:
             assert any(abs(a - b) >= edge + mni.GAP for a, b, edge in zip(one, other, mni.SIZE, strict=True))
@@ -75,7 +79,9 @@ def test_mini_scale_s_labels_are_tissue(blocks):
         image, label = np.asarray(case.channels[0].dataobj), np.asarray(case.label.dataobj)
         assert set(np.unique(label)) == {0, 1, 2}
         assert (label > 0).mean() > 0.6
-        assert image[label == 2].mean() > image[label == 1].mean() > image[label == 0].mean()  # T1: white matter is bright
+        assert (
+            image[label == 2].mean() > image[label == 1].mean() > image[label == 0].mean()
+        )  # T1: white matter is bright
 
 
 def test_the_likeliest_tissue_is_the_label():
@@ -90,7 +96,9 @@ def test_the_same_cases_give_the_same_bytes(made, tmp_path):
     assert json.loads((folder / "dataset.json").read_text())["labels"] == {"background": 0, "grey": 1, "white": 2}
     (folder / "labelsTr" / "case_2.nii.gz").write_bytes(b"")
     assert not raw.finished(tmp_path, "MNI152") and raw.finished(made, "MNI152")
-    with pytest.raises(UserError, match=r"labelsTr/case_2\.nii\.gz is missing or not as long as it was; bring the data set anew with"):
+    with pytest.raises(
+        UserError, match=r"labelsTr/case_2\.nii\.gz is missing or not as long as it was; bring the data set anew with"
+    ):
         raw.manifest(tmp_path, "MNI152")
 
 
@@ -103,24 +111,39 @@ def shifted(affine_shift: float):
 def scaled(case: Case, edges: tuple[float, ...]) -> Case:
     """The case with voxels of these edges, in mm."""
     affine = np.diag([*edges, 1])
-    return Case(case.name, [volume(np.asarray(case.channels[0].dataobj), affine)], volume(np.asarray(case.label.dataobj), affine))
+    return Case(
+        case.name,
+        [volume(np.asarray(case.channels[0].dataobj), affine)],
+        volume(np.asarray(case.label.dataobj), affine),
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda c: Case(c.name, c.channels * 2, c.label), "2 images, not one for each of MRI"),
-        (lambda c: Case(c.name, c.channels, volume(np.zeros((18, 18, 17), np.uint8))), r"shape \(18, 18, 18\), its label \(18, 18, 17\)"),
-        (lambda c: Case(c.name, c.channels, volume(np.full((18, 18, 18), 3, np.uint8))), r"label 3 is none of 0 to 2 \(background, grey"),
+        (
+            lambda c: Case(c.name, c.channels, volume(np.zeros((18, 18, 17), np.uint8))),
+            r"shape \(18, 18, 18\), its label \(18, 18, 17\)",
+        ),
+        (
+            lambda c: Case(c.name, c.channels, volume(np.full((18, 18, 18), 3, np.uint8))),
+            r"label 3 is none of 0 to 2 \(background, grey",
+        ),
         (lambda c: Case(c.name, c.channels, volume(np.full((18, 18, 18), 0.5))), r"label 0\.5 is none of"),
-        (lambda c: Case(c.name, c.channels, volume(np.asarray(c.label.dataobj), shifted(5))), "lie at different places"),
+        (
+            lambda c: Case(c.name, c.channels, volume(np.asarray(c.label.dataobj), shifted(5))),
+            "lie at different places",
+        ),
         (lambda c: Case(c.name, [volume(np.full((18, 18, 18), np.nan))], c.label), "holds NaN"),
         (lambda c: scaled(c, (1, 1, 250)), r"edges of \[1\.0, 1\.0, 250\.0\] mm; from 0\.05 to 20 mm are expected"),
     ],
 )
 def test_a_case_that_nnunet_could_not_use_is_said_and_nothing_is_left(change, words, tmp_path):
     with pytest.raises(UserError, match=f"MNI152, case case_1: .*{words}"):
-        raw.write(tmp_path, MADE, (change(made_case(number)) if number == 1 else made_case(number) for number in range(4)))
+        raw.write(
+            tmp_path, MADE, (change(made_case(number)) if number == 1 else made_case(number) for number in range(4))
+        )
     assert not raw.finished(tmp_path, "MNI152")
     assert not raw.folder_of(tmp_path, "MNI152").exists()
     with pytest.raises(UserError, match="has 3 cases here, not 4"):
@@ -136,7 +159,10 @@ def save(path: Path, values) -> None:
 
 
 def read(source, folder):
-    return [(case.name, len(case.channels), int(np.asarray(case.label.dataobj).max())) for case in owners.cases(source, folder)]
+    return [
+        (case.name, len(case.channels), int(np.asarray(case.label.dataobj).max()))
+        for case in owners.cases(source, folder)
+    ]
 
 
 def test_the_decathlon_s_layout(tmp_path):
@@ -146,7 +172,9 @@ def test_the_decathlon_s_layout(tmp_path):
     (tmp_path / "imagesTr" / "._la_003.nii.gz").write_bytes(b"left by macOS")
     assert read(owners.HEART, tmp_path) == [("la_003", 1, 1), ("la_004", 1, 1)]
     (tmp_path / "labelsTr" / "la_004.nii.gz").unlink()
-    with pytest.raises(UserError, match=r"labelsTr/la_004\.nii\.gz is missing: every image has a label of the same name"):
+    with pytest.raises(
+        UserError, match=r"labelsTr/la_004\.nii\.gz is missing: every image has a label of the same name"
+    ):
         read(owners.HEART, tmp_path)
 
 
@@ -170,11 +198,15 @@ def test_a_file_that_is_not_whole_is_named(kind, kept, tmp_path):
     draw = np.random.default_rng(0)
     patient.mkdir()
     for part in ("t1", "t1ce", "t2", "flair", "seg"):
-        nibabel.save(volume(draw.integers(0, 4, (20, 20, 20)).astype(np.uint8)), patient / f"{patient.name}_{part}.{kind}")
+        nibabel.save(
+            volume(draw.integers(0, 4, (20, 20, 20)).astype(np.uint8)), patient / f"{patient.name}_{part}.{kind}"
+        )
     path = patient / f"{patient.name}_t2.{kind}"
     content = path.read_bytes()
     path.write_bytes(content[: kept if kept > 1 else int(kept * len(content))])
-    with pytest.raises(UserError, match=rf"_t2\.{kind} (is damaged or not whole|cannot be read) \(.*\); download or unpack it anew$"):
+    with pytest.raises(
+        UserError, match=rf"_t2\.{kind} (is damaged or not whole|cannot be read) \(.*\); download or unpack it anew$"
+    ):
         raw.write(tmp_path, owners.BRATS.facts, owners.cases(owners.BRATS, tmp_path))
 
 
@@ -193,7 +225,9 @@ def test_brats_s_layout_with_four_images_and_a_label_that_is_left_out(tmp_path):
         save(patient / label, 4)
     assert read(owners.BRATS, tmp_path) == [("BraTS20_Training_001", 4, 3), ("BraTS20_Training_355", 4, 3)]
     (tmp_path / "BraTS20_Training_001" / "BraTS20_Training_001_t1ce.nii").unlink()
-    with pytest.raises(UserError, match=r"001_t1ce\.nii\.gz is missing: a patient of BraTS has t1, t1ce, t2, flair and seg; unpack"):
+    with pytest.raises(
+        UserError, match=r"001_t1ce\.nii\.gz is missing: a patient of BraTS has t1, t1ce, t2, flair and seg; unpack"
+    ):
         read(owners.BRATS, tmp_path)
 
 
@@ -203,7 +237,10 @@ def test_of_amos_the_ct_volumes_are_taken(tmp_path):
         save(tmp_path / "labelsTr" / f"{name}.nii.gz", 15)
     assert read(owners.AMOS22, tmp_path) == [("amos_0004", 1, 15)]
     save(tmp_path / "imagesTr" / "copy of amos_0004.nii.gz", 9)
-    with pytest.raises(UserError, match=r"imagesTr/copy of amos_0004\.nii\.gz is not named as its owners' files are, amos_0001\.nii\.gz"):
+    with pytest.raises(
+        UserError,
+        match=r"imagesTr/copy of amos_0004\.nii\.gz is not named as its owners' files are, amos_0001\.nii\.gz",
+    ):
         read(owners.AMOS22, tmp_path)
 
 
@@ -239,12 +276,17 @@ def test_cases_that_are_not_oriented_alike_are_said(tmp_path, monkeypatch):
     for number, sign in enumerate((1, 1, -1)):
         for part, value in (("imagesTr", 9), ("labelsTr", 1)):
             (folder / part).mkdir(parents=True, exist_ok=True)
-            nibabel.save(volume(np.full((3, 3, 3), value, np.uint8), np.diag([sign, 1, 1, 1])), folder / part / f"la_{number}.nii.gz")
+            nibabel.save(
+                volume(np.full((3, 3, 3), value, np.uint8), np.diag([sign, 1, 1, 1])),
+                folder / part / f"la_{number}.nii.gz",
+            )
     heart = replace(owners.HEART, facts=replace(owners.HEART.facts, cases=3))
     monkeypatch.setitem(owners.SOURCES, "Heart", heart)
     said = []
     prepare.prepare("Heart", tmp_path, said.append)
-    assert said[1:] == ["Heart: the arrays of its cases are not oriented alike (2 RAS, 1 LAS), and nnU-Net does not turn them"]
+    assert said[1:] == [
+        "Heart: the arrays of its cases are not oriented alike (2 RAS, 1 LAS), and nnU-Net does not turn them"
+    ]
 
 
 def test_preprocessing_is_done_once_for_each_data_set_and_plan(made, tmp_path):

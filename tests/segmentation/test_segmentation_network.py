@@ -32,7 +32,9 @@ def full_network(made, tmp_path):
         settings = compose_config([f"task={name}", "scale=paper"]).task
         assert list(settings.plan.patch) == patch and settings.batch_size == 2
         configuration["spacing"] = spacing
-        nnunet.apply(configuration, Plan(tuple(patch), tuple(settings.plan.features), settings.batch_size, settings.folds))
+        nnunet.apply(
+            configuration, Plan(tuple(patch), tuple(settings.plan.features), settings.batch_size, settings.folds)
+        )
         architecture = configuration["architecture"]
         with torch.device("meta"):
             return get_network_from_plans(
@@ -56,13 +58,17 @@ def test_the_paper_s_patches_go_through_nnunet_s_network(name, full_network):
     assert 25e6 < sum(p.numel() for p in network.parameters()) < 40e6
     names = set(regularized_names(network))
     for key, parameter in network.named_parameters():
-        assert (key in names) == (key.endswith("weight") and parameter.ndim == 5), key  # convolutions, without biases and norms
+        assert (key in names) == (key.endswith("weight") and parameter.ndim == 5), (
+            key
+        )  # convolutions, without biases and norms
     assert any("transpconvs" in key for key in names) and any("seg_layers" in key for key in names)
 
 
 def test_the_paper_s_sgd_has_momentum_and_regularizes_the_convolutions_alone(full_network):
     configs = [
-        cfg for cfg in expand(load_artefact("table_j1"), {"scale": "paper", "seeds": "1"}, {}).values() if cfg.task.data.name == "Heart"
+        cfg
+        for cfg in expand(load_artefact("table_j1"), {"scale": "paper", "seeds": "1"}, {}).values()
+        if cfg.task.data.name == "Heart"
     ]
     network = full_network("segmentation")
     for cfg in (cfg for cfg in configs if cfg.regularizer.name == "sgd"):
@@ -74,12 +80,18 @@ def test_the_paper_s_sgd_has_momentum_and_regularizes_the_convolutions_alone(ful
         assert all(p.ndim == 5 for p in regularized["params"]) and all(p.ndim == 1 for p in others["params"])
     assert {cfg.regularizer.name for cfg in configs} == {"sgd", "sgd_cpr", "adamw", "adamcpr_ws"}
     for cfg in configs:
-        assert cfg.regularizer.name != "sgd_cpr" or (cfg.lr, cfg.regularizer.momentum, cfg.regularizer.nesterov) == (0.01, 0.99, True)
+        assert cfg.regularizer.name != "sgd_cpr" or (cfg.lr, cfg.regularizer.momentum, cfg.regularizer.nesterov) == (
+            0.01,
+            0.99,
+            True,
+        )
 
 
 def test_nnunet_s_default_decays_everything(full_network):
     cfg = compose_config(["task=segmentation_amos22", "scale=paper", *SGD, "regularizer.weight_decay=3e-5"])
-    assert {group["weight_decay"] for group in build_optimizer(cfg, full_network("segmentation")).param_groups} == {3e-5}
+    assert {group["weight_decay"] for group in build_optimizer(cfg, full_network("segmentation")).param_groups} == {
+        3e-5
+    }
 
 
 def test_the_paper_s_schedule():
@@ -93,7 +105,10 @@ def test_the_paper_s_schedule():
 
 def test_settings_that_cannot_be_are_said(made, tmp_path):
     for settings, words in (
-        (["task.plan.patch=[18,16,16]"], r"task\.plan\.patch=\[18, 16, 16\] cannot be halved as often .* is \[20, 16, 16\]"),
+        (
+            ["task.plan.patch=[18,16,16]"],
+            r"task\.plan\.patch=\[18, 16, 16\] cannot be halved as often .* is \[20, 16, 16\]",
+        ),
         (["task.folds=5"], "task.folds=5 are more than MNI152's 4 cases"),
         (["task.fold=2"], "task.fold=2 must be a whole number from 0 to 1, or null"),
         (["gpus=2"], "trains on one GPU"),
@@ -101,7 +116,10 @@ def test_settings_that_cannot_be_are_said(made, tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             build_workload(config(made, f"runs_dir={tmp_path}", *settings), CPU)
-    with pytest.raises(UserError, match=r"Heart is not in .*bring it with: python scripts/prepare_data\.py segmentation Heart data_dir="):
+    with pytest.raises(
+        UserError,
+        match=r"Heart is not in .*bring it with: python scripts/prepare_data\.py segmentation Heart data_dir=",
+    ):
         build_workload(config(made, f"runs_dir={tmp_path}", "task.data.name=Heart"), CPU)
 
 

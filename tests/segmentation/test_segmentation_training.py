@@ -95,7 +95,10 @@ def test_on_a_gpu_the_deterministic_loss_is_nnunet_s_own(made, tmp_path):
     """Its mean over voxels has no deterministic form there."""
     trainer = trainer_of(made, tmp_path, "deterministic=true")
     trainer.initialize()
-    outputs = [output.detach().requires_grad_() for output in trainer.network(torch.randn(2, 1, *trainer.configuration_manager.patch_size))]
+    outputs = [
+        output.detach().requires_grad_()
+        for output in trainer.network(torch.randn(2, 1, *trainer.configuration_manager.patch_size))
+    ]
     targets = [torch.randint(0, output.shape[1], (2, 1, *output.shape[2:])).float() for output in outputs]
     found = []
     for device in (CPU, torch.device("cuda")):  # the loss itself is computed on the CPU
@@ -114,11 +117,15 @@ def test_voxels_that_are_ignored_do_not_count_in_the_mean():
     logits, target = torch.randn(2, 3, 4, 4, 4), torch.randint(0, 3, (2, 4, 4, 4))
     target[0, 0] = 9
     mean = torch.nn.CrossEntropyLoss(ignore_index=9)(logits, target)
-    assert MeanCrossEntropy(torch.nn.CrossEntropyLoss(ignore_index=9))(logits, target).item() == pytest.approx(mean.item(), rel=1e-6)
+    assert MeanCrossEntropy(torch.nn.CrossEntropyLoss(ignore_index=9))(logits, target).item() == pytest.approx(
+        mean.item(), rel=1e-6
+    )
 
 
 def test_a_batch_depends_on_seed_and_iteration_alone(made, tmp_path):
-    first, again, other = (build_workload(config(made, f"runs_dir={tmp_path}", f"seed={seed}", "task.fold=0"), CPU) for seed in (1, 1, 2))
+    first, again, other = (
+        build_workload(config(made, f"runs_dir={tmp_path}", f"seed={seed}", "task.fold=0"), CPU) for seed in (1, 1, 2)
+    )
     for step in (7, 0, 3):
         ours, theirs = first.batch_at(step), again.batch_at(step)
         assert torch.equal(ours[0], theirs[0])
@@ -128,14 +135,21 @@ def test_a_batch_depends_on_seed_and_iteration_alone(made, tmp_path):
 
 
 def test_processes_that_read_ahead_change_no_batch(made, tmp_path):
-    alone, ahead = (build_workload(config(made, f"runs_dir={tmp_path}", f"loader_workers={workers}"), CPU) for workers in (0, 1))
+    alone, ahead = (
+        build_workload(config(made, f"runs_dir={tmp_path}", f"loader_workers={workers}"), CPU) for workers in (0, 1)
+    )
     for step in (2, 3, 0):
         assert torch.equal(alone.batch_at(step)[0], ahead.batch_at(step)[0])
 
 
 @pytest.mark.parametrize(("clip", "precision"), [(1e-3, "fp32"), (None, "fp32"), (12, "bf16")])
 def test_in_nnunet_s_loop_clipping_and_precision_are_the_configuration_s(clip, precision, made, tmp_path):
-    settings = [f"task.grad_clip={'null' if clip is None else clip}", f"task.precision={precision}", *SGD, f"runs_dir={tmp_path}"]
+    settings = [
+        f"task.grad_clip={'null' if clip is None else clip}",
+        f"task.precision={precision}",
+        *SGD,
+        f"runs_dir={tmp_path}",
+    ]
     trainer = ready(trainer_of(made, tmp_path, *settings))
     trainer.set_deep_supervision_enabled(True)
     kinds = []
@@ -169,11 +183,20 @@ def test_dice_is_that_of_the_predicted_files(made, tmp_path):
     (predicted,) = tmp_path.glob("segmentation/*/nnunet/Dataset900_MNI152/*/fold_0/validation")
     scores = {1: [], 2: []}
     for path in predicted.glob("*.nii.gz"):
-        label, found = (np.asarray(nibabel.load(file).dataobj) for file in (raw.folder_of(made, "MNI152") / "labelsTr" / path.name, path))
+        label, found = (
+            np.asarray(nibabel.load(file).dataobj)
+            for file in (raw.folder_of(made, "MNI152") / "labelsTr" / path.name, path)
+        )
         for number, values in scores.items():
-            values.append(200 * ((label == number) & (found == number)).sum() / ((label == number).sum() + (found == number).sum()))
+            values.append(
+                200
+                * ((label == number) & (found == number)).sum()
+                / ((label == number).sum() + (found == number).sum())
+            )
     assert len(scores[1]) == 2
-    assert metrics["dice_grey"] == pytest.approx(np.mean(scores[1])) and metrics["dice_white"] == pytest.approx(np.mean(scores[2]))
+    assert metrics["dice_grey"] == pytest.approx(np.mean(scores[1])) and metrics["dice_white"] == pytest.approx(
+        np.mean(scores[2])
+    )
     assert metrics["dice"] == pytest.approx((metrics["dice_grey"] + metrics["dice_white"]) / 2)
 
 
@@ -183,7 +206,9 @@ def test_at_paper_scale_patches_are_evaluated_while_it_trains_and_whole_cases_at
     (log,) = tmp_path.glob("segmentation/*/metrics.jsonl")
     first, last = [row for row in map(json.loads, log.read_text().splitlines()) if "online_dice" in row]
     assert "dice" not in first and {"step": 4} | found == last
-    assert {name.removeprefix("online_") for name in first if name != "step"} == {name for name in found if name.startswith("dice")}
+    assert {name.removeprefix("online_") for name in first if name != "step"} == {
+        name for name in found if name.startswith("dice")
+    }
     workload = build_workload(cfg, CPU)
     once, again = workload.evaluate(workload.model), workload.evaluate(workload.model)
     assert once == again and 0 <= once["online_dice"] <= 100
@@ -237,7 +262,9 @@ def test_a_fold_whose_loss_is_not_finite_is_on_record(made, tmp_path):
 
 def test_a_fold_that_fails_is_said_and_the_others_of_the_sweep_finish(made, tmp_path, capfd):
     settings = ["num_steps=4", "task.grad_clip=null", f"runs_dir={tmp_path}"]
-    failing, finishing = (config(made, *SGD[:1], *settings, f"seed={seed}", f"lr={lr}") for seed, lr in ((1, "1e30"), (2, "1e-2")))
+    failing, finishing = (
+        config(made, *SGD[:1], *settings, f"seed={seed}", f"lr={lr}") for seed, lr in ((1, "1e30"), (2, "1e-2"))
+    )
     run_all([failing, finishing], jobs=1, title="folds")
     ended = {record["seed"]: record["status"] for record in records(tmp_path).values()}
     assert ended == {1: "failed", 2: "finished"}
@@ -256,9 +283,18 @@ def test_too_little_memory_for_a_patch_is_said(made, tmp_path):
 
 
 def test_a_killed_fold_goes_on_and_ends_with_the_same_bits_beside_another_fold(made, tmp_path):
-    arguments = [*SETTINGS, "regularizer=sgd_cpr", *SGD[1:], "regularizer.warm_start=3", "num_steps=40", f"data_dir={made}"]
+    arguments = [
+        *SETTINGS,
+        "regularizer=sgd_cpr",
+        *SGD[1:],
+        "regularizer.warm_start=3",
+        "num_steps=40",
+        f"data_dir={made}",
+    ]
     arguments += ["checkpoint_every_steps=1"]
-    whole, other = (run(compose_config([*arguments, f"runs_dir={tmp_path / 'whole'}", f"seed={seed}"])) for seed in (1, 2))
+    whole, other = (
+        run(compose_config([*arguments, f"runs_dir={tmp_path / 'whole'}", f"seed={seed}"])) for seed in (1, 2)
+    )
     process = start("train.py", *arguments, f"runs_dir={tmp_path / 'killed'}")
     beside = start("train.py", *arguments, "seed=2", f"runs_dir={tmp_path / 'killed'}")
     wait_until(lambda: list((tmp_path / "killed").glob(f"segmentation/{whole['run_id']}/checkpoint.pt")))
@@ -274,5 +310,7 @@ def test_a_killed_fold_goes_on_and_ends_with_the_same_bits_beside_another_fold(m
     neighbour = records(tmp_path / "killed")[other["run_id"]]
     assert other["metrics"] == neighbour["metrics"] and other["state_sha256"] == neighbour["state_sha256"]
     assert len(records(tmp_path / "killed")) == 2
-    pictures = sorted(path.name for path in (tmp_path / "killed" / "segmentation" / whole["run_id"] / "overlays").iterdir())
+    pictures = sorted(
+        path.name for path in (tmp_path / "killed" / "segmentation" / whole["run_id"] / "overlays").iterdir()
+    )
     assert len(pictures) == 2 and all(name.startswith("case_") and name.endswith(".png") for name in pictures)

@@ -25,12 +25,16 @@ class Cluster:
 
     def __init__(self) -> None:
         root = Path(os.environ.get("SLURM_ROOT", REPOSITORY / ".slurm")).resolve()
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_", "SACCT_"))}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_", "SACCT_"))
+        }
         self.environment = inherited | {"SLURM_CONF": str(root / "etc" / "slurm.conf")}
 
     def call(self, *command: Any, timeout: float = 60) -> subprocess.CompletedProcess:
         """Any command with this cluster's environment; its exit code is the caller's to look at."""
-        return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=timeout, env=self.environment)
+        return subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, timeout=timeout, env=self.environment
+        )
 
     def output(self, *command: Any) -> str:
         """The same of a command that must succeed: what it wrote, stripped."""
@@ -57,7 +61,9 @@ class Cluster:
         end = time.monotonic() + timeout
         while not (state := self.sacct_state(job_id)) or not set(state.split(",")) <= wanted:
             if time.monotonic() > end:
-                known = self.call("scontrol", "show", "job", job_id).stdout + self.call("sacct", "-D", "-j", job_id).stdout
+                known = (
+                    self.call("scontrol", "show", "job", job_id).stdout + self.call("sacct", "-D", "-j", job_id).stdout
+                )
                 raise AssertionError(f"job {job_id} is {state or 'unknown'}, not {wanted}, after {timeout} s\n{known}")
             time.sleep(0.25)
         return state

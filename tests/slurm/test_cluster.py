@@ -19,7 +19,9 @@ def test_srun_runs_a_command_on_each_node_and_returns_its_exit_code(cluster):
 
 
 def test_an_array_runs_no_more_tasks_at_once_than_its_limit(cluster, tmp_path):
-    task = "mkdir -p now; touch now/$SLURM_ARRAY_TASK_ID; ls now | wc -l >>counts; sleep 0.5; rm now/$SLURM_ARRAY_TASK_ID"
+    task = (
+        "mkdir -p now; touch now/$SLURM_ARRAY_TASK_ID; ls now | wc -l >>counts; sleep 0.5; rm now/$SLURM_ARRAY_TASK_ID"
+    )
     job = cluster.sbatch(task, tmp_path, "--array=0-4%2")
     assert cluster.wait_for(job, "COMPLETED") == "COMPLETED"
     counts = list(map(int, lines(tmp_path / "counts")))
@@ -53,7 +55,12 @@ def test_a_job_of_high_evicts_one_of_low_which_is_signalled_and_queued_again(clu
     (tmp_path / "process.sh").write_text(process)
     first_time = '[ -z "$SLURM_RESTART_COUNT" ] || { echo restart $SLURM_RESTART_COUNT >>log; exit; }'
     evicted = cluster.sbatch(
-        f"{first_time}; srun bash process.sh", tmp_path, "--partition=low", "--nodelist=n1", "--gpus=8", "--signal=USR2@10"
+        f"{first_time}; srun bash process.sh",
+        tmp_path,
+        "--partition=low",
+        "--nodelist=n1",
+        "--gpus=8",
+        "--signal=USR2@10",
     )
     wait_until(lambda: lines(tmp_path / "log") == ["ready"])
     assert cluster.srun("--partition=high", "--nodelist=n1", "--gpus=1", "true").returncode == 0
@@ -80,7 +87,11 @@ def test_a_job_outlives_its_slurmd(cluster, tmp_path):
 
 
 def test_a_job_that_dies_with_its_node_is_queued_again(cluster, tmp_path):
-    job = cluster.sbatch(f"echo restart ${{SLURM_RESTART_COUNT-none}} >>log; [ $SLURM_RESTART_COUNT ] || {HOLD}", tmp_path, "--nodelist=n2")
+    job = cluster.sbatch(
+        f"echo restart ${{SLURM_RESTART_COUNT-none}} >>log; [ $SLURM_RESTART_COUNT ] || {HOLD}",
+        tmp_path,
+        "--nodelist=n2",
+    )
     wait_until(lambda: lines(tmp_path / "log") == ["restart none"])
     cluster.kill_node("n2", with_jobs=True)
     cluster.start_node("n2")

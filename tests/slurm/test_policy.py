@@ -31,7 +31,9 @@ def typed(given: dict[str, str], *more: str) -> list[str]:
 
 
 def folders(given: dict[str, str]) -> list[Path]:
-    return [run_folder(cfg) for cfg in expand(load_artefact("grokking"), {"scale": "mini", "seeds": "1"}, given).values()]
+    return [
+        run_folder(cfg) for cfg in expand(load_artefact("grokking"), {"scale": "mini", "seeds": "1"}, given).values()
+    ]
 
 
 def start(cluster: Cluster, call: list[str]) -> subprocess.Popen:
@@ -65,7 +67,10 @@ def test_runs_with_unusable_files_are_named_and_the_others_are_trained(cluster, 
     assert ready.returncode == 0 and ".lock is not this process's any more" in ready.stdout, ready.stderr
     done = cluster.call(*typed(there, *JOBS), timeout=300)
     assert done.returncode == 0, done.stderr
-    ends = [{run: record["state_sha256"] for run, record in records(tmp_path / where).items()} for where in ("here", "there")]
+    ends = [
+        {run: record["state_sha256"] for run, record in records(tmp_path / where).items()}
+        for where in ("here", "there")
+    ]
     assert ends[0] == ends[1] and len(ends[0]) == 6
 
 

@@ -30,7 +30,9 @@ class Sweep:
         given = [argument for argument in SWEEP if not argument.startswith("jobs=")]
         arguments = command(*given, *ON_SLURM, f"runs_dir={self.runs_dir}", f"results_dir={self.runs_dir / 'results'}")
         with open(self.log, "a") as log:
-            self.submitter = subprocess.Popen(arguments, stdout=log, stderr=log, env=self.cluster.environment, start_new_session=True)
+            self.submitter = subprocess.Popen(
+                arguments, stdout=log, stderr=log, env=self.cluster.environment, start_new_session=True
+            )
 
     def jobs(self) -> list[str]:
         lines = self.cluster.call("squeue", "-h", "-r", "-t", "RUNNING", "-o", "%F %K").stdout.splitlines()
@@ -74,7 +76,9 @@ def cancel(random_: random.Random, sweep: Sweep) -> None:
 
 
 def evict(random_: random.Random, sweep: Sweep) -> None:
-    sweep.cluster.srun("--partition=high", f"--nodelist={random_.choice(['n1', 'n2'])}", "--exclusive", "true", timeout=120)
+    sweep.cluster.srun(
+        "--partition=high", f"--nodelist={random_.choice(['n1', 'n2'])}", "--exclusive", "true", timeout=120
+    )
 
 
 def lose_a_node(random_: random.Random, sweep: Sweep) -> None:

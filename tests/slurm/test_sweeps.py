@@ -39,7 +39,10 @@ def tables(runs_dir: Path) -> dict[str, bytes]:
 
 def bits(runs_dir: Path) -> dict[str, tuple]:
     """What must not depend on what happened on the way: final state, metrics and logs."""
-    return {run: (r["state_sha256"], r["metrics"], r["files"], r["steps"], r["status"]) for run, r in records(runs_dir).items()}
+    return {
+        run: (r["state_sha256"], r["metrics"], r["files"], r["steps"], r["status"])
+        for run, r in records(runs_dir).items()
+    }
 
 
 def running(cluster: Cluster, runs_dir: Path, but: set[str]) -> tuple[str, Path]:
@@ -52,7 +55,11 @@ def running(cluster: Cluster, runs_dir: Path, but: set[str]) -> tuple[str, Path]
             job = f"{job}_{index}" if index.isdigit() else job  # what is submitted again may be a single job, no array
             note = runs_dir / "slurm" / f"{name.rpartition('-')[2]}.json"
             if job not in but and note.exists():
-                folder = runs_dir / "grokking" / json.loads(note.read_text())["jobs"][int(index) if index.isdigit() else 0][0]
+                folder = (
+                    runs_dir
+                    / "grokking"
+                    / json.loads(note.read_text())["jobs"][int(index) if index.isdigit() else 0][0]
+                )
                 if 0 < last_step(folder) < STEPS / 2:  # time enough to be disturbed
                     found.append((job, folder))
         return bool(found)
@@ -99,7 +106,14 @@ def test_a_sweep_survives_everything_that_can_happen_to_its_jobs(cluster, tmp_pa
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     steps = f"num_steps={STEPS}"
     assert reproduce(cluster, f"runs_dir={undisturbed}", "jobs=2", steps, seeds="1,2").returncode == 0
-    arguments = (f"runs_dir={disturbed}", *JOBS, steps, "checkpoint_every_steps=40", "launcher.partition=low", "launcher.parallel=3")
+    arguments = (
+        f"runs_dir={disturbed}",
+        *JOBS,
+        steps,
+        "checkpoint_every_steps=40",
+        "launcher.partition=low",
+        "launcher.parallel=3",
+    )
     submitter = start(cluster, *arguments, "wait=true", seeds="1,2")
     touched: set[str] = set()
 
@@ -115,7 +129,9 @@ def test_a_sweep_survives_everything_that_can_happen_to_its_jobs(cluster, tmp_pa
 
     job, folder = running(cluster, disturbed, touched)
     worker = int((folder / ".lock").read_text().split()[1])
-    os.kill(int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)  # the job's own process
+    os.kill(
+        int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL
+    )  # the job's own process
 
     job, _ = running(cluster, disturbed, touched)
     assert cluster.call("scontrol", "requeue", job).returncode == 0
@@ -125,7 +141,9 @@ def test_a_sweep_survives_everything_that_can_happen_to_its_jobs(cluster, tmp_pa
 
     running(cluster, disturbed, touched)
     for node in ("n1", "n2"):
-        assert cluster.srun("--partition=high", f"--nodelist={node}", "--exclusive", "true", timeout=120).returncode == 0
+        assert (
+            cluster.srun("--partition=high", f"--nodelist={node}", "--exclusive", "true", timeout=120).returncode == 0
+        )
 
     said, _ = submitter.communicate(timeout=TIMEOUT)
     assert submitter.returncode == 0, said
@@ -142,7 +160,12 @@ def test_two_sweeps_submitted_at_once_queue_and_train_every_run_once(cluster, tm
     for process in both:
         said, _ = process.communicate(timeout=TIMEOUT)
         assert process.returncode == 0 or "another process is submitting runs of this folder" in said, said
-    noted = [run for note in (tmp_path / "slurm").glob("*.json") for job in json.loads(note.read_text())["jobs"] for run in job]
+    noted = [
+        run
+        for note in (tmp_path / "slurm").glob("*.json")
+        for job in json.loads(note.read_text())["jobs"]
+        for run in job
+    ]
     assert len(noted) == len(set(noted)) == 6
     done = reproduce(cluster, *arguments, "wait=true")
     assert done.returncode == 0, done.stderr
@@ -161,7 +184,14 @@ def test_a_disk_that_is_full_is_said_and_when_it_has_room_the_sweep_ends_as_if_i
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount")
     try:
-        arguments = (f"runs_dir={small}", *JOBS, "num_steps=400", "checkpoint_every_steps=40", "launcher.parallel=2", "wait=true")
+        arguments = (
+            f"runs_dir={small}",
+            *JOBS,
+            "num_steps=400",
+            "checkpoint_every_steps=40",
+            "launcher.parallel=2",
+            "wait=true",
+        )
         free = os.statvfs(small).f_bavail * os.statvfs(small).f_frsize
         (small / "filler").write_bytes(bytes(free - 600_000))  # less than the checkpoints of six runs
         full = reproduce(cluster, *arguments)
@@ -181,10 +211,19 @@ def test_a_disk_that_is_full_is_said_and_when_it_has_room_the_sweep_ends_as_if_i
 
 
 def test_two_processes_under_srun_equal_one(cluster, tmp_path):
-    run = ("task=grokking", "task.model.width=32", "task.batch_size=64", "num_steps=50", "task.log_every_steps=1", "quiet=true")
+    run = (
+        "task=grokking",
+        "task.model.width=32",
+        "task.batch_size=64",
+        "num_steps=50",
+        "task.log_every_steps=1",
+        "quiet=true",
+    )
     alone = cluster.call(*command("train.py", *run, f"runs_dir={tmp_path / 'one'}"), timeout=120)
     assert alone.returncode == 0, alone.stderr
-    two = cluster.srun("-n2", "--cpus-per-task=1", *command("train.py", *run, f"runs_dir={tmp_path / 'two'}", "gpus=2"), timeout=180)
+    two = cluster.srun(
+        "-n2", "--cpus-per-task=1", *command("train.py", *run, f"runs_dir={tmp_path / 'two'}", "gpus=2"), timeout=180
+    )
     assert two.returncode == 0, two.stderr
     curves = []
     for folder in ("one", "two"):
@@ -195,14 +234,30 @@ def test_two_processes_under_srun_equal_one(cluster, tmp_path):
 
 
 def test_runs_of_two_processes_each_are_submitted_as_jobs_of_two_tasks(cluster, tmp_path):
-    common = ("num_steps=24", "lr=1e-3", f"runs_dir={tmp_path}", *JOBS, "launcher.runs_per_job=6", "gpus=2", "wait=true")
+    common = (
+        "num_steps=24",
+        "lr=1e-3",
+        f"runs_dir={tmp_path}",
+        *JOBS,
+        "launcher.runs_per_job=6",
+        "gpus=2",
+        "wait=true",
+    )
     done = reproduce(cluster, *common)
     assert done.returncode == 0, done.stderr
     assert {(r["status"], r["hardware"]["processes"]) for r in records(tmp_path).values()} == {("finished", 2)}
 
 
 def test_hydra_s_own_sweep_goes_to_the_cluster_and_is_preempted_and_goes_on(cluster, tmp_path):
-    run = ("-m", "task=grokking", "task.model.width=32", "task.batch_size=64", "num_steps=600", "task.log_every_steps=8", "seed=1,2")
+    run = (
+        "-m",
+        "task=grokking",
+        "task.model.width=32",
+        "task.batch_size=64",
+        "num_steps=600",
+        "task.log_every_steps=8",
+        "seed=1,2",
+    )
     sweep = subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / "train.py"), *run, *JOBS, f"runs_dir={tmp_path}", "quiet=true"],
         env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
