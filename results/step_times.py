@@ -58,7 +58,10 @@ BEFORE_THE_ROUNDS = (
 ON_A_GPU = (
     "On a GPU, `make bench DEVICE=cuda` (bfloat16 autocast, context 1024) makes the same tables in `results/paper/`."
 )
-NOT_LARGEST = "On a CPU the batch is not the largest that fits, which would take hours, but the one that stands above (`make bench BATCH=`)."
+NOT_LARGEST = (
+    "On a CPU the batch is not the largest that fits, which would take hours, but the one that stands above "
+    "(`make bench BATCH=`)."
+)
 
 
 def write_step_times(table: str, record: Mapping[str, Any], out_dir: Path) -> str:

@@ -150,4 +150,5 @@ def classes_of(images: Images) -> int | None:
 
 
 def _missing(name: str, root: Path, split: str) -> str:
-    return f"{name} ({split}) is not in {root / FOLDERS[name]}; bring it with: python scripts/prepare_data.py imagenet {name} data_dir={root}"
+    command = f"python scripts/prepare_data.py imagenet {name} data_dir={root}"
+    return f"{name} ({split}) is not in {root / FOLDERS[name]}; bring it with: {command}"

@@ -56,8 +56,8 @@ class CPRTrainer(nnUNetTrainer):
         configuration: str,
         fold: int,
         dataset_json: dict,
-        device: torch.device = torch.device("cuda"),
-    ) -> None:  # noqa: B008
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
+    ) -> None:
         plans.setdefault("continue_training", False)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.grad_scaler = None  # float16's: the suite's precisions, bfloat16 and float32, need none
