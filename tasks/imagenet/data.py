@@ -126,10 +126,10 @@ def digest(name: str, root: Path) -> str | None:
     if name == "FashionMNIST":
         return small_images_digest(name, root)
     if name == "ImageNet":
-        images = {split: read(name, root, split) for split in SPLITS}
-        names = {
-            split: verified.overall({path: str(label) for path, label in images[split].samples}) for split in SPLITS
-        }  # type: ignore[attr-defined]
+        names = {}
+        for split in SPLITS:
+            samples = read(name, root, split).samples  # type: ignore[attr-defined]
+            names[split] = verified.overall({path: str(label) for path, label in samples})
         return verified.overall(names)
     return verified.verify_remembered(root / FOLDERS[name], shard_names(name, root), "get this shard anew")
 
