@@ -1,4 +1,4 @@
-"""From run records to the paper's tables and figures."""
+"""Turn run records into the paper's tables and figures."""
 
 from results.artefact import Summary, write_artefact
 from results.runs import Run

@@ -1,4 +1,4 @@
-"""write_artefact: from runs to the files of results/<scale>/<artefact>/."""
+"""Write the files of results/<scale>/<artefact>/ from runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ LEGEND = (
     "hold the 95 % bootstrap interval of a median difference. Pairs are of all learning rates that both sides have, not of the best one "
     "alone; those of one seed are not independent of each other, which makes p rather too small. See `results/verdicts.py`."
 )
-# Of heat maps, the one layout in which settings are chosen.
+# Only heat maps choose settings, so only their pages print this.
 CHOICE = (
     "Which setting a number is of: best cells, the frames in the figures, the shares and steps under the claims and a claim's *a against "
     "b* take the setting that is best by the printed score itself, or by the score that an artefact names to choose by (Figure K.1), as "
@@ -42,7 +42,7 @@ CHOICE = (
 
 @dataclass(frozen=True)
 class Summary:
-    """What was written, and what a person should see of it in a terminal."""
+    """Files that were written, and the text to print in a terminal."""
 
     text: str
     files: tuple[Path, ...]
@@ -58,12 +58,16 @@ def write_artefact(
     seeds: int,
     command: str,
 ) -> Summary:
-    """Writes table.md, table.csv, table.tex, claims.csv, figure.png and figure.svg; the same runs give the same bytes.
+    """Write table.md, table.csv, table.tex, claims.csv, figure.png and figure.svg.
 
-    An artefact with `interpolation` also has <interpolation.name>.csv, .png and .svg, one with `progress` progress.csv, .png and .svg,
-    and its pictures, one with `folds` folds.csv.
+    The same runs give the same bytes. Some keys of the artefact add files:
+      `interpolation`: <interpolation.name>.csv, .png and .svg
+      `progress`: progress.csv, .png and .svg, and its pictures
+      `folds`: folds.csv
 
-    `expected` and `seeds` are the numbers of runs and of seeds that the artefact's grids have at this scale.
+    Args:
+        expected: number of runs that the artefact's grids have at this scale.
+        seeds: number of seeds that the artefact's grids have at this scale.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     artefact = at_scale(artefact, scale)
@@ -108,7 +112,7 @@ def write_artefact(
 
 
 def plain_table(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], seeds: int) -> pd.DataFrame:
-    """What table.csv holds, of an artefact `at_scale`."""
+    """Return the content of table.csv for an artefact `at_scale`."""
     if artefact["layout"] == "heatmap":
         return cell_table(artefact, frame(runs, artefact["metric"]["name"]), seeds)
     if artefact["layout"] == "pairs":
@@ -119,7 +123,11 @@ def plain_table(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], se
 
 
 def tuning_tables(artefact: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
-    """By title: how sensitive the methods of a heat map are, and when one has another's final score. What says nothing is left out."""
+    """Return a heat map's tables on tuning by title, without empty ones.
+
+    They show how sensitive each method is to its settings, and when it reaches another method's
+    final score.
+    """
     if artefact["layout"] != "heatmap" or not runs:
         return {}
     data = frame(runs, artefact["metric"]["name"])
@@ -133,7 +141,7 @@ def tuning_tables(artefact: Mapping[str, Any], runs: Sequence[Run]) -> dict[str,
 def _interpolation(
     artefact: Mapping[str, Any], runs: Sequence[Run], out_dir: Path, footer: str
 ) -> tuple[str, list[Path]]:
-    """The page's section on interpolated weights, and the files that it brings; nothing where no run has such scores."""
+    """Return the page's section on interpolated weights and its files, or nothing without such scores."""
     points = interpolated(artefact, runs)
     if points.empty:
         return "", []
@@ -149,14 +157,14 @@ def _interpolation(
 
 
 def _folds(artefact: Mapping[str, Any], runs: Sequence[Run], out_dir: Path, _: str) -> tuple[str, list[Path]]:
-    """The page's line on the scores of every fold and label, and their file; nothing where the artefact does not ask for them."""
+    """Return the page's line on scores by fold and label, and its file, or nothing without `folds`."""
     if "folds" not in artefact or not runs:
         return "", []
     return f"\n{artefact['folds']}\n", [write(out_dir / "folds.csv", folds(artefact, runs).to_csv(index=False))]
 
 
 def _progress(artefact: Mapping[str, Any], runs: Sequence[Run], out_dir: Path, footer: str) -> tuple[str, list[Path]]:
-    """The page's section on scores over training, and the files that it brings; nothing where the artefact does not ask for it."""
+    """Return the page's section on scores over training and its files, or nothing without `progress`."""
     rows = progress(artefact, runs)
     if rows.empty:
         return "", []
@@ -182,8 +190,11 @@ def _progress(artefact: Mapping[str, Any], runs: Sequence[Run], out_dir: Path, f
 
 
 def at_scale(artefact: Mapping[str, Any], scale: str) -> dict[str, Any]:
-    """Without the panels and claims that name other scales as their `scales`; with this scale's values to `select` by and `near`,
-    and its `progress.score`."""
+    """Return the artefact as this scale has it.
+
+    Panels and claims that belong to other scales are dropped. `select`, `near` and `progress.score`
+    get this scale's values.
+    """
     kept = {
         key: [one for one in artefact.get(key, ()) if scale in one.get("scales", (scale,))]
         for key in ("panels", "claims")
@@ -211,7 +222,9 @@ def _machine(hardware: Mapping[str, Any]) -> str:
 def describe(
     artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], expected: int, command: str
 ) -> dict[str, str]:
-    """The facts that stand over every table. What the runs cost is none: equal runs give equal files."""
+    """Return the facts above every table. The cost of the runs is left out: equal runs must give equal
+    files.
+    """
 
     def distinct(values: list[Any]) -> str:
         return ", ".join(str(v) for v in sorted({v for v in values if v is not None})) or "-"
@@ -259,7 +272,7 @@ def _page(
     beside: Mapping[str, pd.DataFrame],
     extra: pd.DataFrame | None,
 ) -> str:
-    """table.md; `notes` stand over the main table, the tables `beside` under the claims."""
+    """Return table.md, with `notes` above the main table and the tables `beside` under the claims."""
     lines = [
         f"# {artefact['title']}",
         "",
@@ -285,7 +298,9 @@ def _page(
 
 
 def read_facts(path: Path) -> dict[str, str]:
-    """The list `- name: fact` at the head of a table.md, without the command; empty without the file."""
+    """Return the list `- name: fact` at the top of a table.md, without the command; empty without the
+    file.
+    """
     facts = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         if line.startswith(("!", "##")):

@@ -1,7 +1,8 @@
-"""One method's score at several training budgets against another's at one: curves, scores, and the budget that makes them equal.
+"""Compare a method's scores at several training budgets with another method's score at one budget.
 
-An artefact with this layout has `methods` and `budget`: the steps of budget 1.0x at each scale, the method with several budgets
-(`reference`) and the one to reach (`goal`).
+Makes curves, scores and the budget at which the scores are equal. An artefact with this layout has
+`methods` and `budget`. `budget` names the steps of budget 1.0x at each scale, the method with
+several budgets (`reference`) and the method to reach (`goal`).
 """
 
 import itertools
@@ -17,12 +18,14 @@ from results.runs import Run
 
 
 def budget_of(artefact: Mapping[str, Any], scale: str, run: Run) -> float:
-    """The run's steps, in units of budget 1.0x."""
+    """Return the run's steps in units of budget 1.0x."""
     return round(run.config["num_steps"] / artefact["budget"]["unit_steps"][scale], 4)
 
 
 def scores(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run]) -> pd.DataFrame:
-    """A row a run of the methods: method, budget, seed, steps and its final score, missing if it diverged."""
+    """Return a row per run: method, budget, seed, steps and final score, which is missing for a
+    diverged run.
+    """
     name, rows = artefact["metric"]["name"], []
     for method in artefact["methods"]:
         for run in runs_of(method, runs):
@@ -35,9 +38,11 @@ def scores(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run]) -> pd.D
 
 
 def equal_budget(by_budget: Mapping[float, float], goal: float, higher: bool) -> float | None:
-    """The smallest budget at which the score is the goal; None if it is not within the budgets measured.
+    """Return the smallest budget at which the score equals the goal, or None outside the measured
+    budgets.
 
-    Between two budgets log(score) is taken as linear in log(budget). A goal that the smallest budget reaches gives that budget.
+    Between two budgets, log(score) is interpolated linearly in log(budget). If the smallest budget
+    already reaches the goal, it is returned.
     """
     sign = 1 if higher else -1
     points = sorted((budget, score) for budget, score in by_budget.items() if score is not None and score > 0)
@@ -51,7 +56,7 @@ def equal_budget(by_budget: Mapping[float, float], goal: float, higher: bool) ->
 
 
 def equal_budgets(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run]) -> dict[int, float | None]:
-    """seed -> the budget at which the reference reaches the score that the goal has at the same seed."""
+    """Return, for each seed, the budget at which the reference reaches the goal's score at that seed."""
     table = scores(artefact, scale, runs).dropna(subset="score")
     of_goal, of_reference = (table[table["method"] == artefact["budget"][side]] for side in ("goal", "reference"))
     goals, higher = of_goal.set_index("seed")["score"].to_dict(), artefact["metric"]["better"] == "higher"
@@ -63,7 +68,9 @@ def equal_budgets(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run]) 
 
 
 def budget_table(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run]) -> pd.DataFrame:
-    """A row a method and budget: the final score over the seeds, and when its curve first had the goal's final score."""
+    """Return a row per method and budget: the final score over seeds, and when its curve first reached
+    the goal's final score.
+    """
     table, digits = scores(artefact, scale, runs), artefact["metric"].get("digits", 2)
     name, higher = artefact["metric"]["name"], artefact["metric"]["better"] == "higher"
     goals = (
@@ -97,7 +104,7 @@ def budget_table(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run]) -
 
 
 def equal_budget_line(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run]) -> str:
-    """One sentence: the budget at which the reference has the goal's score."""
+    """Return one sentence with the budget at which the reference has the goal's score."""
     found = equal_budgets(artefact, scale, runs)
     reference, goal = artefact["budget"]["reference"], artefact["budget"]["goal"]
     if not found:
@@ -119,7 +126,10 @@ def equal_budget_line(artefact: Mapping[str, Any], scale: str, runs: Sequence[Ru
 
 
 def budget_figure(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], footer: str) -> Figure:
-    """Left the curves over training, a line a seed; right the final scores over the budget, with the goal's mean as a level."""
+    """Draw curves over training (left) and final scores over the budget (right).
+
+    The curves have a line per seed. A horizontal line on the right marks the goal's mean.
+    """
     name, table = artefact["metric"]["name"], scores(artefact, scale, runs)
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -139,7 +149,7 @@ def budget_figure(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], 
         if method["title"] == artefact["budget"]["goal"] and len(means):
             right.axhline(means.iloc[0], color="black", lw=0.8, ls="--")
     finals = table["score"].dropna()
-    if len(finals):  # the start of training would flatten the end
+    if len(finals):  # otherwise the start of training would flatten the end
         left.set_ylim(finals.min() * 0.98, finals.max() * 1.3)
     left.set(xlabel="step", ylabel=artefact["metric"]["label"], yscale="log")
     right.set(xlabel="training budget", ylabel=f"final {artefact['metric']['label']}")

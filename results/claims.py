@@ -1,7 +1,9 @@
-"""The paper's claims, and ours, tested on our runs: what the runs show of each kind of claim. results/verdicts.py decides.
+"""Test each kind of claim, the paper's and ours, on our runs. results/verdicts.py turns the findings
+into verdicts.
 
-A claim that two settings are the same holds if their difference is significantly within a margin, and does not if it is significantly
-beyond: that nothing significant was seen is no evidence of being the same.
+A claim that two settings are the same holds if their difference is significantly within a margin.
+It fails if the difference is significantly beyond the margin. A difference that is not significant
+is no evidence that they are the same.
 """
 
 import math
@@ -21,13 +23,13 @@ from results.verdicts import FAILS, HOLDS, LEVEL, Finding, Verdict, decide
 
 
 def judge(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], complete: bool) -> list[Verdict]:
-    """A verdict for each claim of the artefact; `complete` says whether all its runs are there."""
+    """Return a verdict for each claim of the artefact. `complete` says whether all its runs exist."""
     claims = artefact["claims"]
     return decide(claims, [_finding(artefact, claim, runs, scale) if complete else None for claim in claims])
 
 
 def _finding(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequence[Run], scale: str) -> Finding | None:
-    """What the runs show of a claim; None where a method has no cell without a diverged run."""
+    """Return what the runs show of a claim, or None if every cell of a method has a diverged run."""
     match claim["kind"]:
         case "sooner":
             return _sooner(artefact, claim, runs)
@@ -51,14 +53,19 @@ def _finding(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequen
 
 
 def _best(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame) -> Finding | None:
-    """Best cell against best cell, and Wilcoxon's signed-rank test over learning rates x seeds.
+    """Compare the best cells, and test the difference with Wilcoxon's signed-rank test over learning
+    rates x seeds.
 
-    At every learning rate and seed each method plays the column that is best by the mean over the OTHER seeds: the column and its
-    value come from different runs, so a method with more columns has no better chance. Learning rates are not exchangeable, so no
-    normal distribution of the differences is assumed. A learning rate of one side alone gives no pair; it counts in the best cells, and
-    best cells and median difference must speak for the same side.
+    At every learning rate and seed, a method plays the column with the best mean over the OTHER
+    seeds. The column and its value come from different runs, so more columns give a method no
+    better chance. Learning rates are not exchangeable, so no normal distribution of the differences
+    is assumed.
 
-    With `chosen_by`, the panels of another score of the same runs, that score decides which cell and column are best.
+    A learning rate that only one side has gives no pair, but it counts in the best cells. The best
+    cells and the median difference must favour the same side.
+
+    `chosen_by` names the panels of another score of the same runs. That score then decides which
+    cell and column are best.
     """
     better, by = artefact["metric"]["better"], claim.get("chosen_by", claim)
     best_left, best_right = (best_by(artefact, data, claim[side], by[side]) for side in ("left", "right"))
@@ -74,7 +81,9 @@ def _best(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFr
 
 
 def _signed_rank(said: str, differences: pd.Series, lead: float | None = None) -> Finding:
-    """The median difference with its test; `lead`: another comparison of the two sides, whose sign must be the same."""
+    """Return the median difference with its test. The sign of `lead`, another comparison of the sides,
+    must agree.
+    """
     least, median = least_signed_rank(len(differences)), median_of(differences)
     if least >= LEVEL:
         return Finding(f"{said}; {len(differences)} pairs", median=median)
@@ -86,10 +95,12 @@ def _signed_rank(said: str, differences: pd.Series, lead: float | None = None) -
 
 
 def _share(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame) -> Finding | None:
-    """Share of a method's cells within `within` of the reference method's best cell; Fisher's exact test on the counts of cells.
+    """Compare the shares of cells within `within` of the reference method's best cell by Fisher's
+    exact test.
 
-    A cell with a diverged run is not near. Cells share seeds and learning rates, so that the p-value is a description, not a proof.
-    They are no pairs: there is no interval of a difference.
+    A cell with a diverged run is not near. Cells share seeds and learning rates, so the p-value
+    describes the data and proves nothing. Cells are not pairs, so there is no interval of a
+    difference.
     """
     better = artefact["metric"]["better"]
     reference = best_cell(side_cells(artefact, data, claim["reference"]), better)
@@ -110,10 +121,12 @@ def _share(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataF
 
 
 def _best_value(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame) -> Finding | None:
-    """Whether the claimed value of the columns is the best one: it against every other, paired over learning rates x seeds.
+    """Test whether the claimed column value is the best one, against every other, paired over learning
+    rates x seeds.
 
-    The runs speak for it if it has the best cell and is ahead of every other value: the largest p-value counts. They speak against it
-    if another value is ahead: the smallest p-value of those counts, times the number of others.
+    The runs support the claim if the value has the best cell and leads every other value. The
+    largest p-value then counts. They contradict it if another value leads. The smallest p-value
+    among those then counts, times the number of other values.
     """
     best = best_cell(side_cells(artefact, data, claim["left"]), artefact["metric"]["better"])
     values = side_values(artefact, data, claim["left"])
@@ -153,9 +166,10 @@ def _best_value(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.
 
 
 def _sooner(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequence[Run]) -> Finding:
-    """Steps to the target, left against the soonest of the right, per seed; a sign test over the seeds.
+    """Compare the steps to the target, left against the fastest of the right, by a sign test over
+    seeds.
 
-    Two that never got there, or at the same step, say nothing.
+    A tie at a seed doesn't count, and neither does a seed at which no side reached the target.
     """
     steps = {method["title"]: first_step_at(artefact, method, runs) for method in artefact["methods"]}
     never, seeds = math.inf, sorted(steps[claim["left"]])
@@ -178,7 +192,9 @@ def _sooner(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequenc
 
 
 def _budget(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequence[Run], scale: str) -> Finding:
-    """One method at one budget against another at another: a signed-rank test over the seeds; a diverged run is the worst."""
+    """Compare two methods, each at its own budget, by a signed-rank test over seeds. A diverged run
+    has the worst score.
+    """
     table = scores(artefact, scale, runs)
     worst = -sign(artefact) * math.inf
     sides = []
@@ -190,9 +206,10 @@ def _budget(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequenc
 
 
 def _same(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequence[Run], scale: str) -> Finding:
-    """Whether the pairs of a part differ by less than its margin over learning rates x seeds.
+    """Test whether the pairs of a part differ by less than its margin over learning rates x seeds.
 
-    Ranks, because a run that never reached the target differs by more than any other, by an unknown amount.
+    The test uses ranks: a run that never reached the target differs by more than any other, by an
+    unknown amount.
     """
     part = part_of(artefact, claim["task"])
     first, second = artefact["pair"]["values"]
@@ -203,7 +220,9 @@ def _same(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequence[
 def _same_values(
     artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame, scale: str
 ) -> Finding | None:
-    """Whether each other value of a panel's columns differs from the claimed one by less than a margin over learning rates x seeds."""
+    """Test whether each other column value is within a margin of the claimed one over learning rates x
+    seeds.
+    """
     values = side_values(artefact, data, claim["left"])
     others = [other for other in values if other != claim["value"]]
     if claim["value"] not in values or not others:
@@ -213,7 +232,10 @@ def _same_values(
 
 
 def _same_best(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame, scale: str) -> Finding:
-    """Whether two methods, each at the column that is best by the other seeds, differ by less than a margin over learning rates x seeds."""
+    """Test whether two methods differ by less than a margin over learning rates x seeds.
+
+    Each plays the column that is best by the other seeds.
+    """
     better = artefact["metric"]["better"]
     left, right = (held_out(side_values(artefact, data, claim[side]), better) for side in ("left", "right"))
     return _within(
@@ -222,10 +244,12 @@ def _same_best(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.D
 
 
 def _within(compared: Mapping[str, pd.Series], margin: float, unit: str = "") -> Finding:
-    """Two one-sided signed-rank tests (TOST) of each of the differences, by the words before them.
+    """Run two one-sided signed-rank tests (TOST) on each of the differences, keyed by the words to
+    print before them.
 
-    The runs speak for the claim if all differences are within the margin: the largest p-value counts. They speak against it if one is
-    beyond: the smallest counts, times their number. Of the two, the smaller p-value is the claim's.
+    The runs support the claim if all differences are within the margin. The largest p-value then
+    counts. They contradict it if one difference is beyond the margin. The smallest p-value then
+    counts, times their number. The claim gets the smaller of these two p-values.
     """
     least = least_signed_rank(min(map(len, compared.values())), "greater")
     if least >= LEVEL:

@@ -1,4 +1,4 @@
-"""What a reader must know of the code, kernels and data that made the runs of a table: a run id says nothing of them."""
+"""Report the code, kernels and data behind a table's runs, which a run id doesn't show."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from results.runs import Run
 
 
 def code_remark(runs: Sequence[Run]) -> str:
-    """One line where the runs' code differs, or had changes that no commit holds; else nothing."""
+    """Return one line if the runs' code differs or had uncommitted changes; else nothing."""
     counts = Counter(commit_of(run.record) for run in runs)
     changed = sum(number for commit, number in counts.items() if "-dirty" in commit)
     said = []
@@ -32,17 +32,17 @@ WORDS = {"kernel": "kernels", "data": "data"}
 
 
 def commit_of(record: Mapping[str, Any]) -> str:
-    """Return the commit of a run, or those of all its states, the first first."""
+    """Return the commit of a run, or the commits of all its states in order."""
     return " then ".join(dict.fromkeys(str(state.get("git_commit")) for state in states_of(record)))
 
 
 def states_of(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """Return the states that made a run's steps. Records of older versions know the last one alone."""
+    """Return the code states that computed a run's steps. Older records have only the last one."""
     return record.get("states") or [record]
 
 
 def _values(record: Mapping[str, Any], key: str) -> set[str]:
-    """Return the values of all states. A method without CPR has no kernel, and an old record doesn't say."""
+    """Return the values of all states. A method without CPR has no kernel, and old records lack the value."""
     return {str(state[key]) for state in states_of(record) if state.get(key) is not None}
 
 
@@ -55,7 +55,10 @@ def _listed(shares: Mapping[str, int]) -> str:
 
 
 def written_remark(code: str) -> str:
-    """The same of a table's fact `code`, the states in one list, where the runs themselves are not at hand."""
+    """Return the same remark from a table's fact `code`, for when the runs themselves are missing.
+
+    The fact lists all states in one line.
+    """
     states = code.split(", ")
     said = [f"Its runs were of {len(states)} states of this repository: {code}."] if len(states) > 1 else []
     said += ["Some had changes that no commit holds (-dirty)."] if "-dirty" in code else []

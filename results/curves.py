@@ -1,4 +1,4 @@
-"""Curves over training: the figure, and when each method reached a target."""
+"""Draw curves over training, and find when each method reached a target."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,12 @@ COLOURS = (
     "#E69F00",
     "#009E73",
     "#CC79A7",
-)  # Okabe and Ito: told apart by everyone
+)  # Okabe and Ito: safe for colour-blind readers
 STYLES: tuple[dict[str, Any], ...] = ({"lw": 2.2}, {"lw": 1.2, "ls": ":"})
 
 
 def runs_of(method: Mapping[str, Any], runs: Sequence[Run]) -> list[Run]:
-    """The runs of one method, by seed."""
+    """Return the runs of one method, sorted by seed."""
     chosen = []
     for run in runs:
         config = flatten(run.config)
@@ -34,18 +34,18 @@ def runs_of(method: Mapping[str, Any], runs: Sequence[Run]) -> list[Run]:
 
 
 def series(run: Run, name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one metric over a run."""
+    """Return the steps and values of one metric of a run."""
     rows = [row for row in run.metrics if name in row]
     return [row["step"] for row in rows], [row[name] for row in rows]
 
 
 def first_step(run: Run, name: str, target: float, higher: bool) -> int | None:
-    """The first evaluated step with the metric at the target or better; None if the run never got there."""
+    """Return the first evaluated step at which the metric is at the target or better, or None."""
     return first_at(*series(run, name), target, higher)
 
 
 def first_at(steps: Sequence[int], values: Sequence[float], target: float, higher: bool) -> int | None:
-    """The first of the steps whose value is the target or better; None if there is none."""
+    """Return the first step with a value at the target or better, or None."""
     return next(
         (step for step, value in zip(steps, values, strict=True) if (value >= target if higher else value <= target)),
         None,
@@ -53,7 +53,7 @@ def first_at(steps: Sequence[int], values: Sequence[float], target: float, highe
 
 
 def series_over(runs: Sequence[Run], name: str, how: str) -> tuple[list[int], list[float]]:
-    """`series` of the "mean" or "median" over runs, at the steps at which all of them were evaluated."""
+    """Return the "mean" or "median" `series` over runs, at the steps at which all of them were evaluated."""
     table = pd.DataFrame([dict(zip(*series(run, name), strict=True)) for run in runs], dtype=float)
     values = table.dropna(axis=1).agg(how).sort_index()
     return [int(step) for step in values.index], values.to_list()
@@ -62,14 +62,14 @@ def series_over(runs: Sequence[Run], name: str, how: str) -> tuple[list[int], li
 def first_step_at(
     artefact: Mapping[str, Any], method: Mapping[str, Any], runs: Sequence[Run], name: str | None = None
 ) -> dict[int, Any]:
-    """seed -> the method's `first_step` to the artefact's target."""
+    """Return the method's `first_step` to the artefact's target, by seed."""
     name, target = name or artefact["metric"]["name"], artefact["curves"]["target"]
     higher = artefact["metric"]["better"] == "higher"
     return {run.config["seed"]: first_step(run, name, target, higher) for run in runs_of(method, runs)}
 
 
 def curve_table(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
-    """A row a method: when it reached the target in each metric, and where it ended."""
+    """Return a row per method: when it reached the target in each metric, and its final scores."""
     target, unit = artefact["curves"]["target"], artefact["curves"]["x_unit_steps"]
     rows = []
     for method in artefact["methods"]:
@@ -94,7 +94,10 @@ def curve_table(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFram
 
 
 def curve_figure(artefact: Mapping[str, Any], runs: Sequence[Run], footer: str) -> Figure:
-    """One colour a method: of the first metric the median over seeds, and each seed thin; of the second the median, dotted."""
+    """Draw one colour per method: the first metric's median over seeds, each seed as a thin line.
+
+    The second metric's median is dotted.
+    """
     settings = artefact["curves"]
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()

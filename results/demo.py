@@ -1,4 +1,4 @@
-"""What `make demo` shows of two runs: one figure and three sentences."""
+"""Build the figure and the three sentences of `make demo` from its two runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,10 +16,10 @@ MATRICES = ("query.weight", "mlp_in.weight")
 
 
 def demo_figure(runs: Mapping[str, Run], steps_per_epoch: int) -> Figure:
-    """Return validation accuracy beside R, κ and λ of two matrices.
+    """Draw validation accuracy beside R, κ and λ of two matrices.
 
     Args:
-        runs: the two runs by the names that the legend gives them. The second one is CPR's.
+        runs: the two runs by their names in the legend. The second one is CPR's.
         steps_per_epoch: steps in one unit of the x axes.
     """
     figure = Figure(figsize=(10, 4.6), layout="constrained")
@@ -69,7 +69,7 @@ def findings(runs: Mapping[str, Run], steps_per_epoch: int) -> Sequence[str]:
 
 
 def _label(axes: Axes, title: str, epochs: Sequence[float], values: Sequence[float], colour: str) -> None:
-    """Write a curve's name beside the place where it passes half of the range."""
+    """Write a curve's name beside the point where it passes half of the range."""
     place = next((number for number, value in enumerate(values) if value >= 50), len(values) - 1)
     left = epochs[place] > epochs[-1] / 2
     axes.annotate(

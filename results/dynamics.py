@@ -1,7 +1,9 @@
-"""The sizes of single matrices over training: R, its change, the multiplier λ, and the validation loss; where κ was set is marked.
+"""Plot single matrices over training: R, its change, the multiplier λ and the validation loss. Marks
+show when κ was set.
 
-An artefact with this layout has `methods` and `dynamics`: the matrices, the quantities, and what a column of the figure is, a method or
-a matrix. The lines of a column are the other of the two.
+An artefact with this layout has `methods` and `dynamics`. `dynamics` names the matrices, the
+quantities, and whether a column of the figure is a method or a matrix. The lines in a column are
+then the other of the two.
 """
 
 import itertools
@@ -16,14 +18,15 @@ from matplotlib.figure import Figure
 from results.curves import COLOURS, runs_of, series
 from results.runs import Run
 
-# In the order of the figure's rows, with their axes' labels.
+# The figure's rows in order, with their axis labels.
 QUANTITIES = {"R": "R", "change": "ΔR a step", "lambda": "λ", "loss": "validation loss"}
 
 
 def trace(run: Run, matrix: str, quantity: str) -> tuple[list[int], list[float]]:
-    """Steps and values of "R", "change" (of R, a step), "lambda" or "kappa" of a matrix; a row without the quantity is left out.
+    """Return steps and values of a matrix's "R", "change" (of R per step), "lambda" or "kappa".
 
-    Raises KeyError if the matrix is not among the run's regularized ones.
+    Rows without the quantity are left out. Raises KeyError if the run doesn't regularize the
+    matrix.
     """
     names, *rows = run.dynamics
     if matrix not in names["matrices"]:
@@ -36,13 +39,16 @@ def trace(run: Run, matrix: str, quantity: str) -> tuple[list[int], list[float]]
 
 
 def bound_set(run: Run, matrix: str) -> int | None:
-    """The first logged step at which the matrix has a κ; None if it never got one, or the method has none."""
+    """Return the first logged step at which the matrix has a κ, or None if it never has one."""
     steps, _ = trace(run, matrix, "kappa")
     return steps[0] if steps else None
 
 
 def dynamics_table(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
-    """A row a method and matrix, over the seeds: R at the first and the last logged step, κ, when it was set, and λ's largest value."""
+    """Return a row per method and matrix, over seeds.
+
+    The columns are R at the first and the last logged step, κ, when κ was set, and the largest λ.
+    """
     rows = []
     for method in artefact["methods"]:
         chosen = [run for run in runs_of(method, runs) if len(run.dynamics) > 1]
@@ -74,9 +80,10 @@ def _mean(values: list[float]) -> str:
 
 
 def dynamics_figure(artefact: Mapping[str, Any], runs: Sequence[Run], footer: str) -> Figure:
-    """A row a quantity, a column a method or matrix; of each method the run with the lowest seed.
+    """Draw a row per quantity and a column per method or matrix, from each method's run with the
+    lowest seed.
 
-    A single column's quantities stand side by side.
+    If there is only one column, its quantities stand side by side.
     """
     settings = artefact["dynamics"]
     first = {method["title"]: chosen[0] for method in artefact["methods"] if (chosen := runs_of(method, runs))}

@@ -1,4 +1,4 @@
-"""Writing results: whole or not at all, and the same bytes for the same content."""
+"""Write result files atomically, with the same bytes for the same content."""
 
 import io
 import os
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 
 def write(path: Path, content: str | bytes) -> Path:
-    """Atomically, and only if it changes, so that a second look at the same runs touches nothing."""
+    """Write atomically, and only if the content changed, so that a repeated run touches no files."""
     content = content.encode() if isinstance(content, str) else content
     if not path.exists() or path.read_bytes() != content:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -20,9 +20,9 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def draw(figure: Figure, out_dir: Path, name: str = "figure", kinds: Collection[str] = ("png", "svg")) -> list[Path]:
-    """Write <name>.png and <name>.svg, or those of `kinds`."""
+    """Write <name>.png and <name>.svg, or only the given `kinds`."""
     files = []
-    # Neither the date nor a random salt, which would make every file differ from the last.
+    # Leave out the date and the random salt, which would make every file differ from the last.
     with matplotlib.rc_context({"svg.hashsalt": "cpr", "svg.fonttype": "path"}):
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             if kind not in kinds:

@@ -1,4 +1,7 @@
-"""Every run's final scores where a run is a fold of cross-validation: a row a run and label, of all cells and not the best alone."""
+"""List every run's final scores if a run is a fold of cross-validation.
+
+There is a row per run and label, for all cells and not only the best.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,9 +14,9 @@ MEAN = "mean"
 
 
 def folds(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
-    """method, the artefact's row, setting, seed, fold, label and the metric; label "mean" is the metric itself, over the labels.
+    """Return a table with method, the artefact's row, setting, seed, fold, label and metric.
 
-    A run that diverged has one row, without a score.
+    Label "mean" is the metric itself, over the labels. A diverged run has one row, without a score.
     """
     name, by_id = artefact["metric"]["name"], {run.record["run_id"]: run for run in runs}
     data, rows = frame(runs, name), []
@@ -32,7 +35,9 @@ def folds(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def fold_of(config: Mapping[str, Any]) -> int:
-    """The fold that was left out for validation, by a run's flattened configuration: the one asked for, else the seed's."""
+    """Return the validation fold of a run from its flattened configuration: the configured one, else
+    the seed's.
+    """
     fold = config["task.fold"]
     return (config["seed"] - 1) % config["task.folds"] if fold is None else fold
 

@@ -1,4 +1,4 @@
-"""Heat maps as in Figure 2: one panel a method, ours above the paper's."""
+"""Draw heat maps as in Figure 2: one panel per method, ours above the paper's."""
 
 import math
 import textwrap
@@ -16,7 +16,7 @@ from results.runs import best_cell, panel_cells
 
 
 def power_of_ten(value: float) -> str:
-    """0.0003162 prints as 1e-3.5, as in the paper; what is not a half decade prints as it is."""
+    """Print half decades as in the paper: 0.0003162 is 1e-3.5. Print other values unchanged."""
     halves = 2 * math.log10(value) if value > 0 else math.inf
     return f"1e{halves / 2:.1f}" if value > 0 and abs(halves - round(halves)) < 0.01 else f"{value:g}"
 
@@ -24,9 +24,11 @@ def power_of_ten(value: float) -> str:
 def heatmap_figure(
     artefact: Mapping[str, Any], data: pd.DataFrame, subtitle: str, footer: str, one_scale: bool = False
 ) -> Figure:
-    """Rows of panels: ours, and below each the paper's where it prints values; a row has all of them, or the artefact's `panels_per_row`.
+    """Draw rows of panels: ours, and below each the paper's if it prints values.
 
-    `one_scale`: ours and the paper's have the same colours, as they can where both are of one data set; else each has its own.
+    A row has all panels, or the artefact's `panels_per_row`. With `one_scale`, ours and the paper's
+    share their colours, which makes sense only for the same data set. Otherwise each side has its
+    own.
     """
     panels = artefact["panels"]
     blocks = [(f"ours: {subtitle}", [panel_cells(artefact, p, data) for p in panels])]
@@ -39,7 +41,8 @@ def heatmap_figure(
     scales = [_colours(every if one_scale else tables, artefact["metric"]) for _, tables in blocks]
     number = min(artefact.get("panels_per_row", len(panels)), len(panels))
     chunks = [slice(first, first + number) for first in range(0, len(panels), number)]
-    # A place in a row is as wide for every panel that stands there: panels below each other begin at one line.
+    # All panels at the same place in a row get the same width, so panels below each other are
+    # aligned.
     widths = [
         max(1.4, *(table["column"].nunique() for _, tables in blocks for table in tables[place::number]))
         for place in range(number)
@@ -67,9 +70,11 @@ def heatmap_figure(
 
 
 def _colours(tables: Sequence[pd.DataFrame], metric: Mapping[str, Any]) -> tuple[float, float]:
-    """The values at the two ends of the colours of these panels: the best cell's, and one that the worst 15 % of the cells are beyond.
+    """Return the values at the two ends of the colour scale: the best cell, and the limit of the worst
+    15 %.
 
-    Those (a learning rate of 0.1) would otherwise leave no colours for the differences that matter.
+    Those worst cells (a learning rate of 0.1) would otherwise leave no colours for the differences
+    that matter.
     """
     values = pd.concat([table["mean"] for table in tables]).dropna()
     if values.empty:
@@ -80,7 +85,7 @@ def _colours(tables: Sequence[pd.DataFrame], metric: Mapping[str, Any]) -> tuple
 
 
 def _wrapped(text: str, figure: Figure, points: float) -> str:
-    """In lines that a narrow figure has room for; a character is about half as wide as its size."""
+    """Wrap text to the figure's width. A character is about half as wide as its font size."""
     return textwrap.fill(text, int(figure.get_figwidth() * 72 / (0.55 * points)))
 
 
@@ -106,7 +111,8 @@ def _row_of_panels(
     )
     bar.set_label(", ".join(metric[key] for key in ("label", "unit") if key in metric), fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    bar.ax.yaxis.get_major_formatter().set_useOffset(False)  # not 0.01 "+ 20.9"
+    # print ticks in full, not as an offset such as "+ 20.9"
+    bar.ax.yaxis.get_major_formatter().set_useOffset(False)
 
 
 def _panel(ax: Axes, table: pd.DataFrame, lrs: list[float], low: float, high: float, metric: Mapping[str, Any]) -> Any:
@@ -121,7 +127,7 @@ def _panel(ax: Axes, table: pd.DataFrame, lrs: list[float], low: float, high: fl
     for cell in table.itertuples():
         y, x = lrs.index(cell.row), columns.index(cell.column)
         dark = pd.isna(cell.mean) or (cell.mean - low) / max(high - low, 1e-9) > 0.6
-        without_value = "div." if cell.diverged else "TBA"  # the paper leaves one cell open
+        without_value = "div." if cell.diverged else "TBA"  # the paper leaves one cell open ("TBA")
         text = without_value if pd.isna(cell.mean) else f"{cell.mean:.{digits}f}" + ("*" if cell.diverged else "")
         if better == "lower" and not pd.isna(cell.mean):
             dark = not dark
@@ -135,7 +141,7 @@ def _panel(ax: Axes, table: pd.DataFrame, lrs: list[float], low: float, high: fl
 
 
 def column_order(text: str) -> float:
-    """The number that a column's label stands for; 0 for one that is none."""
+    """Return the number in a column's label, or 0 if it isn't a number."""
     try:
         return float(text.removesuffix("x"))
     except ValueError:

@@ -1,4 +1,7 @@
-"""Scores of models between two, from metrics such as wise_ft_0.0, wise_ft_0.1, ...: a curve over the share of the second model."""
+"""Plot scores of interpolated models over the share of the second model.
+
+They come from metrics such as wise_ft_0.0, wise_ft_0.1, ...
+"""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -11,13 +14,14 @@ from results.curves import COLOURS
 from results.runs import Run, best_cell, frame, label, of_panel, panel_cells
 from results.table import spread
 
-DASHES = ("-", "--", ":")  # curves of methods that do the same lie on each other
+DASHES = ("-", "--", ":")  # curves of methods that score alike overlap
 
 
 def interpolated(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
-    """A row a share of every run of the panels' best cells: method, setting, seed, share and value; empty without `interpolation`.
+    """Return a row per share and run of the panels' best cells: method, setting, seed, share and
+    value.
 
-    A share is what follows <interpolation.name>_ in a metric's name.
+    The share follows <interpolation.name>_ in a metric's name. Empty without `interpolation`.
     """
     rows: list[dict[str, Any]] = []
     if "interpolation" in artefact:
@@ -37,7 +41,7 @@ def interpolated(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFra
 def of_best_cell(
     artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run]
 ) -> list[tuple[Run, str]]:
-    """The runs of a panel's best cell by seed, with its column ("-" where there is none)."""
+    """Return the runs of a panel's best cell by seed, each with its column, or "-" without a column."""
     best = best_cell(panel_cells(artefact, panel, data), artefact["metric"]["better"])
     return [] if best is None else [(run, best["column"] or "-") for run in of_cell(artefact, panel, data, runs, best)]
 
@@ -45,7 +49,7 @@ def of_best_cell(
 def of_cell(
     artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run], cell: pd.Series
 ) -> list[Run]:
-    """The runs of a panel's cell, by seed."""
+    """Return the runs of a panel's cell, sorted by seed."""
     chosen, column = of_panel(data, panel), panel.get("column")
     chosen = chosen[chosen[artefact["row"]] == cell["row"]]
     ids = set((chosen[chosen[column].map(label) == cell["column"]] if column else chosen)["run_id"])
@@ -53,7 +57,7 @@ def of_cell(
 
 
 def interpolation_table(artefact: Mapping[str, Any], points: pd.DataFrame) -> pd.DataFrame:
-    """A row a method: mean and standard deviation over its seeds at every share, and the share with the best mean."""
+    """Return a row per method: mean ± std over seeds at every share, and the share with the best mean."""
     digits, rows = artefact["metric"].get("digits", 1), []
     for (method, setting), own in points.groupby(["method", "setting"], sort=False):
         of_share = own.groupby("share")["value"]
@@ -67,7 +71,7 @@ def interpolation_table(artefact: Mapping[str, Any], points: pd.DataFrame) -> pd
 
 
 def interpolation_figure(artefact: Mapping[str, Any], points: pd.DataFrame, footer: str) -> Figure:
-    """One colour and dash a method: its mean over the seeds as a line, the seeds as dots, which lie side by side."""
+    """Draw one colour and dash per method: its mean over seeds as a line, the seeds as dots side by side."""
     settings, metric = artefact["interpolation"], artefact["metric"]
     figure = Figure(figsize=(7.5, 4.4), layout="constrained")
     axes = figure.subplots()

@@ -1,4 +1,7 @@
-"""Table I.1: the GPT-2 models of the runtime tables, their parameters and what CPR bounds of them, beside the paper's sizes."""
+"""Table I.1: the GPT-2 models of the runtime tables, beside the paper's sizes.
+
+It has their parameters and the share that CPR bounds.
+"""
 
 from pathlib import Path
 
@@ -27,10 +30,15 @@ READING = (
 
 
 def write_model_sizes(counted: pd.DataFrame, out_dir: Path) -> str:
-    """Writes table.md, table.csv, table.tex, claims.csv, figure.png and figure.svg; returns what a person should see in a terminal.
+    """Write table.md, table.csv, table.tex, claims.csv, figure.png and figure.svg. Return the text to
+    print.
 
-    counted has a row a model: model, width, layers, heads; parameters, all elements, a shared tensor once; embedding, those of the
-    embedding; bounded, those in the `matrices` (a number) that CPR regularizes.
+    Args:
+        counted: a row per model with model, width, layers and heads.
+            `parameters` counts all elements, a shared tensor once.
+            `embedding` counts the elements of the embedding.
+            `bounded` counts those in the matrices that CPR regularizes, and `matrices` is the
+                number of these.
     """
     data = counted.merge(published(), on="model", suffixes=("", "_paper"))
     verdicts, main = [judge_sizes(data)], sizes_table(data)
@@ -56,18 +64,18 @@ def write_model_sizes(counted: pd.DataFrame, out_dir: Path) -> str:
 
 
 def published() -> pd.DataFrame:
-    """The paper's sizes: model, width, layers, heads, and the number of parameters as it prints it."""
+    """Return the paper's sizes: model, width, layers, heads, and the number of parameters as printed."""
     data = pd.DataFrame(yaml.safe_load((FOLDER / f"{NAME}.yaml").read_text())["rows"])
     return data.assign(parameters=[as_printed(1e6 * millions) for millions in data.pop("mean")])
 
 
 def as_printed(parameters: float) -> str:
-    """A number of parameters in the paper's digits: 124M, 1.19B."""
+    """Print a number of parameters with the paper's digits: 124M, 1.19B."""
     return f"{parameters / 1e6:.0f}M" if parameters < 1e9 else f"{parameters / 1e9:.2f}B"
 
 
 def judge_sizes(data: pd.DataFrame) -> Verdict:
-    """Whether every model has the paper's size and, in the paper's digits, its number of parameters."""
+    """Judge whether every model has the paper's size and, in the paper's digits, its number of parameters."""
     ours = [as_printed(count) for count in data["parameters"]]
     same = all((data[key] == data[f"{key}_paper"]).all() for key in ("width", "layers", "heads"))
     verdict = HOLDS if same and ours == list(data["parameters_paper"]) else FAILS
@@ -76,7 +84,7 @@ def judge_sizes(data: pd.DataFrame) -> Verdict:
 
 
 def sizes_table(data: pd.DataFrame) -> pd.DataFrame:
-    """A row a model, ours beside the paper's."""
+    """Return a row per model, ours beside the paper's."""
     shares = data["bounded"] / data["parameters"]
     return pd.DataFrame(
         {
@@ -95,7 +103,7 @@ def sizes_table(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def parts_of(data: pd.DataFrame) -> list[tuple[str, str, list[float]]]:
-    """The parts of which the models consist: name, colour, and millions of parameters in each model."""
+    """Return the parts of the models: name, colour, and millions of parameters in each model."""
     rest = data["parameters"] - data["bounded"] - data["embedding"]
     parts = (
         ("bounded by CPR", "#0072B2", data["bounded"]),
@@ -106,7 +114,7 @@ def parts_of(data: pd.DataFrame) -> list[tuple[str, str, list[float]]]:
 
 
 def sizes_figure(data: pd.DataFrame) -> Figure:
-    """A bar a model, of its parts, with the paper's number at its end."""
+    """Draw a stacked bar per model, with the paper's number at its end."""
     figure = Figure(figsize=(6.4, 2.6), layout="constrained")
     axes, names, left = figure.subplots(), [MODELS[name] for name in data["model"]], np.zeros(len(data))
     for label, colour, millions in parts_of(data):

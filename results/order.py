@@ -1,12 +1,14 @@
-"""The paper's order of its figures and tables."""
+"""Sort artefacts in the paper's order."""
 
 import re
 
-NUMBERED = re.compile(r"(figure|table)_?([a-z]?)(\d+)")  # their names
+NUMBERED = re.compile(r"(figure|table)_?([a-z]?)(\d+)")  # names of the numbered artefacts
 
 
 def place(name: str) -> tuple[int, str, int, str]:
-    """To sort by: the paper's figures, its tables, those of its appendices by letter, then what has no number."""
+    """Return a sort key: the paper's figures, its tables, those of its appendices by letter, then all
+    others.
+    """
     found = NUMBERED.fullmatch(name)
     if found is None:
         return 2, "", 0, name

@@ -1,6 +1,6 @@
-"""Two values of one option, run against each other at the same seeds and learning rates: the pairs, their table and their figure.
+"""Compare two values of one option at the same seeds and learning rates: pairs, table and figure.
 
-An artefact with this layout has `parts`, one a task, each with a score of its own.
+An artefact with this layout has `parts`, one per task, each with its own score.
 """
 
 import math
@@ -16,14 +16,15 @@ from results.runs import Run, flatten
 
 
 def part_of(artefact: Mapping[str, Any], task: str) -> Mapping[str, Any]:
-    """The part of an artefact that is about a task."""
+    """Return the artefact's part for a task."""
     return next(part for part in artefact["parts"] if part["task"] == task)
 
 
 def score(metric: Mapping[str, Any], run: Run) -> float:
-    """The run's final metric; with a `target`, when the metric first reached it, in units of `x_unit_steps`.
+    """Return the run's final metric, or with a `target` the time to reach it, in units of
+    `x_unit_steps`.
 
-    A run that diverged, or never got to the target, has the worst of all scores, an infinite one.
+    A run that diverged or never reached the target has the worst possible score, which is infinite.
     """
     higher = metric["better"] == "higher"
     if "target" in metric:
@@ -34,10 +35,11 @@ def score(metric: Mapping[str, Any], run: Run) -> float:
 
 
 def pairs(artefact: Mapping[str, Any], part: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
-    """A row a (lr, seed), with the scores `first` and `second` of the two values, and `difference`: second - first.
+    """Return a row per (lr, seed): the two values' scores `first` and `second`, and second - first as
+    `difference`.
 
-    A score is missing if there is no such run. The difference is infinite if one of the scores is; it is missing if both are: two
-    runs that failed alike say nothing about the size of a difference.
+    A score is missing if its run is missing. The difference is infinite if one score is. It is
+    missing if both are infinite: two failed runs say nothing about the size of a difference.
     """
     key, sides = artefact["pair"]["key"], dict(zip(artefact["pair"]["values"], ("first", "second"), strict=True))
     rows = []
@@ -60,7 +62,7 @@ def pairs(artefact: Mapping[str, Any], part: Mapping[str, Any], runs: Sequence[R
 
 
 def every_pair(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
-    """The pairs of all parts, with the two values as the names of the columns."""
+    """Return the pairs of all parts. The two values name the columns."""
     first, second = artefact["pair"]["values"]
     table = pd.concat(
         [pairs(artefact, part, runs).assign(task=part["task"]) for part in artefact["parts"]], ignore_index=True
@@ -71,7 +73,7 @@ def every_pair(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame
 
 
 def pair_table(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
-    """A row a part and learning rate: mean ± std over the seeds of each value and of the difference."""
+    """Return a row per part and learning rate: mean ± std over seeds of each value and of the difference."""
     first, second = artefact["pair"]["values"]
     rows = []
     for part in artefact["parts"]:
@@ -95,7 +97,10 @@ def _mean_and_spread(values: pd.Series, signed: bool) -> str:
 
 
 def pair_figure(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], footer: str) -> Figure:
-    """A panel a part, a point a pair: the first value's score across, the second's up, and the margin around equality."""
+    """Draw a panel per part and a point per pair: the first value's score on x, the second's on y.
+
+    A band shows the margin around equality.
+    """
     first, second = artefact["pair"]["values"]
     figure = Figure(figsize=(4.4 * len(artefact["parts"]), 5.0), layout="constrained")
     for axes, part in zip(figure.subplots(1, len(artefact["parts"]), squeeze=False)[0], artefact["parts"], strict=True):

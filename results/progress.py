@@ -1,7 +1,8 @@
-"""What the runs of each method's best cell scored while they trained: curves, every run's last scores, and pictures that they drew.
+"""Show scores over training for each method's best cell: curves, every run's last scores, and
+pictures.
 
-The curve is the artefact's metric, or at a scale that is named in `progress.scores` another one: whole cases take too long to evaluate
-often at paper scale.
+The curve shows the artefact's metric, or the score that `progress.scores` names for a scale. At
+paper scale, whole cases take too long to evaluate often.
 """
 
 import itertools
@@ -16,14 +17,15 @@ from results.curves import COLOURS
 from results.interpolation import of_best_cell
 from results.runs import Run, frame
 
-MOST_PICTURES = 4  # of a run: a fold of BraTS has 74 cases
+MOST_PICTURES = 4  # per run: a fold of BraTS has 74 cases
 
 
 def progress(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
-    """A row an evaluation of every run of the panels' best cells: method, setting, seed, step and each metric of the kind.
+    """Return a row per evaluation of every run of the panels' best cells.
 
-    The kind is the artefact's metric, the one of the curve, and those whose name begins with theirs and "_": dice, dice_grey,
-    dice_white. Empty without `progress`.
+    The columns are method, setting, seed, step, the artefact's metric and the curve's metric.
+    Metrics that begin with one of their names and "_" come too, such as dice_grey and dice_white.
+    Empty without `progress`.
     """
     rows: list[dict[str, Any]] = []
     if "progress" in artefact:
@@ -40,10 +42,11 @@ def progress(artefact: Mapping[str, Any], runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def pictures(artefact: Mapping[str, Any], runs: Sequence[Run]) -> list[tuple[str, Path]]:
-    """What the first seed's run of each panel's best cell has drawn, in its folder `progress.pictures`: name and file of each picture,
-    the first few.
+    """Return the name and file of the first few pictures from each panel's best cell.
 
-    The name is the panel's id (or regularizer) and the file's own: sgd_block_03.png. Empty where the artefact shows none.
+    They come from the folder `progress.pictures` of the first seed's run. The name is the panel's
+    id (or regularizer) and the file name, such as sgd_block_03.png. Empty if the artefact shows no
+    pictures.
     """
     found: list[tuple[str, Path]] = []
     if where := artefact.get("progress", {}).get("pictures"):
@@ -61,7 +64,7 @@ def pictures(artefact: Mapping[str, Any], runs: Sequence[Run]) -> list[tuple[str
 
 
 def of_kind(artefact: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The artefact's metric, the curve's, and their parts."""
+    """Return the artefact's metric, the curve's metric and their parts."""
     names = (artefact["metric"]["name"], curve_of(artefact)["name"])
     return {
         key: value
@@ -71,12 +74,14 @@ def of_kind(artefact: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str
 
 
 def curve_of(artefact: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Name, label and unit of the metric that is shown over training, of an artefact `at_scale`."""
+    """Return name, label and unit of the metric shown over training, for an artefact `at_scale`."""
     return artefact["metric"] | artefact["progress"].get("score", {})
 
 
 def progress_table(artefact: Mapping[str, Any], rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a method: mean ± std over the runs' last evaluations, of each metric; and how much the curve rose since the one before."""
+    """Return a row per method: mean ± std of each metric at the last evaluation, and the curve's rise
+    since the one before.
+    """
     name, digits, lines = curve_of(artefact)["name"], artefact["metric"].get("digits", 1), []
     names = [column for column in rows if column not in ("method", "setting", "seed", "step")]
     for (method, setting), own in rows.groupby(["method", "setting"], sort=False):
@@ -92,7 +97,7 @@ def progress_table(artefact: Mapping[str, Any], rows: pd.DataFrame) -> pd.DataFr
 
 
 def progress_figure(artefact: Mapping[str, Any], rows: pd.DataFrame, footer: str) -> Figure:
-    """One colour a method: the mean over its runs as a thick line, each run as a thin one."""
+    """Draw one colour per method: the mean over its runs as a thick line, each run as a thin one."""
     settings, metric = artefact["progress"], curve_of(artefact)
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()

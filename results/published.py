@@ -1,4 +1,4 @@
-"""The paper's numbers (results/published/*.yaml), keyed as our cells are."""
+"""Read the paper's numbers (results/published/*.yaml), keyed as our cells are."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -13,15 +13,17 @@ from results.runs import label
 FOLDER = Path(__file__).parent / "published"
 
 
-@cache  # an artefact has many panels, and YAML is slow to read
+@cache  # an artefact has many panels, and parsing YAML is slow
 def published_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of published numbers, which are not to be changed."""
+    """Return the rows of a file of published numbers. They are cached: don't change them."""
     rows: list[dict[str, Any]] = yaml.safe_load(path.read_text())["rows"]
     return rows
 
 
 def published_cells(artefact: Mapping[str, Any], panel: Mapping[str, Any]) -> pd.DataFrame:
-    """row, column, mean, std and seeds of one panel, and how many runs diverged; empty where the paper prints no values."""
+    """Return row, column, mean, std, seeds and diverged runs of one panel; empty if the paper prints
+    no values.
+    """
     path = FOLDER / f"{artefact['name']}.yaml"
     columns = ["row", "column", "mean", "std", "seeds", "diverged"]
     if not path.exists() or "published" not in panel:
@@ -32,7 +34,7 @@ def published_cells(artefact: Mapping[str, Any], panel: Mapping[str, Any]) -> pd
             mean, std, seeds = published["mean"], published.get("std"), published.get("seeds")
             row = panel.get(
                 "published_row", published.get(artefact["row"])
-            )  # a table of one learning rate prints none in its rows
+            )  # the rows of a table with one learning rate don't print it
             rows.append([row, _column(published, panel), mean, std, seeds, int(published.get("diverged", False))])
     return pd.DataFrame(rows, columns=columns)
 

@@ -1,4 +1,4 @@
-"""Runs as a data frame: one row a run, the configuration's keys flattened with dots."""
+"""Runs as a data frame: one row per run, the configuration's keys flattened with dots."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,16 +7,19 @@ from typing import Any
 
 import pandas as pd
 
-# How the reason of a run begins whose loss or final metric was not finite (tasks/engine/training.py).
+# Reasons of runs with a non-finite loss or final metric begin with these
+# (tasks/engine/training.py).
 NOT_FINITE = ("loss is ", "final metric ")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that ended: its resolved configuration, its record.json and the lines of its metrics.jsonl.
+    """A run that ended: its resolved configuration, its record.json and the lines of its
+    metrics.jsonl.
 
-    dynamics: the lines of its dynamics.jsonl (the matrices' names, then their sizes), for an artefact that shows them.
-    folder: where its other files lie, for an artefact that shows pictures of them.
+    dynamics: the lines of its dynamics.jsonl (the matrices' names, then their sizes), for artefacts
+    that show them.
+    folder: the folder of its other files, for artefacts that show pictures.
     """
 
     config: Mapping[str, Any]
@@ -27,7 +30,10 @@ class Run:
 
 
 def with_result(runs: Sequence[Run]) -> tuple[list[Run], str]:
-    """The runs that finished or diverged, by id, and one line on the others, which no table may count: out of memory is no score."""
+    """Return the finished or diverged runs by id, and a line on the others.
+
+    No table counts the others: a run that ran out of memory has no score.
+    """
     failed = [run for run in runs if run.record["status"] != "finished"]
     lost = [run for run in failed if not (run.record.get("reason") or NOT_FINITE[0]).startswith(NOT_FINITE)]
     kept = sorted((run for run in runs if run not in lost), key=lambda run: run.record["run_id"])
@@ -36,7 +42,7 @@ def with_result(runs: Sequence[Run]) -> tuple[list[Run], str]:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} becomes {"a.b": 1}."""
+    """Turn {"a": {"b": 1}} into {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -47,7 +53,10 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def frame(runs: Sequence[Run], metric: str) -> pd.DataFrame:
-    """One row a run in a fixed order; `value` is the metric, missing for a run that diverged, and `metrics.<name>` each of them."""
+    """Return one row per run in a fixed order.
+
+    `value` is the metric, missing for a diverged run, and `metrics.<name>` is each of its metrics.
+    """
     rows = []
     for run in runs:
         result = {
@@ -64,12 +73,13 @@ def frame(runs: Sequence[Run], metric: str) -> pd.DataFrame:
 
 
 def label(value: Any) -> str:
-    """How a hyperparameter's value is printed; numbers that are equal print equally."""
+    """Print a hyperparameter's value. Equal numbers print alike."""
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def of_panel(data: pd.DataFrame, panel: Mapping[str, Any]) -> pd.DataFrame:
-    """The runs of a panel: of its regularizer, with the values of its `select` (flattened configuration keys).
+    """Return the runs with a panel's regularizer and its `select` values (flattened configuration
+    keys).
 
     `value` is the panel's own `metric` if it names one.
     """
@@ -83,14 +93,16 @@ def of_panel(data: pd.DataFrame, panel: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def panel_cells(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame) -> pd.DataFrame:
-    """`cells` of a panel's runs, by the artefact's row and the panel's column."""
+    """Return the `cells` of a panel's runs, by the artefact's row and the panel's column."""
     return cells(of_panel(data, panel), panel["regularizer"], artefact["row"], panel.get("column"))
 
 
 def cells(data: pd.DataFrame, regularizer: str, row: str, column: str | None) -> pd.DataFrame:
-    """mean, std (over seeds, n - 1), seeds and diverged runs of every (row, column) of one method.
+    """Return mean, std (over seeds, n - 1), seeds and diverged runs of every (row, column) of one
+    method.
 
-    The mean is over finished runs; a cell with a diverged run says so in `diverged`, and cannot be a best cell.
+    The mean is over finished runs. `diverged` counts the others, and a cell with any can't be a
+    best cell.
     """
     chosen = data[data["regularizer.name"] == regularizer]
     if chosen.empty:
@@ -112,9 +124,10 @@ def cells(data: pd.DataFrame, regularizer: str, row: str, column: str | None) ->
 
 
 def held_out_best(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame) -> pd.Series | None:
-    """The cell that is best by one half of the test examples, with its mean and std on the other half (tasks/engine/halves.py).
+    """Return the best cell by one half of the test examples, scored on the other half
+    (tasks/engine/halves.py).
 
-    None where the panel's metric has no such halves, or the runs are of a time when it had none.
+    None if the panel's metric has no such halves, or the runs are older than these scores.
     """
     name = panel.get("metric", artefact["metric"]["name"])
     halves = [panel_cells(artefact, dict(panel) | {"metric": name + half}, data) for half in ("_selection", "_report")]
@@ -125,12 +138,14 @@ def held_out_best(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: p
 
 
 def cell_at(table: pd.DataFrame, cell: pd.Series) -> pd.Series:
-    """The cell of `table` that has the row and the column of `cell`, a cell of another score of the same runs."""
+    """Return the cell of `table` at the row and column of `cell`, which comes from another score of
+    the same runs.
+    """
     return table[(table["row"] == cell["row"]) & (table["column"] == cell["column"])].iloc[0]
 
 
 def best_cell(table: pd.DataFrame, better: str) -> pd.Series | None:
-    """The cell with the best mean among those without a diverged run; None if there is none."""
+    """Return the cell with the best mean among those without a diverged run, or None."""
     whole = table[(table["diverged"] == 0) & table["mean"].notna()]
     if whole.empty:
         return None
@@ -138,13 +153,13 @@ def best_cell(table: pd.DataFrame, better: str) -> pd.Series | None:
 
 
 def near(table: pd.DataFrame, best: float, within: float, better: str) -> pd.Series:
-    """Which cells of a table are at most `within` behind the score `best`; a cell with a diverged run is not."""
+    """Return which cells are at most `within` behind the score `best` and have no diverged run."""
     behind = best - table["mean"] if better == "higher" else table["mean"] - best
     return (behind <= within + 1e-9) & (table["diverged"] == 0)
 
 
 def comparable(panel: Mapping[str, Any]) -> str:
-    """What is equal for panels whose cells may be compared: their metric and the settings of their task."""
+    """Return a key that is equal for comparable panels: their metric and the settings of their task."""
     return str(
         (panel.get("metric"), {key: value for key, value in panel.get("select", {}).items() if key.startswith("task.")})
     )

@@ -1,6 +1,7 @@
-"""The keys of configs/artefact/*.yaml, as types. docs/reference/artefacts.md is made from their descriptions.
+"""Types of the keys in configs/artefact/*.yaml. docs/reference/artefacts.md is made from their
+descriptions.
 
-`read_artefact` refuses an unknown key, naming the nearest known one, before anything is trained.
+`read_artefact` rejects an unknown key before training starts and names the nearest known one.
 """
 
 import difflib
@@ -18,16 +19,18 @@ from results.published import FOLDER, published_rows
 
 Layout = Literal["heatmap", "curves", "budget", "pairs", "dynamics"]
 Value = bool | int | float | str | None
-Side = str | list[str]  # panels by their id or regularizer
-ValueAtScale = Value | dict[str, Value]  # one, or one for each scale
+Side = str | list[str]  # panels, by id or regularizer
+ValueAtScale = Value | dict[str, Value]  # one value, or one for each scale
 
 
 class SchemaError(ValueError):
-    """An artefact's file is not as the schema says: one line with the file, the key and the nearest known one."""
+    """An artefact's file doesn't match the schema. One line names the file, the key and the nearest
+    known one.
+    """
 
 
 class Strict(BaseModel):
-    """Unknown keys are errors."""
+    """Reject unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -316,7 +319,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
 
 
 def read_artefact(path: Path) -> dict[str, Any]:
-    """Return an artefact's file as plain values, with its `name`, after it was checked.
+    """Return an artefact's checked file as plain values, with its `name`.
 
     Raises SchemaError: one line with the file, the key, what is wrong and the nearest known key.
     """
@@ -329,7 +332,7 @@ def read_artefact(path: Path) -> dict[str, Any]:
 
 
 def check_artefact(name: str, content: Any) -> Artefact:
-    """Return an artefact's definition as types. Raise SchemaError if its keys or values are not as they must be."""
+    """Return an artefact's definition as types. Raise SchemaError if its keys or values are invalid."""
     try:
         artefact = Artefact.model_validate(content)
     except ValidationError as error:
@@ -340,7 +343,7 @@ def check_artefact(name: str, content: Any) -> Artefact:
 
 
 def _inconsistency(artefact: Artefact, name: str) -> str | None:
-    """Return what of the artefact does not fit together, in words."""
+    """Return a message on the first inconsistency in the artefact, or None."""
     for key in NEEDED[artefact.layout]:
         if not getattr(artefact, key):
             return f"layout {artefact.layout} needs the key {key}"
@@ -383,7 +386,7 @@ BY_SCALE = ("notes", "margin", "near", "unit_steps", "progress.scores")  # one v
 
 
 def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Return every value in nested ones, with the keys that lead to it."""
+    """Yield every nested value with the path of keys that leads to it."""
     yield path, value
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
     for key, one in inner:
@@ -400,7 +403,7 @@ def _names(side: Any) -> list[str]:
 def _said(error: Mapping[str, Any]) -> str:
     where = [
         part for place, part in enumerate(error["loc"]) if not (place == 2 and part in KINDS)
-    ]  # claims, number, kind
+    ]  # skips the kind in (claims, number, kind)
     key = ".".join(map(str, where))
     if error["type"] == "extra_forbidden":
         return f"unknown key {key}{nearest(str(where[-1]), _known(error['loc'][:-1]))}"
@@ -415,14 +418,14 @@ def _said(error: Mapping[str, Any]) -> str:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """Return "; did you mean ...?", or all that are known if they are few, for the end of a message."""
+    """Return the end of a message: "; did you mean ...?", or all known words if they are few."""
     if close := difflib.get_close_matches(word, known, n=1):
         return f"; did you mean {close[0]}?"
     return f"; choose one of {', '.join(known)}" if len(known) <= 30 else ""
 
 
 def _known(path: Sequence[Any]) -> list[str]:
-    """Return the keys of the model at a place that pydantic names."""
+    """Return the keys of the model at pydantic's path."""
     model: Any = Artefact
     for place, part in enumerate(path):
         if place == 2 and part in KINDS:

@@ -1,4 +1,4 @@
-"""How much the score of each method of a heat map depends on its settings, and how many of them were tried."""
+"""Measure how much the scores in a heat map depend on a method's settings, and count the settings tried."""
 
 import math
 from collections.abc import Mapping
@@ -11,10 +11,12 @@ from results.sides import Names, panels_of, side_cells, sign
 
 
 def sensitivity_table(artefact: Mapping[str, Any], data: pd.DataFrame) -> pd.DataFrame:
-    """A row a method: settings and runs tried, the share of settings near the best, and how far the median one is behind.
+    """Return a row per method: settings and runs tried, the share near the best, and the median's
+    distance to the best.
 
-    Near is within `metric.near` (default 1, in the metric's unit) of the method's own best cell, and of the best of all methods with
-    the same metric and task settings. A cell with a diverged run is not near, and worse than any other. Empty without runs.
+    Near means within `metric.near` (default 1, in the metric's unit). It is measured from the
+    method's own best cell and from the best of all methods with the same metric and task settings.
+    A cell with a diverged run is not near, and worse than any other. Empty without runs.
     """
     better, within = artefact["metric"]["better"], artefact["metric"].get("near", 1)
     tables = {panel["title"]: panel_cells(artefact, panel, data) for panel in artefact["panels"]}
@@ -53,7 +55,9 @@ def _share(cells: pd.DataFrame, best: pd.Series | None, within: float, better: s
 
 
 def _behind(artefact: Mapping[str, Any], cells: pd.DataFrame, best: pd.Series | None) -> str:
-    """How far the median cell is behind the best one; "diverged" where half of the cells are not whole."""
+    """Return how far the median cell is behind the best one, or "diverged" if half of the cells have a
+    diverged run.
+    """
     if best is None:
         return "diverged"
     behind = (sign(artefact) * (best["mean"] - cells["mean"])).where(cells["diverged"] == 0, math.inf)
@@ -61,7 +65,10 @@ def _behind(artefact: Mapping[str, Any], cells: pd.DataFrame, best: pd.Series | 
 
 
 def tuning_budget(artefact: Mapping[str, Any], data: pd.DataFrame) -> str:
-    """Whether the two sides of each claim were tuned over equally many settings, with the numbers; empty where no claim has two sides."""
+    """Return whether both sides of each claim were tuned over equally many settings, with the numbers.
+
+    Empty if no claim has two sides.
+    """
     compared = {
         (_titles(artefact, claim["left"]), _titles(artefact, claim["right"])): claim
         for claim in artefact["claims"]

@@ -1,4 +1,4 @@
-"""The sides of a claim: the panels that it names, their cells and their values, and the setting that each plays."""
+"""Find the sides of a claim: the panels it names, their cells and values, and the setting that each plays."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,17 +11,17 @@ Names = str | Sequence[str]
 
 
 def panel_named(artefact: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """The panel that a claim names: by its id, or by its regularizer where it has none."""
+    """Return the panel that a claim names by its id, or by its regularizer if it has no id."""
     return next(p for p in artefact["panels"] if p.get("id", p["regularizer"]) == name)
 
 
 def panels_of(artefact: Mapping[str, Any], names: Names) -> list[Mapping[str, Any]]:
-    """The panels of one side of a claim: one, or several that together are a method with more columns."""
+    """Return the panels of one side of a claim. Several panels together are one method with more columns."""
     return [panel_named(artefact, name) for name in ([names] if isinstance(names, str) else names)]
 
 
 def side_cells(artefact: Mapping[str, Any], data: pd.DataFrame, names: Names) -> pd.DataFrame:
-    """`panel_cells` of a side, with the number of the panel among the side's as `panel`."""
+    """Return `panel_cells` of a side. `panel` is the panel's number within the side."""
     tables = [
         panel_cells(artefact, panel, data).assign(panel=number)
         for number, panel in enumerate(panels_of(artefact, names))
@@ -30,12 +30,14 @@ def side_cells(artefact: Mapping[str, Any], data: pd.DataFrame, names: Names) ->
 
 
 def sign(artefact: Mapping[str, Any]) -> int:
-    """1 where a higher metric is better, else -1."""
+    """Return 1 if a higher metric is better, else -1."""
     return 1 if artefact["metric"]["better"] == "higher" else -1
 
 
 def side_values(artefact: Mapping[str, Any], data: pd.DataFrame, names: Names) -> pd.DataFrame:
-    """The values of a side: a row per (row, seed), a column per column of its panels; missing where a run diverged."""
+    """Return the values of a side: a row per (row, seed), a column per panel column, missing for
+    diverged runs.
+    """
     panels, tables = panels_of(artefact, names), []
     for panel in panels:
         column, chosen = panel.get("column"), of_panel(data, panel)
@@ -49,7 +51,7 @@ def side_values(artefact: Mapping[str, Any], data: pd.DataFrame, names: Names) -
 
 
 def best_by(artefact: Mapping[str, Any], data: pd.DataFrame, names: Names, by: Names) -> pd.Series | None:
-    """Of the panels `names`, the cell that is the best one of the panels `by`."""
+    """Return the cell of the panels `names` that is the best one of the panels `by`."""
     best = best_cell(side_cells(artefact, data, by), artefact["metric"]["better"])
     if best is None or by == names:
         return best
@@ -57,13 +59,14 @@ def best_by(artefact: Mapping[str, Any], data: pd.DataFrame, names: Names, by: N
 
 
 def held_out(values: pd.DataFrame, better: str, by: pd.DataFrame | None = None) -> pd.Series:
-    """(row, seed) -> the value, at that seed, of the column that is best by the mean over the row's other seeds.
+    """Return, by (row, seed), the value at that seed of the column with the best mean over the other
+    seeds.
 
-    Best by `by`, if that is given, a table of the same rows and columns.
+    `by` is another table with the same rows and columns; if given, it decides which column is best.
     """
     played = {}
     for row, of_row in (values if by is None else by).groupby(level=0):
-        whole = of_row.droplevel(0).dropna(axis=1)  # a column with a diverged run is not the best
+        whole = of_row.droplevel(0).dropna(axis=1)  # a column with a diverged run can't be the best
         for seed in whole.index:
             others = whole.drop(index=seed).mean()
             if others.notna().any():

@@ -1,4 +1,4 @@
-"""What AdamCPR's step may cost: the limits that this suite sets itself, and the paper's measured overhead."""
+"""Limits on the cost of AdamCPR's step: the suite's own, and the paper's measured overhead."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +13,14 @@ MODELS = {"gpt2s": "GPT2s", "gpt2m": "GPT2m", "gpt2l": "GPT2l", "gpt2xl": "GPT2x
 
 
 def judge_times(table: str, record: Mapping[str, Any], published: Mapping[str, float]) -> list[Verdict]:
-    """A verdict for each limit; "not measured" where a method or shape is missing.
+    """Return a verdict for each limit, or "not measured" if a method or shape is missing.
 
-    A ratio is the median over the rounds of one run, with its 95 % bootstrap interval (results.differences). It is within or beyond a
-    limit if the whole interval is; if the limit lies in it, or there are too few rounds for one, the claim is undecided.
-    published: model -> AdamCPR's time per training step in the paper, as a multiple of AdamW's.
+    A ratio is the median over the rounds of one run, with its 95 % bootstrap interval
+    (results.differences). It is within or beyond a limit if the whole interval is. The claim is
+    undecided if the limit lies in the interval, or if there are too few rounds for one.
+
+    Args:
+        published: model -> AdamCPR's time per training step in the paper, as a multiple of AdamW's.
     """
     shapes = record["shapes"]
     verdicts = []
@@ -45,7 +48,7 @@ def _training(shapes: Mapping[str, Any], name: str) -> Methods:
 
 
 def _adamcpr(methods: Methods) -> Any:
-    """AdamCPR by its fastest kernel."""
+    """Return AdamCPR with its fastest kernel."""
     return next((method for method in methods.values() if method["row"] == "adamcpr"), None)
 
 
@@ -71,7 +74,7 @@ def _faster(methods: Methods) -> Verdict:
 def _judged(
     claim: str, text: str, published: str, ratio: Median, digits: int, below: float = float("inf"), above: float = 0
 ) -> Verdict:
-    """Whether the ratio is in [above, below]."""
+    """Judge whether the ratio is in [above, below]."""
     said, verdict = f"{ratio.value:.{digits}f}", UNDECIDED
     if ratio.low is not None and ratio.high is not None:
         said += f" [{ratio.low:.{digits}f}, {ratio.high:.{digits}f}]"

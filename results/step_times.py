@@ -1,4 +1,6 @@
-"""Tables I.2 and I.3: from the seconds of every round (rounds.json, written by scripts/bench) to the table's files."""
+"""Tables I.2 and I.3: from the seconds of every round (rounds.json, written by scripts/bench) to their
+files.
+"""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,10 +22,11 @@ TITLES = {
     "table_i2": "Table I.2: seconds per training step at batch size 1",
     "table_i3": "Table I.3: seconds per training step at the largest batch size",
 }
-# A part of a record, and the ending of the labels in it whose steps leave gradients out.
+# A part of a record, and the label suffix of methods whose steps leave gradients out in turn.
 IN_TURN_PART, IN_TURN = "gradients_in_turn", ", in turn"
 AFTER = "AdamCPR, after"
-# What the package promises: the medians over these shapes of multiples of fused AdamW's step, and its other limits.
+# The package's promises: medians over these shapes, as multiples of fused AdamW's step, and other
+# limits.
 PROMISED_SHAPES = ("gpt2s", "vitb32", "deits", "resnet50")
 PROMISED = {"AdamCPR": 1.00, AFTER: 1.10}
 MOST_EXTRA_BYTES = 1e6
@@ -65,9 +68,10 @@ NOT_LARGEST = (
 
 
 def write_step_times(table: str, record: Mapping[str, Any], out_dir: Path) -> str:
-    """Writes table.md, table.csv, table.tex, claims.csv, figure.png and figure.svg; the same record gives the same bytes.
+    """Write table.md, table.csv, table.tex, claims.csv, figure.png and figure.svg. Return the text to
+    print.
 
-    Returns what a person should see in a terminal.
+    The same record gives the same bytes.
     """
     data = frame(record, (*PARTS, IN_TURN_PART))
     paper = published(table)
@@ -108,9 +112,11 @@ def write_step_times(table: str, record: Mapping[str, Any], out_dir: Path) -> st
 
 
 def frame(record: Mapping[str, Any], parts: Iterable[str] = tuple(PARTS)) -> pd.DataFrame:
-    """A row for each part, shape and method: seconds, ratios, memory, overhead and share of the bandwidth.
+    """Return a row per part, shape and method: seconds, ratios, memory, overhead and share of the
+    bandwidth.
 
-    Ratios are to fused AdamW, and with gradients in turn to the same method with all gradients.
+    Ratios are to fused AdamW. With gradients in turn, they are to the same method with all
+    gradients.
     """
     rows = []
     for shape, entry in sorted(record["shapes"].items(), key=lambda item: item[1]["parameters"]):
@@ -151,16 +157,19 @@ def _numbers(
 
 
 def _fastest(entry: Mapping[str, Any]) -> np.ndarray:
-    """Bytes per second of the kernel that is fastest by the median: in every round of the optimizer's step, or once before them."""
+    """Return the bytes per second of the kernel with the fastest median.
+
+    There is a value per round of the optimizer's step, or one from before the rounds.
+    """
     kernels = entry["optimizer_step"].get("bandwidth", entry.get("bandwidth"))
     return max((np.array(rates) for rates in kernels.values()), key=np.median)
 
 
 def promises(record: Mapping[str, Any]) -> str:
-    """Return a line on what the package promises for PROMISED_SHAPES; empty unless all of them were measured.
+    """Return a line on the package's promises for PROMISED_SHAPES; empty unless all were measured.
 
-    It has the medians over the shapes with their 95 % bootstrap intervals, the extra memory, the limits and whether
-    they hold.
+    It has the medians over the shapes with their 95 % bootstrap intervals, the extra memory, the
+    limits and whether they hold.
     """
     steps = [record["shapes"].get(shape, {}).get("optimizer_step", {}).get("methods", {}) for shape in PROMISED_SHAPES]
     references = [methods.get(REFERENCE) for methods in steps]
@@ -185,12 +194,14 @@ def promises(record: Mapping[str, Any]) -> str:
 
 
 def _adamcpr(methods: Mapping[str, Any]) -> str | None:
-    """The label of AdamCPR by its fastest kernel."""
+    """Return the label of AdamCPR with its fastest kernel."""
     return next((label for label, method in methods.items() if method["row"] == "adamcpr"), None)
 
 
 def _median_over_shapes(ratios: list[np.ndarray]) -> Median:
-    """The median over shapes of the medians over rounds; its interval draws the rounds anew within each shape."""
+    """Return the median over shapes of the medians over rounds. Its interval resamples rounds within
+    each shape.
+    """
     value = float(np.median([np.median(of_shape) for of_shape in ratios]))
     rounds = min(map(len, ratios))
     if rounds < FEWEST:
@@ -202,7 +213,7 @@ def _median_over_shapes(ratios: list[np.ndarray]) -> Median:
 
 
 def _times(median: Median, limit: float) -> str:
-    """The median with its interval, the limit and whether it holds, before "as"."""
+    """Return the median with its interval, the limit and whether it holds, up to the word "as"."""
     said, verdict = f"{median.value:.3f}", UNDECIDED
     if median.low is not None and median.high is not None:
         said += f" [{median.low:.3f}, {median.high:.3f}]"
@@ -211,7 +222,9 @@ def _times(median: Median, limit: float) -> str:
 
 
 def _turns_in_words(record: Mapping[str, Any]) -> dict[str, str]:
-    """Shape -> how much longer AdamCPR's step takes with gradients in turn, the limit and whether it holds."""
+    """Return a line per shape on AdamCPR's step with gradients in turn: the ratio, the limit, whether
+    it holds.
+    """
     lines = {}
     for shape, entry in record["shapes"].items():
         methods = entry.get(IN_TURN_PART, {}).get("methods", {})
@@ -225,7 +238,7 @@ def _turns_in_words(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def published(table: str) -> pd.DataFrame:
-    """The paper's seconds, and their ratio to its AdamW."""
+    """Return the paper's seconds and their ratio to its AdamW."""
     rows = yaml.safe_load((FOLDER / f"{table}.yaml").read_text())["rows"]
     data = pd.DataFrame(
         [
@@ -238,7 +251,7 @@ def published(table: str) -> pd.DataFrame:
 
 
 def paper_table(data: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
-    """The paper's rows and columns, ours beside the paper's."""
+    """Return the paper's rows and columns, ours beside the paper's."""
     ours = data[data["part"] == "training_step"].set_index(["shape", "row"]).sort_index()
     theirs = paper.set_index(["shape", "row"]).sort_index()
     rows = []
@@ -257,7 +270,7 @@ def _cell(values: Any, suffix: str) -> str:
 
 
 def describe(record: Mapping[str, Any]) -> dict[str, str]:
-    """The facts over the tables: machine, versions, code, rounds."""
+    """Return the facts above the tables: machine, versions, code, rounds."""
     entries = list(record["shapes"].values())
 
     def distinct(values: list[Any]) -> str:
@@ -289,7 +302,7 @@ def describe(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _code(entries: list[Any]) -> str:
-    """The commit that each shape was measured with, the smallest shape's first."""
+    """Return the commit that each shape was measured with, from the smallest shape up."""
     shapes: dict[str, list[str]] = {}
     for entry in sorted(entries, key=lambda entry: entry["parameters"]):
         shapes.setdefault(str(entry["git_commit"]), []).append(entry["title"].split(",")[0])
@@ -299,7 +312,7 @@ def _code(entries: list[Any]) -> str:
 
 
 def _bandwidths(entries: list[Any]) -> list[tuple[str, float, float]]:
-    """Of each kernel the slowest and the fastest that was seen, in GB/s."""
+    """Return the slowest and the fastest bandwidth of each kernel, in GB/s."""
     measured = [entry.get("bandwidth", {}) for entry in entries]
     measured += [
         entry.get(part, {}).get("bandwidth", {}) for entry in entries for part in ("optimizer_step", "training_step")
@@ -312,7 +325,7 @@ def _bandwidths(entries: list[Any]) -> list[tuple[str, float, float]]:
 
 
 def _sections(data: pd.DataFrame, record: Mapping[str, Any]) -> list[str]:
-    """Every method on every shape, and what was skipped."""
+    """Return the sections on every method and shape, and what was skipped."""
     lines = []
     turns = _turns_in_words(record)
     has_after = any(AFTER in entry.get("optimizer_step", {}).get("methods", {}) for entry in record["shapes"].values())

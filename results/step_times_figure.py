@@ -1,4 +1,4 @@
-"""Ratios to fused AdamW as dots, quartiles as lines: a panel a shape, a row a method."""
+"""Draw ratios to fused AdamW as dots and quartiles as lines: a panel per shape, a row per method."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -8,7 +8,7 @@ PARTS = {"optimizer_step": ("#D55E00", "o", "optimizer step"), "training_step": 
 
 
 def ratio_figure(data: pd.DataFrame, title: str, footer: str) -> Figure:
-    """One panel for each shape that was measured, over a logarithmic axis."""
+    """Draw one panel per measured shape, over a logarithmic axis."""
     shapes = list(dict.fromkeys(data["shape"]))
     methods = list(dict.fromkeys(data["method"]))
     figure = Figure(figsize=(2.6 + 2.1 * max(1, len(shapes)), 1.6 + 0.27 * max(4, len(methods))), layout="constrained")

@@ -1,4 +1,4 @@
-"""Tables: ours beside the paper's, as Markdown, CSV and LaTeX."""
+"""Tables with ours beside the paper's, as Markdown, CSV and LaTeX."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,20 +20,22 @@ TASKS_WITH_HALVES = (
     "gpt2",
     "imagenet",
     "lora",
-)  # that score the halves of tasks/engine/halves.py
+)  # tasks that score the halves of tasks/engine/halves.py
 
 
 def cell_table(artefact: Mapping[str, Any], data: pd.DataFrame, seeds: int) -> pd.DataFrame:
-    """A row a cell of our grid: mean, std and seeds of ours and of the paper's, and the difference of the means.
+    """Return a row per cell of our grid: mean, std and seeds of ours and the paper's, and the means'
+    difference.
 
-    A panel may have a number of `seeds` of its own, where its grids have.
+    A panel may have its own number of `seeds`, if its grids do.
     """
     parts = []
     for panel in artefact["panels"]:
         ours = panel_cells(artefact, panel, data)
         theirs = published_cells(artefact, panel).rename(columns={"diverged": "diverged_paper"})
-        # The paper's 0.0003162 and a configured 3.162e-4 are the same row; floats are joined by their printed power of ten. Where the
-        # paper has one row alone, its cells may stand beside ours of any row.
+        # The paper's 0.0003162 and a configured 3.162e-4 are the same row, so floats are joined by
+        # their printed power of ten. If the paper has only one row, its cells may stand beside ours
+        # of any row.
         for table in (ours, theirs):
             table["key"] = "" if artefact.get("published_beside") == "every row" else table["row"].map(power_of_ten)
         joined = ours.merge(theirs.drop(columns="row"), on=["key", "column"], how="left", suffixes=("", "_paper")).drop(
@@ -49,10 +51,13 @@ def cell_table(artefact: Mapping[str, Any], data: pd.DataFrame, seeds: int) -> p
 
 
 def readable(artefact: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
-    """`cell_table` for people: mean ± std (seeds), with what is missing or diverged said in the cell."""
+    """Return `cell_table` for people: mean ± std (seeds), with missing and diverged runs noted in the
+    cell.
+    """
     rows, digits = [], artefact["metric"].get("digits", 1)
     for _, cell in table.iterrows():
-        without_value = {1: "diverged", 0: "TBA"}.get(cell["diverged_paper"], "-")  # the paper leaves one cell open
+        # the paper leaves one cell open ("TBA")
+        without_value = {1: "diverged", 0: "TBA"}.get(cell["diverged_paper"], "-")
         paper = (
             f"{cell['mean_paper']:.{digits}f}{spread(cell['std_paper'])}"
             if pd.notna(cell["mean_paper"])
@@ -72,9 +77,10 @@ def readable(artefact: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_table(artefact: Mapping[str, Any], data: pd.DataFrame) -> pd.DataFrame:
-    """The best cell of every method, ours and the paper's, both by the scores that are printed.
+    """Return the best cell of every method, ours and the paper's, both by the printed scores.
 
-    Beside it, where the runs have such scores, the cell that half of the test examples chooses, with its score on the other half.
+    If the runs have scores on halves, add the cell chosen by one half of the test examples, with
+    its score on the other half.
     """
     rows = []
     for panel in artefact["panels"]:
@@ -89,7 +95,9 @@ def best_table(artefact: Mapping[str, Any], data: pd.DataFrame) -> pd.DataFrame:
 
 
 def held_out_note(artefact: Mapping[str, Any], runs: Sequence[Run], best: pd.DataFrame) -> str:
-    """Why the `best_table` has no cells chosen by half of the test set; empty where it has, and without runs."""
+    """Explain why the `best_table` has no cells chosen by half of the test set; empty if it has, or
+    without runs.
+    """
     if HELD_OUT in best or not runs:
         return ""
     tasks = {run.config["task"]["name"] for run in runs}
@@ -113,13 +121,13 @@ def _with_setting(best: pd.Series | None) -> str:
 
 
 def claims_table(verdicts: list[Verdict]) -> pd.DataFrame:
-    """A row a claim."""
+    """Return a row per claim."""
     rows = [{"claim": v.text, "published": v.published, "ours": v.ours, "verdict": v.verdict} for v in verdicts]
     return pd.DataFrame(rows, columns=["claim", "published", "ours", "verdict"])
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A pipe table with aligned columns."""
+    """Return a pipe table with aligned columns."""
     rows = [
         ["" if pd.isna(v) else str(v).replace("|", "\\|") for v in row]
         for row in (table.columns, *table.itertuples(index=False))
@@ -130,13 +138,13 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def latex(table: pd.DataFrame, caption: str) -> str:
-    """A booktabs table in ASCII; every special character is escaped."""
+    """Return a booktabs table in ASCII. Special characters are escaped."""
     text = table.to_latex(index=False, escape=True, caption=re.sub(r"([&%$#_{}])", r"\\\1", caption), na_rep="-")
     return text.translate(SYMBOLS)
 
 
 def spread(std: Any, digits: int = 2) -> str:
-    """What follows a mean; empty for one of a single seed."""
+    """Return the " ± std" after a mean; empty for a single seed."""
     return f" ± {std:.{digits}f}" if pd.notna(std) else ""
 
 

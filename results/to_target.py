@@ -1,4 +1,4 @@
-"""Budget to target: the step at which one method's best cell has the score that the other one's has at its end."""
+"""Budget to target: the step at which one method's best cell reaches the other one's final score."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,9 +13,10 @@ from results.sides import best_by, panels_of
 
 
 def target_table(artefact: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
-    """Two rows a claim of kind `best`: when each side's best cell first had the other one's final score, both as means over seeds.
+    """Return two rows per claim of kind `best`: when each side's best cell first reached the other's
+    final score.
 
-    Empty where no best cell was evaluated before its last step.
+    Both are means over seeds. Empty if no best cell was evaluated before its last step.
     """
     rows, compared = [], set()
     for claim in artefact["claims"]:
@@ -50,7 +51,7 @@ def target_table(artefact: Mapping[str, Any], data: pd.DataFrame, runs: Sequence
 def _row(
     artefact: Mapping[str, Any], panel: Mapping[str, Any], cell: pd.Series, target: float, runs: Sequence[Run]
 ) -> dict[str, Any] | None:
-    """The target and the step; None where the cell's runs were evaluated at no more than one step."""
+    """Return the target and the step, or None if the cell's runs were evaluated at fewer than two steps."""
     metric = artefact["metric"]
     steps, means = series_over(runs, panel.get("metric", metric["name"]), "mean")
     if len(steps) < 2:

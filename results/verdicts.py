@@ -1,21 +1,26 @@
-"""From what the runs show of each claim to verdicts, by p-values after Holm's correction over the claims of an artefact.
+"""Turn findings on claims into verdicts, by p-values with Holm's correction over an artefact's claims.
 
 The verdicts, and nothing else, are:
-  holds                 seen in the claimed direction, and significant where a test applies (Holm's p < 0.05)
-  does not hold         seen in the opposite direction, and significant where a test applies
-  undecided             neither
-  too few seeds to say  with the other claims' p-values as they are, no outcome of this claim's test could have been significant
-  runs missing          runs are missing, or a method that the claim compares has no cell without a diverged run
+  holds: seen in the claimed direction, and significant where a test applies (Holm's p < 0.05)
+  does not hold: seen in the opposite direction, and significant where a test applies
+  undecided: neither
+  too few seeds to say: given the other claims' p-values, no outcome of this claim's test could be
+      significant
+  runs missing: runs are missing, or every cell of a compared method has a diverged run
 
-The family of the correction is an artefact's claims at one scale, with one p-value each. A claim that makes several comparisons has
-combined them before: where all must be significant, the largest p-value counts, which needs no correction (an intersection-union
-test); where one alone speaks against the claim, the smallest counts, times their number (Bonferroni).
+The correction's family is an artefact's claims at one scale, with one p-value each. A claim that
+makes several comparisons has already combined them. If all must be significant, the largest p-value
+counts, which needs no correction (an intersection-union test). If a single one contradicts the
+claim, the smallest counts, times their number (Bonferroni).
 
-A claim whose test could not be significant even alone is not in the family: it cannot be a false finding, and the other claims do not
-pay for it (Tarone 1990). For those in it the smallest p-value that their number of pairs can give grows with the family, by a factor
-that depends on the others: at most the number of claims, less where other claims are significant. "Too few" is therefore no fixed
-number of pairs: it is asked whether that smallest value, in place of the claim's own, would be significant among the others as they
-are. If it is not, other scores of as many runs could not have decided the claim; more seeds can.
+A claim whose test could not be significant even alone is not in the family. It can't be a false
+finding, and the other claims don't pay for it (Tarone 1990).
+
+For claims in the family, the smallest p-value that their number of pairs can give is multiplied by
+a factor. That factor depends on the others: it is at most the number of claims, and less if other
+claims are significant. "Too few" is therefore no fixed number of pairs. The test asks whether that
+smallest p-value, in place of the claim's own, would be significant among the others. If not, no
+scores of as many runs could have decided the claim, but more seeds can.
 """
 
 import io
@@ -39,11 +44,14 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Finding:
-    """What the runs show of one claim, before it is looked at together with the others.
+    """What the runs show of one claim, before the claims are corrected together.
 
-    said: in words, without p. p: None where the test could not be significant even alone. least: the smallest p that as many pairs
-    can give. towards: the verdict that the runs speak for, HOLDS or FAILS; None for neither. about: what p is of, where that is not
-    the difference. median: of the difference that p is of; None for a claim about no pairs.
+    said: the finding in words, without p.
+    p: the p-value, or None if the test could not be significant even alone.
+    least: the smallest p that as many pairs can give.
+    towards: the verdict that the runs support, HOLDS or FAILS, or None for neither.
+    about: what p refers to, if not the difference.
+    median: the difference that p refers to, or None for a claim without pairs.
     """
 
     said: str
@@ -56,7 +64,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One claim with what we saw. p and p_holm are None where nothing is tested; low and high are the 95 % interval of the median."""
+    """One claim with our result.
+
+    p and p_holm are None if nothing is tested. low and high are the 95 % interval of the median.
+    """
 
     claim: str
     text: str
@@ -71,7 +82,7 @@ class Verdict:
 
 
 def decide(claims: Sequence[Mapping[str, Any]], findings: Sequence[Finding | None]) -> list[Verdict]:
-    """The verdicts on an artefact's claims; a finding of None stands for missing runs."""
+    """Return the verdicts on an artefact's claims. A finding of None means missing runs."""
     tested = {
         number: finding.p for number, finding in enumerate(findings) if finding is not None and finding.p is not None
     }
@@ -89,7 +100,8 @@ def decide(claims: Sequence[Mapping[str, Any]], findings: Sequence[Finding | Non
         elif p_holm < LEVEL:
             verdict = finding.towards or UNDECIDED
         else:
-            # Holm's factor is at most the number of tests: where that is enough, the others' p-values do not matter.
+            # Holm's factor is at most the number of tests. If that bound suffices, the other
+            # p-values don't matter.
             possible = finding.least * len(tested) < LEVEL or holm(tested | {number: finding.least})[number] < LEVEL
             verdict = UNDECIDED if possible else TOO_FEW
         paired = (median.low, median.high, median.pairs) if median else (None, None, None)
@@ -100,7 +112,8 @@ def decide(claims: Sequence[Mapping[str, Any]], findings: Sequence[Finding | Non
 def holm(p_values: Mapping[int, float]) -> dict[int, float]:
     """Return the p-values after Holm's correction for their number, by the same keys.
 
-    As statsmodels' multipletests, which collects garbage at every call: up to seconds in a large process.
+    Same results as statsmodels' multipletests, which collects garbage at every call: up to seconds
+    in a large process.
     """
     ordered = sorted(p_values, key=p_values.__getitem__)
     corrected, largest = {}, 0.0
@@ -111,13 +124,13 @@ def holm(p_values: Mapping[int, float]) -> dict[int, float]:
 
 
 def to_csv(verdicts: Sequence[Verdict]) -> str:
-    """What claims.csv holds: a row a claim; what a claim does not have is empty."""
+    """Return the content of claims.csv: a row per claim, with empty fields for missing values."""
     table = pd.DataFrame([vars(verdict) for verdict in verdicts], columns=[field.name for field in fields(Verdict)])
     return table.astype({"pairs": "Int64"}).to_csv(index=False)
 
 
 def from_csv(text: str) -> list[Verdict]:
-    """The verdicts of a claims.csv, also of one that was written before it had p-values."""
+    """Return the verdicts of a claims.csv, also of files older than p-values."""
     if not text.strip():
         return []
     numbers = {"p": float, "p_holm": float, "low": float, "high": float, "pairs": int}

@@ -1,4 +1,4 @@
-"""results/<scale>/index.html: every artefact and claim on one page."""
+"""Build results/<scale>/index.html: every artefact and claim on one page."""
 
 from results.report.page import write_report
 from results.report.sections import Section, model_sizes_section, planned_section, section, step_times_section

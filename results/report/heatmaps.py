@@ -1,8 +1,8 @@
 """Interactive heat maps: ours and the published one of every method.
 
-One colour scale for all: the distance of a cell to the best cell of its own side, ours or published, of the same metric and task
-settings. Mini scale's scores and the paper's are of different data sets: what compares is the pattern. A score of which less is better
-(perplexity) is a ratio: its distance is in per cent of the best cell.
+All share one colour scale: a cell's distance to the best cell of its own side (ours or published)
+with the same metric and task settings. Mini scale and the paper use different data sets, so only
+the patterns compare. If lower is better (perplexity), the distance is in per cent of the best cell.
 """
 
 import textwrap
@@ -18,14 +18,16 @@ from results.report.panels import Panel, escaped, figure
 from results.runs import Run, best_cell, comparable, flatten, frame, label, of_panel
 
 CELL_WIDTH, CELL_HEIGHT, SIDES = 54, 38, ("ours", "published")
-LETTER, LINE = 7, 18  # of an axis title: how wide a letter is on average, how high a line, in pixels
+LETTER, LINE = 7, 18  # of an axis title, in pixels: average width of a letter, height of a line
 Runs = Mapping[tuple[float, str], Sequence[Run]]
 
 
 def heatmap_panels(artefact: Mapping[str, Any], table: pd.DataFrame, runs: Sequence[Run]) -> tuple[list[Panel], str]:
-    """Two panels a method, as far as there are cells, and what the end of the colour scale stands for.
+    """Return up to two panels per method, and the distance at the end of the colour scale.
 
-    table: the artefact's `cell_table`, computed or read from table.csv. runs: those behind it, where their records are at hand.
+    Args:
+        table: the artefact's `cell_table`, computed or read from table.csv.
+        runs: the runs behind it, if their records are available.
     """
     data = frame(runs, artefact["metric"]["name"])
     tables = {}
@@ -51,7 +53,7 @@ def heatmap_panels(artefact: Mapping[str, Any], table: pd.DataFrame, runs: Seque
 def _distances(
     artefact: Mapping[str, Any], tables: Mapping[tuple[int, str], pd.DataFrame]
 ) -> tuple[dict[tuple[int, str], pd.Series], float]:
-    """Every cell's distance to the best one, and the distance from which on all are painted alike."""
+    """Return every cell's distance to the best one, and the distance at which the colour scale ends."""
     compared: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for number, side in tables:
         compared.setdefault((side, comparable(artefact["panels"][number])), []).append((number, side))
@@ -66,7 +68,8 @@ def _distances(
                 found[key] = (
                     best["mean"] - mean if artefact["metric"]["better"] == "higher" else 100 * (mean / best["mean"] - 1)
                 )
-    # The worst cells (a learning rate of 0.1), and a side that has more of them, would leave no colours for the differences that matter.
+    # Without this, the worst cells (a learning rate of 0.1) would leave no colours for the
+    # differences that matter. So would a side that has more such cells.
     sides = [
         pd.concat([distance for key, distance in found.items() if key[1] == side]).quantile(0.85) for side in SIDES
     ]
@@ -77,7 +80,7 @@ def _distances(
 def _runs_by_cell(
     artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame, runs: Sequence[Run]
 ) -> Runs:
-    """(row, column) -> the cell's runs by seed."""
+    """Return the runs of each (row, column), sorted by seed."""
     chosen, by_id = of_panel(data, panel), {run.record["run_id"]: run for run in runs}
     found: dict[Any, list[Run]] = {}
     if chosen.empty:
@@ -104,11 +107,11 @@ def _panel(
         shown["text"][y][x] = _text(cell, metric.get("digits", 1))
         shown["hovertext"][y][x] = _hover(artefact, panel, side, cell, of_cell)
         shown["customdata"][y][x] = " ".join(run.record["run_id"] for run in of_cell)
-        if shown["z"][y][x] is None:  # Plotly writes nothing into a cell without a value
+        if shown["z"][y][x] is None:  # Plotly writes no text into a cell without a value
             marks.append({"x": x, "y": y, "text": shown["text"][y][x], "showarrow": False})
     names = [label(column) if column else "" for column in columns]
     width = CELL_WIDTH * max(2, len(columns))
-    fitting = int((width + 16) / LETTER)  # Plotly cuts what is wider than the figure
+    fitting = int((width + 16) / LETTER)  # Plotly cuts off text wider than the figure
     title = textwrap.wrap(panel.get("column_label", ""), fitting, break_on_hyphens=False)
     trace = go.Heatmap(
         x=list(range(len(columns))), y=list(range(len(rows))), zmin=0, zmax=far, showscale=False, xgap=2, ygap=2, hoverongaps=True,
@@ -126,12 +129,13 @@ def _panel(
 
 
 def _axis(names: list[str], ends: list[float]) -> dict[str, Any]:
-    named = [number for number, name in enumerate(names) if name]  # a lone column has no name, and no tick
+    # a lone column has no name and no tick
+    named = [number for number, name in enumerate(names) if name]
     return {"tickvals": named, "ticktext": [names[number] for number in named], "range": ends}
 
 
 def _outline(cells: pd.DataFrame, rows: list[float], columns: list[str], better: str) -> list[dict[str, Any]]:
-    """A frame around the best cell."""
+    """Return a frame around the best cell."""
     best = best_cell(cells, better)
     if best is None:
         return []
@@ -150,14 +154,16 @@ def _outline(cells: pd.DataFrame, rows: list[float], columns: list[str], better:
 
 def _text(cell: Mapping[str, Any], digits: int) -> str:
     if pd.isna(cell["mean"]):
-        return "div." if cell["diverged"] else "TBA"  # the paper leaves one cell open
+        return "div." if cell["diverged"] else "TBA"  # the paper leaves one cell open ("TBA")
     return f"{cell['mean']:.{digits}f}" + ("*" if cell["diverged"] else "")
 
 
 def _hover(
     artefact: Mapping[str, Any], panel: Mapping[str, Any], side: str, cell: Mapping[str, Any], runs: Sequence[Run]
 ) -> str:
-    """The cell's place, mean, std, every seed's value with its run id, and the settings that its runs have in common."""
+    """Return the cell's place, mean, std, every seed's value with its run id, and the runs' common
+    settings.
+    """
     name, column = panel.get("metric", artefact["metric"]["name"]), panel.get("column_label")
     place = f"lr {power_of_ten(cell['row'])}" + (f" · {column} {cell['column']}" if column else "")
     spread = f" ± {cell['std']:.3g}" if pd.notna(cell["std"]) else ""

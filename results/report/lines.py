@@ -1,4 +1,4 @@
-"""Interactive curves over training: of metrics, of training budgets, of single matrices, and of interpolated weights."""
+"""Interactive curves: metrics over training, training budgets, single matrices and interpolated weights."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,14 +15,14 @@ from results.progress import curve_of
 from results.report.panels import Panel, escaped, figure
 from results.runs import Run
 
-MOST_POINTS = 200  # of a curve: more than a screen shows, and a paper-scale run logs thousands
+MOST_POINTS = 200  # per curve: more than a screen shows, and a paper-scale run logs thousands
 LEVEL = "#888888"
 
 
 def thinned(
     steps: Sequence[int], values: Sequence[float], most: int = MOST_POINTS
 ) -> tuple[list[int], list[float | None]]:
-    """At most so many of the points, evenly taken, the last one always; what is not finite is left open."""
+    """Return at most `most` evenly spaced points, always with the last. Non-finite values become None."""
     places = (
         sorted({round(i * (len(steps) - 1) / max(1, most - 1)) for i in range(most)})
         if len(steps) > most
@@ -34,7 +34,10 @@ def thinned(
 
 
 def curve_panels(artefact: Mapping[str, Any], runs: Sequence[Run]) -> list[Panel]:
-    """One panel: a colour a method, a line a run, over several the median; the first metric solid, the second dotted."""
+    """Return one panel: a colour per method, a line per run, and the median if there are several runs.
+
+    The first metric is solid, the second dotted.
+    """
     settings, traces, legend = artefact["curves"], [], []
     for colour, method in zip(cycle(COLOURS), artefact["methods"], strict=False):
         legend.append((colour, method["title"], method["regularizer"]))
@@ -78,13 +81,15 @@ def _in_units(
 def _median_line(
     x: Sequence[float], y: Sequence[float | None], regularizer: str, about: str, line: Mapping[str, Any]
 ) -> go.Scatter:
-    """A line of no single run: it says what it is, and a click on it opens none."""
+    """Return a median line. It has a hover text, but a click on it opens no run."""
     text = f"<b>{escaped(about)}</b>, median over seeds<br>%{{x:g}}: %{{y:.4g}}<extra></extra>"
     return go.Scatter(x=x, y=y, mode="lines", line=line, meta=regularizer, hovertemplate=text)
 
 
 def budget_panels(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run]) -> list[Panel]:
-    """The curves over training, and the final scores over the budget with the goal's mean as a level."""
+    """Return the curves over training, and the final scores over the budget with the goal's mean as a
+    level.
+    """
     name, metric = artefact["metric"]["name"], artefact["metric"]
     table, colours = scores(artefact, scale, runs), cycle(COLOURS)
     curves, finals, legend, shapes = [], [], [], []
@@ -108,7 +113,7 @@ def budget_panels(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run]) 
             shapes.append(level | {"line": {"color": LEVEL, "dash": "dash", "width": 1}})
     y: dict[str, Any] = {"title": {"text": metric["label"]}, "type": "log"}
     known = table["score"].dropna()
-    if len(known):  # the start of training would flatten the end
+    if len(known):  # otherwise the start of training would flatten the end
         y["range"] = [math.log10(known.min() * 0.98), math.log10(known.max() * 1.3)]
     left = figure(curves, xaxis={"title": {"text": "step"}}, yaxis=y)
     budgets = sorted(table["budget"].unique().tolist())
@@ -122,7 +127,9 @@ def budget_panels(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run]) 
 
 
 def dynamics_panels(artefact: Mapping[str, Any], runs: Sequence[Run]) -> list[Panel]:
-    """A panel a quantity and column (a method or a matrix), all seeds of each; where κ was set is dashed."""
+    """Return a panel per quantity and column (a method or a matrix) with all seeds. Dashes mark when κ
+    was set.
+    """
     settings = artefact["dynamics"]
     own = {
         method["title"]: [run for run in runs_of(method, runs) if len(run.dynamics) > 1]
@@ -145,7 +152,8 @@ def dynamics_panels(artefact: Mapping[str, Any], runs: Sequence[Run]) -> list[Pa
                 (colour, _short(matrix) if by_method else title, regularizers[title])
                 for colour, (title, matrix) in zip(COLOURS, lines, strict=False)
             )
-            has_legend = any(panel.group == _short(column) for panel in panels)  # one legend for the panels of a column
+            # one legend for all panels of a column
+            has_legend = any(panel.group == _short(column) for panel in panels)
             methods = tuple(dict.fromkeys(regularizers[title] for title, _ in lines))
             panels.append(
                 Panel(made, QUANTITIES[quantity], methods, 350, 260, _short(column), () if has_legend else legend)
@@ -159,7 +167,7 @@ def _traces_of(
     traces, shapes, loss_of = [], [], set()
     for colour, (title, matrix) in zip(COLOURS, lines, strict=False):
         for number, run in enumerate(own[title]):
-            if quantity == "loss":  # one for all matrices of a run
+            if quantity == "loss":  # one line for all matrices of a run
                 if run.record["run_id"] in loss_of:
                     continue
                 loss_of.add(run.record["run_id"])
@@ -179,7 +187,7 @@ def _traces_of(
 
 
 def interpolation_panels(artefact: Mapping[str, Any], points: pd.DataFrame) -> list[Panel]:
-    """A line a method: the mean over its seeds at every share of the second model."""
+    """Return a line per method: its mean over seeds at every share of the second model."""
     regularizers, traces, legend = {panel["title"]: panel["regularizer"] for panel in artefact["panels"]}, [], []
     for colour, ((method, setting), own) in zip(
         cycle(COLOURS), points.groupby(["method", "setting"], sort=False), strict=False
@@ -207,7 +215,7 @@ def interpolation_panels(artefact: Mapping[str, Any], points: pd.DataFrame) -> l
 
 
 def progress_panels(artefact: Mapping[str, Any], rows: pd.DataFrame) -> list[Panel]:
-    """One panel: a colour a method, its mean over the runs of its best cell as a thick line, each run as a thin one."""
+    """Return one panel for the best cells: a colour per method, its mean over runs thick, each run thin."""
     regularizers, traces, legend = {panel["title"]: panel["regularizer"] for panel in artefact["panels"]}, [], []
     metric = curve_of(artefact)
     known = rows.dropna(subset=metric["name"])
@@ -232,7 +240,7 @@ def progress_panels(artefact: Mapping[str, Any], rows: pd.DataFrame) -> list[Pan
 def _line(
     x: Sequence[Any], y: Sequence[Any], run: Run, about: str, colour: str, mode: str = "lines", **line: Any
 ) -> go.Scatter:
-    """One run's line or dot, which says what it is when pointed at, and names its run when clicked."""
+    """Return one run's line or dot, with a hover text and with the run's id for clicks."""
     text = f"<b>{escaped(about)}</b>, seed {run.config['seed']}<br>{escaped(run.record['run_id'])}<br>%{{x:g}}: %{{y:.4g}}<extra></extra>"
     name, regularizer = run.record["run_id"], run.config["regularizer"]["name"]
     look: dict[str, Any] = (

@@ -1,4 +1,4 @@
-"""The report page: sections, Plotly's JavaScript and the runs' data in one HTML file that needs no network."""
+"""The report page: sections, Plotly's JavaScript and the runs' data in one HTML file that works offline."""
 
 import itertools
 import json
@@ -27,13 +27,13 @@ VERDICTS = (HOLDS, FAILS, UNDECIDED, TOO_FEW, "not measured", MISSING)
 
 
 def write_report(sections: Sequence[Section], scale: str, path: Path) -> Path:
-    """Writes the page; the same sections give the same bytes."""
+    """Write the page. The same sections give the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return write(path, render(sections, scale))
 
 
 def render(sections: Sequence[Section], scale: str) -> str:
-    """The page's HTML."""
+    """Return the page's HTML."""
     sections = sorted(sections, key=lambda section: place(section.name))
     runs = [run for section in sections for run in section.runs]
     environment = Environment(
@@ -65,19 +65,19 @@ def render(sections: Sequence[Section], scale: str) -> str:
 
 
 def slug(text: str) -> str:
-    """Words for a class name."""
+    """Turn words into a class name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def groups(section: Section) -> list[tuple[str, list[tuple[int, Panel]]]]:
-    """The section's numbered panels, those of a group together."""
+    """Return the section's numbered panels, grouped."""
     return [
         (name, list(own)) for name, own in itertools.groupby(enumerate(section.panels), key=lambda one: one[1].group)
     ]
 
 
 def _claims(sections: Sequence[Section]) -> list[tuple[Section, Verdict]]:
-    """Every claim with its section, those that were measured first."""
+    """Return every claim with its section, measured ones first."""
     every = [(section, verdict) for section in sections for verdict in section.verdicts]
     return sorted(every, key=lambda one: one[1].verdict in ("not measured", MISSING))
 
@@ -88,23 +88,23 @@ def _tally(sections: Sequence[Section]) -> list[tuple[str, int]]:
 
 
 def _figures(sections: Sequence[Section]) -> dict[str, Any]:
-    """<artefact>-<number> -> data and layout as Plotly takes them."""
+    """Return Plotly's data and layout by <artefact>-<number>."""
     made = {}
     for section in sections:
         for number, panel in enumerate(section.panels):
             figure = panel.figure.to_plotly_json()
-            figure["layout"].pop("template", None)  # the page's own colours, light or dark
+            figure["layout"].pop("template", None)  # the page sets its own colours, light or dark
             made[f"{section.name}-{number}"] = figure
     return made
 
 
 def in_script(content: Mapping[str, Any]) -> Markup:
-    """JSON that cannot end the script element that it stands in."""
+    """Return JSON that can't close the script element around it."""
     return Markup(json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))
 
 
 def html_table(table: pd.DataFrame) -> Markup:
-    """A table with its text escaped; numbers to five digits, nothing for what is missing."""
+    """Return a table with escaped text, numbers with five digits, and empty cells for missing values."""
 
     def shown(value: Any) -> str:
         if isinstance(value, float):

@@ -1,4 +1,6 @@
-"""One interactive figure of the report page: a Plotly figure with what the page needs to lay it out and to filter it."""
+"""One interactive figure of the report page: a Plotly figure with what the page needs for layout and
+filters.
+"""
 
 from dataclasses import dataclass
 
@@ -7,11 +9,12 @@ import plotly.graph_objects as go
 
 @dataclass(frozen=True)
 class Panel:
-    """`width` and `height` are in CSS pixels; a narrow screen gets less width.
+    """A figure with its `width` and `height` in CSS pixels. Narrow screens reduce the width.
 
-    methods: the regularizers that it shows; each trace names its own in `meta`, where there are several.
+    methods: the regularizers that it shows. If there are several, each trace names its own in
+    `meta`.
     legend: (colour, text, regularizer) of its lines.
-    group: panels that stand together; ours and the published one of a method.
+    group: panels that stand together, such as ours and the published one of a method.
     """
 
     figure: go.Figure
@@ -24,7 +27,7 @@ class Panel:
 
 
 def figure(traces: list[go.Scatter] | list[go.Heatmap] | list[go.Bar], **layout: object) -> go.Figure:
-    """A figure with small margins and nothing fixed that light, dark or the screen's width should decide."""
+    """Return a figure with small margins. Colours and width are left to the page."""
     margin = {"l": 8, "r": 8, "t": 8, "b": 8}
     axes = {"xaxis": {"automargin": True}, "yaxis": {"automargin": True}}
     for name, settings in axes.items():
@@ -33,5 +36,5 @@ def figure(traces: list[go.Scatter] | list[go.Heatmap] | list[go.Bar], **layout:
 
 
 def escaped(text: object) -> str:
-    """For Plotly's hover texts, which know some of HTML's tags."""
+    """Escape text for Plotly's hover texts, which interpret some HTML tags."""
     return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -14,13 +14,17 @@ from results.report.panels import Panel, escaped, figure
 from results.runs import Run, flatten
 from results.step_times_figure import PARTS
 
-RATIOS = [ratio * power for power in (0.1, 1, 10, 100) for ratio in (1, 2, 5)]  # ticks: Plotly's own say 5 for 0.5
+# set by hand: Plotly's own ticks print 5 for 0.5
+RATIOS = [ratio * power for power in (0.1, 1, 10, 100) for ratio in (1, 2, 5)]
 
 
 def pair_panels(artefact: Mapping[str, Any], scale: str, table: pd.DataFrame, runs: Sequence[Run]) -> list[Panel]:
-    """A panel a part, a point a pair: the first value's score across, the second's up; dashed the margin around equality.
+    """Return a panel per part with a point per pair: the first value's score on x, the second's on y.
 
-    table: the artefact's `every_pair`, computed or read from table.csv.
+    Dashed lines mark the margin around equality.
+
+    Args:
+        table: the artefact's `every_pair`, computed or read from table.csv.
     """
     first, second = artefact["pair"]["values"]
     of_pair: dict[tuple[str, float, int], list[str]] = {}
@@ -87,7 +91,9 @@ def _around_equality(pairs: pd.DataFrame, first: str, second: str, margin: float
 
 
 def time_panels(data: pd.DataFrame) -> list[Panel]:
-    """A panel a shape, a row a method: medians over the rounds with quartiles, as multiples of torch's fused AdamW."""
+    """Return a panel per shape with a row per method: medians over rounds with quartiles, relative to
+    fused AdamW.
+    """
     panels = []
     for shape, own in data.groupby("shape", sort=False):
         methods, traces, legend = list(dict.fromkeys(own["method"])), [], []

@@ -1,4 +1,4 @@
-"""What the page shows of a single run when a cell or a curve is clicked: its record, configuration, and R, κ and λ over training."""
+"""Data of single runs that the page shows on a click: record, configuration, and R, κ and λ over training."""
 
 import base64
 import gzip
@@ -10,16 +10,18 @@ from typing import Any
 from results.code import commit_of
 from results.runs import Run, flatten
 
-# So many numbers of R, κ and λ take about 1.5 MB of the page; they are shared out evenly among the matrices of all runs.
+# This many numbers of R, κ and λ take about 1.5 MB of the page. The matrices of all runs share them
+# evenly.
 NUMBERS, FEWEST_POINTS, MOST_POINTS = 600_000, 8, 80
 QUANTITIES = {"R": "R", "kappa": "κ", "lambda": "λ"}
 
 
 def pack(runs: Sequence[Run]) -> str:
-    """The page's data of all runs, as base64 of gzip of JSON; the same runs give the same text.
+    """Return the page's data on all runs, as base64 of gzip of JSON. The same runs give the same text.
 
-    {"matrices": [[name, ...], ...], "runs": {run id: {...}}}; a run's `dynamics` has its number in `matrices`, the steps kept, and of each
-    quantity the values of every matrix at them.
+    The JSON is {"matrices": [[name, ...], ...], "runs": {run id: {...}}}. A run's `dynamics` has
+    its index into `matrices`, the kept steps, and for each quantity the values of every matrix at
+    those steps.
     """
     points = points_each(runs)
     lists: list[list[str]] = []
@@ -31,13 +33,13 @@ def pack(runs: Sequence[Run]) -> str:
 
 
 def unpack(text: str) -> dict[str, Any]:
-    """What `pack` was given, as the page reads it."""
+    """Return what `pack` was given, as the page reads it."""
     content: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(text)))
     return content
 
 
 def points_each(runs: Sequence[Run]) -> int:
-    """How many steps of every matrix are kept."""
+    """Return how many steps are kept for every matrix."""
     matrices = sum(
         len(run.dynamics[0]["matrices"]) for run in {run.record["run_id"]: run for run in runs}.values() if run.dynamics
     )
@@ -64,7 +66,7 @@ def _about(run: Run) -> dict[str, Any]:
 
 
 def _dynamics(run: Run, points: int, lists: list[list[str]]) -> dict[str, Any] | None:
-    """None where nothing is on record, as for a method without regularized matrices."""
+    """Return None without recorded dynamics, as for a method without regularized matrices."""
     if len(run.dynamics) < 2:
         return None
     names, *rows = run.dynamics
@@ -90,7 +92,7 @@ def _at(row: Mapping[str, Any], quantity: str, number: int) -> float | None:
 
 
 def _short(value: Any) -> Any:
-    """Five digits; None for what is not finite, which JSON cannot hold."""
+    """Round to five digits. Non-finite values become None, since JSON can't hold them."""
     if not isinstance(value, float):
         return value
     return float(f"{value:.5g}") if math.isfinite(value) else None

@@ -1,4 +1,6 @@
-"""A section of the report page: an artefact from its runs' records, from its committed files, or from what is published alone."""
+"""Sections of the report page: artefacts from run records, from committed files, or from published
+numbers only.
+"""
 
 import base64
 import io
@@ -36,7 +38,8 @@ from results.table import best_table, held_out_note, readable
 from results.verdicts import MISSING, Verdict, from_csv
 
 UNCORRECTED = "These verdicts are of a time before Holm's correction over the artefact's claims: each is by its own p-value alone."
-# What Tables I.1 to I.3 are of, as the page's filter names methods: the ways to set κ make no difference to sizes and times.
+# Regularizer names of Tables I.1 to I.3 for the page's filter. How κ is set changes neither sizes
+# nor times.
 CPR = ("adamcpr_ip", "adamcpr_k", "adamcpr_ki0", "adamcpr_ws")
 TIMED = ("adamw", *CPR, "adadecay", "awd", "amos")
 RECORDS, COMMITTED, NOT_RUN, PLANNED = "from records", "from the committed files", "runs missing", "planned"
@@ -44,11 +47,15 @@ RECORDS, COMMITTED, NOT_RUN, PLANNED = "from records", "from the committed files
 
 @dataclass(frozen=True)
 class Section:
-    """state: where its numbers are from, one of the four above; `remarks` are what a reader must know of them.
+    """An artefact's section of the page.
 
-    image: the committed figure.svg, where no interactive figure can be drawn from the committed table.
-    far: what the end of the heat maps' colour scale stands for. published_as: what the published ones are of. methods: the
-    regularizers, for the page's filter. pictures: what runs of the best cells drew, with the note on them.
+    state: the source of its numbers, one of the four above.
+    remarks: caveats that a reader must know.
+    image: the committed figure.svg, if the committed table can't give an interactive figure.
+    far: the distance at the end of the heat maps' colour scale.
+    published_as: what the published heat maps show.
+    methods: the regularizers, for the page's filter.
+    pictures: images from runs of the best cells, with pictures_note on them.
     """
 
     name: str
@@ -77,9 +84,13 @@ class Section:
 def section(
     artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], folder: Path, *, expected: int, seeds: int
 ) -> Section:
-    """An artefact's section: of its records where all have ended; else of its committed files; else of the records that there are.
+    """Return an artefact's section, from its records if all runs have ended.
 
-    runs: those that the artefact's own grids ask for, and no others. expected, seeds: as for `write_artefact`.
+    Otherwise it comes from the committed files if there are any, else from the available records.
+
+    Args:
+        runs: only those that the artefact's own grids ask for.
+        expected, seeds: as for `write_artefact`.
     """
     artefact = at_scale(artefact, scale)
     runs, lost = with_result(runs)
@@ -102,7 +113,7 @@ def section(
 
 
 def _base(artefact: Mapping[str, Any], scale: str, folder: Path) -> Section:
-    """What is known of an artefact without any run."""
+    """Return what is known of an artefact without any run."""
     grids = artefact["scales"][scale]["grids"]
     tasks = tuple(dict.fromkeys(str(grid.get("task") or artefact["task"]) for grid in grids))
     methods = tuple(dict.fromkeys(grid["regularizer"] for grid in grids))
@@ -126,12 +137,12 @@ def _command(name: str, scale: str) -> str:
 
 
 def _files(folder: Path) -> tuple[str, ...]:
-    """Also those in folders of it."""
+    """Return the folder's files, including those in subfolders."""
     return tuple(sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*") if not path.name.startswith(".")))
 
 
 def _claim_methods(artefact: Mapping[str, Any], claim: Mapping[str, Any]) -> tuple[str, ...]:
-    """The regularizers that a claim compares; none where it names none."""
+    """Return the regularizers that a claim compares; empty if it names none."""
     known = {panel.get("id", panel["regularizer"]): panel["regularizer"] for panel in artefact["panels"]}
     known |= {method["title"]: method["regularizer"] for method in artefact.get("methods", ())}
     named: list[str] = []
@@ -167,7 +178,7 @@ def _from_runs(
 def _with_progress(
     made: Section, artefact: Mapping[str, Any], rows: pd.DataFrame, drawn: Sequence[tuple[str, Path]]
 ) -> Section:
-    """With the scores over training, and the pictures; as it is where there are none."""
+    """Add the scores over training and the pictures, if there are any."""
     if rows.empty:
         return made
     settings = artefact["progress"]
@@ -185,7 +196,9 @@ def _held_out_note(artefact: Mapping[str, Any], runs: Sequence[Run], tables: Map
 
 
 def _remarks(runs: Sequence[Run], table: pd.DataFrame, folder: Path, expected: int) -> tuple[str, ...]:
-    """What must not go unsaid: missing and diverged runs, code of several commits, and a committed table with other numbers."""
+    """Return the caveats: missing and diverged runs, several commits, and a committed table with other
+    numbers.
+    """
     remarks = (
         [f"{expected - len(runs)} of {expected} runs are missing: no claim is judged."] if len(runs) < expected else []
     )
@@ -204,7 +217,9 @@ def _remarks(runs: Sequence[Run], table: pd.DataFrame, folder: Path, expected: i
 
 
 def _same_numbers(path: Path, table: pd.DataFrame) -> bool:
-    """Whether the written table has the same rows, in the columns that both have: a later version may write more of them."""
+    """Compare a written table with this one in their shared columns. Later versions may write more
+    columns.
+    """
     written, now = (
         pd.read_csv(source, dtype=str, keep_default_na=False)
         for source in (path, io.StringIO(table.to_csv(index=False)))
@@ -216,7 +231,10 @@ def _same_numbers(path: Path, table: pd.DataFrame) -> bool:
 def _shown(
     artefact: Mapping[str, Any], scale: str, table: pd.DataFrame, runs: Sequence[Run]
 ) -> tuple[Sequence[Panel], str, dict[str, pd.DataFrame]]:
-    """Panels, the end of the colour scale, and tables; curves and matrices need the runs, the other layouts their plain table alone."""
+    """Return panels, the end of the colour scale, and tables.
+
+    Curves and matrices need the runs. The other layouts need only their plain table.
+    """
     layout = artefact["layout"]
     if layout == "heatmap":
         panels, far = heatmap_panels(artefact, table, runs)
@@ -243,7 +261,7 @@ def _shown(
 
 
 def _committed(base: Section, artefact: Mapping[str, Any], scale: str, folder: Path) -> Section:
-    """The section of what `make reproduce-<name>` has left in results/<scale>/<name>/."""
+    """Return the section from the files that `make reproduce-<name>` left in results/<scale>/<name>/."""
     table, verdicts = _read_csv(folder / "table.csv", artefact), read_verdicts(folder / "claims.csv")
     panels, far, tables = _shown(artefact, scale, table, [])
     picture = folder / "figure.svg"
@@ -272,12 +290,12 @@ def _committed(base: Section, artefact: Mapping[str, Any], scale: str, folder: P
 
 
 def _read_csv(path: Path, artefact: Mapping[str, Any]) -> pd.DataFrame:
-    """table.csv with a setting as the text that it is: 0.10 and 0.1 were written as what they are."""
+    """Read table.csv with settings as text, so that 0.10 and 0.1 stay distinct."""
     if artefact["layout"] == "heatmap":
         table = pd.read_csv(path, dtype={"setting": str})
         table = (
             table if "diverged_paper" in table else table.assign(diverged_paper=float("nan"))
-        )  # tables of before it was written
+        )  # older tables lack this column
         return table.assign(setting=table["setting"].fillna(""))
     if artefact["layout"] == "pairs":
         return pd.read_csv(path)
@@ -285,12 +303,12 @@ def _read_csv(path: Path, artefact: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def read_verdicts(path: Path) -> list[Verdict]:
-    """The verdicts of claims.csv; none where there is no claim."""
+    """Return the verdicts of claims.csv; empty without claims."""
     return from_csv(path.read_text()) if path.exists() else []
 
 
 def step_times_section(name: str, scale: str, folder: Path) -> Section:
-    """Table I.2 or I.3, from its rounds.json: every round's seconds."""
+    """Return the section of Table I.2 or I.3, from every round's seconds in rounds.json."""
     base = Section(
         name, TITLES[name], ("step times",), TIMED, _command(name, scale), NOT_RUN, files=_files(folder), note=READING
     )
@@ -306,7 +324,7 @@ def step_times_section(name: str, scale: str, folder: Path) -> Section:
 
 
 def model_sizes_section(scale: str, folder: Path) -> Section:
-    """Table I.1, from its table.csv."""
+    """Return the section of Table I.1, from its table.csv."""
     name, path = model_sizes.NAME, folder / "table.csv"
     base = Section(
         name,
@@ -332,7 +350,7 @@ def model_sizes_section(scale: str, folder: Path) -> Section:
 
 
 def planned_section(name: str) -> Section:
-    """An artefact of which only the paper's numbers are here: results/published/<name>.yaml."""
+    """Return the section of an artefact with only published numbers (results/published/<name>.yaml)."""
     content = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     found = NUMBERED.fullmatch(name)
     number = f"{found[1].title()} {found[2].upper()}{'.' * bool(found[2])}{found[3]}" if found else name

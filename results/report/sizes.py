@@ -1,4 +1,4 @@
-"""The interactive bars of Table I.1: what the models' parameters are."""
+"""Interactive bars of Table I.1: the parts of the models' parameters."""
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -9,7 +9,7 @@ from results.step_time_limits import MODELS
 
 
 def size_panel(data: pd.DataFrame) -> Panel:
-    """A bar a model, of its parts."""
+    """Return a stacked bar per model."""
     names, traces, legend = [MODELS[name] for name in data["model"]], [], []
     for part, colour, millions in parts_of(data):
         text = f"<b>%{{y}}</b>, {part}<br>%{{x:.4g}} million parameters<extra></extra>"

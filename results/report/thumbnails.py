@@ -1,4 +1,4 @@
-"""Pictures that runs drew, small enough that a page can hold many of them."""
+"""Shrink the runs' pictures so that a page can hold many of them."""
 
 import base64
 import io
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-SIZE = (480, 160)  # pixels that it fits into: three slices beside each other
+SIZE = (480, 160)  # the picture fits into this many pixels: three slices side by side
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Thumbnail:
 
 
 def thumbnails(pictures: Sequence[tuple[str, Path]]) -> tuple[Thumbnail, ...]:
-    """Of each picture (name, file) a JPEG of about 10 kB."""
+    """Return a JPEG of about 10 kB for each picture (name, file)."""
     return tuple(Thumbnail(name.removesuffix(".png"), _url(path)) for name, path in pictures)
 
 
