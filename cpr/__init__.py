@@ -1,4 +1,7 @@
-"""Constrained Parameter Regularization (arXiv 2311.09058): an upper bound on every weight matrix in place of weight decay."""
+"""Constrained Parameter Regularization (arXiv 2311.09058).
+
+It puts an upper bound on every weight matrix in place of weight decay.
+"""
 
 from cpr._version import __version__
 from cpr.adamcpr import AdamCPR

@@ -1,3 +1,3 @@
-"""The package's version; pyproject.toml reads it from here."""
+"""The package's version, which pyproject.toml reads from here."""
 
 __version__ = "0.3.0"

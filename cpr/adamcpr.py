@@ -18,58 +18,72 @@ Params = nn.Module | Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tupl
 class AdamCPR(Named):
     """Adam with an upper bound κ on the size of every regularized matrix, in place of weight decay.
 
-    With `evaluate_at="before"` and L2 a step is exactly AdamW's with a decoupled decay of 2λ per matrix. The arguments have
-    the names and meanings of the authors' package `pytorch-cpr`, so that switching is a changed import. (*) marks where the meaning
-    differs on purpose.
+    With `evaluate_at="before"` and L2 a step is exactly AdamW's with a decoupled decay of 2λ per
+    matrix. The arguments have the names and meanings of the authors' package `pytorch-cpr`, so you
+    switch by changing the import. (*) marks an intended difference in meaning.
 
     Args:
-        params: a model (`cpr.describe` says which of its parameters are regularized), or parameter groups with the key
-            `regularize: bool`. The `params` of a group may be a module. Groups built for weight decay work too: those with
-            weight_decay != 0 are regularized. (*) A plain list of parameters, which would regularize none, is an error.
-        lr: learning rate >= 0; a tensor of one element too.
+        params: a model, or parameter groups with the key `regularize: bool`. `cpr.describe` shows
+            which parameters of a model are regularized. The `params` of a group may be a module.
+            Groups built for weight decay work too: those with weight_decay != 0 are regularized.
+            (*) A plain list of parameters, which would regularize none, is an error.
+        lr: learning rate >= 0, a number or a tensor of one element.
         betas: decay of the moments, each in [0, 1).
         eps: added to the denominator, >= 0.
-        kappa_init_method: "inflection_point" (Kappa-IP), "warm_start" (Kappa-WS), "uniform" (Kappa-K), "dependent" (Kappa-kI0).
-        kappa_init_param: WS: number of steps s (best: twice the lr warm-up; default 1000). Kappa-K: κ, (*) per element.
-            kI0: the factor k. IP: unused.
-        reg_function: the measure, "l2" (mean square), "std", "l1" or "huber"; see cpr.measures.
+        kappa_init_method: "inflection_point" (Kappa-IP), "warm_start" (Kappa-WS), "uniform"
+            (Kappa-K) or "dependent" (Kappa-kI0).
+        kappa_init_param: for WS the number of steps s (best: twice the lr warm-up, default 1000).
+            For Kappa-K it is κ, (*) per element. For kI0 it is the factor k. IP doesn't use it.
+        reg_function: the measure, "l2" (mean square), "std", "l1" or "huber". See cpr.measures.
         kappa_update: μ > 0, the multiplier's update rate. The paper found no effect between 0.01 and 10.
-        reg_step_size: IP samples R every so many steps; the paper takes 10 % of the lr warm-up. The earliest bound is at four
-            times as many steps.
-        reg_ema_decay: IP smooths R by a moving average over steps with this decay. (*) 0, no smoothing, is the paper's way
-            and the default.
+        reg_step_size: the number of steps between IP's samples of R. The paper takes 10 % of the lr
+            warm-up. A bound is set after four times this number at the earliest.
+        reg_ema_decay: the decay of IP's moving average of R over steps. (*) The default 0, no
+            smoothing, is the paper's way.
         reg_embedding: regularize nn.Embedding too (only for modules).
         reg_by_lr: scale the pull by lr, as decoupled weight decay does.
         amsgrad: divide by the largest second moment so far.
         maximize: ascend.
-        evaluate_at: where R and its gradient are taken: "before" at θ_t (paper, Algorithm 1), "after" at θ_t + Opt(g_t) (package).
-        adaptive: AdaCPR (Algorithm 3): False, "transition" (the paper) or "latched" (the authors' early code).
-        safeguard: the limits on one pull of cpr.bounds; False gives Algorithm 1 to the letter.
-        kernel: "auto", "cpu" or "triton" (single pass, compiled on first use), or "eager" (torch's own operations); see cpr.kernels.
-        weight_decay: for optimizer factories that pass it. Groups without `weight_decay` and `regularize` get it, which makes
-            them regularized where it is not 0. It never decays anything. Refused with a model.
-        foreach, fused, capturable: accepted and without effect, since `kernel` decides. Every step after the first may be captured.
+        evaluate_at: where R and its gradient are taken: "before" at θ_t (paper, Algorithm 1) or
+            "after" at θ_t + Opt(g_t) (package).
+        adaptive: AdaCPR (Algorithm 3): False, "transition" (the paper) or "latched" (the authors'
+            early code).
+        safeguard: limit each pull as described in cpr.bounds. False gives Algorithm 1 to the letter.
+        kernel: "auto", "cpu" or "triton" (single pass, compiled on first use), or "eager" (torch's
+            own operations). See cpr.kernels.
+        weight_decay: for optimizer factories that pass it. Groups that have neither `weight_decay`
+            nor `regularize` get this value, and are regularized if it isn't 0. It never decays
+            anything. Refused with a model.
+        foreach, fused, capturable: accepted without effect, since `kernel` decides. Every step
+            after the first may be captured.
         differentiable: True is refused.
 
     Raises:
         ValueError: an argument out of its range, or nothing to regularize.
 
-    State of a parameter: `step`, `exp_avg`, `exp_avg_sq` (and `max_exp_avg_sq`) as in torch's Adam; `lagmul` (λ), `kappa`
-    and `kappa_set`, 0-dim; for IP `sample` and `growth`. All of it is in `state_dict()`. As with torch's optimizers, `state` is what
-    the next step uses: an entry may be replaced, moved and moved back, or cleared. Settings of a group count from the next step.
-    Those that a bound in force was made from (`reg_function`, `kappa_init_method`, and κ or k) cannot change any more.
+    State of a parameter: `step`, `exp_avg`, `exp_avg_sq` (and `max_exp_avg_sq`) as in torch's Adam.
+    CPR adds `lagmul` (λ), `kappa` and `kappa_set`, all 0-dim, and for IP `sample` and `growth`. All
+    of it is in `state_dict()`. As with torch's optimizers, the next step uses whatever `state`
+    holds: you may replace an entry, move it and move it back, or clear it.
 
-    R(θ_{t+1}) is known from step t on, unless somebody has changed the parameter since. A change in place through `parameter.data` or
-    `.numpy()` leaves no version. On a CPU it is found by a sample of elements, and R is taken anew whenever a bound may be set. A change of
-    a few elements may be seen one step late there, and every such change on a GPU and of sharded parameters.
+    Settings of a group take effect at the next step. Once a bound is in force, the settings that it
+    was made from (`reg_function`, `kappa_init_method`, and κ or k) can't change any more.
 
-    A first step with lr 0 and all gradients zero, by which torch.distributed.checkpoint makes an optimizer's state, makes the state and
-    leaves parameters and counts alone. A matrix with a NaN or an infinity in it leaves its λ and κ alone.
+    R(θ_{t+1}) is known after step t, unless the parameter has been changed since. A change in place
+    through `parameter.data` or `.numpy()` leaves no new version. On a CPU, a sample of elements
+    detects it, and R is recomputed whenever a bound may be set. A change of only a few elements may
+    be noticed one step late there. On a GPU and for sharded parameters every such change may.
 
-    No step asks the device for a value. The first step, and every one in which other parameters have a gradient than in the step
-    before, makes tables on the host and copies them to the device, for which the host waits. All other steps only queue their work.
-    `torch.compile` breaks the graph at a step and leaves it as it is: one pass over memory has nothing to fuse. With the Triton kernel
-    it can be captured in a CUDA graph after a first step. `lr` may then be a 0-dim tensor on the device, which a schedule changes in place.
+    torch.distributed.checkpoint makes an optimizer's state by a first step with lr 0 and zero
+    gradients. Such a step makes the state and leaves parameters and counts alone. A matrix that
+    holds a NaN or an infinity keeps its λ and κ.
+
+    No step reads a value from the device. The host waits only while it copies tables to the device:
+    in the first step, and whenever the set of parameters with gradients changes. All other steps
+    only queue their work. `torch.compile` breaks the graph at a step and leaves the step as it is,
+    because one pass over memory has nothing to fuse. With the Triton kernel, a step can be captured
+    in a CUDA graph after a first step. `lr` may then be a 0-dim tensor on the device that a
+    schedule changes in place.
     """
 
     def __init__(
@@ -135,11 +149,12 @@ class AdamCPR(Named):
         """Add a group, by the constructor's rules.
 
         Args:
-            param_group: `params` is a module, which is split into what is regularized and what is not, or parameters, and then
-                `regularize` says whether they are bounded.
+            param_group: its `params` is a module or parameters. A module is split into what is
+                regularized and what is not. For parameters, `regularize` says whether they are
+                bounded.
 
         Raises:
-            ValueError: neither `regularize` nor `weight_decay` says so, or a setting out of its range.
+            ValueError: neither `regularize` nor `weight_decay` is given, or a setting is out of range.
         """
         for group in self._split(param_group):
             given = set(group)
@@ -151,7 +166,10 @@ class AdamCPR(Named):
     @torch.compiler.disable
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Update every parameter that has a gradient (Algorithm 1). Return the closure's loss, if one is given."""
+        """Update every parameter that has a gradient (Algorithm 1).
+
+        Return the closure's loss, if one is given.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -161,7 +179,7 @@ class AdamCPR(Named):
             (number, group, self._watch.changed(number, group, self)) for number, group in enumerate(self.param_groups)
         ]
         everything = self._packs.gather(groups, self.state, self.name_of)
-        self._packs.begin(everything, self.state)  # R(θ_t), where it is not known
+        self._packs.begin(everything, self.state)  # R(θ_t), unless it is known
         if new and saved.only_makes_state(self.param_groups, everything):
             return loss
 
@@ -170,10 +188,12 @@ class AdamCPR(Named):
                 pull = matrices.constrain()  # λ_{t+1} = max(0, λ_t + μ (R(θ_t) − κ))
                 matrices.adam_(pull)  # θ_{t+1} = θ_t + Opt(g_t) − λ_{t+1} ∇R(θ_t)
             elif matrices.pack.after and not matrices.pack.sharded:
-                matrices.after_()  # θ' = θ_t + Opt(g_t), λ_{t+1} from R(θ'), θ_{t+1} = θ' − λ_{t+1} ∇R(θ')
+                # θ' = θ_t + Opt(g_t), λ_{t+1} from R(θ'), θ_{t+1} = θ' − λ_{t+1} ∇R(θ')
+                matrices.after_()
             else:
-                matrices.adam_()  # θ_t + Opt(g_t): not bounded, or its R(θ') is not known before the other ranks are done
-        self._packs.finish(everything)  # the sums over ranks, of sharded matrices
+                # θ_t + Opt(g_t): not bounded, or R(θ') must wait for the other ranks
+                matrices.adam_()
+        self._packs.finish(everything)  # the sums of sharded matrices over ranks
         for matrices in everything:
             if matrices.pack.after and matrices.pack.sharded:
                 matrices.pull_(matrices.constrain())
@@ -182,7 +202,7 @@ class AdamCPR(Named):
         return loss
 
     def _forget(self) -> None:
-        """Drop what is derived from groups and state; the next step derives it again."""
+        """Drop what is derived from groups and state. The next step derives it again."""
         self._packs = Packs(kernel=None, moments=True)
         self._watch = settings.Watch()
 
@@ -194,23 +214,27 @@ class AdamCPR(Named):
             self._unbound = Unbound(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state as torch's optimizers do, with λ, κ and the inflection point's samples kept in their own precision.
+        """Load a state as torch's optimizers do.
 
-        Settings that the saved groups lack, as those of an older version do, are this optimizer's. If the groups hold the
-        same parameters in the same order, these are taken too:
-          - The state of another Adam. Its moments and its count of steps go on. The constraints start at the present matrices, with
-            this optimizer's settings. (Kappa-WS with s not above that count is set at once.)
-          - The state of pytorch-cpr 0.3.1, if this optimizer has the package's groups
-            (`AdamCPR(pytorch_cpr.group_parameters_for_cpr_optimizer(model), ...)`, which puts names in alphabetical order) and the
-            arguments of the optimizer that saved it. With evaluate_at="after" it goes on as the package would. κ, a sum there,
-            becomes one per element. An inflection point not yet found is looked for anew.
+        λ, κ and the inflection point's samples keep their own precision. Settings that the saved
+        groups lack, as those of an older version do, are taken from this optimizer. If the groups
+        hold the same parameters in the same order, two other kinds of state are accepted:
+          - The state of another Adam. Its moments and its count of steps go on. The constraints
+            start at the present matrices, with this optimizer's settings. (Kappa-WS with s not
+            above that count is set at once.)
+          - The state of pytorch-cpr 0.3.1. Build this optimizer from the package's groups,
+            `AdamCPR(pytorch_cpr.group_parameters_for_cpr_optimizer(model), ...)`, which have names
+            in alphabetical order. Pass the arguments of the optimizer that saved the state. With
+            evaluate_at="after" training goes on as in the package. κ, a sum there, becomes one per
+            element. An inflection point not yet found is looked for anew.
 
-        Moments saved with other groups, such as those of AdamW(model.parameters()), come in by way of an optimizer that has these
-        groups: old.load_state_dict(state_dict), then optimizer.state.update(old.state) before the first step.
+        Moments saved with other groups, such as those of AdamW(model.parameters()), take one more
+        step. Load them into an optimizer `old` that has these groups: old.load_state_dict(state_dict).
+        Then call optimizer.state.update(old.state) before the first step.
 
         Raises:
-            ValueError: another number of groups or parameters, a moment of another shape than its parameter, or a state of the package
-                in another order than this optimizer's.
+            ValueError: another number of groups or parameters, a moment of another shape than its
+                parameter, or a state of the package in another order than this optimizer's.
         """
         with saved.loading(self, state_dict) as state_dict:
             if saved.is_of_the_package(state_dict):

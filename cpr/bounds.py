@@ -1,14 +1,16 @@
-"""κ and λ: when a matrix's bound is set, how its multiplier moves, and the pull that follows (paper, section 4 and Algorithms 1 to 3).
+"""κ and λ: when a matrix's bound is set, how its multiplier moves, and the pull that follows.
 
-Every function here works on all matrices of a group at once, as vectors. They are the rules in torch's own operations. The
-kernels hold the same rules in C++ (`constrain` in kernels/cpu.cpp) and in Triton (kernels/triton_pull.py), and
-cpr/reference.py holds them for one matrix in plain Python.
+See section 4 and Algorithms 1 to 3 of the paper. Every function here works on all matrices of a
+group at once, as vectors, in torch's own operations. The kernels hold the same rules in C++
+(`constrain` in kernels/cpu.cpp) and in Triton (kernels/triton_pull.py). cpr/reference.py holds them
+for one matrix in plain Python.
 
-State of the matrices, each a vector [matrices], on the parameters' device, so that no step waits for the host:
+The state of the matrices is one vector [matrices] per entry. It is on the parameters' device, so no
+step waits for the host:
 
     lagmul       λ >= 0 (the key is the authors')
-    kappa        κ, in the unit of R, per element; meaningless while kappa_set is False
-    kappa_set    bool; an explicit flag, because every number is a possible κ
+    kappa        κ, in the unit of R, per element. Meaningless while kappa_set is False
+    kappa_set    bool, an explicit flag because every number is a possible κ
     sample, growth, smoothed      inflection point only: R_{m-1}, R_{m-1} - R_{m-2} and the moving average of R
     was_active   adaptive="latched" only: whether λ has ever been positive
 
@@ -19,24 +21,31 @@ State of the matrices, each a vector [matrices], on the parameters' device, so t
 | warm_start (Kappa-WS) | κ = R(θ_s), nothing happens before (Algorithm 2) | s >= 0, in updates |
 | inflection_point (Kappa-IP) | κ = R(θ_i) at the first sample m >= 4 that grew less than the sample before | none |
 
-IP samples R every `reg_step_size` updates. The paper takes 10 % of the learning-rate warm-up. A bound of zero would
-forbid any weight: kI0 of a matrix that starts at zero is an error, and WS and IP wait until R > 0.
+IP samples R every `reg_step_size` updates. The paper takes 10 % of the learning-rate warm-up. A
+bound of zero would forbid any weight. So kI0 raises an error for a matrix that starts at zero, and
+WS and IP wait until R > 0.
 
-A matrix with a NaN or an infinity in it has no R. Its λ, κ and samples then stay as they are, until R is finite again.
+A matrix that holds a NaN or an infinity has no R. Its λ, κ and samples stay as they are until R is
+finite again.
 
-The safeguard. Between two updates of λ, think of time as continuous and take L2 with ρ = ln R. Then dρ/dt = -4 λ and
-dλ/dt = μ (R - κ). The quantity 2 λ² + μ κ (x - ln x), x = R/κ, is conserved: CPR is a pendulum with the potential V(x) =
-x - ln x - 1. A matrix released at x comes down to the x' < 1 with V(x') = V(x), because λ, wound up while x > 1, falls by at
-most μ κ a step. Near the bound that is harmless (x = 1.01 comes down to 0.99). But x = 10⁴ comes down to e^-9991: crushed.
-And in discrete steps a λ above 1/2 turns the matrix's signs. L1 and std, where the pull does not shrink with the matrix, are
-harmonic oscillators: released at x they come down to the mirror image 2 - x, and nothing is left at x = 2. So
-  1. a matrix beyond `Measure.excess` times its bound (4 for L2 and Huber, 1.5 for L1 and std) is put onto its bound in one pull
-     and λ stands still: the pull is saturated, so the integrator must not wind up;
-  2. one pull takes away half of a matrix at most: λ is kept at or below `Measure.most`.
-The rest is released, with λ = 0, at x <= 4 and comes down to x' = 0.08 at worst, or at x <= 1.5 to 0.5, without any gradient.
-A λ that a lasting gradient has held up at a large lr still swings lower when the gradient stops. In the
-paper's runs x stays below 2.5 (the first convolution under Kappa-K 0.005) and λ near 1e-4: there neither rule acts, and
-the arithmetic is the same to the last bit.
+The safeguard. Between two updates of λ, think of time as continuous and take L2 with ρ = ln R. Then
+dρ/dt = -4 λ and dλ/dt = μ (R - κ). The quantity 2 λ² + μ κ (x - ln x), x = R/κ, is conserved: CPR is
+a pendulum with the potential V(x) = x - ln x - 1. A matrix released at x comes down to the x' < 1
+with V(x') = V(x). The reason is that λ winds up while x > 1 and then falls by at most μ κ a step.
+Near the bound that is harmless (x = 1.01 comes down to 0.99). But x = 10⁴ comes down to e^-9991: the
+matrix is crushed. And in discrete steps a λ above 1/2 turns the matrix's signs. With L1 and std the
+pull does not shrink with the matrix, which makes them harmonic oscillators. Released at x, they come
+down to the mirror image 2 - x, and nothing is left at x = 2. Hence two rules:
+  1. A matrix beyond `Measure.excess` times its bound (4 for L2 and Huber, 1.5 for L1 and std) is put
+     onto its bound in one pull, and λ stands still. The pull is saturated, so the integrator must
+     not wind up.
+  2. One pull removes at most half of a matrix: λ is kept at or below `Measure.most`.
+Every other matrix is released, with λ = 0, at x <= 4 or, for L1 and std, x <= 1.5. Without any
+gradient it then comes down to x' = 0.08, or to 0.5, at worst. If a lasting gradient has held λ up at
+a large lr, λ still swings lower when the gradient stops. In the paper's runs x stays below 2.5 (the
+first convolution under Kappa-K 0.005) and λ near 1e-4. There neither rule acts, and the arithmetic
+is the same to the last
+bit.
 """
 
 from collections.abc import Sequence
@@ -49,12 +58,16 @@ from cpr.measures import MEASURES, Pull
 
 METHODS = ("uniform", "dependent", "warm_start", "inflection_point")
 FIRST_DECIDING_SAMPLE = 4
-# Per-parameter state beside the count of steps. torch's load_state_dict would cast it to the parameter's dtype (bfloat16, say).
+# State of a parameter beside its count of steps. torch's load_state_dict would cast it to the
+# parameter's dtype, such as bfloat16.
 STATE = ("lagmul", "kappa", "kappa_set", "sample", "growth", "smoothed", "was_active")
 
 
 def state_names(group: dict[str, Any]) -> tuple[str, ...]:
-    """Return the entries of STATE that a group's settings need, in the order of STATE; none if it is not regularized."""
+    """Return the entries of STATE that a group's settings need, in the order of STATE.
+
+    A group that is not regularized needs none.
+    """
     if not group["regularize"]:
         return ()
     inflection = group["kappa_init_method"] == "inflection_point"
@@ -92,7 +105,8 @@ def initial_state(group: dict[str, Any], parameters: Sequence[Tensor], value: Te
     state = {"lagmul": zero, "kappa": kappa}
     state["kappa_set"] = torch.full_like(value, method in ("uniform", "dependent"), dtype=torch.bool)
     if method == "inflection_point":
-        # Infinite: the first two samples, also those after another Adam's steps, have no growth to be compared with.
+        # Infinite, because the first two samples have no growth to be compared with. That holds
+        # after another Adam's steps too.
         state |= {"sample": torch.full_like(value, torch.inf), "growth": torch.full_like(value, -torch.inf)}
         if group["reg_ema_decay"] > 0:
             state["smoothed"] = value.clone()
@@ -135,7 +149,7 @@ def constrain(group: dict[str, Any], state: dict[str, Tensor], t: Tensor, sums: 
 
 
 def _observe(group: dict[str, Any], state: dict[str, Tensor], t: Tensor, value: Tensor, finite: Tensor) -> None:
-    """Show R(θ_t) to the bounds, which may be set by it."""
+    """Set the bounds that R(θ_t) decides."""
     if group["kappa_init_method"] == "warm_start":
         _set_once(state, (t >= group["kappa_init_param"]) & (value > 0) & finite, value)
     elif group["kappa_init_method"] == "inflection_point":
@@ -169,8 +183,8 @@ def _adapt(
 ) -> None:
     """Lower κ to R(θ_t) when λ has gone from `before` > 0 to `after` = 0 (AdaCPR, Algorithm 3).
 
-    "transition" does so at that moment (the paper). "latched" does so also at every later step with λ = 0, and never
-    raises κ (the behaviour of the authors' early code).
+    "transition" does so at that moment (the paper). "latched" also does so at every later step with
+    λ = 0, and never raises κ (the authors' early code).
     """
     mode = group["adaptive"]
     if not mode:

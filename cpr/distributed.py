@@ -1,15 +1,19 @@
-"""Sharded parameters (FSDP2, tensor parallelism): R is the norm of the whole matrix, so the shards' sums are added up.
+"""Sharded parameters (FSDP2, tensor parallelism): R is the norm of the whole matrix.
 
-Each rank works on its shard; one collective per step adds up the sums of all matrices together, whatever groups, dtypes and kernels
-they have. It is started after the last of them is written and waited for when the next step begins, behind the forward and the backward
-pass. λ and κ follow from the same numbers on every rank, and so are the same. Replicated parameters (DDP) need nothing.
+Each rank works on its shard. One collective per step adds up the sums of all matrices together,
+whatever groups, dtypes and kernels they have. It starts after the last matrix is written, overlaps
+the forward and the backward pass, and is waited for when the next step begins. λ and κ follow
+from the same numbers on every rank, so they are the same. Replicated parameters (DDP) need nothing.
 
-What that leaves:
-  - Parameters that are spread over different sets of ranks (or on devices of different kinds) need a collective for each set. A matrix
-    sharded along several dimensions of its mesh (FSDP2 and tensor parallelism together) is added up over all ranks of the mesh at once.
-  - With evaluate_at="after" R is taken between the update and the pull, so that the collective is waited for within the step.
-  - One more, waited for at the start of a step, brings up to date what is not known there: R(θ_0) in the first step, R of parameters that
-    get a gradient after steps without, and of those that somebody has changed since the last step.
+Exceptions:
+  - Each different set of ranks that parameters are spread over (and each kind of device) needs a
+    collective of its own. A matrix may be sharded along several dimensions of its mesh, as with FSDP2
+    and tensor parallelism together. It is added up over all ranks of the mesh at once.
+  - With evaluate_at="after" R is taken between the update and the pull. The step itself then waits
+    for the collective.
+  - A step that begins without up-to-date sums needs one more collective and waits for it. This
+    concerns R(θ_0) in the first step, parameters that get a gradient after steps without one, and
+    parameters that were changed since the last step.
 """
 
 import atexit
@@ -27,23 +31,27 @@ from torch import Tensor
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether it is a DTensor. Without the import, which takes half a second: where none has been made, nobody has imported it."""
+    """Return whether the tensor is a DTensor.
+
+    The module is not imported here, which would take half a second. If nothing has imported it, there
+    are no DTensors.
+    """
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's shard of a DTensor; any other tensor as it is."""
+    """Return this rank's shard of a DTensor, or any other tensor as it is."""
     return tensor._local_tensor if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A DTensor's whole tensor, gathered from all ranks; any other tensor as it is."""
+    """Return a DTensor's whole tensor, gathered from all ranks, or any other tensor as it is."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def local_gradient(parameter: Tensor) -> Tensor:
-    """This rank's shard of the gradient, sharded as the parameter is."""
+    """Return this rank's shard of the gradient, sharded as the parameter is."""
     gradient: Any = parameter.grad
     if is_sharded(parameter) and gradient.placements != parameter.placements:  # type: ignore[attr-defined]
         gradient = gradient.redistribute(placements=parameter.placements)  # type: ignore[attr-defined]
@@ -51,7 +59,7 @@ def local_gradient(parameter: Tensor) -> Tensor:
 
 
 def mesh_of(parameter: Tensor) -> Any:
-    """The device mesh that a parameter lies on; None for an ordinary tensor."""
+    """Return the device mesh that a parameter lies on, or None for an ordinary tensor."""
     return parameter.device_mesh if is_sharded(parameter) else None  # type: ignore[attr-defined]
 
 
@@ -60,22 +68,26 @@ _in_flight: set[Any] = set()  # collectives that were started and not yet waited
 
 @atexit.register
 def _wait_for_all() -> None:
-    """Nobody waits for the last step's collective, and a gloo thread still at work when the interpreter goes down aborts the process."""
+    """Wait for the last step's collective, which nothing else waits for.
+
+    A gloo thread still at work when the interpreter goes down aborts the process.
+    """
     if _in_flight:
         _wait(list(_in_flight))
         let_gloo_finish()
 
 
 def let_gloo_finish() -> None:
-    """Gives gloo's threads the time to let go of the last collectives' tensors, before the interpreter goes down.
+    """Give gloo's threads time to release the last collectives' tensors before the interpreter goes down.
 
-    They take the GIL for that, and one that waits for it while Python finalizes aborts the process (pytorch issue 190489).
+    The release needs the GIL. A thread that waits for the GIL while Python finalizes aborts the
+    process (pytorch issue 190489).
     """
     time.sleep(0.2)
 
 
 def _wait(works: list[Any]) -> None:
-    """Waits for collectives whose sums nobody will read."""
+    """Wait for collectives whose sums nothing will read."""
     for work in works:
         with contextlib.suppress(RuntimeError):  # the other ranks are gone
             work.wait()
@@ -84,9 +96,11 @@ def _wait(works: list[Any]) -> None:
 
 
 class Shards:
-    """Over which ranks the sums [matrices, 2] of parameters on one mesh are added up, and which of them this rank contributes.
+    """The ranks that add up the sums [matrices, 2] of one mesh's parameters, and this rank's share.
 
-    group: the process group; None if no parameter is sharded.
+    Attributes:
+        group: the process group, None if no parameter is sharded.
+        mine: [matrices, 1], 1 for a matrix whose sums this rank contributes and 0 for every other one.
     """
 
     def __init__(self, parameters: Sequence[Any]) -> None:
@@ -100,7 +114,7 @@ class Shards:
             self.group, dimensions = mesh.get_group(sharding[0]), sharding
         else:
             self.group = _group_of(dist.group.WORLD, tuple(mesh.mesh.flatten().tolist()))
-        # What is replicated along a dimension is contributed by its first rank alone.
+        # The first rank alone contributes what is replicated along a dimension.
         first = [mesh.get_local_rank(d) == 0 for d in range(mesh.ndim)]
         mine = [[float(all(first[d] or not p.placements[d].is_replicate() for d in dimensions))] for p in parameters]
         self.mine = torch.tensor(mine, dtype=torch.float64, device=parameters[0].device)
@@ -108,14 +122,14 @@ class Shards:
 
 @functools.cache
 def _group_of(world: Any, ranks: tuple[int, ...]) -> Any:
-    """The process group of all ranks of a mesh; `world`: the default group, that of all ranks."""
+    """Return the process group of a mesh's ranks. `world` is the default group of all ranks."""
     if len(ranks) == dist.get_world_size():
         return world
     return dist.new_group(list(ranks), use_local_synchronization=True)  # ranks outside the mesh need not know of it
 
 
 class Additions:
-    """The collectives of one optimizer that are on their way. Those of one that is dropped are waited for, too."""
+    """The pending collectives of one optimizer. They are waited for even if the optimizer is dropped."""
 
     def __init__(self) -> None:
         self._works: list[Any] = []
@@ -126,7 +140,8 @@ class Additions:
         """Begin to add up sums over ranks, all sums of a process group in one buffer.
 
         Args:
-            parts: the shards, the rows of them, this rank's sums [rows, 2], and the function that `wait` gives their totals to.
+            parts: for each, the shards, their rows, this rank's sums [rows, 2], and the function that
+                `wait` passes the totals to.
         """
         alike: dict[Any, list[int]] = {}
         for number, (shards, _, sums, _) in enumerate(parts):

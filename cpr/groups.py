@@ -1,20 +1,20 @@
 """Decide which parameters of a model are regularized.
 
-The paper regularizes "all parameters except biases and normalization weights". The public package decides by the names
-of a few module types. It bounds RMSNorm, class tokens and position embeddings, and it leaves out a ViT's patch
-projection because that name contains "embed". This module looks at the type of the module first, then at the shape,
-and at names last:
+The paper regularizes "all parameters except biases and normalization weights". The public package
+decides by the names of a few module types. It bounds RMSNorm, class tokens and position embeddings,
+and it leaves out a ViT's patch projection because that name contains "embed". This module looks at
+the type of the module first, then at the shape, and at names last:
 
-1. A parameter marked `_no_weight_decay = True`, with weight_decay 0 in `_optim`, or named by timm's `no_weight_decay()`
-   of any submodule, is exempt.
+1. A parameter marked `_no_weight_decay = True`, with weight_decay 0 in `_optim`, or named by timm's
+   `no_weight_decay()` of any submodule, is exempt.
 2. The magnitude g of `weight_norm` is exempt.
-3. An embedding, and every parameter tied to one, is a matrix with `reg_embedding=True` and exempt without. Position
-   embeddings and embeddings that hold special tokens are always exempt.
-4. The weight of a linear, convolution, recurrent, attention or LoRA layer is a matrix, whatever its name. That holds
-   for n x 1 and 1 x n weights too.
+3. An embedding, and every parameter tied to one, is a matrix with `reg_embedding=True` and exempt
+   without. Position embeddings and embeddings that hold special tokens are always exempt.
+4. The weight of a linear, convolution, recurrent, attention or LoRA layer is a matrix, whatever its
+   name. That holds for n x 1 and 1 x n weights too.
 5. The parameters of a normalization layer are exempt, whatever their shape.
-6. Any other parameter is a matrix if at least two of its dimensions are larger than 1 and its name doesn't say that it
-   is a bias, a token, a class or position embedding, a scale or a logarithm.
+6. Any other parameter is a matrix if at least two of its dimensions are larger than 1. Its name must
+   not say that it is a bias, a token, a class or position embedding, a scale or a logarithm.
 
 `describe(model)` prints the decision for every parameter.
 """
@@ -104,8 +104,9 @@ def regularized_names(model: nn.Module, reg_embedding: bool = False) -> list[str
 def regularized_groups(model: nn.Module, reg_embedding: bool = False) -> list[dict[str, Any]]:
     """Split all parameters into a group with `regularize=True` and one with `regularize=False`.
 
-    Frozen parameters are in the groups too, so a layer that you unfreeze later is trained and bounded. Parameters with settings of
-    their own in `parameter._optim`, such as the {"lr": 1e-3, "weight_decay": 0.0} of state-space models, get groups with these.
+    Frozen parameters are in the groups too, so a layer that you unfreeze later is trained and
+    bounded. A parameter may have settings of its own in `parameter._optim`, such as the
+    {"lr": 1e-3, "weight_decay": 0.0} of state-space models. It gets a group with these.
 
     Args:
         model: any module on any device, also wrapped by DDP, FSDP or torch.compile.
@@ -144,8 +145,9 @@ def decisions(model: nn.Module, reg_embedding: bool = False) -> dict[str, str | 
         reg_embedding: regularize embeddings and the parameters tied to them.
 
     Returns:
-        None for each regularized parameter and the reason for each exempt one, such as "bias". The keys are the names
-        and the order of `model.named_parameters()`, frozen parameters included. A tied parameter is named once.
+        None for each regularized parameter and the reason for each exempt one, such as "bias". The
+        keys are the names and the order of `model.named_parameters()`, frozen parameters included. A
+        tied parameter is named once.
 
     Raises:
         ValueError: a lazy module has no shape yet.
@@ -164,7 +166,7 @@ def decisions(model: nn.Module, reg_embedding: bool = False) -> dict[str, str | 
 
 
 def describe(model: nn.Module, reg_embedding: bool = False) -> str:
-    """Return a table of the regularized parameters with their shapes, and of the exempt ones with the reasons.
+    """Return a table of regularized parameters with shapes, and of exempt ones with reasons.
 
     Args:
         model: any module on any device, also wrapped by DDP, FSDP or torch.compile.
@@ -204,8 +206,8 @@ def describe(model: nn.Module, reg_embedding: bool = False) -> str:
 class Use:
     """A place where a module holds a parameter. A tied parameter has several.
 
-    A reparametrized weight counts as the weight itself: `attribute` is "weight" for `weight_v`, `weight_orig` and
-    `parametrizations.weight.original1`.
+    A reparametrized weight counts as the weight itself: `attribute` is "weight" for `weight_v`,
+    `weight_orig` and `parametrizations.weight.original1`.
     """
 
     path: str  # of the module
@@ -236,7 +238,7 @@ class Use:
         return _words(telling[-1] if telling else self.attribute)
 
     def is_position(self) -> bool:
-        """Tell whether the name says position, or the path or the class of the module says position embedding."""
+        """Tell whether the name, or the path or class of the module, says position embedding."""
         modules = [*self.path.split("."), type(self.module).__name__]
         return POSITION.search(self.name()) is not None or any(POSITION_MODULE.search(_words(part)) for part in modules)
 
@@ -265,7 +267,7 @@ def _asked(model: nn.Module) -> dict[int, str]:
 
 
 def _found(module: nn.Module, name: str) -> list[nn.Parameter]:
-    """Return the parameters of a name, which may have timm's wildcards. A name that doesn't exist gives none."""
+    """Return the parameters of a name, which may have timm's wildcards, or none if there is none."""
     if any(character in name for character in "*?["):
         return [p for full, p in module.named_parameters() if fnmatchcase(full, name)]
     try:
@@ -292,7 +294,7 @@ def _use(path: str, module: nn.Module, attribute: str, modules: dict[str, nn.Mod
         norm = any(type(child).__name__ == "_WeightNorm" for child in module)
         if found and owner[1:] in modules:
             return Use(owner[1:], modules[owner[1:]], weight, magnitude=norm and attribute == "original0")
-    # The functions weight_norm, spectral_norm and prune of torch.nn.utils keep the weight itself as a plain tensor.
+    # weight_norm, spectral_norm and prune of torch.nn.utils keep the weight itself as a plain tensor.
     stem, _, suffix = attribute.rpartition("_")
     if suffix in ("g", "v", "orig") and isinstance(vars(module).get(stem), Tensor):
         return Use(path, module, stem, magnitude=suffix == "g")

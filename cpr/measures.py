@@ -1,9 +1,10 @@
-"""The measures R(θ) that a bound is put on: the sums that R is made of, its value, the pull and the limits of one pull.
+"""The measures R(θ) of a matrix's size: their sums, their values, their pulls and the limit of one pull.
 
-Values are PER ELEMENT (mean square, mean absolute value, ...), so that one κ means the same for every matrix size; the
-pull is λ times the gradient of the SUM over the elements (paper, Algorithm 1; with the sum measured as n times the mean
-and μ/n as the update rate, both readings give the same λ). `std` is the exception: the public package takes its value and
-its gradient as they are, and so do we (paper, Figure E.2).
+Values are PER ELEMENT (mean square, mean absolute value, ...), so one κ means the same for every
+matrix size. The pull is λ times the gradient of the SUM over the elements (paper, Algorithm 1).
+Measuring the sum, n times the mean, with an update rate of μ/n gives the same λ. `std` is the
+exception. The public package takes its value and its gradient as they are, and so do we (paper,
+Figure E.2).
 
 | name  | R(θ), n elements                             | pull: θ ← θ - λ · ...     | largest λ of one pull |
 | ----- | -------------------------------------------- | ------------------------- | --------------------- |
@@ -12,10 +13,11 @@ its gradient as they are, and so do we (paper, Figure E.2).
 | huber | mean of θ²/2 where |θ| < 1, else |θ| - 1/2   | θ clamped to [-1, 1]      | 1/2                   |
 | std   | standard deviation (n - 1)                   | (θ - mean) / ((n - 1) R)  | (n - 1) R / 2         |
 
-The last column is the multiplier whose pull takes away half of the matrix; bounds.py says why it is the limit.
+The last column is the λ at which one pull removes half of the matrix. bounds.py explains the limit.
 
-Every R is a function of two sums over the elements, which add up over the shards of a matrix, and every pull has the form
-`Pull`; so one kernel serves all measures, and can take the sums of θ_{t+1} while it writes θ_{t+1}.
+Every R is a function of two sums over the elements, which add up over the shards of a matrix. Every
+pull has the form of `Pull`. One kernel therefore serves all measures, and it can take the sums of
+θ_{t+1} while it writes θ_{t+1}.
 """
 
 from collections.abc import Callable
@@ -27,11 +29,13 @@ from torch import Tensor
 from cpr.distributed import whole
 from cpr.pieces import pieces
 
-ROW = 256  # elements that are added up in float32; rows are added in float64. Of equal elements, the worst case, 5e-7 is lost
+# Elements of a row are added up in float32 and rows in float64. The worst case, equal elements,
+# loses 5e-7.
+ROW = 256
 
 
 class Pull(NamedTuple):
-    """θ ← scale · θ - rate · clamp(θ - center, ±limit); each a vector [matrices]."""
+    """θ ← scale · θ - rate · clamp(θ - center, ±limit), where each field is a vector [matrices]."""
 
     scale: Tensor
     rate: Tensor
@@ -40,13 +44,22 @@ class Pull(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """One row of the table above. All tensors are vectors over matrices, except θ; n is float64.
+    """One row of the table above.
 
-    code: the measure's number in the kernels. sums(θ): float64 [2], the sum that R is made of and, for std, that of θ; what it
-    makes on the way holds less than 1 MB on a CPU, and the result has the same bits for any number of threads.
-    value(sums [m, 2], n): R. pull(λ, shrink, R, sums, n): θ ← shrink · θ - λ · direction, where either shrink is 1 or λ
-    is 0. most(R, n): the largest λ of one pull. degree: R(s θ) = s^degree R(θ) (for Huber: the largest such degree, reached
-    by small elements). excess: beyond this multiple of its bound a matrix is put onto it in one pull.
+    All tensors are vectors over matrices, except θ. n is float64.
+
+    Attributes:
+        code: the measure's number in the kernels.
+        sums: sums(θ) returns float64 [2]: the sum that R is made of and, for std, the sum of θ. On a
+            CPU its temporaries hold less than 1 MB. The result has the same bits for any number of
+            threads.
+        value: value(sums [m, 2], n) returns R.
+        pull: pull(λ, shrink, R, sums, n) returns θ ← shrink · θ - λ · direction, where either shrink
+            is 1 or λ is 0.
+        most: most(R, n) returns the largest λ of one pull.
+        degree: R(s θ) = s^degree R(θ). For Huber it is the largest such degree, which small elements
+            reach.
+        excess: a matrix beyond this multiple of its bound is put onto the bound in one pull.
     """
 
     code: int
@@ -59,16 +72,19 @@ class Measure(NamedTuple):
 
 
 def scalar_dtype(parameter: Tensor) -> torch.dtype:
-    """The dtype of R, κ and λ: float64 for a float64 parameter, float32 for every other one."""
+    """Return the dtype of R, κ and λ: float64 for a float64 parameter, else float32."""
     return torch.float64 if parameter.dtype == torch.float64 else torch.float32
 
 
 def _in_pieces(sums_of: Callable[[Tensor], tuple[Tensor, ...]]) -> Callable[[Tensor], Tensor]:
-    """`Measure.sums` from a function of one piece that returns the first sum, or both, as float64 scalars."""
+    """Build `Measure.sums` from a function of one piece.
+
+    The function returns the first sum, or both, as float64 scalars.
+    """
 
     def sums(theta: Tensor) -> Tensor:
         found: tuple[Tensor, ...] = ()
-        # One by one: many small results kept to the end would keep the memory of the temporaries between them from being used again.
+        # Add piece by piece: small results kept to the end would keep the temporaries' memory in use.
         for piece in pieces(theta):
             found = tuple(a + b for a, b in zip(found, sums_of(piece), strict=True)) if found else sums_of(piece)
         return torch.stack(found if len(found) == 2 else (*found, torch.zeros_like(found[0])))
@@ -83,7 +99,8 @@ def _add_up(terms: Tensor) -> Tensor:
 
 
 def _squares(piece: Tensor) -> Tensor:
-    # Norms of rows: torch squares and adds without a temporary, in float32. Its float64 norm of a float32 tensor copies the tensor.
+    # torch's norm of a row squares and adds in float32 without a temporary. Its float64 norm of a
+    # float32 tensor would copy the tensor.
     rows, rest = _rows(piece)
     total = torch.linalg.vector_norm(rows, dim=1, dtype=scalar_dtype(piece)).double().square_().sum()
     return (
@@ -92,7 +109,7 @@ def _squares(piece: Tensor) -> Tensor:
 
 
 def _rows(piece: Tensor) -> tuple[Tensor, Tensor]:
-    """The elements as rows of ROW, and the rest."""
+    """Return the elements as rows of ROW, and the rest."""
     flat = piece.reshape(-1)
     in_rows = flat.numel() - flat.numel() % ROW
     return flat[:in_rows].view(-1, ROW), flat[in_rows:]
@@ -116,7 +133,7 @@ def _l1_sums(piece: Tensor) -> tuple[Tensor, ...]:
 
 
 def _l1_pull(multiplier: Tensor, shrink: Tensor, value: Tensor, sums: Tensor, n: Tensor) -> Pull:
-    # λ·sign(θ) would push an element smaller than λ to the other side of zero, every step; clamping stops it there.
+    # λ·sign(θ) would push an element smaller than λ across zero at every step. Clamping stops it at zero.
     return Pull(shrink, torch.ones_like(shrink), torch.zeros_like(shrink), multiplier)
 
 
@@ -132,9 +149,8 @@ def _huber_pull(multiplier: Tensor, shrink: Tensor, value: Tensor, sums: Tensor,
 
 
 def _std_sums(piece: Tensor) -> tuple[Tensor, ...]:
-    wide = (
-        piece.double()
-    )  # the squares' sum minus the mean's square cancels: float32 would leave nothing of a small deviation
+    # The variance is a small difference of two large sums. float32 would lose a small deviation.
+    wide = piece.double()
     return _squares(wide), _add_up(wide)
 
 
@@ -164,7 +180,10 @@ MEASURES: dict[str, Measure] = {
 
 
 def value_of(name: str, theta: Tensor) -> Tensor:
-    """R(θ) of one matrix, 0-dim, in `scalar_dtype`; of a DTensor, of which all ranks ask together, the whole matrix's."""
+    """Return R(θ) of one matrix, 0-dim, in `scalar_dtype`.
+
+    For a DTensor this is R of the whole matrix, and all ranks must call it together.
+    """
     theta = whole(theta)
     measure = MEASURES[name]
     n = torch.tensor([theta.numel()], dtype=torch.float64, device=theta.device)

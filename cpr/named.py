@@ -1,4 +1,4 @@
-"""Names of an optimizer's parameters, for messages, `repr` and `cpr.snapshot`; and how a module becomes parameter groups."""
+"""Parameter names for messages, `repr` and `cpr.snapshot`, and the split of a module into groups."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,12 +9,12 @@ from torch.optim import Optimizer
 
 from cpr.groups import decisions
 
-SHOWN = 6  # names of a kind in `repr`
+SHOWN = 6  # names of each kind in `repr`
 KEPT = ("_names", "_reasons", "_reg_embedding", "_of_model")
 
 
 class Named(Optimizer):
-    """What AdamCPR and CPR have in common: they know their parameters' names, if they were built from a model."""
+    """Base of AdamCPR and CPR, which know their parameters' names if they were built from a model."""
 
     _names: dict[int, str]
     _reasons: dict[str, str]
@@ -26,14 +26,17 @@ class Named(Optimizer):
             self._learn_names(params)
 
     def _learn_names(self, model: nn.Module) -> dict[str, str | None]:
-        """Remember the names of a module's parameters, and why some are not bounded; return the latter."""
+        """Remember the names of a module's parameters. Return why some are not bounded."""
         decided = decisions(model, self._reg_embedding)
         self._names |= {id(p): name for name, p in model.named_parameters()}
         self._reasons |= {name: reason for name, reason in decided.items() if reason}
         return decided
 
     def _split(self, param_group: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the group itself, or if its `params` is a module, one group of what is regularized and one of what is not."""
+        """Return the group itself, or two groups if its `params` is a module.
+
+        One holds what is regularized, the other what is not. An empty one is left out.
+        """
         module = param_group["params"]
         if not isinstance(module, nn.Module):
             return [dict(param_group)]  # a copy: the caller may give the same groups to another optimizer
@@ -44,7 +47,7 @@ class Named(Optimizer):
         return [param_group | {"params": some, "regularize": chosen} for chosen, some in split.items() if some]
 
     def name_at(self, number: int, i: int) -> str:
-        """Return the name of parameter i of group `number`, or that place if no name is known."""
+        """Return the name of parameter i of group `number`, or its place if no name is known."""
         group = self.param_groups[number]
         if "param_names" in group:  # torch's, of named parameters
             return group["param_names"][i]
@@ -59,7 +62,7 @@ class Named(Optimizer):
         raise ValueError(f"a tensor of shape {tuple(parameter.shape)} is none of the optimizer's parameters")
 
     def __repr__(self) -> str:
-        """Say what is bounded, what is not and why, and the settings of each group."""
+        """List what is bounded, what is not and why, and the settings of each group."""
         lines = [type(self).__name__ + " ("]
         for number, group in enumerate(self.param_groups):
             parameters = group["params"]
@@ -76,7 +79,7 @@ class Named(Optimizer):
         return "\n".join([*lines, ")"])
 
     def _listed(self, number: int) -> Iterator[str]:
-        """Names with shapes, by the reason for which they are not bounded."""
+        """Yield names with shapes, grouped by the reason that they are not bounded."""
         by_reason: dict[str, list[str]] = {}
         for i, p in enumerate(self.param_groups[number]["params"]):
             name = self.name_at(number, i)

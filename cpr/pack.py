@@ -1,7 +1,8 @@
-"""Bookkeeping between `optimizer.state` and a step: parameters that step together, their tensors in lists, their scalars in vectors.
+"""Bookkeeping between `optimizer.state` and a step: tensors in lists, scalars in vectors.
 
-`optimizer.state` is the truth. Its 0-dim entries are views of the vectors, so that a step is a fixed number of operations however
-many matrices there are. An entry that somebody has replaced is read before the step, and becomes a view again.
+`optimizer.state` is the truth. Its 0-dim entries are views of the vectors, so a step is a fixed
+number of operations however many matrices there are. An entry that was replaced is read before the
+step and becomes a view again.
 """
 
 import operator
@@ -25,9 +26,9 @@ class Pack:
     """Parameters of one group, device, dtype and mesh, with their state as vectors [parameters].
 
     Args:
-        parameters: all of them, also those that have no gradient yet.
+        parameters: all of them, including those that have no gradient yet.
         group: the parameter group.
-        kernel: does their steps; None: the fastest, chosen by `group["kernel"]`.
+        kernel: does their steps. None chooses the fastest that `group["kernel"]` allows.
         moments: whether they have Adam's moments.
     """
 
@@ -46,7 +47,8 @@ class Pack:
         self._layouts = _layouts(parameters)
         self.n = torch.tensor([p.numel() for p in parameters], dtype=torch.float64, device=first.device)
         self.sums = torch.zeros(len(parameters), 2, dtype=torch.float64, device=first.device)
-        self.marks = torch.zeros(len(parameters), dtype=torch.int64, device="cpu")  # the C++ kernel's; 0: sums unknown
+        # Of the C++ kernel. 0 means that the sums are unknown.
+        self.marks = torch.zeros(len(parameters), dtype=torch.int64, device="cpu")
         self.seen: list[Any] = [None] * len(parameters)  # versions and addresses that `sums` belong to
         self.vectors = {
             name: torch.zeros(len(parameters), dtype=_dtype(name, first), device=first.device) for name in self.names
@@ -63,13 +65,13 @@ class Pack:
 
     @property
     def kernel(self) -> Kernel:
-        """Chosen when a parameter has a gradient for the first time; frozen ones may lie anywhere."""
+        """Choose the kernel when first asked, since frozen parameters may be on any device."""
         if self._kernel is None:
             self._kernel = select(local(self.parameters[0]), self.group["kernel"])
         return self._kernel
 
     def gather(self, state: State, name_of: Callable[[Tensor], str]) -> "Matrices | None":
-        """Return the parameters that have a gradient, with what `state` holds of them; None if there is none.
+        """Return the parameters that have a gradient, with their entries of `state`, or None if none has.
 
         Raises:
             ValueError: a sparse gradient, or a moment that does not fit its parameter.
@@ -96,7 +98,7 @@ class Pack:
         return Matrices(self, rows, tensors, gradients, moments)
 
     def _fit(self, tensors: list[Tensor], gradients: list[Tensor], moments: Sequence[list[Tensor]]) -> bool:
-        """Return whether gradients have the shape of their parameters, and moments are there and lie as their parameters do."""
+        """Return whether gradients have the right shapes, and moments exist with the right layouts."""
         if self.mesh is None and self.kernel.fit is not None:
             there = not any(moment is None for lists in moments for moment in lists)
             return there and self.kernel.fit(tensors, gradients, moments)
@@ -111,7 +113,10 @@ class Pack:
         state: State,
         name_of: Callable[[Tensor], str],
     ) -> None:
-        """Make the moments that are missing, and copy those that lie otherwise than their parameters.
+        """Make missing moments, and copy moments that lie in memory unlike their parameters.
+
+        Raises:
+            ValueError: another shape.
 
         Raises:
             ValueError: another shape.
@@ -137,7 +142,7 @@ class Pack:
         return self._layouts == layouts(self.parameters)
 
     def _adopt(self, i: int, entry: dict[str, Any]) -> None:
-        """Read the scalars of a parameter's state into the vectors. What is missing starts anew."""
+        """Read the scalars of a parameter's state into the vectors. Missing ones start anew."""
         for name in self.names:
             view = self._unbound[name][i]
             if name in entry:
@@ -152,7 +157,7 @@ class Pack:
         self.marks[i], self.seen[i] = 0, None
 
     def start(self, matrices: "Matrices", state: State) -> None:
-        """Start the constraints that have no state yet, from the sums of the parameters as they are now."""
+        """Start the constraints that have no state yet, from the parameters' present sums."""
         new = [(at, i) for at, i in enumerate(matrices.rows) if not self._started[i]]
         if self.measure is None or not new:
             return
@@ -171,7 +176,7 @@ class Pack:
         matrices.read_scalars()
 
     def index(self, rows: list[int]) -> Tensor:
-        """Return the rows as a tensor on the parameters' device, kept while they stay the same ones."""
+        """Return the rows as a tensor on the parameters' device, cached while they stay the same."""
         if self._index[0] != rows:
             self._index = rows, torch.tensor(rows, device=self.n.device)
         return self._index[1]
@@ -183,9 +188,13 @@ class Pack:
 class Matrices:
     """The parameters of a pack that take part in one step.
 
-    tensors, gradients, exp_avgs, exp_avg_sqs, max_exp_avg_sqs: this rank's part of each. scalars: vectors [m] of λ, κ and the
-    like. sums [m, 2] and n [m]: see measures.py. With every parameter of the pack present, the vectors are the pack's own, else copies
-    that `put_back` writes back.
+    With every parameter of the pack present, the vectors are the pack's own. Otherwise they are
+    copies that `put_back` writes back.
+
+    Attributes:
+        tensors, gradients, exp_avgs, exp_avg_sqs, max_exp_avg_sqs: this rank's part of each.
+        scalars: vectors [m] of λ, κ and the like.
+        sums, n: [m, 2] and [m], see measures.py.
     """
 
     def __init__(
@@ -207,7 +216,7 @@ class Matrices:
 
     @property
     def index(self) -> Tensor:
-        """The rows of the pack that they are."""
+        """Return their rows in the pack, as a tensor."""
         return self.pack.index(self.rows)
 
     def read_scalars(self) -> None:
@@ -217,11 +226,11 @@ class Matrices:
 
     @property
     def steps(self) -> list[Tensor]:
-        """Each parameter's count of updates, 0-dim."""
+        """Return each parameter's count of updates, 0-dim."""
         return list(self.pack._unbound["step"] if self.whole else self.scalars["step"].unbind())
 
     def constrain(self) -> Pull:
-        """λ_{t+1} = max(0, λ_t + μ (R(θ) − κ)) in place; return the pull, λ_{t+1} ∇R(θ)."""
+        """Set λ_{t+1} = max(0, λ_t + μ (R(θ) − κ)) in place. Return the pull, λ_{t+1} ∇R(θ)."""
         return self.kernel.constrain(self)
 
     def adam_(self, pull: Pull | None = None) -> None:
@@ -234,7 +243,10 @@ class Matrices:
         self.kernel.pull_(self.tensors, pull, self.measure)
 
     def after_(self) -> None:
-        """θ' = θ + Opt(g), λ_{t+1} from R(θ'), θ ← θ' − λ_{t+1} ∇R(θ'), for matrices that are whole on this rank."""
+        """θ' = θ + Opt(g), λ_{t+1} from R(θ'), θ ← θ' − λ_{t+1} ∇R(θ').
+
+        The matrices must be whole on this rank.
+        """
         if self.kernel.after_ is not None:
             self.kernel.after_(self)
             return
@@ -242,28 +254,34 @@ class Matrices:
         self.pull_(self.constrain())
 
     def knows_sums(self) -> bool:
-        """Return whether `sums` are those of the parameters as they are, by their counts of in-place changes and their addresses."""
+        """Return whether `sums` match the present parameters.
+
+        Parameters are compared by their counts of in-place changes and their addresses.
+        """
         return list(map(self.pack.seen.__getitem__, self.rows)) == self._seen_now()
 
     def keep_sums(self) -> None:
-        """Remember that `sums` are those of the parameters as they are."""
+        """Remember that `sums` match the present parameters."""
         for i, seen in zip(self.rows, self._seen_now(), strict=True):
             self.pack.seen[i] = seen
 
     def forget_sums(self) -> None:
-        """Remember that `sums` are not those of the parameters any more."""
+        """Remember that `sums` don't match the parameters any more."""
         for i in self.rows:
             self.pack.seen[i] = None
 
     def _seen_now(self) -> list[Any]:
-        """Our steps count at a DTensor's shard, everybody else's at the DTensor itself."""
+        """Return versions and addresses.
+
+        A DTensor has two versions: our steps count at its shard, all other changes at the DTensor.
+        """
         if self.pack.mesh is None:
             return [(t._version, t.data_ptr()) for t in self.tensors]
         own = map(self.pack.parameters.__getitem__, self.rows)
         return [(t._version, t.data_ptr(), p._version) for t, p in zip(self.tensors, own, strict=True)]
 
     def take_sums(self) -> None:
-        """Sum up this rank's parts of the parameters as they are now."""
+        """Sum up this rank's parts of the present parameters."""
         assert self.measure is not None
         self.sums.copy_(self.kernel.sums(self.tensors, self.measure))
         self.keep_sums()
@@ -285,7 +303,7 @@ class Matrices:
 
 
 class Packs:
-    """An optimizer's packs, and what their ranks add up.
+    """An optimizer's packs, and the sums that their ranks add up.
 
     Args:
         kernel: see Pack.
@@ -300,11 +318,18 @@ class Packs:
     def gather(
         self, groups: Sequence[tuple[int, dict[str, Any], bool]], state: State, name_of: Callable[[Tensor], str]
     ) -> list[Matrices]:
-        """Return what steps now, of every (number, group, whether its settings have changed)."""
+        """Return the matrices that step now.
+
+        Args:
+            groups: for each, its number, the group and whether its settings have changed.
+            state: the optimizer's.
+            name_of: names a parameter in messages.
+        """
         found = []
         self._additions.wait()
         for number, _, changed in groups:
-            if changed:  # also if this step is refused below, and the next one is not
+            # Drop the packs before anything can refuse this step: the next one may be accepted.
+            if changed:
                 self._known.pop(number, None)
         for number, group, _ in groups:
             for pack in self._of(number, group):
@@ -313,7 +338,7 @@ class Packs:
         return found
 
     def _of(self, number: int, group: dict[str, Any]) -> list[Pack]:
-        """Return the packs of a group, made anew if its parameters have changed."""
+        """Return the packs of a group, rebuilt if its parameters have changed."""
         before, packs = self._known.get(number, ([], []))
         parameters = group["params"]
         same = len(before) == len(parameters) and all(map(operator.is_, before, parameters))
@@ -326,7 +351,7 @@ class Packs:
         return packs
 
     def begin(self, matrices: Sequence[Matrices], state: State) -> None:
-        """Bring up to date the sums that the step needs, and start constraints. To be called when a step begins."""
+        """Update the sums that the step needs, and start constraints. Call this when a step begins."""
         needed = [m for m in matrices if m.pack.before or m.pack.has_unstarted(m.rows)]
         sharded = [m for m in needed if m.pack.sharded]
         for m in needed:
@@ -341,7 +366,10 @@ class Packs:
             m.pack.start(m, state)
 
     def finish(self, matrices: Sequence[Matrices]) -> None:
-        """Start to add up the sums of sharded matrices, now that all are written. Those of evaluate_at="after" are waited for."""
+        """Start to add up the sums of sharded matrices, after all are written.
+
+        With evaluate_at="after" this waits for the totals.
+        """
         sharded = [m for m in matrices if m.measure is not None and m.pack.sharded]
         for m in sharded:
             if not m.knows_sums():
@@ -365,7 +393,10 @@ def _layout(p: Tensor) -> Any:
 
 
 def _kind(p: Tensor) -> Any:
-    """What parameters of one pack have in common. It does not depend on the rank, so that ranks form the same packs."""
+    """Return what parameters of one pack have in common.
+
+    It does not depend on the rank, so that ranks form the same packs.
+    """
     return p.device, p.dtype, mesh_of(p), in_one_piece(local(p))
 
 
@@ -391,7 +422,7 @@ def _fits(moment: Tensor | None, p: Tensor) -> bool:
 
 
 def _fitting(moment: Tensor | None, p: Tensor, name: str, name_of: Callable[[Tensor], str]) -> Tensor:
-    """Return the moment in the parameter's dtype and memory layout; zeros if there is none yet.
+    """Return the moment in the parameter's dtype and memory layout, or zeros if there is none yet.
 
     Raises:
         ValueError: another shape or device.
@@ -404,5 +435,5 @@ def _fitting(moment: Tensor | None, p: Tensor, name: str, name_of: Callable[[Ten
             f"{p.device}; change both together, or clear the parameter's state"
         )
     if moment.stride() == torch.empty_like(p, device="meta").stride() and moment.dtype == p.dtype:
-        return moment  # of a parameter with gaps in memory torch makes moments without
+        return moment  # torch makes moments without gaps, even if the parameter has gaps in memory
     return torch.empty_like(p).copy_(moment)

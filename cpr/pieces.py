@@ -1,15 +1,15 @@
-"""A tensor piece by piece, so that what is made on the way to a sum or a pull is never of the parameter's size."""
+"""Go through a tensor piece by piece, so that no temporary of a sum or a pull has the parameter's size."""
 
 from collections.abc import Iterator
 
 from torch import Tensor
 
 PIECE = 2**16  # elements: a piece of float64 is 0.5 MB and stays in a processor's cache
-PIECE_ON_DEVICES = 2**20  # where every operation on a piece costs a launch
+PIECE_ON_DEVICES = 2**20  # larger, because every operation on a piece costs a launch
 
 
 def in_one_piece(tensor: Tensor) -> bool:
-    """Return whether the elements lie in memory one after the other without gaps, in whatever order of dimensions."""
+    """Return whether the elements lie in memory without gaps, in any order of dimensions."""
     if tensor.is_contiguous():
         return True
     expected = 1
@@ -23,7 +23,10 @@ def in_one_piece(tensor: Tensor) -> bool:
 
 
 def laid_out_alike(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors of one shape have their elements at the same places; the stride of a dimension of 1 says nothing."""
+    """Return whether two tensors of one shape have their elements at the same places.
+
+    The stride of a dimension of size 1 doesn't matter.
+    """
     if one.stride() == other.stride():
         return True
     strides = zip(one.shape, one.stride(), other.stride(), strict=True)
@@ -31,9 +34,10 @@ def laid_out_alike(one: Tensor, other: Tensor) -> bool:
 
 
 def pieces(tensor: Tensor) -> Iterator[Tensor]:
-    """Views of the tensor that hold every element once, at most PIECE in each (PIECE_ON_DEVICES elsewhere than on a CPU).
+    """Yield views of the tensor that together hold every element once.
 
-    Where they begin and end follows from the tensor's shape and layout alone, never from the number of threads.
+    A view has at most PIECE elements on a CPU and at most PIECE_ON_DEVICES elsewhere. The boundaries
+    follow from the tensor's shape and layout alone, never from the number of threads.
     """
     size = PIECE if tensor.device.type == "cpu" else PIECE_ON_DEVICES
     if tensor.numel() <= size:

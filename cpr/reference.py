@@ -1,7 +1,8 @@
-"""Algorithms 1, 2 and 3 of the paper for ONE matrix, written to be read beside the page; slow, and the oracle of every other path.
+"""Algorithms 1, 2 and 3 of the paper for ONE matrix, written to be read beside the page.
 
-Nothing here is shared with the fast path: R and its gradient come from autograd, the bounds are plain Python numbers.
-Notation: theta is θ, R(θ) the measure per element, kappa κ, lam λ, mu μ; `t` counts updates, so theta is θ_t.
+It is slow, and it is the oracle of every other path. It shares nothing with the fast path: R and its
+gradient come from autograd, and the bounds are plain Python numbers. Notation: theta is θ, R(θ) the
+measure per element, kappa κ, lam λ, mu μ. `t` counts updates, so theta is θ_t.
 """
 
 import math
@@ -23,8 +24,12 @@ SUMS: dict[str, Callable[[Tensor], Tensor]] = {
 class Reference:
     """Adam (without weight decay) and CPR on one matrix.
 
-    bound: ("uniform", κ), ("dependent", k), ("warm_start", s) or ("inflection_point", sampling interval). adaptive: False,
-    "transition" or "latched". safeguard=False is the algorithm to the letter. `history` holds (R, κ or None, λ) of every step.
+    Attributes:
+        bound: ("uniform", κ), ("dependent", k), ("warm_start", s) or ("inflection_point", sampling
+            interval).
+        adaptive: False, "transition" or "latched".
+        safeguard: False is the algorithm to the letter.
+        history: (R, κ or None, λ) of every step.
     """
 
     theta: Tensor
@@ -56,17 +61,17 @@ class Reference:
             self.kappa = parameter * self.R()
 
     def R(self) -> float:
-        """The measure per element."""
+        """Return the measure per element."""
         return SUMS[self.measure](self.theta).item() / self.theta.numel()
 
     def gradient_of_R(self) -> Tensor:
-        """∇ of the sum; for std of the standard deviation itself, as the public package takes it."""
+        """Return ∇ of the sum, or for std of the standard deviation itself, as in the public package."""
         theta = self.theta.detach().clone().requires_grad_()
         (gradient,) = torch.autograd.grad(SUMS[self.measure](theta), theta)
         return gradient / theta.numel() if self.measure == "std" else gradient
 
     def opt(self, g: Tensor) -> Tensor:
-        """Opt(g_t): Adam's update."""
+        """Return Opt(g_t), Adam's update."""
         beta1, beta2 = self.betas
         self.m = beta1 * self.m + (1 - beta1) * g
         self.v = beta2 * self.v + (1 - beta2) * g**2
@@ -75,7 +80,7 @@ class Reference:
         return -self.lr * m_hat / (v_hat.sqrt() + self.eps)
 
     def step(self, g: Tensor) -> None:
-        """One step of Algorithm 1 with the gradient g of the loss at θ_t."""
+        """Do one step of Algorithm 1 with the gradient g of the loss at θ_t."""
         update = self.opt(g)
         if self.evaluate_at == "before":
             pulled = self.constrained()  # θ_t - λ_{t+1} ∇R(θ_t)
@@ -87,7 +92,7 @@ class Reference:
             self.theta = self.constrained()
 
     def constrained(self) -> Tensor:
-        """The matrix after λ's update and the pull."""
+        """Return the matrix after λ's update and the pull."""
         R = self.R()
         if not math.isfinite(R):  # no size, so λ and κ stay as they are
             self.history.append((R, self.kappa, self.lam))
@@ -112,7 +117,7 @@ class Reference:
         return pulled
 
     def observe(self, R: float) -> None:
-        """Algorithm 2 (WS) and the inflection point (IP) of section 4.3."""
+        """Set κ by Algorithm 2 (WS) or at the inflection point (IP) of section 4.3."""
         method, parameter = self.bound
         if self.kappa is not None:
             return
@@ -125,7 +130,7 @@ class Reference:
                 self.kappa = R
 
     def adapt(self, before: float, R: float) -> None:
-        """Algorithm 3: λ just fell to zero, so the bound follows."""
+        """Lower the bound by Algorithm 3 when λ has just fallen to zero."""
         assert self.kappa is not None
         self.was_active |= self.lam > 0
         if self.adaptive == "transition" and self.lam == 0 and before > 0 and R > 0:
@@ -133,7 +138,7 @@ class Reference:
         if self.adaptive == "latched" and self.lam == 0 and self.was_active and R > 0:
             self.kappa = min(self.kappa, R)
 
-    # The safeguard: see cpr/bounds.py for its derivation.
+    # The safeguard. See cpr/bounds.py for its derivation.
     def degree(self) -> int:
         return 2 if self.measure in ("l2", "huber") else 1
 
@@ -141,6 +146,6 @@ class Reference:
         return {"l2": 4.0, "huber": 4.0, "l1": 1.5, "std": 1.5}[self.measure]
 
     def half(self, R: float) -> float:
-        """The multiplier whose pull takes away half of the matrix."""
+        """Return the λ at which one pull removes half of the matrix."""
         n = self.theta.numel()
         return {"l2": 0.25, "huber": 0.5, "l1": R / 2, "std": (n - 1) * R / 2}[self.measure]

@@ -1,4 +1,4 @@
-"""What CPR does to each matrix at this moment: R, κ and λ by name."""
+"""Report what CPR does to each matrix at this moment: R, κ and λ by name."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,13 @@ from cpr.wrapper import CPR
 
 
 class Bound(NamedTuple):
-    """R: the matrix's size by its measure, per element. kappa: its bound κ, None until it is set. lam: its multiplier λ >= 0."""
+    """The size, the bound and the multiplier of one matrix.
+
+    Attributes:
+        R: the matrix's size by its measure, per element.
+        kappa: its bound κ, None until it is set.
+        lam: its multiplier λ >= 0.
+    """
 
     R: float
     kappa: float | None
@@ -30,16 +36,17 @@ class Bound(NamedTuple):
 def snapshot(optimizer: Any, model: nn.Module | None = None) -> dict[str, Bound]:
     """Return R, κ and λ of every regularized matrix by its name, in the order of the groups.
 
-    It waits for the device, so call it for logs, not at every step.
+    It waits for the device, so call it for logs, not at every step. Frozen matrices that were never
+    trained are left out.
 
     Args:
-        optimizer: AdamCPR or CPR, or what wraps one (accelerate, ZeroRedundancyOptimizer, schedule-free, timm's Lookahead).
-        model: gives the names. AdamCPR(model) knows them; otherwise a matrix is "parameter 3 of group 0".
+        optimizer: AdamCPR or CPR, or an optimizer that wraps one (accelerate,
+            ZeroRedundancyOptimizer, schedule-free, timm's Lookahead).
+        model: gives the names. AdamCPR(model) knows them. Otherwise a matrix is "parameter 3 of
+            group 0".
 
     Raises:
-        TypeError: there is no AdamCPR or CPR in it.
-
-    Frozen matrices that were never trained are left out.
+        TypeError: `optimizer` holds no AdamCPR or CPR.
     """
     found = _inside(optimizer)
     names = {} if model is None else {id(p): name for name, p in model.named_parameters()}

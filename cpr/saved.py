@@ -1,4 +1,4 @@
-"""States that others have saved: an older version of cpr, another Adam, the authors' package; what they need to be loaded here."""
+"""Load states saved by an older version of cpr, by another Adam or by the authors' package."""
 
 import contextlib
 from collections import OrderedDict
@@ -14,7 +14,7 @@ from cpr.distributed import any_rank, local
 from cpr.measures import scalar_dtype
 from cpr.pack import MOMENTS, Matrices
 
-# State of torch's and timm's optimizers that has an entry for every element of its parameter.
+# State entries of torch's and timm's optimizers that have the shape of their parameter.
 ELEMENTWISE = (
     *MOMENTS,
     "exp_inf",
@@ -29,15 +29,15 @@ ELEMENTWISE = (
     "step_size",
     "z",
 )
-# The package's κ of an inflection point that it has not found, in versions 0.3.0 and 0.3.1.
+# The package's κ while it has not found an inflection point, in versions 0.3.0 and 0.3.1.
 NEVER_FOUND = (1e3, 1e6)
 
 
 @contextlib.contextmanager
 def loading(optimizer: Optimizer, state_dict: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Do for a load_state_dict what torch's does around it: the hooks, each once, in torch's order.
+    """Run the hooks around a load_state_dict as torch's does, each once, in torch's order.
 
-    Gives the state that the pre-hooks leave, completed. The post-hooks run when all is loaded.
+    Yield the state that the pre-hooks return, completed. The post-hooks run after everything is loaded.
     """
     state_dict = state_dict.copy()
     for hook in list(optimizer._optimizer_load_state_dict_pre_hooks.values()):
@@ -57,7 +57,7 @@ def loading(optimizer: Optimizer, state_dict: dict[str, Any]) -> Iterator[dict[s
 
 
 def check_class(state_dict: dict[str, Any], names: tuple[str, ...], other: str, this: str) -> None:
-    """Raise ValueError if the state has the entries of the other optimizer class, whose λ and κ this one would lose."""
+    """Raise ValueError for a state of the other optimizer class, whose λ and κ this one would lose."""
     if any(name in entry for entry in state_dict["state"].values() for name in names):
         raise ValueError(f"this is the state of {other}, whose bounds {this} would not take over; load it into {other}")
 
@@ -65,11 +65,12 @@ def check_class(state_dict: dict[str, Any], names: tuple[str, ...], other: str, 
 def check_shapes(
     optimizer: Optimizer, state_dict: dict[str, Any], name_of: Callable[[Tensor], str] | None = None
 ) -> None:
-    """Raise ValueError if a saved moment has another shape than its parameter."""
-    for group, saved in zip(
-        optimizer.param_groups, state_dict["param_groups"], strict=False
-    ):  # torch refuses other lengths
-        for identifier, parameter in zip(saved["params"], group["params"], strict=False):  # torch refuses other lengths
+    """Raise ValueError if a saved moment has another shape than its parameter.
+
+    Lists of different lengths pass, because torch itself refuses them.
+    """
+    for group, saved in zip(optimizer.param_groups, state_dict["param_groups"], strict=False):
+        for identifier, parameter in zip(saved["params"], group["params"], strict=False):
             for name, value in state_dict["state"].get(identifier, {}).items():
                 if name not in ELEMENTWISE or not isinstance(value, Tensor) or value.ndim == 0:
                     continue
@@ -92,9 +93,10 @@ def check_moments(state_dict: dict[str, Any]) -> None:
 
 
 def only_makes_state(groups: list[dict[str, Any]], everything: list[Matrices]) -> bool:
-    """Return whether this first step is torch.distributed.checkpoint's, which makes state with lr 0 and zero gradients.
+    """Return whether this first step is one that torch.distributed.checkpoint takes to make state.
 
-    Real training may start at lr 0 too, but it has gradients. All ranks of sharded parameters answer alike.
+    It has lr 0 and zero gradients. Real training may start at lr 0 too, but it has gradients. All
+    ranks of sharded parameters give the same answer.
     """
     if not all(float(group["lr"]) == 0 for group in groups):
         return False
@@ -104,7 +106,7 @@ def only_makes_state(groups: list[dict[str, Any]], everything: list[Matrices]) -
 
 
 def restore(optimizer: Optimizer, saved: dict[str, Any], names: Iterable[str]) -> None:
-    """Put the named scalars back in their own dtype, after torch's load_state_dict has cast them to the parameter's."""
+    """Restore the named scalars to their own dtype, after torch's load_state_dict has cast them."""
     identifiers = [i for group in saved["param_groups"] for i in group["params"]]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for identifier, parameter in zip(identifiers, parameters, strict=True):
@@ -114,9 +116,10 @@ def restore(optimizer: Optimizer, saved: dict[str, Any], names: Iterable[str]) -
 
 
 def completed(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """The state with the optimizer's own settings where the saved groups have none, and without weight decay, which CPR replaces.
+    """Return the state with missing settings filled in from the optimizer and without weight decay.
 
-    Groups that were saved without frozen parameters, as older versions did, get them.
+    CPR replaces weight decay. Groups that were saved without frozen parameters, as older versions
+    did, get them.
 
     Raises:
         ValueError: another number of groups.
@@ -136,7 +139,7 @@ def completed(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any
 
 
 def _with_frozen(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Number the saved parameters as if the frozen ones, which the saved groups may lack, had been among them."""
+    """Number the saved parameters as if they included the frozen ones, which saved groups may lack."""
     ours, saved = optimizer.param_groups, state_dict["param_groups"]
     trained = [[p.requires_grad for p in group["params"]] for group in ours]
     sizes, with_some = [len(group["params"]) for group in saved], [flags for flags in trained if any(flags)]
@@ -157,17 +160,27 @@ def _with_frozen(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, 
 
 
 def is_of_the_package(state_dict: dict[str, Any]) -> bool:
-    """Whether pytorch-cpr saved it: its λ comes with an update rate for every parameter, and without our flag of κ."""
+    """Return whether pytorch-cpr saved the state.
+
+    Its λ comes with an update rate for every parameter, and without our flag of κ.
+    """
     return any("kappa_update" in entry for entry in state_dict["state"].values())
 
 
 def from_the_package(state_dict: dict[str, Any], groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """The package's state in our terms; `groups`: the optimizer's, whose parameters are those of the saved ones, in their order.
+    """Convert the package's state to ours.
 
-    The moments, the step and λ stay as they are. κ, there a sum over the elements (but of std), is divided by their number. What
-    stands there for "not set" becomes a constraint that is yet to start: warm start goes on exactly, and the inflection point is
-    looked for anew, since the package's samples are of another quantity.
-    Raises ValueError where a moment has not the parameter's shape.
+    The moments, the step and λ stay as they are. κ, a sum over the elements there (except for std), is
+    divided by their number. A bound that the package marks as not set becomes a constraint that has
+    yet to start. Warm start goes on exactly. The inflection point is looked for anew, since the
+    package samples another quantity.
+
+    Args:
+        state_dict: the saved state.
+        groups: the optimizer's, with the saved parameters in the saved order.
+
+    Raises:
+        ValueError: a moment has another shape than its parameter.
     """
     state = {}
     for saved, group in zip(state_dict["param_groups"], groups, strict=True):

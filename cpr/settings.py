@@ -1,4 +1,4 @@
-"""The settings of a parameter group: their ranges, what may change during training, and which parameters CPR refuses."""
+"""The settings of a parameter group: ranges, allowed changes during training and refused parameters."""
 
 import contextlib
 import math
@@ -16,7 +16,7 @@ EVALUATE_AT = ("before", "after")
 ADAPTIVE = (False, "transition", "latched")
 SMALLEST = 2.0**-126  # of float32's normal numbers
 KERNELS = ("auto", "eager", "cpu", "triton")
-# A bound in force was made from these. Another value would leave κ in another unit, or never be read.
+# A bound is made with these settings. Another value would change the unit of κ, or never be read.
 FIXED = ("reg_function", "kappa_init_method")
 WATCHED = (
     *(
@@ -47,7 +47,7 @@ def checked_defaults(**settings: Any) -> dict[str, Any]:
     """Return CPR's entries of a parameter group, checked.
 
     Raises:
-        ValueError: it names the argument, its value and its range.
+        ValueError: a setting out of its range. The message names the argument, its value and its range.
     """
     group = dict(settings)
     if group["kappa_init_method"] == "warm_start" and group["kappa_init_param"] is None:
@@ -57,14 +57,14 @@ def checked_defaults(**settings: Any) -> dict[str, Any]:
 
 
 def groups_of(params: Any, weight_decay: float | None) -> list[dict[str, Any]]:
-    """Return parameter groups from what a user gives an optimizer, or a model's (`cpr.regularized_groups`).
+    """Return parameter groups from groups, parameters or named parameters.
 
     Args:
         params: groups, parameters, or named parameters.
-        weight_decay: of the groups that have neither `weight_decay` nor `regularize`; None: they get none.
+        weight_decay: for the groups that have neither `weight_decay` nor `regularize`. None adds none.
 
     Raises:
-        ValueError: a weight decay that is no number >= 0.
+        ValueError: a weight decay that is not a number >= 0.
     """
     if weight_decay is not None:
         check_number("weight_decay", weight_decay, lambda decay: 0 <= decay < math.inf, "a number >= 0")
@@ -129,7 +129,10 @@ def check_adam(group: dict[str, Any]) -> None:
 
 
 def check_lr(lr: Any) -> None:
-    """Raise ValueError unless lr is a finite number >= 0, or a tensor of one element. A tensor on a GPU is not read."""
+    """Raise ValueError unless lr is a finite number >= 0, or a tensor of one such number.
+
+    A tensor on a GPU is not read.
+    """
     if isinstance(lr, Tensor):
         if lr.numel() != 1:
             raise ValueError(f"lr is a tensor of shape {tuple(lr.shape)}; it must have one element")
@@ -140,7 +143,10 @@ def check_lr(lr: Any) -> None:
 
 
 def check_number(name: str, value: Any, fits: Callable[[Any], bool], wanted: str) -> None:
-    """Raise ValueError that names the setting, its value and what is wanted."""
+    """Raise ValueError unless the value is a number that fits.
+
+    The message names the setting, its value and what is wanted.
+    """
     if not (_is_number(value) and fits(value)):
         raise ValueError(f"{name}={value!r} must be {wanted}")
 
@@ -154,18 +160,19 @@ def _is_whole(value: Any, least: int) -> bool:
 
 
 def prepare_group(group: dict[str, Any], given: Iterable[str]) -> None:
-    """Settle `regularize` and refuse what CPR cannot do.
+    """Set `regularize` and refuse what CPR cannot do.
 
-    A group without `regularize` but with a weight decay, as torch users build them, is regularized where the decay is not
-    zero. The decay itself becomes zero, since CPR replaces it.
+    A group may have a weight decay instead of `regularize`, as torch users build them. It is then
+    regularized if the decay is not zero. The decay itself becomes zero, since CPR replaces it.
 
     Args:
         group: the group, complete.
         given: the keys that its author set.
 
     Raises:
-        ValueError: neither `regularize` nor `weight_decay` is given, weight decay beside `regularize`, complex parameters,
-            parameters that a library has flattened into shards, std of a single number, or a setting out of its range.
+        ValueError: neither `regularize` nor `weight_decay` is given, weight decay beside `regularize`,
+            complex parameters, parameters that a library has flattened into shards, std of a single
+            number, or a setting out of its range.
     """
     require_said(given)
     if "weight_decay" in group:
@@ -181,7 +188,7 @@ def prepare_group(group: dict[str, Any], given: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def taken_back(optimizer: Optimizer) -> Iterator[None]:
-    """Take the newest parameter group out again, if it is refused."""
+    """Remove the newest parameter group again if it is refused."""
     try:
         yield
     except ValueError:
@@ -211,7 +218,7 @@ def _check_parameter(parameter: Tensor, group: dict[str, Any]) -> None:
 
 
 def require_regularized(groups: Iterable[dict[str, Any]]) -> None:
-    """Raise ValueError if no group is regularized: such an optimizer would do nothing of what its name says.
+    """Raise ValueError if no group is regularized, since CPR would then have no effect.
 
     An empty group counts, since ZeroRedundancyOptimizer may leave a rank without matrices.
     """
@@ -230,7 +237,7 @@ def _decay_beside(group: dict[str, Any]) -> ValueError:
 
 
 class Watch:
-    """Notices a setting that was changed since the last step, checks it, and refuses what cannot change."""
+    """Detect settings changed since the last step, check them, and refuse what cannot change."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[dict[str, Any], tuple[Any, ...]]] = {}
@@ -239,7 +246,8 @@ class Watch:
         """Return whether group `number` has other settings than at the last call.
 
         Raises:
-            ValueError: a setting out of its range, weight decay, or another measure or bound while bounds are in force.
+            ValueError: a setting out of its range, weight decay, or another measure or bound while
+                bounds are in force.
         """
         now = tuple(map(group.get, WATCHED))
         known, before = self._known.get(number, (None, ()))

@@ -1,4 +1,4 @@
-"""A warning at the end of a run in which no bound was ever set: it was Adam without weight decay, and nobody said so."""
+"""Warn at the end of a run that never set a bound: it was Adam without weight decay."""
 
 import contextlib
 import warnings
@@ -7,11 +7,14 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-FEWEST = 10  # steps; fewer are no run
+FEWEST = 10  # a run has at least this many steps
 
 
 class Unbound:
-    """Counts an optimizer's steps, and warns when it is gone, or the program ends, if no matrix had a bound by then."""
+    """Count an optimizer's steps, and warn at its end if no matrix has a bound.
+
+    The end is when the optimizer is garbage-collected or the program exits.
+    """
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._seen: dict[str, Any] = {"steps": 0, "kappa_set": [], "group": None}
@@ -29,7 +32,7 @@ def _warn(name: str, seen: dict[str, Any]) -> None:
     steps, group = seen["steps"], seen["group"]
     if steps < FEWEST or group is None:
         return
-    with contextlib.suppress(Exception):  # the device may be gone by then, or torch.compile be at work
+    with contextlib.suppress(Exception):  # the device may be gone by then, or torch.compile may be running
         if any(bool(flags.any()) for flags in seen["kappa_set"]):
             return
         warnings.warn(

@@ -14,33 +14,44 @@ from cpr.pack import Packs
 from cpr.unbound import Unbound
 
 KEEP_A_COPY = ("MADGRAD", "MirrorMADGRAD")
-PREFIX = "cpr_"  # of CPR's entries in a saved state, beside the wrapped optimizer's
+# Marks CPR's entries in a saved state, beside the wrapped optimizer's.
+PREFIX = "cpr_"
 
 
 class CPR(Named):
-    """Bounds the matrices that `optimizer` trains; `optimizer` must not decay weights itself, nor keep a copy of them.
+    """Bounds on the matrices that any torch `optimizer` trains.
 
         groups = cpr.regularized_groups(model)
-        optimizer = cpr.CPR(torch.optim.SGD(groups, lr=0.1, momentum=0.9), kappa_init_method="warm_start", kappa_init_param=1000)
+        optimizer = cpr.CPR(
+            torch.optim.SGD(groups, lr=0.1, momentum=0.9),
+            kappa_init_method="warm_start",
+            kappa_init_param=1000,
+        )
 
-    Arguments other than `optimizer` are those of `AdamCPR`. Groups are shared with the wrapped optimizer: schedulers and
-    gradient scalers take the wrapper. With evaluate_at="before" the pull precedes the wrapped step: exact for every optimizer
-    whose update depends on gradients alone (trust-ratio methods such as LARS see the pulled matrix).
+    `optimizer` must neither decay weights itself nor keep a copy of them. The other arguments are
+    those of `AdamCPR`. CPR shares its groups with the wrapped optimizer, so pass CPR itself to
+    schedulers and gradient scalers. With evaluate_at="before" the pull precedes the wrapped step.
+    That is exact for every optimizer whose update depends on gradients alone. Trust-ratio methods
+    such as LARS see the pulled matrix.
 
-    A schedule-free optimizer goes around CPR, not into it: it trains at y, between a sequence z of its own and the average x
-    of z, which is what is evaluated. A pull on y leaves z to grow without bound, and x with it. Inside, CPR bounds z, and the
-    average of bounded matrices is bounded: schedulefree.ScheduleFreeWrapper(AdamCPR(model, betas=(0, 0.999), ...)).
+    A schedule-free optimizer goes around CPR, not into it. It trains at y, which lies between its
+    own sequence z and the average x of z, and it evaluates at x. A pull on y would leave z, and with
+    it x, to grow without bound. Inside a schedule-free optimizer, CPR bounds z, and the average of
+    bounded matrices is bounded: schedulefree.ScheduleFreeWrapper(AdamCPR(model, betas=(0, 0.999), ...)).
 
     Raises:
-        ValueError: an argument out of its range, nothing to regularize, weight decay beside `regularize`, an optimizer
-            that evaluates other weights than it trains, or one that needs a closure, such as LBFGS.
+        ValueError: an argument out of its range, nothing to regularize, weight decay beside
+            `regularize`, an optimizer that evaluates other weights than it trains, or one that needs
+            a closure, such as LBFGS.
 
-    CPR's part of a step does not depend on the number of threads. The wrapped optimizer's may: torch's SGD rounds bfloat16 otherwise at the
-    end of a thread's share.
+    CPR's part of a step does not depend on the number of threads. The wrapped optimizer's part may:
+    torch's SGD rounds bfloat16 differently at the end of each thread's share.
 
-    `state` holds λ, κ and what decides them. The wrapped optimizer's own is `optimizer.optimizer.state`. `state_dict()` has
-    both, CPR's entries with the prefix "cpr_". Hooks fire once, in torch's order: CPR's are registered here, the wrapped
-    optimizer's there, and those of all optimizers (register_optimizer_step_pre_hook) see CPR alone.
+    `state` holds λ, κ and what decides them. The wrapped optimizer's own state is
+    `optimizer.optimizer.state`. `state_dict()` has both, with the prefix "cpr_" on CPR's entries.
+    Hooks fire once, in torch's order. Hooks registered here belong to CPR, those registered on the
+    wrapped optimizer belong to it. The hooks of all optimizers (register_optimizer_step_pre_hook)
+    see CPR alone.
     """
 
     def __init__(
@@ -104,7 +115,10 @@ class CPR(Named):
         settings.require_regularized(self.param_groups)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group here and, unless it is there already, to the wrapped optimizer; see AdamCPR.add_param_group."""
+        """Add a group here and, unless it has it already, to the wrapped optimizer.
+
+        See AdamCPR.add_param_group.
+        """
         if any(param_group is group for group in self.optimizer.param_groups):
             self._add(param_group, {*param_group, "weight_decay"})
             return
@@ -122,7 +136,10 @@ class CPR(Named):
     @torch.compiler.disable
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Do one step of the wrapped optimizer, with the pull before or after it. Return the closure's loss, if one is given."""
+        """Do one step of the wrapped optimizer, with the pull before or after it.
+
+        Return the closure's loss, if one is given.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -140,11 +157,12 @@ class CPR(Named):
 
         for matrices in everything:
             if matrices.pack.before:
-                matrices.pull_(matrices.constrain())  # λ_{t+1}; θ_t − λ_{t+1} ∇R(θ_t)
+                matrices.pull_(matrices.constrain())  # λ_{t+1}, then θ_t − λ_{t+1} ∇R(θ_t)
         _step_without_global_hooks(self.optimizer)  # θ + Opt(g_t)
         for matrices in everything:
             matrices.scalars["step"] += 1
-            matrices.forget_sums()  # torch's fused optimizers and bitsandbytes change a parameter without a new version
+            # torch's fused optimizers and bitsandbytes change a parameter without a new version.
+            matrices.forget_sums()
         self._packs.finish(everything)
         for matrices in everything:
             if matrices.pack.after:
@@ -156,7 +174,7 @@ class CPR(Named):
         return loss
 
     def _share_groups(self) -> None:
-        """Give the wrapped optimizer a group that somebody has put in the place of another one."""
+        """Give the wrapped optimizer any group that was replaced in `param_groups`."""
         theirs = self.optimizer.param_groups
         if len(theirs) != len(self.param_groups) or any(
             a is not b for a, b in zip(self.param_groups, theirs, strict=True)
@@ -164,7 +182,7 @@ class CPR(Named):
             self.optimizer.param_groups[:] = self.param_groups
 
     def _forget(self) -> None:
-        """Drop what is derived from groups and state; the next step derives it again."""
+        """Drop what is derived from groups and state. The next step derives it again."""
         self._packs = Packs(kernel=EAGER, moments=False)
         self._watch = settings.Watch()
 
@@ -180,7 +198,10 @@ class CPR(Named):
             self._unbound = Unbound(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the wrapped optimizer's state, and λ, κ and the like with the prefix "cpr_" in the state of each parameter."""
+        """Return the wrapped optimizer's state and CPR's.
+
+        λ, κ and the like are in the state of each parameter, with the prefix "cpr_".
+        """
         for before in list(self._optimizer_state_dict_pre_hooks.values()):
             before(self)
         found = self.optimizer.state_dict()
@@ -190,9 +211,8 @@ class CPR(Named):
             own = {PREFIX + name: value for name, value in self.state.get(parameter, {}).items()}
             entry = state.setdefault(identifier, {}) if own else state.get(identifier, {})
             entry |= own
-            if (
-                self.state and parameter.requires_grad and not entry
-            ):  # torch.distributed.checkpoint wants an entry for each, or for none
+            # torch.distributed.checkpoint wants an entry for every parameter or for none.
+            if self.state and parameter.requires_grad and not entry:
                 state[identifier] = {PREFIX + "step": torch.zeros((), device=parameter.device)}
         found = found | {"state": state}
         for after in list(self._optimizer_state_dict_post_hooks.values()):
@@ -201,15 +221,17 @@ class CPR(Named):
         return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` gives. Settings that the saved groups lack, as those of an older version do, are this optimizer's.
+        """Load what `state_dict` returns.
 
-        A state without CPR's entries is taken as the wrapped optimizer's, saved before there was CPR. It goes on, and the
-        constraints start at the present matrices, counting their steps from 0. States of version 0.1, with CPR's part under
-        the key "cpr", are taken too.
+        Settings that the saved groups lack, as those of an older version do, are taken from this
+        optimizer. A state without CPR's entries is taken as the wrapped optimizer's, saved before
+        CPR was used. Its training goes on. The constraints start at the present matrices and count
+        their steps from 0. States of version 0.1, with CPR's part under the key "cpr", are taken too.
 
         Raises:
-            ValueError: another number of groups or parameters (see AdamCPR.load_state_dict for what to do then: the moments
-                belong in `optimizer.optimizer.state`), or a moment of another shape than its parameter.
+            ValueError: another number of groups or parameters, or a moment of another shape than its
+                parameter. For the former see AdamCPR.load_state_dict: the moments belong in
+                `optimizer.optimizer.state`.
         """
         with saved.loading(self, state_dict) as state_dict:
             for group in state_dict["param_groups"]:
@@ -221,13 +243,13 @@ class CPR(Named):
             self.param_groups = list(self.optimizer.param_groups)  # the same dictionaries in a list of its own
             self.state.clear()
             self._forget()
-            # All names: an optimizer around this one keeps its state here too (schedulefree's wrapper: z).
+            # Restore all names: an optimizer around this one (schedulefree's wrapper: z) stores here too.
             names = {name for entry in own.values() for name in entry}
             saved.restore(self, {"state": own, "param_groups": state_dict["param_groups"]}, names)
 
 
 def _parted(state_dict: dict[str, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """Return the wrapped optimizer's part of a saved state and CPR's, both by the parameter's number."""
+    """Return the wrapped optimizer's part of a saved state and CPR's, keyed by parameter number."""
     if "cpr" in state_dict:  # version 0.1
         return state_dict["state"], state_dict["cpr"]
     if any(isinstance(entry.get("kappa_set"), dict) for entry in state_dict["state"].values()):
@@ -241,11 +263,15 @@ def _parted(state_dict: dict[str, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]
         for name, value in entry.items():
             into, key = (own, name.removeprefix(PREFIX)) if name.startswith(PREFIX) else (theirs, name)
             into.setdefault(identifier, {})[key] = value
-    return theirs, {identifier: entry for identifier, entry in own.items() if set(entry) != {"step"}}  # see state_dict
+    # state_dict adds an entry with only a step for torch.distributed.checkpoint.
+    return theirs, {identifier: entry for identifier, entry in own.items() if set(entry) != {"step"}}
 
 
 def _step_without_global_hooks(optimizer: Optimizer) -> None:
-    """Call the wrapped optimizer's step with its own hooks. The hooks of all optimizers have seen CPR's step already."""
+    """Call the wrapped optimizer's step with its own hooks.
+
+    The hooks of all optimizers have seen CPR's step already.
+    """
     step = type(optimizer).step
     if "step" in vars(optimizer) or not getattr(step, "hooked", False):
         optimizer.step()

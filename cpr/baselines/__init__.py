@@ -1,4 +1,4 @@
-"""Methods that the paper compares CPR with."""
+"""The methods that the paper compares CPR with."""
 
 from cpr.baselines.adadecay import AdamAdaDecay
 from cpr.baselines.amos import AMOS

@@ -1,4 +1,4 @@
-"""Adam with AdaDecay (arXiv 1907.08931): the larger an element's gradient within its matrix, the more the element decays."""
+"""Adam with AdaDecay (arXiv 1907.08931): elements with larger gradients in their matrix decay more."""
 
 from typing import Any
 
@@ -13,19 +13,22 @@ SMALLEST_STD = 1e-8
 
 
 class AdamAdaDecay(AdamWithDecay):
-    """θ_i ← θ_i − η·a_i − η·wd·φ_i·θ_i, with φ_i = 2 / (1 + exp(−α·z_i)) in (0, 2) and z_i = (|g_i| − mean|g|) / std|g|.
+    """θ_i ← θ_i − η·a_i − η·wd·φ_i·θ_i, with φ_i = 2 / (1 + exp(−α·z_i)) and z_i = (|g_i| − mean|g|) / std|g|.
 
-    Mean and population standard deviation are over the elements of the matrix, the latter at least 1e-8; g is the gradient that the
-    optimizer receives (after any clipping). α = 0 is AdamW.
+    φ_i is in (0, 2). Mean and population standard deviation are over the elements of the matrix, the
+    latter at least 1e-8. g is the gradient that the optimizer receives (after any clipping). α = 0 is
+    AdamW.
 
-    AdaDecay is written for SGD, where the decay is part of the gradient. Beside Adam it is decoupled, as in AdamW: the CPR paper does not
-    say so, but its perplexities with AdaDecay follow those of AdamW at the same weight decay (Table H.1), which a coupled term would not
-    do. No class for it is in `torch-optimizer` 0.3.0 or `pytorch_optimizer` 4.1.0.
+    AdaDecay is written for SGD, where the decay is part of the gradient. Beside Adam it is decoupled,
+    as in AdamW. The CPR paper does not say so, but its perplexities with AdaDecay follow those of
+    AdamW at the same weight decay (Table H.1). With a coupled term they would not. Neither
+    `torch-optimizer` 0.3.0 nor `pytorch_optimizer` 4.1.0 has a class for AdaDecay.
 
     Args:
         params, lr, betas, eps, reg_embedding: see AdamWithDecay.
-        weight_decay: wd >= 0; the paper compares 1e-4 to 1e-1.
-        alpha: α >= 0, how much gradients matter; the paper compares 1, 2, 4, 8 (Figure E.7), AdaDecay's authors take 4.
+        weight_decay: wd >= 0. The paper compares 1e-4 to 1e-1.
+        alpha: α >= 0, how much gradients matter. The paper compares 1, 2, 4 and 8 (Figure E.7).
+            AdaDecay's authors take 4.
 
     Raises:
         ValueError: see AdamWithDecay.
@@ -55,7 +58,7 @@ class AdamAdaDecay(AdamWithDecay):
 
 
 def decay_factors(gradient: Tensor, alpha: float) -> Tensor:
-    """φ of every element, in (0, 2) and 1 for a gradient of mean size."""
+    """Return φ of every element, in (0, 2) and 1 for a gradient of mean size."""
     size = gradient.abs()
     std, mean = torch.std_mean(size, correction=0)
     return 2 * torch.sigmoid(alpha * (size - mean) / std.clamp(min=SMALLEST_STD))

@@ -1,4 +1,4 @@
-"""Adam whose regularized weights are decayed by a rule of its own: what AdaDecay, AWD and the decay schedule share."""
+"""Adam with its own decay rule for regularized weights: the base of AdaDecay, AWD and the decay schedule."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -15,22 +15,25 @@ from cpr.settings import check_adam, check_number, require_regularized, require_
 
 
 class AdamWithDecay(torch.optim.Adam, ABC):
-    """θ ← θ − η·D(θ, g) − η·a on regularized groups, θ ← θ − η·a on the others; a = m̂/(√v̂ + eps), D the subclass's rule.
+    """θ ← θ − η·D(θ, g) − η·a on regularized groups, θ ← θ − η·a on the others.
 
-    Adam's own step depends on gradients only, so that decaying first and then taking torch's step is exact.
+    a = m̂/(√v̂ + eps), and D is the subclass's rule. Adam's own step depends on gradients only, so
+    decaying first and then taking torch's step is exact.
 
     Args:
-        params: a model (cpr.groups says which of its parameters are regularized), or parameter groups with the key
-            `regularize: bool`. Groups built for weight decay work too: those with weight_decay != 0 are regularized.
+        params: a model, or parameter groups with the key `regularize: bool`. cpr.groups says which
+            parameters of a model are regularized. Groups built for weight decay work too: those with
+            weight_decay != 0 are regularized.
         lr, betas, eps: as in torch's Adam.
-        weight_decay: the rule's coefficient >= 0; a group's own `weight_decay` goes before it.
+        weight_decay: the rule's coefficient >= 0. A group's own `weight_decay` overrides it.
         reg_embedding: whether nn.Embedding counts as a weight (only if `params` is a model).
         settings: the rule's other entries of a parameter group.
 
     Raises:
         ValueError: an argument out of its range, weight decay beside regularize=False, or nothing to regularize.
 
-    A group's coefficient stands under `decay`; its `weight_decay`, which torch's step would add to the gradient, is 0.
+    A group's coefficient is its entry `decay`. Its `weight_decay`, which torch's step would add to the
+    gradient, is 0.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class AdamWithDecay(torch.optim.Adam, ABC):
         require_regularized(self.param_groups)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's; the key `regularize` says whether the group's parameters are decayed."""
+        """Add a group. Its key `regularize` says whether its parameters are decayed."""
         group = dict(param_group)
         require_said(group)
         decay = group.pop("weight_decay", None)
@@ -68,12 +71,15 @@ class AdamWithDecay(torch.optim.Adam, ABC):
         self._check_group(self.param_groups[-1])
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        """Raises ValueError for a setting out of its range; a subclass adds its own."""
+        """Raise ValueError for a setting out of its range. A subclass adds its own settings."""
         check_number("weight_decay", group["decay"], lambda decay: 0 <= decay < float("inf"), "a number >= 0")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """The decay, then Adam's step, of every parameter that has a gradient; returns the closure's loss, if one is given."""
+        """Decay, then do Adam's step, for every parameter that has a gradient.
+
+        Return the closure's loss, if one is given.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -82,7 +88,11 @@ class AdamWithDecay(torch.optim.Adam, ABC):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state as torch does. Raises ValueError that names a moment of another shape than its parameter."""
+        """Load a state as torch does.
+
+        Raises:
+            ValueError: a moment has another shape than its parameter. The message names the moment.
+        """
         check_shapes(self, state_dict)
         super().load_state_dict(state_dict)
 
@@ -100,7 +110,7 @@ class AdamWithDecay(torch.optim.Adam, ABC):
         """θ ← θ − η·D(θ, g), in place."""
 
     def _decayed(self) -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
-        """Every regularized group with those of its parameters that have a gradient."""
+        """Yield every regularized group with those of its parameters that have a gradient."""
         for group in self.param_groups:
             if group["regularize"]:
                 yield group, [p for p in group["params"] if p.grad is not None]

@@ -1,4 +1,7 @@
-"""AMOS (arXiv 2210.11693): Adam-like steps whose length and weight decay both fade by a rule made for each parameter's expected size."""
+"""AMOS (arXiv 2210.11693): Adam-like steps whose length and weight decay fade over training.
+
+The rule of fading follows from the size that each parameter is expected to have.
+"""
 
 import math
 from collections.abc import Callable
@@ -17,37 +20,45 @@ SMALLEST_V = 2.0**-125
 
 
 class AMOS(Optimizer):
-    """One step, with a running mean v of squared gradients and a decay b, both one number per parameter, v_0 = b_0 = 0; ξ is lr:
+    """AMOS with an extra L2 term, which the CPR paper sweeps as its weight decay.
+
+    v is a running mean of squared gradients and b a decay, both one number per parameter with
+    v_0 = b_0 = 0. ξ is lr. One step:
 
         q = mean(g²)        v ← β·v + (1 − β)·q        v̂ = max(v, 2⁻¹²⁵) / (1 − βᵗ)
         c = (1 + ζ·√ξ·b)^(−1/2)        d = 1 / (1 + ζ·√(ξη)·b)        γ = c·ξ²·q / v̂
         θ ← θ − d·[ξη·g/√v̂ + (γ/2 + extra_l2)·θ]        b ← b + γ·(1 + b)
 
-    η is the size that the parameter is expected to have, `expected_scale`. As in its authors' `jestimator`, γ is part of the rule for every
-    parameter, biases and norms too; `extra_l2`, which a user sets as a weight decay, acts on regularized groups only. It is
-    multiplied by d, but not by lr. Of `jestimator`'s options v and b per row or element, and a moving average of the updates, are left out.
+    η is the size that the parameter is expected to have, `expected_scale`. As in the authors'
+    `jestimator`, γ is part of the rule for every parameter, biases and norms included. `extra_l2`,
+    which a user sets as a weight decay, acts on regularized groups only. It is multiplied by d, but
+    not by lr. Two options of `jestimator` are left out: v and b per row or element, and a moving
+    average of the updates.
 
     `pytorch_optimizer.Amos` (2.10 to 4.1.0), which the CPR paper's sweep fits, is unfaithful in two points:
-      - the bracket holds ½·(γ − extra_l2)·θ: the wrong sign, so that extra_l2 makes weights grow by a factor of about 1 + extra_l2/2 a
-        step. `legacy_sign=True` does the same;
-      - η of a convolution takes the number of input channels for the fan-in, without the size of the kernel.
-    It also applies extra_l2 to biases and norms. With extra_l2 = 0 and without convolutions it does the same as this class.
-    `torch-optimizer` 0.3.0, the library that the CPR paper cites, is older than AMOS.
+      - The bracket holds ½·(γ − extra_l2)·θ. The wrong sign lets extra_l2 grow the weights by a
+        factor of about 1 + extra_l2/2 a step. `legacy_sign=True` does the same.
+      - η of a convolution takes the number of input channels for the fan-in and ignores the size of
+        the kernel.
+    It also applies extra_l2 to biases and norms. With extra_l2 = 0 and without convolutions it does
+    the same as this class. The CPR paper cites the library `torch-optimizer`, but its version 0.3.0
+    is older than AMOS.
 
     Args:
-        params: a model (cpr.groups says which of its parameters are regularized), or parameter groups, with the key
-            `regularize: bool` where extra_l2 is to act.
-        lr: ξ >= 0; its authors recommend about 1/√(batches of an epoch).
-        beta: β in [0, 1); they recommend 1 − β of about the size of lr.
+        params: a model, or parameter groups with the key `regularize: bool` wherever extra_l2 is to
+            act. cpr.groups says which parameters of a model are regularized.
+        lr: ξ >= 0. Its authors recommend about 1/√(batches of an epoch).
+        beta: β in [0, 1). Its authors recommend 1 − β of about the size of lr.
         zeta: ζ >= 0, how fast lr and decay fade.
         extra_l2: the paper's "weight decay" of 1e-6 to 1e-2, >= 0.
-        legacy_sign: the sign of extra_l2 in `pytorch_optimizer`.
+        legacy_sign: use the sign of extra_l2 in `pytorch_optimizer`.
         reg_embedding: whether nn.Embedding counts as a weight (only if `params` is a model).
 
     Raises:
         ValueError: an argument out of its range, extra_l2 without anything to regularize, or a complex parameter.
 
-    State of a parameter: `step`; `second_moment` (v) and `fading` (b), 0-dim and float32 at least. All of it is in `state_dict()`.
+    State of a parameter: `step`, `second_moment` (v) and `fading` (b). The last two are 0-dim and
+    float32 at least. All of it is in `state_dict()`.
     """
 
     def __init__(
@@ -69,7 +80,7 @@ class AMOS(Optimizer):
             require_regularized(self.param_groups)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's; the key `regularize` says whether extra_l2 acts on the group's parameters."""
+        """Add a group. Its key `regularize` says whether extra_l2 acts on its parameters."""
         if param_group.get("extra_l2", self.defaults["extra_l2"]):
             require_said(param_group)
         super().add_param_group(param_group)
@@ -86,7 +97,7 @@ class AMOS(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One update of every parameter that has a gradient; returns the closure's loss, if one is given."""
+        """Update every parameter that has a gradient. Return the closure's loss, if one is given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -106,13 +117,13 @@ class AMOS(Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, with v and b kept in their own precision."""
+        """Load a state as torch does, with v and b kept in their own precision."""
         super().load_state_dict(state_dict)
         restore(self, state_dict, names=("second_moment", "fading"))
 
 
 def update(parameter: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
-    """The step of AMOS' docstring on one parameter, in place."""
+    """Do the step in AMOS' docstring on one parameter, in place."""
     v, b, lr, beta, zeta = state["second_moment"], state["fading"], group["lr"], group["beta"], group["zeta"]
     rate = lr * expected_scale(parameter)
     state["step"] += 1
@@ -132,7 +143,10 @@ def update(parameter: Tensor, gradient: Tensor, group: dict[str, Any], state: di
 
 
 def expected_scale(parameter: Tensor) -> float:
-    """η: 0.5 for vectors and numbers, √(2 / fan-in) for matrices, √(1 / fan-in) for convolutions, whose kernel is part of the fan-in."""
+    """Return η: 0.5 for vectors and numbers, √(2 / fan-in) for matrices, √(1 / fan-in) for convolutions.
+
+    The fan-in of a convolution includes its kernel.
+    """
     if parameter.ndim < 2:
         return 0.5
     fan_in = math.prod(parameter.shape[1:])

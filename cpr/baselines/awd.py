@@ -13,26 +13,29 @@ SCOPES = ("global", "tensor")
 
 
 class AdamAWD(AdamWithDecay):
-    """θ ← θ − η·a − η·λ̄_t·θ, with λ̄_t = 0.1·λ̄_{t−1} + 0.9·λ_t, λ̄_0 = 0, and λ_t = λ_awd·‖g‖₂ / ‖θ‖₂, a constant of the step.
+    """θ ← θ − η·a − η·λ̄_t·θ, with λ̄_t = 0.1·λ̄_{t−1} + 0.9·λ_t and λ̄_0 = 0.
 
-    The norms are joint ones over all regularized weights that have a gradient; g is the gradient that the optimizer receives. 0.9 weights
-    the new value. λ_t is 0 where ‖θ‖ is. The formula is that of two implementations that cite AWD; they differ in the norms' scope.
+    λ_t = λ_awd·‖g‖₂ / ‖θ‖₂ is a constant of the step, and 0 where ‖θ‖ is 0. The norms are joint ones
+    over all regularized weights that have a gradient. g is the gradient that the optimizer receives.
+    0.9 weights the new value. The formula is that of two implementations that cite AWD. They differ
+    in the norms' scope.
 
-    AWD is written for SGD, where the decay is part of the gradient. Beside Adam it is decoupled by default, as in AdamW: the CPR paper does
-    not say so, but its results are flat over three decades of λ_awd, which a coupled term of a tenth of the gradient would not be.
-    No class for it is in `torch-optimizer` 0.3.0 or `pytorch_optimizer` 4.1.0.
+    AWD is written for SGD, where the decay is part of the gradient. Here it is decoupled by default,
+    as in AdamW. The CPR paper does not say so, but its results are flat over three decades of λ_awd.
+    A coupled term of a tenth of the gradient would not give that. Neither `torch-optimizer` 0.3.0
+    nor `pytorch_optimizer` 4.1.0 has a class for AWD.
 
     Args:
         params, lr, betas, eps, reg_embedding: see AdamWithDecay.
-        weight_decay: λ_awd >= 0; the paper compares 1e-4 to 1e-1.
+        weight_decay: λ_awd >= 0. The paper compares 1e-4 to 1e-1.
         coupled: Adam gets the gradient g + λ̄_t·θ instead, and nothing is decayed beside it.
         scope: norms and λ̄ "global", or per "tensor".
 
     Raises:
-        ValueError: see AdamWithDecay; `coupled` and `scope` out of their ranges.
+        ValueError: see AdamWithDecay, or `coupled` or `scope` is out of its range.
 
-    λ̄ is the group's entry `mean_decay`, in `state_dict()`: one 0-dim tensor (global), or one per parameter of the group. It is float32
-    beside bfloat16 weights.
+    λ̄ is the group's entry `mean_decay`, in `state_dict()`: one 0-dim tensor (global), or one per
+    parameter of the group. It is float32 beside bfloat16 weights.
     """
 
     def __init__(
@@ -86,18 +89,20 @@ class AdamAWD(AdamWithDecay):
                     weight.mul_(1 - group["lr"] * rate)
 
     def _mean_decay(self, group: dict[str, Any], places: list[int], ratios: list[Tensor]) -> list[Tensor]:
-        """The new λ̄ at `places`; in a new list, so that a state_dict taken before is left alone."""
+        """Return the new λ̄ at `places`.
+
+        The group gets a new list, so that an earlier state_dict doesn't change.
+        """
         group["mean_decay"] = list(group["mean_decay"])
         for place, ratio in zip(places, ratios, strict=True):
             before = group["mean_decay"][place]
             mean = 0.1 * before + 0.9 * (group["decay"] * ratio)
-            group["mean_decay"][place] = torch.where(
-                mean.isfinite(), mean, before
-            )  # one NaN gradient must not stay in the mean
+            # One NaN gradient must not stay in the mean.
+            group["mean_decay"][place] = torch.where(mean.isfinite(), mean, before)
         return [group["mean_decay"][place] for place in places]
 
 
 def decay_ratio(weights: list[Tensor]) -> Tensor:
-    """‖g‖₂ / ‖θ‖₂ over all of the weights, 0-dim, in float32 at least; 0 if θ is 0."""
+    """Return ‖g‖₂ / ‖θ‖₂ over all of the weights, 0-dim, in float32 at least, or 0 if θ is 0."""
     gradient, size = joint_norm([weight.grad for weight in weights if weight.grad is not None]), joint_norm(weights)
     return torch.where(size > 0, gradient / size, 0)

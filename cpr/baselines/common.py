@@ -1,4 +1,4 @@
-"""What several baselines need."""
+"""Functions that several baselines share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,16 +8,16 @@ from torch import Tensor
 
 
 def plain_adam_step() -> Callable[[torch.optim.Adam], Any]:
-    """torch's Adam.step for a subclass's own step to call, without the hooks that torch wraps around it.
+    """Return torch's Adam.step without torch's hooks, for a subclass's own step to call.
 
-    torch wraps the class's method once a plain Adam has been made anywhere in the process; a subclass's step is wrapped already, and
-    step hooks would run twice.
+    torch wraps Adam.step in hooks once a plain Adam has been made anywhere in the process. A
+    subclass's step is wrapped already, so its hooks would run twice.
     """
     step = torch.optim.Adam.step
     return step.__wrapped__ if getattr(step, "hooked", False) else step  # type: ignore[attr-defined]
 
 
 def joint_norm(tensors: list[Tensor]) -> Tensor:
-    """‖·‖₂ over all of the tensors (at least one), 0-dim, in float32 at least."""
+    """Return ‖·‖₂ over all of the tensors (at least one), 0-dim, in float32 at least."""
     dtype = torch.promote_types(tensors[0].dtype, torch.float32)
     return torch.stack(torch._foreach_norm(tensors, 2, dtype=dtype)).square().sum().sqrt()

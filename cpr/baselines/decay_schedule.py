@@ -11,30 +11,33 @@ from cpr.settings import check_number
 
 
 def cosine_weight_decay(step: int, total_steps: int, weight_decay: float, final_factor: float) -> float:
-    """wd_t = wd_0 · [s + (1 − s)·(1 + cos(π·t/T)) / 2]: from wd_0 at t = 0 to s·wd_0 at t = T and after, without a warm-up.
+    """Return wd_t = wd_0 · [s + (1 − s)·(1 + cos(π·t/T)) / 2].
 
-    `step` is t, the number of finished updates; `total_steps` T, `weight_decay` wd_0 and `final_factor` s are as in DecayScheduledAdamW.
+    It goes from wd_0 at t = 0 to s·wd_0 at t = T and after, without a warm-up. `step` is t, the
+    number of finished updates. `total_steps` T, `weight_decay` wd_0 and `final_factor` s are as in
+    DecayScheduledAdamW.
     """
     progress = min(step / total_steps, 1)
     return weight_decay * (final_factor + (1 - final_factor) * (1 + math.cos(math.pi * progress)) / 2)
 
 
 class DecayScheduledAdamW(AdamWithDecay):
-    """θ ← θ − η·a − η·wd_t·θ with wd_t of `cosine_weight_decay`; the decay is still multiplied by lr, which has a schedule of its own.
+    """θ ← θ − η·a − η·wd_t·θ with wd_t of `cosine_weight_decay`.
 
-    Source: the CPR authors' CIFAR-100 script of their versions 0.1 and 0.2. Figure E.4 compares s = 0.1 and 0.01 (decreasing), 10 and 100
-    (increasing). s = 1 is AdamW to the bit.
+    The decay is still multiplied by lr, which has a schedule of its own. Source: the CPR authors'
+    CIFAR-100 script of their versions 0.1 and 0.2. Figure E.4 compares s = 0.1 and 0.01 (decreasing),
+    10 and 100 (increasing). s = 1 is AdamW to the bit.
 
     Args:
         params, lr, betas, eps, reg_embedding: see AdamWithDecay.
         total_steps: T >= 1, the updates of the run.
-        weight_decay: wd_0 >= 0; the paper compares 1e-4 to 1e-1.
+        weight_decay: wd_0 >= 0. The paper compares 1e-4 to 1e-1.
         final_factor: s >= 0.
 
     Raises:
-        ValueError: see AdamWithDecay; `total_steps` and `final_factor` out of their ranges.
+        ValueError: see AdamWithDecay, or `total_steps` or `final_factor` is out of its range.
 
-    t is the group's entry `finished_steps`, in `state_dict()`; a group added later starts at t = 0.
+    t is the group's entry `finished_steps`, in `state_dict()`. A group added later starts at t = 0.
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""Adam + weight rescaling (Omnigrok, arXiv 2210.01117): the weights' joint norm is kept at a fixed multiple of its first value."""
+"""Adam + weight rescaling (Omnigrok, arXiv 2210.01117).
+
+The weights' joint norm is kept at a fixed multiple of its first value.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,17 +16,18 @@ from cpr.settings import check_adam, check_number
 
 
 class RescaledAdam(torch.optim.Adam):
-    """Adam that multiplies the regularized weights by `factor` once and then keeps their joint L2 norm: w ← w·N/‖w‖₂ after every step.
+    """Adam that keeps the joint L2 norm of the regularized weights: w ← w·N/‖w‖₂ after every step.
 
-    The CPR authors' script rescales between forward and backward of the next step instead. No optimizer is called there, so that is left
-    out.
+    It multiplies the weights by `factor` once at the start, and N is their norm after that. The CPR
+    authors' script rescales between forward and backward of the next step instead. No optimizer is
+    called there, so that is left out.
 
     Args:
-        model: its regularized parameters (cpr.groups) are rescaled, frozen ones excepted.
+        model: its regularized parameters (cpr.groups) are rescaled, except frozen ones.
         lr, betas, eps: as in torch's Adam.
-        factor: α > 0; the paper compares 0.8, 1, 2, 4, 8, 16.
+        factor: α > 0. The paper compares 0.8, 1, 2, 4, 8, 16.
         reg_embedding: whether nn.Embedding counts as a weight.
-        include_norm: normalization layers' weights are rescaled too, as in the authors' script.
+        include_norm: rescale normalization layers' weights too, as in the authors' script.
 
     Raises:
         ValueError: factor or include_norm out of its range.
@@ -56,13 +60,17 @@ class RescaledAdam(torch.optim.Adam):
         return [p for group in self.param_groups if group["regularize"] for p in group["params"] if p.requires_grad]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state as torch does. Raises ValueError that names a moment of another shape than its parameter."""
+        """Load a state as torch does.
+
+        Raises:
+            ValueError: a moment has another shape than its parameter. The message names the moment.
+        """
         check_shapes(self, state_dict)
         super().load_state_dict(state_dict)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Adam's step, then the rescaling; returns the closure's loss, if one is given."""
+        """Do Adam's step, then rescale. Return the closure's loss, if one is given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -74,7 +82,7 @@ class RescaledAdam(torch.optim.Adam):
 
 
 def _with_norms(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The groups with normalization layers' weights moved to the regularized one."""
+    """Return the groups with normalization layers' weights moved to the regularized one."""
     scales = {id(getattr(m, "weight", None)) for m in model.modules() if "norm" in type(m).__name__.lower()}
     parameters = [(p, group["regularize"] or id(p) in scales) for group in groups for p in group["params"]]
     split = [

@@ -1,4 +1,6 @@
-"""Adam's step with the pull, for matrices that step together: one pass over memory where a compiled kernel can be had.
+"""Adam's step with the pull, for matrices that step together.
+
+It takes one pass over memory if a compiled kernel is available.
 
 | path | parameters | passes over memory |
 | --- | --- | --- |
@@ -6,8 +8,8 @@
 | triton | float32 and bfloat16 on a GPU, without gaps in memory | one, and two small kernels: the pull before it, the sums after it |
 | eager | everything else: torch's own operations | three: norm, pull, torch's Adam |
 
-With evaluate_at="after" R(θ_t + Opt(g_t)) is known only when all of the matrix has been written: the pull is a second pass. The CPU
-kernel makes it while the matrix is in the processor's cache.
+With evaluate_at="after" R(θ_t + Opt(g_t)) is known only when all of the matrix has been written, so
+the pull is a second pass. The CPU kernel makes it while the matrix is in the processor's cache.
 """
 
 from cpr.kernels.select import EAGER, Kernel, select

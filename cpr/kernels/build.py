@@ -7,7 +7,8 @@ The cache folder holds two kinds of files, named after a hash of all that the bu
 | `cpu-<key>.so` | the library, and behind it the SHA-256 of its bytes, so that a damaged file is never loaded |
 | `cpu-<key>.failed` | why the last build failed and with which compiler, so that later processes don't try in vain |
 
-Safe under concurrent builds and `kill -9`: each process builds in its own folder and renames the library into place.
+Safe under concurrent builds and `kill -9`: each process builds in its own folder and renames the
+library into place.
 """
 
 import contextlib
@@ -40,8 +41,8 @@ FLAGS = {
     ],
     "AVX2": ["-mavx2", "-mfma", "-mf16c", "-DCPU_CAPABILITY_AVX2", "-DCPU_CAPABILITY=AVX2"],
 }
-# Runs in its own process: setuptools reads the command line and changes global state, and loading a bad library may
-# crash. use_ninja=False because torch does not require ninja.
+# Runs in its own process: setuptools reads the command line and changes global state, and loading a
+# bad library may crash. use_ninja=False because torch does not require ninja.
 BUILDER = """
 import ctypes, json, pathlib, sys
 from setuptools import setup
@@ -54,20 +55,20 @@ setup(name="cpr_cpu", ext_modules=[extension], cmdclass={"build_ext": BuildExten
 ctypes.CDLL(str(built))
 """
 SEAL = b"cpr-sha256:"  # followed by 32 bytes
-RETRY_AFTER = 24 * 3600  # seconds; also the age at which the remains of a killed build are removed
+RETRY_AFTER = 24 * 3600  # seconds, also the age at which the remains of a killed build are removed
 # Environment variables that setuptools and compilers read.
 COMPILER_VARIABLES = (
     *("CC", "CXX", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED"),
     *("CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH"),
 )
-SPACE = 64 << 20  # bytes that a build may need, the double of what it takes
+SPACE = 64 << 20  # bytes of free space for a build, twice what it takes
 OTHER_FOLDER = "Set CPR_CACHE to a folder that can be written to, has space and is not mounted noexec"
 OTHER_COMPILER = "Fix this, or install a C++20 compiler (g++ 11 or newer)"
 MISSING_MODULE = f"Install it: {sys.executable} -m pip install setuptools"
 
 
 class KernelError(Exception):
-    """The kernel can't be built or loaded; `advice` says what to do about it."""
+    """The kernel can't be built or loaded. `advice` says what to do about it."""
 
     def __init__(self, reason: str, advice: str) -> None:
         super().__init__(reason)
@@ -95,7 +96,7 @@ def compile_flags() -> list[str]:
 
 
 def extra_flags() -> list[str]:
-    """Return the flags of $CPR_KERNEL_FLAGS, for compiler and linker; `make test-sanitizers` sets them."""
+    """Return the compiler and linker flags of $CPR_KERNEL_FLAGS, which `make test-sanitizers` sets."""
     return shlex.split(os.environ.get("CPR_KERNEL_FLAGS", ""))
 
 
@@ -115,9 +116,9 @@ def library_path() -> Path:
 def load() -> bool:
     """Make torch.ops.cpr callable and return whether it is.
 
-    Builds the library first if there is none, in about 15 seconds. A damaged library is built again, once. A failed
-    build is tried again when another compiler is found or a day has passed. Without a kernel, warns once and returns
-    False.
+    Builds the library first if there is none, in about 15 seconds. A damaged library is built again,
+    once. A failed build is tried again when another compiler is found or a day has passed. Without a
+    kernel, warns once and returns False.
     """
     try:
         library = library_path()
@@ -207,7 +208,7 @@ def _build(library: Path) -> None:
 
 
 def _remembered(note: Path, compilers: dict[str, Any]) -> KernelError | None:
-    """Return the failure that the note tells of, if trying again would most likely fail in the same way."""
+    """Return the failure in the note if a retry would most likely fail in the same way."""
     try:
         details, age = json.loads(note.read_text()), time.time() - note.stat().st_mtime
         if details["compilers"] == compilers and abs(age) < RETRY_AFTER:
@@ -218,7 +219,7 @@ def _remembered(note: Path, compilers: dict[str, Any]) -> KernelError | None:
 
 
 def _failed(details: dict[str, Any], note: Path) -> KernelError:
-    """Return the error of a failed build, with what makes the next process try again."""
+    """Return the error of a failed build, and say when it is tried again."""
     retry = "It is tried again when another compiler is found, or after a day"
     if note.exists():
         retry += f"; to retry at once, delete {note}"
@@ -226,7 +227,7 @@ def _failed(details: dict[str, Any], note: Path) -> KernelError:
 
 
 def _compilers() -> dict[str, Any]:
-    """Return what a build's success depends on beside the library's key, as it is read back from JSON."""
+    """Return what a build's success depends on beside the library's key, as JSON gives it back."""
     names = [os.environ.get(name) or sysconfig.get_config_var(name) for name in ("CC", "CXX")]
     programs = {words[0] for name in names if name and (words := name.split())} | {"c++"}
     found: dict[str, Any] = {name: os.environ[name] for name in COMPILER_VARIABLES if name in os.environ}

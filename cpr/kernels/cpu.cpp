@@ -2,12 +2,14 @@
 //
 //     theta_{t+1} = pull(theta_t) + Opt(g_t)       pull(x) = scale x - rate clamp(x - center, -limit, limit)
 //
-// The pull's four numbers per matrix come from the multiplier, which is known when the step starts, because the sum that
-// R(theta_{t+1}) is made of is taken while theta_{t+1} is written. cpr/measures.py has the pull and the sum of every measure.
+// The pull's four numbers per matrix come from the multiplier. It is known when the step starts,
+// because the sum that R(theta_{t+1}) is made of is taken while theta_{t+1} is written.
+// cpr/measures.py has the pull and the sum of every measure.
 //
-// Order of summation, which fixes the result to the last bit: 4 accumulators of vector lanes in a block of 1,024 elements,
-// reduced in float32; blocks of a chunk, then chunks of a matrix, one after the other in float64. Threads take whole
-// chunks, so neither their number nor who takes which changes anything.
+// The order of summation fixes the result to the last bit. A block of 1,024 elements has 4
+// accumulators of vector lanes, reduced in float32. Blocks of a chunk, then chunks of a matrix, are
+// added one after the other in float64. Threads take whole chunks, so neither the number of threads
+// nor the assignment of chunks changes anything.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/cpu/vec/functional.h>
@@ -41,7 +43,7 @@ struct Pull {
 };
 
 struct Adam {
-  // 1 - beta is taken in float64: of 0.999 float32 would leave 4 digits.
+  // 1 - beta is taken in float64, since float32 would keep 4 digits of 1 - 0.999.
   float one_minus_beta1, beta2, one_minus_beta2, eps, sign;  // sign: -1 to maximize
 };
 
@@ -64,9 +66,10 @@ struct Numbers {
         center(pull.center), limit(pull.limit) {}
 };
 
-// Adam's step and the pull for n <= Vec::size() elements; returns the new parameters. What a step may have beside (AMSGrad's largest
-// squares; a pull that is not a scaling alone) is said to the compiler: asked for every vector, it costs 3 % of the step. In line, so
-// that the numbers stay in registers.
+// Does Adam's step and the pull for n <= Vec::size() elements, and returns the new parameters. A step
+// may have AMSGrad's largest squares, and a pull that does more than scale. Template parameters tell
+// the compiler which: a test for every vector costs 3 % of the step. Inlined, so that the numbers stay
+// in registers.
 template <bool has_largest, bool has_rate>
 C10_ALWAYS_INLINE Vec update_vector(float* p, const float* g, float* m, float* v, float* largest, int64_t n, const Numbers& use) {
   const Vec x = Vec::loadu(p, n), gradient = Vec::loadu(g, n), old_first = Vec::loadu(m, n), old_second = Vec::loadu(v, n);
@@ -82,7 +85,8 @@ C10_ALWAYS_INLINE Vec update_vector(float* p, const float* g, float* m, float* v
   if constexpr (has_rate) {
     decrease = at::vec::fmadd(use.rate, clamp(x - use.center, use.limit), decrease);
   }
-  const Vec updated = at::vec::fmsub(x, use.scale, decrease);  // said, not left to the compiler: it fixes the last bit
+  // Written as fmsub, not left to the compiler, because it fixes the last bit.
+  const Vec updated = at::vec::fmsub(x, use.scale, decrease);
   first.store(m, n);
   second.store(v, n);
   updated.store(p, n);
@@ -111,9 +115,10 @@ float total(const Vec* lanes) {
   return at::vec::vec_reduce_all<float>([](Vec a, Vec b) { return a + b; }, sum);
 }
 
-// Adds the n elements that `whole(first element)` and, at the end, `part(first element, number of elements)` return as vectors to
-// sums[0] and, for the standard deviation, their sum to sums[1]. Four accumulators, which change places after every vector: unrolled
-// instead, the step was measured 1 to 3 % slower.
+// Adds n elements to sums[0] and, for the standard deviation, their sum to sums[1].
+// `whole(first element)` returns a vector of them, and `part(first element, number of elements)` the
+// last, partial vector. Four accumulators change places after every vector. Unrolling instead was
+// measured 1 to 3 % slower.
 template <Sum kind, typename Whole, typename Part>
 C10_ALWAYS_INLINE void sum_vectors(int64_t n, double* sums, const Whole& whole, const Part& part) {
   constexpr int64_t size = Vec::size();
@@ -129,21 +134,22 @@ C10_ALWAYS_INLINE void sum_vectors(int64_t n, double* sums, const Whole& whole, 
     add(part(i, n - i));
     i += size;
   }
-  for (; i % (4 * size) != 0; i += size) add(Vec(0));  // until all are in their places
+  for (; i % (4 * size) != 0; i += size) add(Vec(0));  // until every accumulator is back in its place
   if constexpr (kind != kNone) sums[0] += total(lanes);
   if constexpr (kind == kSquaresAndValues) sums[1] += total(values);
 }
 
 template <Sum kind, bool has_largest, bool has_rate>
 C10_ALWAYS_INLINE void update_block(float* p, const float* g, float* m, float* v, float* largest, int64_t n, const Numbers& use, double* sums) {
-  const Numbers own = use;  // whose address nobody has: what is stored cannot change it, and it stays in registers
+  // Nothing has the address of this copy, so no store can change it, and it stays in registers.
+  const Numbers own = use;
   const auto update = [=](int64_t i, int64_t count) C10_ALWAYS_INLINE_ATTRIBUTE {
     return update_vector<has_largest, has_rate>(p + i, g + i, m + i, v + i, has_largest ? largest + i : nullptr, count, own);
   };
   const auto whole = [=](int64_t i) C10_ALWAYS_INLINE_ATTRIBUTE { return update(i, Vec::size()); };
   const auto part = [=](int64_t i, int64_t count) {
     update(i, count);
-    return Vec::loadu(p + i, count);  // with zeros behind its elements
+    return Vec::loadu(p + i, count);  // padded with zeros
   };
   sum_vectors<kind>(n, sums, whole, part);
 }
@@ -165,7 +171,7 @@ void dispatch(Sum kind, const WithKind& with_kind) {
   }
 }
 
-// A block of a tensor as float32: the memory itself, or for bfloat16 a copy that `store` rounds back.
+// A block of a tensor as float32: its own memory, or for bfloat16 a copy that `store` rounds back.
 template <typename T>
 class Block {
  public:
@@ -193,17 +199,19 @@ class Block {
   alignas(64) float copy_[std::is_same_v<T, float> ? 1 : kBlock];
 };
 
-// Chunks of all tensors in one row, so that threads share the work evenly whatever the sizes are.
+// The chunks of all tensors in one row, so that threads share the work evenly for any sizes.
 struct Chunks {
-  std::vector<int64_t> first;  // first[i]: number of the first chunk of tensor i; first.back(): number of chunks
+  // first[i] is the index of the first chunk of tensor i, first.back() the number of chunks.
+  std::vector<int64_t> first;
   explicit Chunks(TensorList tensors) : first(tensors.size() + 1, 0) {
     for (size_t i = 0; i < tensors.size(); ++i) first[i + 1] = first[i] + (tensors[i].numel() + kChunk - 1) / kChunk;
   }
 
   size_t tensor_of(int64_t chunk) const { return std::upper_bound(first.begin(), first.end(), chunk) - first.begin() - 1; }
 
-  // Calls work(tensor, first element, end, chunk) for every chunk, in parallel. A thread takes the next share when it is done with its
-  // last, so that none waits for one whose processor is slower or has other work: 2 to 3 % faster than halves of equal size.
+  // Calls work(tensor, first element, end, chunk) for every chunk, in parallel. A thread takes the
+  // next share when it has finished its last, so no thread waits for a slower or busier processor.
+  // This is 2 to 3 % faster than halves of equal size.
   template <typename Work>
   void run(TensorList tensors, const Work& work) const {
     const int64_t total = first.back(), threads = std::min<int64_t>(at::get_num_threads(), total);
@@ -222,7 +230,7 @@ struct Chunks {
     });
   }
 
-  // Adds the sums of a tensor's chunks up, in their order, into its row of `out` (float64 [tensors, 2]).
+  // Adds up the sums of a tensor's chunks, in order, into its row of `out` (float64 [tensors, 2]).
   void reduce(size_t i, const std::vector<double>& parts, double* out) const {
     out[2 * i] = out[2 * i + 1] = 0;
     for (int64_t chunk = first[i]; chunk < first[i + 1]; ++chunk) {
@@ -246,8 +254,8 @@ void sums_of(TensorList params, double* out) {
   for (size_t i = 0; i < params.size(); ++i) chunks.reduce(i, parts, out);
 }
 
-// Elements are addressed by their place in memory, which must be the same in a parameter, its gradient and its moments. The stride of a
-// dimension of size 1 says nothing.
+// Elements are addressed by their place in memory, which must be the same in a parameter, its gradient
+// and its moments. The stride of a dimension of size 1 doesn't matter.
 bool laid_out_alike(const Tensor& one, const Tensor& other) {
   if (one.scalar_type() != other.scalar_type() || one.sizes() != other.sizes()) return false;
   for (int64_t d = 0; d < one.dim(); ++d) {
@@ -256,7 +264,7 @@ bool laid_out_alike(const Tensor& one, const Tensor& other) {
   return true;
 }
 
-// A number that changes when a shape, a stride, a dtype or a device does.
+// Returns a number that changes when a shape, a stride, a dtype or a device does.
 int64_t layouts(TensorList params) {
   uint64_t mark = 14695981039346656037u;
   const auto mix = [&](uint64_t value) { mark = std::rotl((mark ^ value) * 0x9E3779B97F4A7C15u, 29); };
@@ -271,7 +279,8 @@ int64_t layouts(TensorList params) {
   return static_cast<int64_t>(mark);
 }
 
-// Whether gradients have the shapes of their parameters, and moments (all first ones, then all second ones, ...) lie as their parameters do.
+// Returns whether gradients have the shapes of their parameters, and moments their layouts, dtypes and
+// devices. Moments are all first ones, then all second ones, and so on.
 bool fit(TensorList params, TensorList grads, TensorList moments) {
   const size_t count = params.size();
   for (size_t i = 0; i < count; ++i) {
@@ -284,7 +293,7 @@ bool fit(TensorList params, TensorList grads, TensorList moments) {
   return true;
 }
 
-// What the optimizer has checked already, before any memory is touched.
+// Repeats what the optimizer has checked already, before any memory is touched.
 void check_parameter(const Tensor& param, at::ScalarType dtype) {
   TORCH_CHECK(param.is_cpu() && param.scalar_type() == dtype && param.is_non_overlapping_and_dense(),
               "cpr: a parameter has gaps in its memory, or another device or dtype than the others");
@@ -295,8 +304,9 @@ void check_moment(const Tensor& param, const Tensor& moment) {
               param.sizes());
 }
 
-// A number that changes when a parameter does: its version, which counts changes in place, its memory, and some of its elements, since
-// `parameter.data` changes it without a version. Never 0, which stands for "not known".
+// Returns a number that changes when a parameter does. It is made from the parameter's version, which
+// counts changes in place, its address, and some of its elements, since `parameter.data` changes it
+// without a version. It is never 0, which means "not known".
 int64_t mark_of(const Tensor& param) {
   constexpr int64_t kSamples = 16;
   uint64_t mark = 14695981039346656037u;
@@ -319,7 +329,8 @@ void update_chunk(T* p, T* g, T* m, T* v, T* largest, int64_t count, const Numbe
   for (int64_t at = 0; at < count; at += kBlock) {
     const int64_t n = std::min(kBlock, count - at);
     Block<T> theta(p + at, n), gradient(g + at, n), first(m + at, n), second(v + at, n), most(has_largest ? largest + at : nullptr, n);
-    constexpr Sum at_once = std::is_same_v<T, float> ? kind : kNone;  // the sum is of what bfloat16 has rounded
+    // bfloat16 sums are of the rounded values, so they are taken after the store.
+    constexpr Sum at_once = std::is_same_v<T, float> ? kind : kNone;
     update_block<at_once, has_largest, has_rate>(theta.data(), gradient.data(), first.data(), second.data(), most.data(), n, use, sums);
     theta.store();
     first.store();
@@ -329,7 +340,7 @@ void update_chunk(T* p, T* g, T* m, T* v, T* largest, int64_t count, const Numbe
   }
 }
 
-// What Adam's step reads and writes, a tensor per parameter.
+// What Adam's step reads and writes, one tensor per parameter.
 struct Lists {
   TensorList params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs;
 
@@ -341,7 +352,7 @@ struct Lists {
   }
 };
 
-// Updates elements begin to end of tensor i, and adds theirs to sums[0] and sums[1].
+// Updates elements begin to end of tensor i, and adds their sums to sums[0] and sums[1].
 template <typename T, Sum kind>
 void update_elements(const Lists& lists, size_t i, int64_t begin, int64_t end, const Numbers& use, bool has_rate, double* sums) {
   T *p = lists.params[i].data_ptr<T>(), *g = lists.grads[i].data_ptr<T>(), *m = lists.exp_avgs[i].data_ptr<T>(),
@@ -397,7 +408,7 @@ void sums(TensorList params, Tensor out, int64_t kind) {
   });
 }
 
-// The sums of those parameters that are not what their marks say.
+// Sums up the parameters that don't match their marks.
 void refresh(TensorList params, Tensor marks, Tensor out, int64_t kind) {
   std::vector<Tensor> changed;
   std::vector<int64_t> rows;
@@ -431,13 +442,13 @@ struct Matrix {
   bool* was_active;
 };
 
-// R(theta) per element.
+// Returns R(theta) per element.
 float value_of(int64_t kind, double first, double second, double n) {
   if (kind != kSquaresAndValues) return float(first / n);
   return float(std::sqrt(std::max(first - second * second / n, 0.0) / (n - 1)));
 }
 
-// The bound may be set by R(theta_t), the t-th update's (section 4.3).
+// Sets the bound if R(theta_t) decides it, where t counts updates (section 4.3).
 void observe(const Bounds& use, const Matrix& matrix, float t, float value) {
   bool sets = false;
   if (use.method == 2) {
@@ -461,7 +472,7 @@ void observe(const Bounds& use, const Matrix& matrix, float t, float value) {
   }
 }
 
-// The largest multiplier of one pull: it takes away half of the matrix (cpr/measures.py).
+// Returns the largest multiplier of one pull, which removes half of the matrix (cpr/measures.py).
 float most_of(int64_t kind, float value, double n) {
   switch (kind) {
     case kSquares: return 0.25f;
@@ -471,8 +482,9 @@ float most_of(int64_t kind, float value, double n) {
   }
 }
 
-// lambda_{t+1} = max(0, lambda_t + mu (R(theta_t) - kappa)) within the safeguard's limits, the pull, and AdaCPR: bounds.constrain for one
-// matrix, to the same bits. Products are not fused with sums, for torch's operations do not.
+// bounds.constrain for one matrix, with the same bits:
+// lambda_{t+1} = max(0, lambda_t + mu (R(theta_t) - kappa)) within the safeguard's limits, the pull,
+// and AdaCPR. Products are not fused with sums, because torch's operations don't fuse them.
 __attribute__((optimize("fp-contract=off"))) Pull constrain_one(const Bounds& use, const Matrix& matrix, float t, double first, double second,
                                                                 double n) {
   const float value = value_of(use.kind, first, second, n), old = *matrix.lam;
@@ -513,7 +525,7 @@ T* row(const std::optional<Tensor>& vector, int64_t i) {
   return vector ? vector->data_ptr<T>() + i * vector->stride(0) : nullptr;
 }
 
-// The state of many matrices, an element of each vector per matrix.
+// The state of many matrices. Each vector has one element per matrix.
 struct State {
   Tensor sums, n, steps, lam, kappa, kappa_set;
   std::optional<Tensor> sample, growth, smoothed, was_active;
@@ -564,7 +576,7 @@ void bump(TensorList params) {
   }
 }
 
-// The pull alone, from the last chunk to the first: what was written last is still in the processor's cache.
+// Only pulls, from the last chunk to the first: what was written last is still in the processor's cache.
 void pull_alone(TensorList params, const Tensor& pull) {
   std::vector<Tensor> pulled;
   std::vector<Pull> pulls;
@@ -612,8 +624,8 @@ std::vector<Rate> count_steps(const Tensor& steps, double lr, double beta1, doub
   return rates;
 }
 
-// Calls work(begin, lists) for all parameters in one go, up to a gradient that has another layout: it is copied and goes alone, so that one
-// copy's memory is enough for all.
+// Calls work(begin, lists) for runs of parameters. A gradient with another layout ends a run. It is
+// copied and its parameter goes alone, so that the memory of one copy is enough for all.
 template <typename Work>
 void in_runs(const Lists& lists, const Work& work) {
   const size_t count = lists.size();
@@ -658,8 +670,9 @@ void step(TensorList params, TensorList gradients, TensorList exp_avgs, TensorLi
   for (size_t i = 0; marks && i < count; ++i) marks->data_ptr<int64_t>()[i] = mark_of(params[i]);
 }
 
-// evaluate_at="after": the thread that updates a matrix's last chunk finds its multiplier from R(theta'). Then every thread pulls the chunks
-// that it has updated itself, before it goes on: they are in its own caches. A thread waits at the end alone, for what others update.
+// evaluate_at="after". The thread that updates a matrix's last chunk computes its multiplier from
+// R(theta'). Then every thread pulls the chunks that it has updated itself before it goes on, while
+// they are in its own caches. A thread waits only at the end, for what others update.
 template <typename T, Sum kind>
 class After {
  public:
@@ -675,7 +688,7 @@ class After {
   void run() {
     const int64_t threads = std::min<int64_t>(at::get_num_threads(), chunks_.first.back());
     at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-      std::vector<int64_t> mine;  // chunks that this thread has updated, and the first that it has not pulled
+      std::vector<int64_t> mine;  // chunks that this thread has updated, pulled up to mine[unpulled]
       size_t unpulled = 0;
       for (bool more = true; more || unpulled < mine.size();) {
         more = update(mine);
@@ -686,7 +699,7 @@ class After {
   }
 
  private:
-  // Updates the next chunk and adds it to `mine`. False: all are taken.
+  // Updates the next chunk and adds it to `mine`. Returns false if all are taken.
   bool update(std::vector<int64_t>& mine) {
     const int64_t chunk = next_.fetch_add(1);
     if (chunk >= chunks_.first.back()) return false;
@@ -704,7 +717,8 @@ class After {
     is_known_[i] = true;
   }
 
-  // Pulls the chunks of the next matrix, what was written last first. False: there is none, or its multiplier is not known yet.
+  // Pulls the chunks of the next matrix, the last written first. Returns false if there is none, or if
+  // its multiplier is not known yet.
   bool pull(const std::vector<int64_t>& mine, size_t& unpulled) {
     if (unpulled == mine.size()) return false;
     const size_t i = chunks_.tensor_of(mine[unpulled]);
@@ -731,8 +745,8 @@ class After {
   const Chunks chunks_;
   std::vector<double> parts_;
   std::vector<Pull> pulls_;
-  std::vector<std::atomic<int64_t>> to_update_;  // chunks of each matrix
-  std::vector<std::atomic<bool>> is_known_;      // its multiplier
+  std::vector<std::atomic<int64_t>> to_update_;  // chunks of each matrix that are still to update
+  std::vector<std::atomic<bool>> is_known_;      // whether each matrix's multiplier is known
   std::atomic<int64_t> next_ = 0;
 };
 

@@ -1,4 +1,4 @@
-"""The single-pass kernel for CPUs (cpu.cpp), as functions on matrices; it is built on first use."""
+"""The single-pass kernel for CPUs (cpu.cpp), as functions on matrices. It is built on first use."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ ADAPTIVE = {False: 0, "transition": 1, "latched": 2}
 
 
 def handles(parameter: Tensor) -> bool:
-    """Return whether the kernel can work on a parameter: no gaps in its memory, in a dtype that it knows."""
+    """Return whether the kernel can work on a parameter: a dtype it knows, and no gaps in memory."""
     return parameter.device.type == "cpu" and parameter.dtype in DTYPES and in_one_piece(parameter)
 
 
@@ -25,19 +25,25 @@ def layouts(parameters: list[Tensor]) -> int:
 
 
 def fit(parameters: list[Tensor], gradients: list[Tensor], moments: Sequence[list[Tensor]]) -> bool:
-    """Return whether gradients have their parameters' shapes, and moments also their layouts, dtypes and devices."""
+    """Return whether gradients and moments fit their parameters.
+
+    Gradients need the same shapes, moments also the same layouts, dtypes and devices.
+    """
     return torch.ops.cpr.fit(parameters, gradients, [moment for lists in moments for moment in lists])
 
 
 def sums(parameters: Sequence[Tensor], measure: Measure) -> Tensor:
-    """Return the sums of R, float64 [parameters, 2]: the same bits as `adam_` leaves, for any number of threads."""
+    """Return the sums of R, float64 [parameters, 2].
+
+    They have the same bits as those that `adam_` leaves, for any number of threads.
+    """
     out = torch.empty(len(parameters), 2, dtype=torch.float64, device="cpu")
     torch.ops.cpr.sums_(list(parameters), out, measure.code)
     return out
 
 
 def refresh(m: Any) -> None:
-    """Sum up the matrices that somebody has changed since their last step, and those for which a bound may be set now."""
+    """Sum up the matrices changed since their last step, and those whose bound may be set now."""
     unset = ~m.scalars["kappa_set"]
     if unset.any():
         t = m.scalars["step"]
@@ -47,7 +53,7 @@ def refresh(m: Any) -> None:
 
 
 def constrain(m: Any) -> Pull:
-    """Do what bounds.constrain does, to the same bits, without its sixty small operations."""
+    """Do what bounds.constrain does, with the same bits, without its sixty small operations."""
     pull = torch.empty(4, len(m.tensors), dtype=torch.float32, device="cpu")
     torch.ops.cpr.constrain_(m.sums, m.n, *_state(m), pull, *_bounds(m))
     return Pull(*pull)
@@ -58,7 +64,7 @@ def _state(m: Any) -> list[Any]:
 
 
 def _bounds(m: Any) -> list[Any]:
-    """The settings, as the kernel takes them."""
+    """Return the settings as the kernel takes them."""
     group, measure = m.group, m.measure
     return [
         measure.code,
@@ -79,7 +85,11 @@ def _adam(m: Any) -> list[Any]:
 
 
 def after_(m: Any) -> None:
-    """evaluate_at="after" for some matrices at a time: update, λ from R(θ'), and the pull while they are in the processor's cache."""
+    """Step with evaluate_at="after": update, λ from R(θ'), and the pull.
+
+    The kernel takes some matrices at a time, so that they are still in the processor's cache when
+    they are pulled.
+    """
     moments = m.exp_avgs, m.exp_avg_sqs, m.max_exp_avg_sqs
     torch.ops.cpr.step_then_pull_(m.tensors, m.gradients, *moments, m.sums, m.n, *_state(m), *_bounds(m), *_adam(m))
 
@@ -87,8 +97,9 @@ def after_(m: Any) -> None:
 def adam_(m: Any, pull: Pull | None) -> None:
     """θ ← pull(θ) + Opt(g) in one pass, with the sums of the new θ for regularized matrices.
 
-    A gradient in another memory layout or dtype than its parameter is copied first: memory for the largest such gradient. Nothing else
-    is made that grows with the parameters but 16 bytes for every 16,384 elements.
+    A gradient in another memory layout or dtype than its parameter is copied first, which takes
+    memory for the largest such gradient. Otherwise memory grows only by 16 bytes for every 16,384
+    elements.
     """
     measure = m.measure
     torch.ops.cpr.step_(

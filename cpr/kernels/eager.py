@@ -1,7 +1,10 @@
-"""The path in torch's own operations: any device, dtype and layout. The other paths are tested against it.
+"""The path in torch's own operations, for any device, dtype and layout.
 
-It makes no temporary of a parameter's size, but for complex parameters and for tensors that differ in their memory layout, which torch's
-fused Adam does not understand. Its results do not depend on the number of threads. The wrapper `CPR` takes its sums and pulls from here.
+The other paths are tested against it.
+
+Its temporaries are smaller than a parameter, with two exceptions: complex parameters, and tensors
+with different memory layouts, which torch's fused Adam does not understand. Its results do not
+depend on the number of threads. The wrapper `CPR` takes its sums and pulls from here.
 """
 
 from collections.abc import Sequence
@@ -16,13 +19,14 @@ from cpr.measures import MEASURES, Measure, Pull
 from cpr.pieces import in_one_piece, laid_out_alike, pieces
 
 L2, L1, STD = (MEASURES[name].code for name in ("l2", "l1", "std"))
-ORDERS = {L2: 2, L1: 1}  # R is a norm's power
+ORDERS = {L2: 2, L1: 1}  # the sum of R is a power of this norm
 
 
 def sums(parameters: Sequence[Tensor], measure: Measure) -> Tensor:
-    """Return the sums of R, float64 [parameters, 2]: the same bits for any number of threads.
+    """Return the sums of R, float64 [parameters, 2], with the same bits for any number of threads.
 
-    L2 and L1 on a GPU take one launch for all parameters, added up in float64. Elsewhere pieces of each parameter (`Measure.sums`).
+    L2 and L1 on a GPU take one launch for all parameters, added up in float64. Everything else is
+    summed piece by piece for each parameter (`Measure.sums`).
     """
     if measure.code in ORDERS and parameters[0].is_cuda:
         return norm_sums(parameters, ORDERS[measure.code])
@@ -30,23 +34,29 @@ def sums(parameters: Sequence[Tensor], measure: Measure) -> Tensor:
 
 
 def norm_sums(parameters: Sequence[Tensor], order: int) -> Tensor:
-    """Return the sums of |θ|^order in float64, [parameters, 2]. On a CPU, torch would copy each parameter to float64."""
+    """Return the sums of |θ|^order in float64, [parameters, 2].
+
+    On a CPU, torch would copy each parameter to float64.
+    """
     norms = torch.stack(torch._foreach_norm(list(parameters), order, dtype=torch.float64)).pow(order)
     return torch.stack([norms, torch.zeros_like(norms)], dim=1)
 
 
 def refresh(m: Any) -> None:
-    """Sum up all matrices: what they were before does not matter."""
+    """Sum up all matrices, whether they have changed or not."""
     m.sums.copy_(sums(m.tensors, m.measure))
 
 
 def constrain(m: Any) -> Pull:
-    """See bounds.constrain."""
+    """Call bounds.constrain."""
     return bounds.constrain(m.group, m.scalars, m.scalars["step"], m.sums, m.n)
 
 
 def pull_(parameters: list[Tensor], pull: Pull, measure: Measure) -> None:
-    """θ ← pull(θ): L2 and std without a temporary, L1 and Huber with one of a piece's size (cpr/pieces.py)."""
+    """θ ← pull(θ).
+
+    L2 and std need no temporary, L1 and Huber one of a piece's size (cpr/pieces.py).
+    """
     if measure.code == L2:
         torch._foreach_mul_(parameters, pull.scale.unbind())
         return
@@ -60,7 +70,10 @@ def pull_(parameters: list[Tensor], pull: Pull, measure: Measure) -> None:
 
 
 def adam_(m: Any, pull: Pull | None) -> None:
-    """θ ← pull(θ), then torch's own Adam: fused where all tensors of a parameter lie alike in memory, else one by one."""
+    """θ ← pull(θ), then torch's own Adam.
+
+    It is fused if all tensors of a parameter lie alike in memory, else it goes one by one.
+    """
     if pull is not None:
         pull_(m.tensors, pull, m.measure)
     lists = [m.tensors, m.gradients, m.exp_avgs, m.exp_avg_sqs, m.max_exp_avg_sqs]
@@ -81,7 +94,10 @@ def adam_(m: Any, pull: Pull | None) -> None:
 
 
 def _alike(p: Tensor, *others: Tensor) -> bool:
-    """Return whether torch's fused Adam, which goes through memory from the first element to the last, can take the tensors."""
+    """Return whether torch's fused Adam can take the tensors.
+
+    It goes through memory from the first element to the last.
+    """
     return not p.is_complex() and in_one_piece(p) and all(laid_out_alike(p, other) for other in others)
 
 

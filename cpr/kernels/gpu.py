@@ -1,7 +1,8 @@
 """The single-pass kernel for GPUs (triton_kernels.py), as functions on matrices.
 
-λ, κ and all that follows from them stay on the device: no step waits for the GPU, so a step may be captured in a CUDA graph (after a
-warm-up step, which makes the state). In Triton's interpreter (TRITON_INTERPRET=1) it works on CPU tensors.
+λ, κ and all that follows from them stay on the device, so no step waits for the GPU. A step may
+therefore be captured in a CUDA graph, after a warm-up step that makes the state. In Triton's
+interpreter (TRITON_INTERPRET=1) the kernel works on CPU tensors.
 """
 
 import contextlib
@@ -23,26 +24,34 @@ from cpr.pieces import in_one_piece, laid_out_alike
 
 
 def handles(parameter: Tensor) -> bool:
-    """Whether the kernel can work on a parameter: its elements lie in one piece of GPU memory, in a dtype that it knows."""
+    """Return whether the kernel can work on a parameter.
+
+    Its elements must lie in one piece of GPU memory, in a dtype that the kernel knows.
+    """
     device = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
     return available() and parameter.device.type == device and parameter.dtype in DTYPES and in_one_piece(parameter)
 
 
 @functools.cache
 def available() -> bool:
-    """Whether Triton is installed."""
+    """Return whether Triton is installed."""
     return importlib.util.find_spec("triton") is not None
 
 
 class Plan:
-    """How the kernels find their way: all tensors' chunks in one row, in tables on the device; and what they leave for each other.
+    """The kernels' tables on the device, with all tensors' chunks in one row, and their results.
 
-    parts: sums of every chunk, from which `sums` of every tensor come. They stay in one place, so that a captured step reads what the step
-    before it, captured or not, has left. pull [4, tensors]: see triton_pull.pull_kernel.
+    The results stay in one place, so a captured step reads what the step before it has left,
+    captured or not.
+
+    Attributes:
+        parts: the sums of every chunk, which `reduce_into` adds up for every tensor.
+        pull: [4, tensors], see triton_pull.pull_kernel.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        from cpr.kernels import triton_kernels, triton_pull  # take half a second: only where they are used
+        # Imported here because it takes half a second.
+        from cpr.kernels import triton_kernels, triton_pull
 
         self.kernels, self.constraint = triton_kernels, triton_pull
         self.device = tensors[0].device
@@ -65,7 +74,7 @@ class Plan:
         self._aligned = False
 
     def launch(self, name: str, lists: Sequence[Sequence[Tensor]], *arguments: Any, **constants: Any) -> None:
-        """Starts the kernel on every chunk of the tensors, whose lists are of equal lengths."""
+        """Start the kernel on every chunk of the tensors. The lists must be of equal length."""
         if self.chunks == 0:
             return
         known = [[tensor.data_ptr() for tensor in tensors] for tensors in lists]
@@ -77,7 +86,7 @@ class Plan:
         )  # fmt: skip
 
     def _look_up(self, known: list[list[int]]) -> None:
-        """Puts the addresses into the table on the device, for which the host does not wait."""
+        """Put the addresses into the table on the device, without making the host wait."""
         table = torch.tensor([address for row in known for address in row], dtype=torch.int64, device="cpu")
         self._aligned = not (table.numpy() % 16).any()
         if self.device.type == "cuda":
@@ -85,10 +94,10 @@ class Plan:
         self._known, self._addresses = known, table.to(self.device, non_blocking=True)
 
     def _pinned(self, table: Tensor) -> Tensor:
-        """The table where the device can read it by itself.
+        """Return the table in pinned memory, which the device can read by itself.
 
-        In a CUDA graph every replay reads it again, so that it is kept; and while one is captured memory may not be pinned, so that the
-        table of an earlier step is at hand.
+        Every replay of a CUDA graph reads the table again, so it is kept. No memory may be pinned
+        during a capture, so the table of an earlier step is held in reserve.
         """
         if not torch.cuda.is_current_stream_capturing():
             if self._reserve is None:
@@ -99,27 +108,30 @@ class Plan:
         return self._replayed[-1]
 
     def holds(self, lr: Any) -> bool:
-        """Whether the lr is on the device, where a schedule may change it in place."""
+        """Return whether the lr is on the device, where a schedule may change it in place."""
         return isinstance(lr, Tensor) and lr.device == self.device
 
     def number(self, lr: Any) -> Any:
-        """The lr as the kernels take it."""
+        """Return the lr as the kernels take it."""
         return lr if self.holds(lr) else float(lr)
 
     def reduce_into(self, sums: Tensor, step: Tensor | None) -> None:
-        """Add up the parts' sums into `sums`, float64 [tensors, 2], and count a step in `step`, if it is given."""
+        """Add up `parts` into `sums`, float64 [tensors, 2], and count a step in `step`, if given."""
         self.kernels.reduce_kernel[(self.count,)](
             self.parts, self.first, sums if step is None else step, sums, COUNTS=step is not None, BLOCK=128
         )
 
 
 def _log(beta: float) -> float:
-    """Triton takes a number in float32, of which 1 - beta would have lost digits: 1 - beta^t is 1 - exp(t log beta)."""
+    """Return log beta, from which the kernels take 1 - beta^t as 1 - exp(t log beta).
+
+    Triton takes numbers in float32, and 1 - beta would lose digits in it.
+    """
     return math.log(beta) if beta > 0 else -math.inf
 
 
 def _on_device(tensor: Tensor) -> contextlib.AbstractContextManager:
-    """Triton starts kernels on the current GPU."""
+    """Make the tensor's GPU the current one, on which Triton starts kernels."""
     if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
         return torch.cuda.device(tensor.device)
     return contextlib.nullcontext()
@@ -136,7 +148,10 @@ _plans: WeakKeyDictionary[Any, dict[Any, Plan]] = WeakKeyDictionary()
 
 
 def _plan(m: Any) -> Plan:
-    """Return the plan of the matrices; that of a whole pack is kept, and the last one of a part of it."""
+    """Return the plan of the matrices.
+
+    The plan of a whole pack is cached, and the latest plan of a part of it.
+    """
     plans = _plans.setdefault(m.pack, {})
     key = None if m.whole else tuple(m.rows)
     if key not in plans:
@@ -157,13 +172,19 @@ def sums(parameters: Sequence[Tensor], measure: Measure) -> Tensor:
 
 
 def refresh(m: Any) -> None:
-    """Sum up all matrices, if somebody has changed one in place or exchanged its memory. Changes through `.data` are not seen."""
+    """Sum up all matrices if one was changed in place or moved in memory.
+
+    Changes through `.data` are not noticed.
+    """
     if not m.knows_sums():
         m.take_sums()
 
 
 def constrain(m: Any) -> Pull:
-    """Do what bounds.constrain does in one launch. Of L2, which only scales, the pull's other rows are left as they are."""
+    """Do what bounds.constrain does in one launch.
+
+    L2 only scales, so it leaves the pull's other rows as they are.
+    """
     group, measure, step, interval = m.group, m.measure, m.scalars["step"], int(m.group["reg_step_size"])
     with _on_device(m.tensors[0]):
         plan = _plan(m)
@@ -180,9 +201,10 @@ def constrain(m: Any) -> Pull:
 
 
 def adam_(m: Any, pull: Pull | None) -> None:
-    """θ ← pull(θ) + Opt(g) in one pass, with the sums of the new θ for regularized matrices. `pull` is that of `constrain`.
+    """θ ← pull(θ) + Opt(g) in one pass, with the sums of the new θ for regularized matrices.
 
-    Gradients in another memory layout or dtype than their parameters are copied first, all of them: one launch takes all matrices.
+    `pull` is what `constrain` returned. One launch takes all matrices, so all gradients in another
+    memory layout or dtype than their parameters are copied first.
     """
     group, step = m.group, m.scalars["step"]
     with _on_device(m.tensors[0]):
@@ -197,7 +219,7 @@ def adam_(m: Any, pull: Pull | None) -> None:
             plan.number(group["lr"]),
             plan.pull,
             plan.parts,
-            1 - beta1,  # in float64: of 0.999 float32 would leave 4 digits
+            1 - beta1,  # in float64, since float32 would keep 4 digits of 1 - 0.999
             _log(beta1),
             beta2,
             1 - beta2,

@@ -1,4 +1,4 @@
-"""Which path a parameter takes."""
+"""Select the path that a parameter takes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,17 +10,22 @@ from cpr.measures import Measure, Pull
 
 
 class Kernel(NamedTuple):
-    """What a step is made of. `m` is a cpr.pack.Matrices.
+    """The parts of a step. `m` is a cpr.pack.Matrices.
 
-    sums(tensors, measure): the sums that R is made of, float64 [m, 2].
-    refresh(m): brings m.sums up to date with the parameters as they are.
-    constrain(m): moves λ and κ, and returns the pull (cpr.bounds.constrain).
-    adam_(m, pull): θ ← θ + Opt(g) − pull, and counts the step. Leaves the sums of the new θ in m.sums, if its measure asks for them;
-        the eager path does so only for evaluate_at="after".
-    pull_(tensors, pull, measure): θ ← θ − pull.
-    layouts(tensors): something that is equal as long as shapes, strides, dtypes and devices are. Faster than Python can compare them.
-    fit(tensors, gradients, moments): whether gradients have the right shape, and moments also the right layout, dtype and device.
-    after_(m): adam_, constrain and pull_ of evaluate_at="after" in one, if the kernel can do them faster together.
+    Attributes:
+        sums: sums(tensors, measure) returns the sums that R is made of, float64 [m, 2].
+        refresh: refresh(m) makes m.sums match the present parameters.
+        constrain: constrain(m) moves λ and κ, and returns the pull (cpr.bounds.constrain).
+        adam_: adam_(m, pull) does θ ← θ + Opt(g) − pull and counts the step. It leaves the sums of the
+            new θ in m.sums if its measure needs them. The eager path does so only for
+            evaluate_at="after".
+        pull_: pull_(tensors, pull, measure) does θ ← θ − pull.
+        layouts: layouts(tensors) returns a value that is equal as long as shapes, strides, dtypes and
+            devices are. This is faster than a comparison in Python.
+        fit: fit(tensors, gradients, moments) returns whether gradients have the right shape, and
+            moments also the right layout, dtype and device.
+        after_: after_(m) does adam_, constrain and pull_ of evaluate_at="after" in one, for kernels
+            that are faster that way.
     """
 
     sums: Callable[[Sequence[Tensor], Measure], Tensor]
@@ -42,7 +47,7 @@ def select(parameter: Tensor, choice: str) -> Kernel:
     """Return the fastest kernel that can work on the parameter, or the chosen one.
 
     Raises:
-        ValueError: the chosen one cannot.
+        ValueError: the chosen kernel cannot work on the parameter.
     """
     if choice == "eager":
         return EAGER

@@ -1,9 +1,12 @@
-"""The single pass over memory of cpu.cpp for GPUs, in Triton: the same arithmetic, whole packs of matrices in one launch.
+"""The single pass over memory of cpu.cpp for GPUs, in Triton, for whole packs of matrices in one launch.
+
+The arithmetic is the same as in cpu.cpp:
 
     theta_{t+1} = pull(theta_t) + Opt(g_t)       pull(x) = scale x - rate clamp(x - center, -limit, limit)
 
-A program works on one chunk of one matrix, found in tables on the device. Order of summation, which fixes the result to the last bit: lanes
-of BLOCK elements over a chunk and their tree in float32, then the chunks of a matrix in float64 (`reduce_kernel`). No atomics.
+A program works on one chunk of one matrix, found in tables on the device. The order of summation
+fixes the result to the last bit. Lanes of BLOCK elements are added over a chunk, and then as a tree,
+in float32. The chunks of a matrix are added in float64 (`reduce_kernel`). There are no atomics.
 """
 
 import triton
@@ -38,7 +41,10 @@ def sums_kernel(
     addresses, count, tensor_of, first, numel, parts, KIND: tl.constexpr, DTYPE: tl.constexpr, ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """parts[chunk] = what R of the chunk's elements is made of; KIND is the measure's code (cpr/measures.py)."""
+    """Set parts[chunk] to the sums of R over the chunk's elements.
+
+    KIND is the measure's code (cpr/measures.py).
+    """
     chunk = tl.program_id(0)
     tensor = tl.load(tensor_of + chunk)
     start = (chunk - tl.load(first + tensor)) * CHUNK
@@ -61,10 +67,11 @@ def step_kernel(
     eps, sign, KIND: tl.constexpr, PULL: tl.constexpr, AMSGRAD: tl.constexpr, LR_ON_DEVICE: tl.constexpr, DTYPE: tl.constexpr,
     ALIGNED: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """One chunk's step, and parts[chunk] of the new parameters.
+    """Do one chunk's step, and set parts[chunk] to the sums of the new parameters.
 
-    step [count]: each tensor's updates before this one. lr: a number, or the address of one. pull [4, count] is read if PULL, 1 for a
-    mere scale, 2 for all four numbers. KIND 0 takes no sums. sign: -1 to maximize.
+    step [count] holds each tensor's updates before this one. lr is a number, or the address of one.
+    pull [4, count] is read if PULL isn't 0: 1 is a mere scale, 2 takes all four numbers. KIND 0 takes
+    no sums. sign is -1 to maximize.
     """
     chunk = tl.program_id(0)
     tensor = tl.load(tensor_of + chunk)
@@ -116,7 +123,10 @@ def step_kernel(
 
 @triton.jit
 def reduce_kernel(parts, first, step, out, COUNTS: tl.constexpr, BLOCK: tl.constexpr):
-    """out[matrix] = sum of the matrix's parts, both [., 2] float64. step[matrix] goes on by one, if COUNTS."""
+    """Set out[matrix] to the sum of the matrix's parts, both [., 2] float64.
+
+    With COUNTS, also add one to step[matrix].
+    """
     matrix = tl.program_id(0)
     begin = tl.load(first + matrix)
     end = tl.load(first + matrix + 1)

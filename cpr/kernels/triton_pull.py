@@ -1,6 +1,7 @@
-"""λ_{t+1} and the pull that follows from it, for all matrices of a pack in one launch; the single pass (triton_kernels.py) follows.
+"""λ_{t+1} and its pull for all matrices of a pack in one launch, before the pass of triton_kernels.py.
 
-The rules of cpr/bounds.py, which would be 60 launches of a few numbers each, in float32 as there.
+The rules are those of cpr/bounds.py, in float32 as there. Its operations would take 60 launches of a
+few numbers each.
 """
 
 import triton
@@ -16,10 +17,11 @@ def pull_kernel(
     LATCHED: tl.constexpr, TRANSITION: tl.constexpr, SAFEGUARD: tl.constexpr, BY_LR: tl.constexpr, LR_ON_DEVICE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """pull [4, count], and the state after it. step: the updates that each theta has received.
+    """Set pull [4, count], and the state after it.
 
-    KIND: the measure's code (cpr/measures.py). METHOD: the place in cpr.bounds.METHODS. lr: a number, or the address of one. State that
-    the settings do not ask for is not touched.
+    step holds the updates that each theta has received. lr is a number, or the address of one. KIND
+    is the measure's code (cpr/measures.py), METHOD the place in cpr.bounds.METHODS. State that the
+    settings do not need is not touched.
     """
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
