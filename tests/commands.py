@@ -17,6 +17,7 @@ import torch
 from tasks.engine import verified
 
 ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def command(script: str, *arguments: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Images in memory, and the training batch of a step as a pure function of (seed, step)."""
+"""Hold images in memory, and make the training batch of a step from (seed, step) alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,30 +20,34 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Images:
-    """Normalization is left to the batch: images uint8 [n, channels, height, width], labels int64 [n]."""
+    """Images uint8 [n, channels, height, width] without normalization, and labels int64 [n]."""
 
     images: Tensor
     labels: Tensor
 
 
 def load(cfg: Any, root: Path, train: bool) -> Images:
-    """The train or test split of `cfg.name` as torchvision reads it from `root`, at the configured size.
+    """Return the train or test split of `cfg.name` from `root`, at the configured size.
 
-    Grey images are repeated to the number of channels that `cfg.mean` has; `cfg.downsample` averages blocks of pixels.
-    Raises UserError if the files are not there (`prepare_data.py` brings them) or the name is unknown.
+    torchvision reads the files. Grey images are repeated to the number of channels in `cfg.mean`.
+    `cfg.downsample` averages blocks of pixels.
+
+    Raises:
+        UserError: the files are missing (`prepare_data.py` downloads them), or the name is unknown.
     """
     data = _read(cfg.name, root, train)
     return Images(at_size(data.images, cfg).contiguous(), data.labels)
 
 
 def at_size(images: Tensor, cfg: Any) -> Tensor:
-    """Images uint8 [n, channels, height, width] as the model takes them: downsampled, grey ones repeated."""
+    """Return images uint8 [n, channels, height, width] as the model takes them: downsampled, grey ones repeated."""
     if cfg.downsample > 1:
         images = F.avg_pool2d(images.float(), cfg.downsample).round().to(torch.uint8)
     return images.expand(-1, len(cfg.mean), -1, -1)
 
 
-@lru_cache(maxsize=4)  # a sweep's worker process reads the files once
+# A sweep's worker process reads the files only once.
+@lru_cache(maxsize=4)
 def _read(name: str, root: Path, train: bool) -> Images:
     import torchvision.datasets as datasets
 
@@ -61,7 +65,7 @@ def _read(name: str, root: Path, train: bool) -> Images:
 
 
 def subset(data: Images, size: int | None, seed: int) -> Images:
-    """`size` images drawn without replacement with a generator of `seed`; all of them for None."""
+    """Return `size` images (None: all), drawn without replacement by a generator of `seed`."""
     if size is None:
         return data
     if not 1 <= size <= len(data.labels):
@@ -71,7 +75,7 @@ def subset(data: Images, size: int | None, seed: int) -> Images:
 
 
 def crop_and_flip(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Random crop after reflect padding, then a horizontal flip with probability 1/2, per image; shape and dtype stay."""
+    """Crop after reflect padding, then flip half of the images, at random for each. Keep shape and dtype."""
     n, _, height, width = images.shape
     padded = F.pad(images.float(), (padding,) * 4, mode="reflect").to(images.dtype)
     top, left = torch.randint(0, 2 * padding + 1, (2, n, 1), generator=generator)
@@ -80,7 +84,7 @@ def crop_and_flip(images: Tensor, padding: int, generator: torch.Generator) -> T
     flip = torch.rand(n, 1, generator=generator) < 0.5
     columns = torch.where(flip, columns.flip(1), columns)
     index = torch.arange(n)[:, None, None]
-    # Advanced indexing around the channel slice puts the channels last.
+    # Advanced indexing on both sides of the channel slice moves the channels to the end.
     cropped = padded[
         index.to(images.device), :, rows[:, :, None].to(images.device), columns[:, None, :].to(images.device)
     ]
@@ -88,14 +92,14 @@ def crop_and_flip(images: Tensor, padding: int, generator: torch.Generator) -> T
 
 
 def normalizer(cfg: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """uint8 [0, 255] to float32 with the data set's per-channel mean and std."""
+    """Return a function from uint8 [0, 255] to float32, normalized by the data set's mean and std per channel."""
     mean = torch.tensor(cfg.mean, device=device).view(1, -1, 1, 1)
     std = torch.tensor(cfg.std, device=device).view(1, -1, 1, 1)
     return lambda images: (images.float() / 255 - mean) / std
 
 
 def batches(data: Images, cfg: Any, batch_size: int, seed: int, device: torch.device) -> Callable[[int], Batch]:
-    """`batch_at(step)`: augmented, normalized images float32 and their labels, on `device`."""
+    """Return `batch_at(step)`: augmented, normalized images float32 and their labels, on `device`."""
     images, labels = data.images.to(device), data.labels.to(device)
     indices, normalize = epoch_order(len(data.labels), batch_size, seed), normalizer(cfg, device)
 

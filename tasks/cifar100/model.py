@@ -7,9 +7,11 @@ BLOCKS_PER_STAGE = (2, 2, 2, 2)
 
 
 class ResNet18(nn.Module):
-    """Stages of width w, 2w, 4w, 8w; width 64 and 100 classes give the paper's 11,220,132 parameters.
+    """ResNet18 with stages of width w, 2w, 4w and 8w.
 
-    PyTorch's default initialization is kept, as in the paper's code; torchvision's ResNet would re-initialize (He, fan-out).
+    Width 64 and 100 classes give the paper's 11,220,132 parameters. PyTorch's default
+    initialization is kept, as in the paper's code. torchvision's ResNet would re-initialize (He,
+    fan-out).
     """
 
     def __init__(self, num_classes: int, width: int = 64, in_channels: int = 3) -> None:
@@ -28,7 +30,7 @@ class ResNet18(nn.Module):
         self.head = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [batch, num_classes] of images [batch, in_channels, height, width]."""
+        """Return logits [batch, num_classes] of images [batch, in_channels, height, width]."""
         return self.head(self.stages(self.stem(images)).mean(dim=(2, 3)))
 
 

@@ -1,4 +1,4 @@
-"""Brings the image data sets: from their owners with torchvision, or Fashion-MNIST from Debian's package archive."""
+"""Download the image data sets with torchvision, or Fashion-MNIST from Debian's package archive."""
 
 import gzip
 import hashlib
@@ -13,7 +13,7 @@ from tasks.engine import verified
 from tasks.engine.errors import UserError, one_line
 from tasks.engine.files import write_bytes_atomically
 
-# SHA-256 of the unpacked files; both sources hold the same ones.
+# SHA-256 of the unpacked files, equal for both sources.
 FASHION_MNIST = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -25,17 +25,20 @@ DATA_SETS = ("CIFAR100", "FashionMNIST")
 
 
 def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
-    """Puts the data set `name` of DATA_SETS into `root`, verified; does nothing if it is there and whole.
+    """Put the data set `name` of DATA_SETS into `root` and verify it. Do nothing if it is complete.
 
-    Raises UserError if no source can be reached.
+    Raises:
+        UserError: no source can be reached.
     """
     root.mkdir(parents=True, exist_ok=True)
     if name == "CIFAR100":
-        _from_torchvision(name, root, say, "169 MB")  # torchvision verifies what is there, and downloads what is not
+        # torchvision verifies existing files and downloads missing ones.
+        _from_torchvision(name, root, say, "169 MB")
         return
     raw = root / name / "raw"
     if damaged := [path for path in (raw / file for file in FASHION_MNIST) if not _whole(path)]:
-        for path in (*damaged, raw / verified.KNOWN):  # torchvision would take them for whole
+        # torchvision would accept damaged files.
+        for path in (*damaged, raw / verified.KNOWN):
             path.unlink(missing_ok=True)
         try:
             _from_torchvision(name, root, say, "30 MB")
@@ -50,9 +53,10 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
 def digest(name: str, root: Path) -> str:
     """Return a digest of the data set's files, after comparing them with their owners' checksums.
 
-    Other files of Fashion-MNIST's format come with a checksums.json of their own (tasks/engine/verified.py).
+    Other files in Fashion-MNIST's format bring their own checksums.json (tasks/engine/verified.py).
 
-    Raises UserError if one is missing or damaged.
+    Raises:
+        UserError: a file is missing or damaged.
     """
     mend = f"fetch it with: python scripts/prepare_data.py cifar100 {name}"
     if name == "FashionMNIST":
@@ -60,7 +64,7 @@ def digest(name: str, root: Path) -> str:
         return verified.verify_remembered(raw, FASHION_MNIST, mend) or verified.verify(raw, FASHION_MNIST, mend)
     from torchvision.datasets import CIFAR100
 
-    # torchvision has compared their MD5s when it opened them.
+    # torchvision compared their MD5 sums when it opened them.
     return verified.overall(dict(CIFAR100.train_list + CIFAR100.test_list))
 
 
@@ -76,7 +80,8 @@ def _from_torchvision(name: str, root: Path, say: Callable[[str], None], size: s
     import torchvision.datasets as datasets
 
     say(f"{name}: {size}, downloaded into {root} unless it is there")
-    socket.setdefaulttimeout(30)  # a network that swallows packets would otherwise mean minutes of silence
+    # A network that drops packets would otherwise mean minutes of silence.
+    socket.setdefaulttimeout(30)
     try:
         getattr(datasets, name)(root=root, download=True)
     except (OSError, RuntimeError) as error:
@@ -86,7 +91,7 @@ def _from_torchvision(name: str, root: Path, say: Callable[[str], None], size: s
 
 
 def _from_debian(raw: Path) -> None:
-    """Needs apt's tools but no root: apt's package lists go to a temporary folder."""
+    """Unpack Debian's package with apt's tools but without root. apt's package lists go to a temporary folder."""
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise UserError(
             "Fashion-MNIST: neither its download site nor apt-get is at hand; put its four files into " + str(raw)

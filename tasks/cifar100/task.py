@@ -1,4 +1,4 @@
-"""ResNet18 on CIFAR-100 (paper scale), or on a small part of Fashion-MNIST (mini scale): builds the workload."""
+"""Build the workload: ResNet18 on CIFAR-100 (paper scale) or a part of Fashion-MNIST (mini scale)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from tasks.engine.workload import Metric, Workload
 
 
 def build(cfg: Any, device: torch.device) -> Workload:
-    """The workload of `cfg.task`; raises UserError if the data set is not in `cfg.data_dir`."""
+    """Return the workload of `cfg.task`, or raise UserError if the data set is not in `cfg.data_dir`."""
     task = cfg.task
     train = subset(load(task.data, Path(cfg.data_dir), train=True), task.data.train_size, task.data.subset_seed)
     test = load(task.data, Path(cfg.data_dir), train=False)
@@ -27,7 +27,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
         return F.cross_entropy(model(images), labels, label_smoothing=task.label_smoothing)
 
     return Workload(
-        # Channels last: on a CPU and on tensor cores the faster layout for convolutions.
+        # Channels last is faster for convolutions on a CPU and on tensor cores.
         model=model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         batch_at=batches(train, task.data, task.batch_size, cfg.seed, device),
         loss=loss,
@@ -40,7 +40,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
 def accuracy(
     test: Images, cfg: Any, device: torch.device, batch_size: int = 1000
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """Top-1 accuracy in percent on the whole test set and on its halves, in evaluation mode."""
+    """Return a function for top-1 accuracy in percent on the test set and its halves, in evaluation mode."""
     images, labels, normalize = test.images.to(device), test.labels.to(device), normalizer(cfg, device)
 
     @torch.no_grad()

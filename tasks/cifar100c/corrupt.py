@@ -1,8 +1,10 @@
-"""Mini scale's counterpart of CIFAR-100-C: the benchmark's corruptions on the first test images of Fashion-MNIST, made once.
+"""Mini scale's counterpart of CIFAR-100-C, made once.
 
-The corruptions are those of imagecorruptions-imaug, which scales them with the image where it can. corrupt_tta, which needs no numba, has
-elastic transformations by up to 45 pixels, meant for images of 224. Both have ImageNet-C's strengths, not CIFAR-10-C's milder ones:
-configs/scale/mini/cifar100c.yaml says what that means for the severities that are scored.
+The benchmark's corruptions are applied to the first test images of Fashion-MNIST. They come from
+imagecorruptions-imaug, which scales them with the image where it can. corrupt_tta needs no numba,
+but its elastic transformations move up to 45 pixels and are meant for images of 224. Both have
+ImageNet-C's strengths, not CIFAR-10-C's milder ones. configs/scale/mini/cifar100c.yaml explains
+what this means for the severities that are scored.
 """
 
 import fcntl
@@ -22,17 +24,27 @@ from tasks.engine.seeding import derive
 
 NAME = FOLDERS["FashionMNIST"]
 SEED = 0
-PADDING = 2  # the library wants 32 pixels, Fashion-MNIST has 28; its background is black
-# These draw from a generator of their own, which they seed with an argument; the others from NumPy's global one.
+# The library needs 32 pixels, and Fashion-MNIST has 28 on a black background.
+PADDING = 2
+# These seed a generator of their own from an argument. The others draw from NumPy's global one.
 SEEDED = ("impulse_noise", "glass_blur")
 
 Corrupt = Callable[..., np.ndarray]
 
 
 def make(root: Path, images: np.ndarray, labels: np.ndarray, say: Callable[[str], None]) -> None:
-    """Puts corrupted copies of images, uint8 [n, 28, 28], and their labels [n] into `root`; does nothing if they are there and whole.
+    """Put corrupted copies of images and their labels into `root`. Do nothing if they are complete.
 
-    Of several processes one makes them, and the others wait for it. Raises UserError if the library is missing or the disk is full.
+    One process makes them while others wait.
+
+    Args:
+        root: the data folder.
+        images: uint8 [n, 28, 28].
+        labels: [n].
+        say: shows one line to the user.
+
+    Raises:
+        UserError: the library is missing or the disk is full.
     """
     folder = root / NAME
     recipe = {
@@ -40,12 +52,14 @@ def make(root: Path, images: np.ndarray, labels: np.ndarray, say: Callable[[str]
         "seed": SEED,
         "source": hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest(),
     }
-    if finished(folder, recipe):  # without a lock: the folder may be read-only
+    # Checked without a lock, since the folder may be read-only.
+    if finished(folder, recipe):
         return
     with disk_full_is_said(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / ".lock", "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # let go of when the process ends, however it ends
+            # Released when the process ends, even if killed.
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if not finished(folder, recipe):
                 say(
                     f"{NAME}: corrupting {len(images):,} images in {len(CORRUPTIONS) * len(SEVERITIES)} ways, a minute or two, once"
@@ -54,7 +68,7 @@ def make(root: Path, images: np.ndarray, labels: np.ndarray, say: Callable[[str]
 
 
 def finished(folder: Path, recipe: dict[str, Any]) -> bool:
-    """Whether the folder holds what this recipe made, to the bit."""
+    """Return whether the folder holds exactly what this recipe made."""
     try:
         known = json.loads((folder / "manifest.json").read_bytes())
         return known["recipe"] == recipe and all(
@@ -65,9 +79,10 @@ def finished(folder: Path, recipe: dict[str, Any]) -> bool:
 
 
 def corrupted(corrupt: Corrupt, images: np.ndarray, name: str) -> np.ndarray:
-    """uint8 [5 n, 28, 28, 1] of images uint8 [n, 28, 28]. What an image becomes depends on itself, its index, `name` and SEED alone.
+    """Return corrupted copies, uint8 [5 n, 28, 28, 1], of images uint8 [n, 28, 28].
 
-    The library makes colours of a grey image, and has noise of its own for each: one of them is kept, since their mean would have less.
+    A result depends only on the image, its index, `name` and SEED. The library turns a grey image
+    into colours with separate noise. One colour is kept, since their mean would have less noise.
     """
     padded = np.pad(images, ((0, 0), (PADDING, PADDING), (PADDING, PADDING)))
     result = np.empty((len(SEVERITIES), *images.shape, 1), np.uint8)
@@ -88,11 +103,12 @@ def corrupted(corrupt: Corrupt, images: np.ndarray, name: str) -> np.ndarray:
 
 def _write(folder: Path, recipe: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> None:
     corrupt, versions = _library()
+    # While these files are missing, the set is incomplete.
     for path in (
         folder / "labels.npy",
         folder / "manifest.json",
         *folder.glob(".*.tmp"),
-    ):  # while they are missing, the set is not whole
+    ):
         path.unlink(missing_ok=True)
     for name in CORRUPTIONS:
         _save(folder / f"{name}.npy", corrupted(corrupt, images, name))
@@ -112,10 +128,14 @@ def _digest(path: Path) -> str:
 
 
 def _library() -> tuple[Corrupt, dict[str, str]]:
-    """What corrupts an image, and the versions of all that the pixels may depend on. Raises UserError if it is not installed."""
+    """Return the corrupting function, and the versions of all packages that may change the pixels.
+
+    Raises:
+        UserError: the library is not installed.
+    """
     try:
         from imagecorruptions import corrupt
-    except ImportError as error:  # also where OpenCV lacks a library of the system
+    except ImportError as error:  # also if OpenCV lacks a system library
         needed = "needs the package imagecorruptions-imaug; install it with: make setup EXTRAS=corruptions"
         raise UserError(f"{NAME} {needed} ({error})") from error
     names = ("imagecorruptions-imaug", "numba", "numpy", "opencv-python", "pillow", "scikit-image", "scipy")

@@ -1,7 +1,8 @@
-"""Corrupted test images as they lie on disk, in the layout of CIFAR-100-C: `<root>/<set>/<corruption>.npy`, and labels.npy.
+"""Corrupted test images on disk, in CIFAR-100-C's layout: `<root>/<set>/<corruption>.npy` and labels.npy.
 
-An array is uint8 [5 n, height, width, channels]: n test images at severity 1, then the same ones at 2, to 5; labels.npy has their 5 n
-labels. It is written last: where it is, the set is whole.
+An array is uint8 [5 n, height, width, channels]: n test images at severity 1, then the same at
+severities 2 to 5. labels.npy has their 5 n labels. It is written last, so a set that has it is
+complete.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from tasks.engine.errors import UserError
 
 # The clean set's name, and the folder of its corrupted test images.
 FOLDERS = {"CIFAR100": "CIFAR-100-C", "FashionMNIST": "FashionMNIST-C"}
-# Of one test image: height, width and channels as they are on disk.
+# Height, width and channels of one test image on disk.
 SHAPES = {"CIFAR100": (32, 32, 3), "FashionMNIST": (28, 28, 1)}
 SEVERITIES = (1, 2, 3, 4, 5)
 # Noise, blur, weather, digital: the benchmark's 15 corruptions.
@@ -28,24 +29,33 @@ CORRUPTIONS = (
     *("snow", "frost", "fog", "brightness"),
     *("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 )
+# Four more in CIFAR-100-C, meant for validation.
 EXTRA = (
     "speckle_noise",
     "gaussian_blur",
     "spatter",
     "saturate",
-)  # CIFAR-100-C has these four too, meant for validation
+)
 
 
 @dataclass(frozen=True)
 class Corrupted:
-    """files: corruption -> uint8 [5 n, height, width, channels], memory-mapped. labels: int64 [count], of the images that are scored."""
+    """Corrupted test images.
+
+    Attributes:
+        files: corruption -> uint8 [5 n, height, width, channels], memory-mapped.
+        labels: int64 [count], of the images that are scored.
+    """
 
     files: dict[str, np.ndarray]
     severities: Sequence[int]
     labels: Tensor
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images uint8 [at most size, channels, height, width] and their labels: all of a severity, then the next, of each corruption."""
+        """Yield images uint8 [at most size, channels, height, width] and their labels.
+
+        Each corruption comes severity by severity.
+        """
         count = len(self.labels)
         for file in self.files.values():
             for severity in self.severities:
@@ -56,9 +66,11 @@ class Corrupted:
 
 
 def load(cfg: Any, root: Path) -> Corrupted:
-    """The corrupted test images that `cfg`, a configuration's task, names.
+    """Return the corrupted test images of `cfg`, a configuration's task.
 
-    Raises UserError for a wrong setting, for files that are not there or not of this layout, and for labels that are not the clean set's.
+    Raises:
+        UserError: a setting is wrong, files are missing or have another layout, or labels differ
+            from the clean set's.
     """
     wanted, name = cfg.corruptions, cfg.data.name
     if name not in FOLDERS:
@@ -102,5 +114,6 @@ def _open(folder: Path, name: str, mend: str) -> np.ndarray:
         )
     try:
         return np.lib.format.open_memmap(path, mode="r")
-    except ValueError as error:  # another format, or shorter than its header says
+    # Another format, or shorter than its header says.
+    except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); delete {folder}, then {mend}") from error

@@ -1,4 +1,7 @@
-"""Brings the clean and the corrupted images: CIFAR-100 and CIFAR-100-C, or Fashion-MNIST and corruptions of its test images."""
+"""Get clean and corrupted images.
+
+These are CIFAR-100 and CIFAR-100-C, or Fashion-MNIST and corruptions of its test images.
+"""
 
 import json
 import shutil
@@ -23,17 +26,19 @@ DATA_SETS = clean.DATA_SETS
 MINI = Path(__file__).parents[2] / "configs" / "scale" / "mini" / "cifar100c.yaml"
 ARCHIVE = "CIFAR-100-C.tar"
 URL = f"https://zenodo.org/records/3555552/files/{ARCHIVE}"
-MD5 = "11f0ed0f1191edbf9fa23466ae6021d3"  # the one of that record
+MD5 = "11f0ed0f1191edbf9fa23466ae6021d3"  # from that record
 IMAGES = 10_000
-NEEDED = 6 * 10**9  # bytes: the archive and what is in it
-# labels.npy is last: where it is, the set is whole.
+NEEDED = 6 * 10**9  # bytes: the archive and its content
+# labels.npy is last, so a set that has it is complete.
 FILES = (*(f"{name}.npy" for name in CORRUPTIONS + EXTRA), "labels.npy")
 
 
 def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
-    """Puts the data set `name` of DATA_SETS and its corrupted test images into `root`; does nothing if they are there.
+    """Put the data set `name` of DATA_SETS and its corrupted test images into `root`, if missing.
 
-    Raises UserError if no source can be reached, the library that corrupts is missing, or the disk is too small.
+    Raises:
+        UserError: no source can be reached, the corrupting library is missing, or the disk is too
+            small.
     """
     clean.prepare(name, root, say)
     if name == "CIFAR100":
@@ -48,9 +53,10 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
 
 
 def digest(name: str, root: Path) -> str:
-    """Return a digest of clean and corrupted images, after comparing them with the checksums on record.
+    """Return a digest of clean and corrupted images, after comparing them with the recorded checksums.
 
-    Raises UserError if one is missing or damaged.
+    Raises:
+        UserError: a file is missing or damaged.
     """
     folder = root / FOLDERS[name]
     mend = f"bring it with: python scripts/prepare_data.py cifar100c {name} data_dir={root}"
@@ -62,9 +68,10 @@ def digest(name: str, root: Path) -> str:
 
 
 def published(root: Path, say: Callable[[str], None]) -> None:
-    """CIFAR-100-C as its authors published it. An archive that lies in `root` already is verified and taken.
+    """Download and unpack CIFAR-100-C as published. Use and verify an archive that is already in `root`.
 
-    Raises UserError if it cannot be downloaded, is another one, or there is no room.
+    Raises:
+        UserError: it can't be downloaded, the archive is a different one, or there is no space.
     """
     from torchvision.datasets.utils import check_integrity, download_url
 
@@ -79,7 +86,8 @@ def published(root: Path, say: Callable[[str], None]) -> None:
         raise UserError(f"CIFAR-100-C {room}; free some, or choose another data_dir")
     if not check_integrity(str(archive), MD5):
         say(f"CIFAR-100-C: 2.9 GB, downloaded into {root}; 6 GB on disk, 3 GB once {ARCHIVE} is deleted")
-        socket.setdefaulttimeout(30)  # a network that swallows packets would otherwise mean minutes of silence
+        # A network that drops packets would otherwise mean minutes of silence.
+        socket.setdefaulttimeout(30)
         try:
             download_url(URL, root, ARCHIVE, MD5)
         except (OSError, RuntimeError) as error:
@@ -93,7 +101,7 @@ def published(root: Path, say: Callable[[str], None]) -> None:
 
 
 def whole(folder: Path) -> bool:
-    """Whether all files are there, with the right shapes and as long as their headers say."""
+    """Return whether all files are there, with the right shapes and as long as their headers say."""
     shape = (len(SEVERITIES) * IMAGES, *SHAPES["CIFAR100"])
     try:
         found = {name: np.lib.format.open_memmap(folder / name, mode="r").shape for name in FILES}
@@ -103,7 +111,7 @@ def whole(folder: Path) -> bool:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Each file whole or not at all. Raises UserError if the archive lacks one."""
+    """Write each file whole or not at all, or raise UserError if the archive lacks one."""
     folder.mkdir(exist_ok=True)
     for path in (folder / "labels.npy", *folder.glob(".*.tmp")):
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The task cifar100, its score the accuracy on corrupted test images after the last step: builds the workload."""
+"""Build the workload of cifar100c, scored by the accuracy on corrupted test images after the last step."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +17,11 @@ from tasks.engine.workload import Metric, Workload
 
 
 def build(cfg: Any, device: torch.device) -> Workload:
-    """The workload of `cfg.task`; raises UserError if clean or corrupted images are not in `cfg.data_dir`, or a setting is wrong."""
+    """Return the workload of `cfg.task`.
+
+    Raises:
+        UserError: clean or corrupted images are not in `cfg.data_dir`, or a setting is wrong.
+    """
     images = load(cfg.task, Path(cfg.data_dir))
     return replace(
         build_clean(cfg, device),
@@ -30,9 +34,11 @@ def build(cfg: Any, device: torch.device) -> Workload:
 def corrupted_accuracy(
     images: Corrupted, cfg: Any, device: torch.device, batch_size: int = 1000
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """Top-1 accuracy in percent, in evaluation mode: the mean over corruptions and severities, and of each corruption and each severity.
+    """Return a function for top-1 accuracies in percent, in evaluation mode.
 
-    All have the same images, so that the mean over them is that over all images too; it also comes for each half of the images.
+    It gives the mean over corruptions and severities, and the accuracy of each corruption and each
+    severity. All use the same images, so the mean over them is also the mean over all images. The
+    mean is also given for each half of the images.
     """
     normalize = normalizer(cfg, device)
 

@@ -2,5 +2,6 @@
 
 import warnings
 
-# From a model of timm 1.0.22, which open_clip brings; it is older than torch 2.14, and none of its models is used here.
+# Caused by a model of timm 1.0.22, which open_clip imports and which is older than torch 2.14. None
+# of timm's models is used here.
 warnings.filterwarnings("ignore", message=r"`torch\.jit\.interface` is deprecated", category=FutureWarning)

@@ -1,4 +1,4 @@
-"""The images of tasks/imagenet, cropped as open_clip does, with their classes: batches as a pure function of (seed, step)."""
+"""Images of tasks/imagenet, cropped as in open_clip, in batches that depend on (seed, step) alone."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from tasks.imagenet.recipe import Transform
 
 
 def train_transform(data: Any, augment: Any) -> Transform:
-    """open_clip's training transform: a crop of the image, resized, and normalization; no flip. float32 [3, size, size]."""
+    """Return open_clip's training transform to float32 [3, size, size]: a resized crop and normalization, no flip."""
     return open_clip.image_transform(
         data.image_size,
         is_train=True,
@@ -25,9 +25,12 @@ def train_transform(data: Any, augment: Any) -> Transform:
 
 
 def batches(images: Images, cfg: Any, device: torch.device) -> Callable[[int], Rows]:
-    """`batch_at(step)`: this process's part of the global batch on `device`; images float32, classes int64.
+    """Return `batch_at(step)`: this process's part of the global batch on `device`.
 
-    Raises UserError if there are fewer images than a batch has.
+    Images are float32 and classes int64.
+
+    Raises:
+        UserError: there are fewer images than a batch has.
     """
     task, size = cfg.task, cfg.task.batch_size
     begin, end = own_part(len(images), size)

@@ -1,4 +1,4 @@
-"""open_clip's models by name or by shape, and the classifier that is fine-tuned: an image tower and a linear head."""
+"""open_clip's models by name or shape, and the fine-tuned classifier: an image tower and a linear head."""
 
 import copy
 from collections.abc import Mapping
@@ -13,7 +13,10 @@ from tasks.engine.errors import UserError
 
 
 class Head(nn.Linear):
-    """Features [batch, width] to logits [batch, classes]. normalize: features are scaled to length 1 first, as CLIP compares them."""
+    """Linear layer from features [batch, width] to logits [batch, classes].
+
+    With `normalize`, features are first scaled to length 1, as CLIP compares them.
+    """
 
     def __init__(self, width: int, classes: int, normalize: bool) -> None:
         super().__init__(width, classes)
@@ -24,7 +27,7 @@ class Head(nn.Linear):
 
 
 class Classifier(nn.Module):
-    """Images [batch, 3, size, size] to logits [batch, classes]."""
+    """Map images [batch, 3, size, size] to logits [batch, classes]."""
 
     def __init__(self, tower: nn.Module, head: Head) -> None:
         super().__init__()
@@ -35,9 +38,10 @@ class Classifier(nn.Module):
 
 
 def shape_of(architecture: str) -> dict[str, Any]:
-    """The arguments of open_clip.CLIP for open_clip's model of that name.
+    """Return the arguments of open_clip.CLIP for open_clip's model `architecture`.
 
-    Raises UserError if there is none, or its towers are not open_clip's own transformers.
+    Raises:
+        UserError: there is no such model, or its towers are not open_clip's own transformers.
     """
     if architecture not in open_clip.list_models():
         raise UserError(
@@ -45,7 +49,8 @@ def shape_of(architecture: str) -> dict[str, Any]:
         )
     shape = open_clip.get_model_config(architecture)
     vision, text = shape["vision_cfg"], shape["text_cfg"]
-    # A ResNet's batch statistics cannot be interpolated (WiSE-FT); the other kinds have another class, tokenizer or library.
+    # WiSE-FT can't interpolate a ResNet's batch statistics. The other kinds need another class,
+    # tokenizer or library.
     own = isinstance(vision.get("layers"), int) and not {"hf_model_name", "hf_tokenizer_name"} & set(text)
     if not own or shape.get("custom_text") or "multimodal_cfg" in shape:
         raise UserError(
@@ -55,19 +60,23 @@ def shape_of(architecture: str) -> dict[str, Any]:
 
 
 def build_clip(shape: Mapping[str, Any]) -> open_clip.CLIP:
-    """A model with weights of its own; torch's global generators are as they were.
+    """Return a newly initialized model, leaving torch's global generators unchanged.
 
-    Raises TypeError or ValueError for a shape that cannot be built.
+    Raises:
+        TypeError or ValueError: the shape can't be built.
     """
     with torch.random.fork_rng(devices=[]):
         return open_clip.CLIP(**shape)
 
 
 def flops_per_image(tower: nn.Module, image_size: int) -> float:
-    """Of forward and backward, counted on a tower without memory: three times the matrix products of the forward pass."""
+    """Return the FLOP of forward and backward per image: three times the forward pass's matrix products.
+
+    They are counted on a tower without memory.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
-    tower = copy.deepcopy(tower).to("meta")  # elsewhere torch's fused attention would not be counted
+    tower = copy.deepcopy(tower).to("meta")  # on other devices torch's fused attention is not counted
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         tower(torch.empty(1, 3, image_size, image_size, device="meta"))
     return 3.0 * counter.get_total_flops()

@@ -1,4 +1,7 @@
-"""OpenAI's weights of ViT-B/32 kept in the data folder, or any checkpoint file of open_clip: no run needs a network."""
+"""OpenAI's weights of ViT-B/32 in the data folder, or any checkpoint file of open_clip.
+
+No run needs a network.
+"""
 
 import os
 import socket
@@ -16,16 +19,20 @@ from torch import Tensor
 from tasks.clip.model import build_clip, shape_of
 from tasks.engine.errors import UserError, one_line
 
-ARCHITECTURE = "ViT-B-32-quickgelu"  # OpenAI trained with x sigmoid(1.702 x) in place of GELU
+# OpenAI trained with x sigmoid(1.702 x) in place of GELU.
+ARCHITECTURE = "ViT-B-32-quickgelu"
 # The file of the Hugging Face hub, and OpenAI's own.
 FILES = ("open_clip_model.safetensors", "ViT-B-32.pt")
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's own files
 
 
 def load(architecture: str, path: Path) -> open_clip.CLIP:
-    """The model of open_clip's name `architecture` with the weights of a file: safetensors, a state_dict, or OpenAI's own format.
+    """Return open_clip's model `architecture` with the weights of a file.
 
-    Raises UserError if there is no such file or architecture, or if they do not fit.
+    The file is safetensors, a state_dict, or in OpenAI's own format.
+
+    Raises:
+        UserError: the file or the architecture does not exist, or they don't fit.
     """
     shape, found = shape_of(architecture), read(path)
     model = build_clip(shape)
@@ -43,7 +50,7 @@ def load(architecture: str, path: Path) -> open_clip.CLIP:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """name -> weight. Raises UserError if the file is missing or holds no weights."""
+    """Return name -> weight, or raise UserError if the file is missing or holds no weights."""
     if not path.is_file():
         raise UserError(f"task.checkpoint={path}: there is no such file")
     try:
@@ -54,7 +61,8 @@ def read(path: Path) -> dict[str, Tensor]:
         return {
             name: weight for name, weight in state.items() if name not in NOT_WEIGHTS and isinstance(weight, Tensor)
         }
-    except Exception as error:  # of zipfile, pickle, torch and safetensors, without a class in common
+    # Errors of zipfile, pickle, torch and safetensors have no class in common.
+    except Exception as error:
         raise UserError(f"{path} holds no weights: {' '.join(str(error).split())[:200]}") from error
 
 
@@ -66,9 +74,10 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def kept_at(root: Path, architecture: str) -> Path:
-    """Where OpenAI's weights lie in the data folder.
+    """Return the path of OpenAI's weights in the data folder.
 
-    Raises UserError if they are not there, or are not those of `architecture`.
+    Raises:
+        UserError: they are missing, or do not belong to `architecture`.
     """
     if architecture != ARCHITECTURE:
         raise UserError(
@@ -84,29 +93,30 @@ def kept_at(root: Path, architecture: str) -> Path:
 
 
 def fetch(root: Path, say: Callable[[str], None]) -> None:
-    """Downloads 600 MB from the Hugging Face hub, else 350 MB from OpenAI, unless they are there.
+    """Download the weights if missing: 600 MB from the Hugging Face hub, else 350 MB from OpenAI.
 
-    Raises UserError if neither can be reached.
+    Raises:
+        UserError: neither can be reached.
     """
     if any(path.exists() for path in _places(root)):
         return
     say(f"CLIP {ARCHITECTURE}: OpenAI's weights, 350 to 600 MB, downloaded into {folder(root)}")
     folder(root).mkdir(parents=True, exist_ok=True)
     source, (from_hub, from_openai) = open_clip.get_pretrained_cfg(ARCHITECTURE, "openai"), _places(root)
-    socket.setdefaulttimeout(30)  # a network that swallows packets would otherwise mean minutes of silence
+    # A network that drops packets would otherwise mean minutes of silence.
+    socket.setdefaulttimeout(30)
     try:
         with tempfile.TemporaryDirectory(dir=folder(root)) as part:
             try:
                 from huggingface_hub import hf_hub_download
 
                 os.replace(hf_hub_download(source["hf_hub"].rstrip("/"), from_hub.name, local_dir=part), from_hub)
-            except Exception as error:  # of many classes without one in common
+            except Exception as error:  # many classes with none in common
                 say(
                     f"the Hugging Face hub does not give them ({' '.join(str(error).split())[:200]}); trying OpenAI's own site"
                 )
-                os.replace(
-                    open_clip.download_pretrained_from_url(source["url"], cache_dir=part), from_openai
-                )  # checks its SHA-256
+                # The download checks its SHA-256.
+                os.replace(open_clip.download_pretrained_from_url(source["url"], cache_dir=part), from_openai)
     except (OSError, RuntimeError) as error:
         where = " or ".join(path.name for path in _places(root))
         raise UserError(

@@ -1,4 +1,7 @@
-"""The small CLIP that stands for OpenAI's at mini scale: open_clip's model and loss, images and captions, kept in the data folder."""
+"""The small CLIP that replaces OpenAI's at mini scale, kept in the data folder.
+
+It is open_clip's model and loss on images and captions.
+"""
 
 import hashlib
 import json
@@ -29,7 +32,7 @@ LARGEST_SCALE = math.log(100)  # of the logits, as in CLIP
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides, with the images, the weights. configs/scale/mini/clip.yaml says what each value is."""
+    """What determines the weights, together with the images. configs/scale/mini/clip.yaml explains each value."""
 
     images: int
     subset_seed: int
@@ -48,7 +51,7 @@ class Recipe:
 
 
 def recipe_of(cfg: Any) -> Recipe:
-    """Of a resolved configuration's `task.small`. Raises UserError for a key too many or too few."""
+    """Return the recipe of a resolved `task.small`, or raise UserError for a missing or unknown key."""
     content: Any = OmegaConf.to_container(cfg, resolve=True)
     try:
         return Recipe(**content)
@@ -57,10 +60,12 @@ def recipe_of(cfg: Any) -> Recipe:
 
 
 def trained(root: Path, recipe: Recipe, say: Callable[[str], None], quiet: bool = False) -> open_clip.CLIP:
-    """The model of the recipe, on the CPU: kept by an earlier call, or trained now and kept.
+    """Return the recipe's model on the CPU, training and keeping it first if necessary.
 
-    Of several processes one trains, and the others wait for it. Raises UserError if the images are not there, the recipe cannot be
-    followed, or the disk is full.
+    One process trains while others wait.
+
+    Raises:
+        UserError: the images are missing, the recipe can't be followed, or the disk is full.
     """
     try:
         model = build_clip(recipe.shape)
@@ -78,7 +83,7 @@ def trained(root: Path, recipe: Recipe, say: Callable[[str], None], quiet: bool 
 
 
 def kept_at(root: Path, recipe: Recipe) -> Path:
-    """The file's name is the hash of the recipe and of all the training images that there are."""
+    """Return the path of the weights, named by the hash of the recipe and all training images."""
     content = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
     for tensor in everything(root):
         content.update(tensor.numpy().tobytes())
@@ -86,10 +91,13 @@ def kept_at(root: Path, recipe: Recipe) -> Path:
 
 
 def pairs(root: Path, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Images, uint8 [n, height, width], and their classes, int64 [n], without those of classes that no caption names.
+    """Return images, uint8 [n, height, width], and their classes, int64 [n], of the classes with captions.
 
-    They are of the training images, of which `images` are taken: the last ones in the order in which tasks/imagenet/data.py draws the
-    subset for fine-tuning, which takes the first ones. Raises UserError if there are fewer, or too few for a batch.
+    `recipe.images` of the training images are considered. They are the last ones in the order in
+    which tasks/imagenet/data.py draws the subset for fine-tuning, which takes the first ones.
+
+    Raises:
+        UserError: there are fewer images, or too few for a batch.
     """
     images, classes = everything(root)
     if not 1 <= recipe.images <= len(images):
@@ -107,20 +115,20 @@ def pairs(root: Path, recipe: Recipe) -> tuple[Tensor, Tensor]:
 
 
 def subset(count: int, recipe: Recipe) -> Tensor:
-    """Which of `count` training images are for this, also those without a caption."""
+    """Return which of `count` training images are used here, including those without a caption."""
     return torch.randperm(count, generator=generator_for(recipe.subset_seed, "subset", "train"))[
         count - recipe.images :
     ]
 
 
 def everything(root: Path) -> tuple[Tensor, Tensor]:
-    """Every training image of Fashion-MNIST, uint8 [n, 28, 28], and every class, int64 [n]."""
+    """Return all training images of Fashion-MNIST, uint8 [n, 28, 28], and their classes, int64 [n]."""
     found: Any = read(DATA, root, "train")
     return found.data, found.targets
 
 
 def _train(root: Path, recipe: Recipe, quiet: bool) -> Weights:
-    """Contrastively, by AdamW on the CPU and one thread: the same bits in every process of a machine."""
+    """Train contrastively with AdamW on one CPU thread, for the same bits in every process of a machine."""
     images, classes = pairs(root, recipe)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (recipe.mean, recipe.std))
     sentences = [template.format(name) for name in recipe.classes for template in recipe.templates]
@@ -129,9 +137,8 @@ def _train(root: Path, recipe: Recipe, quiet: bool) -> Weights:
     schedule: Any = OmegaConf.create({"warmup_steps": recipe.warmup_steps, "decay": "cosine", "final_factor": 0.0})
     contrast = open_clip.ClipLoss()
     with one_thread():
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # a run's own random numbers do not depend on whether it had to train this
+        # A run's own random numbers must not depend on whether it had to train this model.
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(recipe.seed, "small"))
             model = open_clip.CLIP(**recipe.shape).train()
         decays = [
@@ -148,7 +155,8 @@ def _train(root: Path, recipe: Recipe, quiet: bool) -> Weights:
             )
             pixels = (images[rows][:, None].float().div(255) - mean) / std
             of_images = model.encode_image(pixels, normalize=True)
-            of_captions = model.encode_text(captions, normalize=True)  # all that there are: fewer than a batch has
+            # All captions there are, fewer than a batch has.
+            of_captions = model.encode_text(captions, normalize=True)
             loss = contrast(
                 of_images, of_captions[classes[rows] * len(recipe.templates) + drawn], model.logit_scale.exp()
             )

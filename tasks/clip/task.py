@@ -1,4 +1,4 @@
-"""CLIP's ViT-B/32 fine-tuned on ImageNet (paper scale), or a small CLIP on Fashion-MNIST (mini scale): builds the workload."""
+"""Build the workload: CLIP's ViT-B/32 fine-tuned on ImageNet, or a small CLIP on Fashion-MNIST (mini scale)."""
 
 import copy
 from collections.abc import Callable
@@ -24,7 +24,11 @@ HEADS = ("random", "zero_shot")
 
 
 def build(cfg: Any, device: torch.device) -> Workload:
-    """The workload of `cfg.task`; raises UserError if weights or images are not in `cfg.data_dir`, or a setting is wrong."""
+    """Return the workload of `cfg.task`.
+
+    Raises:
+        UserError: weights or images are not in `cfg.data_dir`, or a setting is wrong.
+    """
     task, root = cfg.task, Path(cfg.data_dir)
     if task.head not in HEADS:
         raise UserError(f"task.head={task.head!r} is unknown; choose one of {', '.join(HEADS)}")
@@ -58,7 +62,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
         evaluate=accuracy(validation, cfg, device),
         metric=Metric("top1_accuracy", "%", "higher"),
         blocks=list(model.tower.get_submodule("transformer.resblocks").children()),
-        # For MFU, which is known of some GPUs only.
+        # For MFU, which is known only for some GPUs.
         work=Work(
             "image",
             task.batch_size,
@@ -70,7 +74,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
 
 
 def _clip(cfg: Any, root: Path) -> open_clip.CLIP:
-    """The pre-trained model, both towers."""
+    """Return the pre-trained model with both towers."""
     task = cfg.task
     if task.small is not None and task.checkpoint is None:
         return small.trained(root, _recipe(task, root), say, cfg.quiet)
@@ -79,7 +83,7 @@ def _clip(cfg: Any, root: Path) -> open_clip.CLIP:
 
 
 def _recipe(task: Any, root: Path) -> small.Recipe:
-    """The recipe. Raises UserError unless the small CLIP is trained on other images than it is fine-tuned on."""
+    """Return the recipe, or raise UserError if the small CLIP would train on images of the fine-tuning."""
     recipe, count = small.recipe_of(task.small), len(small.everything(root)[0])
     size = count if task.data.train_size is None else task.data.train_size
     together = recipe.subset_seed != task.data.subset_seed or size + recipe.images > count
@@ -92,7 +96,7 @@ def _recipe(task: Any, root: Path) -> small.Recipe:
 
 
 def _images(task: Any, root: Path, classes: int) -> tuple[Images, Images]:
-    """Training and validation images. Raises UserError unless they are of as many classes as are named."""
+    """Return training and validation images, or raise UserError if they don't have `classes` classes."""
     train, validation = (load(task.data, root, split) for split in ("train", "val"))
     for images in (train, validation):
         if (found := classes_of(images) or classes) != classes:
@@ -103,7 +107,10 @@ def _images(task: Any, root: Path, classes: int) -> tuple[Images, Images]:
 
 
 def accuracy(images: Images, cfg: Any, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
-    """Over all validation images: in percent how often the class is the likeliest, also over each half of them; the mean cross-entropy."""
+    """Return a function for top-1 accuracy in percent, also of each half, and mean cross-entropy.
+
+    All are taken over all validation images.
+    """
 
     @torch.no_grad()
     def evaluate(model: nn.Module) -> dict[str, float]:

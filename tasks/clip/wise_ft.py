@@ -1,8 +1,11 @@
-"""WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903): models between the zero-shot one and the fine-tuned one.
+"""WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903): models between the zero-shot and the fine-tuned one.
 
-The tower's weights are interpolated, and the logits of the two heads. Where both heads take the same features, as with task.head=zero_shot,
-that is the interpolation of all weights, since a head is linear. A random head takes other features (of any length) on another scale, so
-that a mean of its weights and the zero-shot head's would be a head for neither; the mean of their logits is sound, and 0 and 1 are the two
+The tower's weights are interpolated, and the logits of the two heads. With task.head=zero_shot both
+heads take the same features. Interpolating their logits then equals interpolating all weights,
+since a head is linear.
+
+A random head takes other features (of any length) on another scale. A mean of its weights and the
+zero-shot head's would fit neither. The mean of their logits is sound, and 0 and 1 give the two
 models with either head.
 """
 
@@ -18,7 +21,11 @@ from tasks.engine.errors import UserError
 
 
 def check(cfg: Any) -> list[float]:
-    """`cfg.task.wise_ft` as numbers. Raises UserError for one outside of [0, 1], and where the model will be sharded."""
+    """Return `cfg.task.wise_ft` as numbers.
+
+    Raises:
+        UserError: a number lies outside [0, 1], or the model will be sharded.
+    """
     alphas = list(cfg.task.wise_ft)
     if not all(isinstance(alpha, int | float) and not isinstance(alpha, bool) and 0 <= alpha <= 1 for alpha in alphas):
         raise UserError(
@@ -31,7 +38,7 @@ def check(cfg: Any) -> list[float]:
 
 @torch.no_grad()
 def interpolate(between: nn.Module, start: nn.Module, end: nn.Module, alpha: float) -> None:
-    """Gives `between`, of the same shape, the weights (1 - alpha) start + alpha end; exactly those of start or end at 0 and 1."""
+    """Set the weights of `between` to (1 - alpha) start + alpha end, exactly those of start or end at 0 and 1."""
     for target, first, last in zip(between.parameters(), start.parameters(), end.parameters(), strict=True):
         torch.lerp(first, last, alpha, out=target.data)
 
@@ -40,13 +47,16 @@ def interpolate(between: nn.Module, start: nn.Module, end: nn.Module, alpha: flo
 def accuracies(
     start: Classifier, end: Classifier, alphas: Sequence[float], batches: Iterable[tuple[Tensor, Tensor]]
 ) -> dict[float, float]:
-    """alpha -> top-1 accuracy in percent, from one pass over images [batch, 3, size, size] and classes [batch].
+    """Return alpha -> top-1 accuracy in percent, from one pass over the batches.
 
-    start, which is the zero-shot model, and end are in evaluation mode.
+    Args:
+        start: the zero-shot model, in evaluation mode.
+        end: the fine-tuned model, in evaluation mode.
+        alphas: shares of the fine-tuned model.
+        batches: images [batch, 3, size, size] and classes [batch].
     """
-    between = copy.deepcopy(start.tower).requires_grad_(
-        False
-    )  # of weights that want gradients autocast would keep an old copy
+    # autocast would keep an old copy of weights that require gradients.
+    between = copy.deepcopy(start.tower).requires_grad_(False)
     right: Any = 0
     count = 0
     for images, labels in batches:

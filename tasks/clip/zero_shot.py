@@ -1,4 +1,4 @@
-"""Classes by their names: the head whose rows are what the text tower makes of sentences about each class."""
+"""Build a head from class names, with rows made by the text tower from sentences about each class."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,7 +12,7 @@ from tasks.engine.errors import UserError
 
 
 def class_names(cfg: Any) -> list[str]:
-    """`cfg.classes`: names in the order of the labels, or "imagenet": open_clip's names of its 1,000 classes."""
+    """Return `cfg.classes`: names in the order of the labels, or open_clip's 1,000 names for "imagenet"."""
     if cfg.classes == "imagenet":
         return list(open_clip.IMAGENET_CLASSNAMES)
     if isinstance(cfg.classes, str) or not cfg.classes:
@@ -21,7 +21,10 @@ def class_names(cfg: Any) -> list[str]:
 
 
 def templates(cfg: Any) -> list[Any]:
-    """`cfg.templates`: sentences with {} for a name, or "openai": the 80 that OpenAI wrote for ImageNet, as functions of a name."""
+    """Return `cfg.templates`: sentences with {} for a name.
+
+    "openai" stands for the 80 that OpenAI wrote for ImageNet, as functions of a name.
+    """
     if cfg.templates == "openai":
         return list(open_clip.OPENAI_IMAGENET_TEMPLATES)
     if isinstance(cfg.templates, str) or not cfg.templates or not all("{}" in template for template in cfg.templates):
@@ -32,7 +35,10 @@ def templates(cfg: Any) -> list[Any]:
 
 
 def head(clip: open_clip.CLIP, names: Sequence[str], templates: Sequence[Any], device: torch.device) -> Head:
-    """The mean of each class's normalized text features, normalized, times CLIP's logit scale; bias 0. On `device`, as `clip` is."""
+    """Return a head of each class's mean normalized text features, normalized, times CLIP's logit scale.
+
+    The bias is 0. The head is on `device`, as is `clip`.
+    """
     tokenize = partial(open_clip.tokenize, context_length=clip.context_length)
     weights = open_clip.build_zero_shot_classifier(clip, tokenize, names, templates, device=device)
     with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -1,1 +1,1 @@
-"""The training engine: `tasks.engine.run.run(cfg)` is the only way a run happens."""
+"""The training engine: every run goes through `tasks.engine.run.run(cfg)`."""

@@ -2,10 +2,11 @@
 
     {"begin": "2026-11-30T02:00:00+00:00", "host": "node7"}   before the model is built
     {"start": 120, "state": {"git_commit": ..., ...}}          before the first step; 120 are done
-    {"end": 480}                                               done, failed, or interrupted with a checkpoint
+    {"end": 480}                                               done, failed, or interrupted with a
+        checkpoint
 
-An attempt without an end was killed, for example for its memory. A run that is killed again and again without getting
-further is called failed (run.py). Damaged lines are left out.
+An attempt without an end was killed, for example for its memory. A run that is killed repeatedly
+without making progress counts as failed (run.py). Damaged lines are skipped.
 """
 
 import contextlib
@@ -23,7 +24,11 @@ NAME = "starts.jsonl"
 
 
 class Attempt(NamedTuple):
-    """One start. `step` is None if it died before its first step, `state` if an older version of the suite wrote the line."""
+    """One start of a run.
+
+    `step` is None if the attempt died before its first step. `state` is None if an older version of
+    the suite wrote the line.
+    """
 
     step: int | None
     ended: bool
@@ -31,7 +36,10 @@ class Attempt(NamedTuple):
 
 
 def note_begin(folder: Path) -> int:
-    """Note that a process begins to build the model. Return how many attempts in a row died before their first step."""
+    """Note that a process begins to build the model.
+
+    Return how many attempts in a row died before their first step.
+    """
     deaths = 0
     for attempt in reversed(history(folder)):
         if attempt.ended or attempt.step is not None:
@@ -42,11 +50,14 @@ def note_begin(folder: Path) -> int:
 
 
 def note_start(folder: Path, step: int, state: dict[str, Any]) -> int:
-    """Note that training takes the run up at `step`. Return how many attempts in a row were killed without getting further."""
+    """Note that training continues the run at `step`.
+
+    Return how many attempts in a row were killed without making progress.
+    """
     deaths = 0
     past = history(folder)
     if past and past[-1].step is None and not past[-1].ended:
-        past.pop()  # this attempt's own begin
+        past.pop()  # the begin of this attempt
     for attempt in reversed(past):
         if attempt.ended or attempt.step not in (None, step):
             break
@@ -77,9 +88,10 @@ def history(folder: Path) -> list[Attempt]:
 
 
 def states(folder: Path) -> list[dict[str, Any]]:
-    """Return the states of the steps that a run stands on: [{"from": step, "git_commit": ..., ...}], oldest first.
+    """Return the states that trained a run's steps: [{"from": step, "git_commit": ..., ...}], oldest first.
 
-    It is what starts.jsonl tells. A run itself carries its states in its checkpoint (`taken_up`).
+    This is the account of starts.jsonl. A run itself carries its states in its checkpoint
+    (`taken_up`).
     """
     found: list[dict[str, Any]] = []
     for step, _, state in history(folder):
@@ -89,10 +101,11 @@ def states(folder: Path) -> list[dict[str, Any]]:
 
 
 def taken_up(before: list[dict[str, Any]], step: int, state: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Return the states of a run that `state` takes up at `step`.
+    """Return a run's states after `state` continues it at `step`.
 
-    What was trained beyond `step` is done again, and its states go. Equal states in a row are one entry. An entry is
-    {"from": step} alone where nothing is known, as of the first steps of a run whose history was lost.
+    Steps beyond `step` are trained again, so their states are dropped. Equal states in a row become
+    one entry. An entry is {"from": step} alone if nothing is known, as for the first steps of a run
+    whose history was lost.
     """
     kept = [entry for entry in before if entry["from"] < step]
     if step > 0 and (not kept or kept[0]["from"] > 0):
@@ -102,12 +115,12 @@ def taken_up(before: list[dict[str, Any]], step: int, state: dict[str, Any] | No
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Return whether two states are equal, wherever they took the run up."""
+    """Return whether two states are equal, regardless of the step they start from."""
     return {**one, "from": 0} == {**other, "from": 0}
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of starts.jsonl. What is not as this module writes it is left out."""
+    """Return the intact lines of starts.jsonl, skipping any that this module can't have written."""
     found = []
     with contextlib.suppress(FileNotFoundError):
         for line in (folder / NAME).read_bytes().splitlines():
@@ -126,7 +139,7 @@ def _append(folder: Path, line: dict[str, Any]) -> None:
     path = folder / NAME
     with errors_name(path), open(path, "ab+") as file:
         if file.tell() and not _ends_with_newline(file):
-            file.write(b"\n")  # after a line that a kill cut off
+            file.write(b"\n")  # a kill cut off the line before
         file.write(json.dumps(line).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())

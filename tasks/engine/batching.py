@@ -1,4 +1,4 @@
-"""Which examples are in the batch of a step, a pure function of (seed, step), and which of them a process takes at a time."""
+"""Choose the examples of a step's batch from (seed, step) alone, and divide them among processes."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -14,9 +14,15 @@ from tasks.engine.seeding import generator_for
 def epoch_order(
     count: int, batch_size: int, seed: int, *, drop_last: bool = False, repeats: int = 1
 ) -> Callable[[int], Tensor]:
-    """`indices(step)`: every epoch is a permutation of `count` examples; its last, partial batch is kept, unless `drop_last`.
+    """Return `indices(step)`, which draws every epoch as a permutation of `count` examples.
 
-    repeats: an epoch, as long as before, has each example that many times in a row (repeated augmentation), and so a part of them only.
+    Args:
+        count: examples in the training set.
+        batch_size: examples in a batch. The last batch of an epoch may have fewer.
+        seed: the run's seed.
+        drop_last: drop an epoch's last, partial batch.
+        repeats: each example occurs this many times in a row (repeated augmentation). The length of
+            an epoch stays the same, so an epoch has only a part of the examples.
     """
     steps_per_epoch = count // batch_size if drop_last else -(-count // batch_size)
 
@@ -33,11 +39,11 @@ def epoch_order(
 
 
 def pieces(batch: Any, rank: int = 0, world: int = 1, micro_batch: int | None = None) -> list[tuple[Any, float]]:
-    """Process `rank`'s part of a global batch in pieces of at most `micro_batch` examples, each with its share of the batch.
+    """Return process `rank`'s pieces of a global batch, each with its share of the batch.
 
-    A batch is a tuple of batches, or something with a length and slices, such as a tensor, whose dimension 0 counts examples. Every
-    process gets as many pieces as every other, however many examples there are: one without any gets an example of others, with the
-    share 0.
+    A piece has at most `micro_batch` examples. A batch is a tuple of batches, or something with a
+    length and slices. For a tensor, dimension 0 counts the examples. Every process gets the same
+    number of pieces. A process without examples gets one that belongs to others, with share 0.
     """
     count = size_of(batch)
     passes = 1 if micro_batch is None else -(-count // (world * micro_batch))
@@ -50,7 +56,7 @@ def pieces(batch: Any, rank: int = 0, world: int = 1, micro_batch: int | None = 
 
 
 def size_of(batch: Any) -> int:
-    """How many examples are in a batch."""
+    """Return how many examples are in a batch."""
     return size_of(batch[0]) if isinstance(batch, tuple) else len(batch)
 
 

@@ -1,6 +1,7 @@
-"""checkpoint.pt: everything that decides the rest of a run, in one file that is whole or not there.
+"""checkpoint.pt: everything that determines the rest of a run, in one file that is whole or absent.
 
-The one before is kept as checkpoint.previous.pt until the run ends, in case the disk damages the newest.
+The previous one is kept as checkpoint.previous.pt until the run ends, in case the disk damages the
+newest.
 """
 
 import errno
@@ -25,7 +26,7 @@ NAMES = ("checkpoint.new.pt", NAME, PREVIOUS)
 
 
 def save(folder: Path, run_id: str, content: dict[str, Any]) -> None:
-    """Writes the newest checkpoint; at every moment at least one whole checkpoint is in the folder."""
+    """Write the newest checkpoint. The folder has at least one whole checkpoint at every moment."""
     content = content | {"format": FORMAT, "run_id": run_id}
     fresh = folder / "checkpoint.new.pt"
     write_atomically(fresh, lambda file: torch.save(content, file))
@@ -37,11 +38,14 @@ def save(folder: Path, run_id: str, content: dict[str, Any]) -> None:
 def load(
     folder: Path, run_id: str, logs_hold: Callable[[dict[str, Any]], bool], warn: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    """The newest whole checkpoint, on the CPU, whose logs hold what they held when it was written, with its "path"; or None.
+    """Return the newest whole checkpoint on the CPU, with its "path", or None.
 
-    Other checkpoints are set aside, and `warn` is told in one line.
+    Its logs must still hold what they held when it was written. Other checkpoints are set aside,
+    with one line to `warn`.
 
-    Raises Unusable for a checkpoint of another run or of an unknown format, and for one that cannot be opened or read.
+    Raises:
+        Unusable: a checkpoint belongs to another run, has an unknown format, or can't be opened or
+            read.
     """
     for name in NAMES:
         path = folder / name
@@ -63,9 +67,10 @@ def load(
 
 
 def check(path: Path, run_id: str) -> dict[str, Any] | None:
-    """Return what is in the checkpoint of a run. None if its content is damaged.
+    """Return the content of a run's checkpoint, or None if it is damaged.
 
-    Raises Unusable if it belongs to another run, is in an unknown format, or cannot be opened or read.
+    Raises:
+        Unusable: it belongs to another run, has an unknown format, or can't be opened or read.
     """
     content = read(path)
     if content is not None and (content.get("run_id") != run_id or content.get("format") != FORMAT):
@@ -77,9 +82,12 @@ def check(path: Path, run_id: str) -> dict[str, Any] | None:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """Return what is in one checkpoint. None if its content is damaged (torch's archives carry a CRC-32 of every member).
+    """Return the content of one checkpoint, or None if it is damaged.
 
-    Raises Unusable if it cannot be opened or read: that is no damage, and may pass.
+    torch's archives carry a CRC-32 of every member.
+
+    Raises:
+        Unusable: it can't be opened or read. This is no damage, and may pass.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -87,7 +95,8 @@ def read(path: Path) -> dict[str, Any] | None:
                 return None
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        if error.errno == errno.EINVAL:  # a damaged table of contents points to before the file
+        # A damaged table of contents points to before the file.
+        if error.errno == errno.EINVAL:
             return None
         raise Unusable(
             f"{path} cannot be read: {error.strerror or error}; mend that, then start the run again"
@@ -98,12 +107,15 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def finish(folder: Path) -> None:
-    """Drops the second-newest checkpoint of a run that has ended."""
+    """Delete the second-newest checkpoint of a run that has ended."""
     (folder / PREVIOUS).unlink(missing_ok=True)
 
 
 def digest(*states: Any) -> str:
-    """SHA-256 over every tensor and value of nested states: equal if and only if they are equal to the last bit."""
+    """Return the SHA-256 over every tensor and value of nested states.
+
+    Digests are equal if and only if the states are equal to the last bit.
+    """
     total = hashlib.sha256()
     for path, value in _leaves(states, ""):
         total.update(path.encode())

@@ -1,4 +1,4 @@
-"""What a configuration's values must be, checked before anything is written."""
+"""Check the values of a configuration before anything is written."""
 
 import math
 from typing import Any
@@ -31,14 +31,15 @@ NUMBERS: dict[str, tuple[str, float, bool]] = {
     "task.schedule.warmup_steps": (WHOLE, 0, False),
     "task.schedule.final_factor": (NUMBER, 0, False),
     "task.schedule.power": (NUMBER, 0, False),
-    "task.schedule.start_factor": (NUMBER, 0, True),  # as is `warmup_prefix`, only some schedules have it
+    # Only some schedules have it, as with `warmup_prefix`.
+    "task.schedule.start_factor": (NUMBER, 0, True),
     "task.weight_decay_multiplier": (NUMBER, 0, False),
 }
 FLAGS = ("quiet", "strict", "deterministic", "compile", "task.reg_embedding")
 
 
 def check(cfg: DictConfig) -> None:
-    """Raises UserError for a value of a wrong type or out of its range; `optimizers.py` checks the regularizer's own."""
+    """Raise UserError for a value of a wrong type or out of range. `optimizers.py` checks the regularizer's own."""
     for key, (kind, least, optional) in NUMBERS.items():
         value = OmegaConf.select(cfg, key)
         if not ((optional and value is None) or (_is(kind, value) and value >= least)):

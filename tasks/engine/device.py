@@ -13,9 +13,10 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device of `device=`: cpu, cuda or cuda:N.
+    """Return the torch device of `device=`: cpu, cuda or cuda:N.
 
-    Raises UserError if this machine has none such.
+    Raises:
+        UserError: the name is unknown, or this machine has no such device.
     """
     if not re.fullmatch(r"cpu|cuda(:\d+)?", str(name)):
         raise UserError(f"device={name} is unknown; use cpu, cuda or cuda:N")
@@ -30,7 +31,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def set_up(cfg: Any) -> None:
-    """Threads, float32 matrix products and determinism for the whole process."""
+    """Set threads, float32 matrix products and determinism for the whole process."""
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     torch.set_float32_matmul_precision("highest" if cfg.task.precision == "fp32" else "high")
@@ -38,24 +39,24 @@ def set_up(cfg: Any) -> None:
     torch.backends.cudnn.benchmark = not cfg.deterministic
     on_gpu = str(cfg.device).startswith("cuda")
     if cfg.deterministic and on_gpu:
-        os.environ.setdefault(
-            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-        )  # cuBLAS reads it at its first product; without it no two need be equal
-    # Only asked strictly do a GPU's attention kernels go backward by their deterministic forms. On a CPU a warning is enough.
+        # cuBLAS reads it at its first product. Without it, two equal products may differ.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # On a GPU, attention kernels use their deterministic backward only in strict mode. On a CPU a
+    # warning is enough.
     torch.use_deterministic_algorithms(cfg.deterministic, warn_only=not on_gpu)
-    # Determinism also fills every new tensor with NaN, to show reads of uninitialized memory; nothing here makes such reads, and it
-    # costs a fifth of a small model's step.
+    # Determinism also fills every new tensor with NaN, to reveal reads of uninitialized memory. The
+    # suite makes no such reads, and the filling costs a fifth of a small model's step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def without_deterministic_form(error: Exception) -> str | None:
-    """The operation that torch refuses because it has no deterministic form on a GPU, if the error says so."""
+    """Return the operation that has no deterministic form on a GPU, if the error names one."""
     found = re.match(r"(\S+) does not have a deterministic implementation", str(error))
     return found[1] if found else None
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
-    """The context of forward and loss: bfloat16 where the task asks for it."""
+    """Return the context of forward and loss: bfloat16 if the task asks for it."""
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()

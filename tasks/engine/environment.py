@@ -1,4 +1,4 @@
-"""What a record says of the code, the data and the machine that made it."""
+"""What a record says about the code, the data and the machine that made it."""
 
 import functools
 import hashlib
@@ -16,18 +16,18 @@ from cpr import CPR, AdamCPR
 from cpr.distributed import local
 from cpr.kernels.select import CPU, EAGER, TRITON, select
 
-# What the suite itself writes into its repository.
+# Paths in the repository that the suite itself writes.
 NOT_CODE = (".", ":(exclude)results/mini", ":(exclude)results/paper")
 CODE = ("cpr", "tasks", "scripts", "results/*.py", "configs")
 PACKAGES = ("torch", "torchvision", "numpy", "timm", "transformers", "open_clip_torch", "nnunetv2")
 
 
-# What changes the bits of a run when it changes, with the words of a message.
+# Changes in these change the bits of a run. The values are the words of a message.
 COMPARED = {"git_commit": "code", "versions": "versions", "hardware": "hardware", "kernel": "kernel", "data": "data"}
 
 
 def state_of(device: torch.device, processes: int, optimizer: Optimizer | None, data: str | None) -> dict[str, Any]:
-    """Return what a run's steps are made by: code, versions, hardware, the optimizer's kernel and the data's digest."""
+    """Return what trains a run's steps: code, versions, hardware, the optimizer's kernel and the data's digest."""
     return {
         "git_commit": git_commit(),
         "versions": versions(),
@@ -38,7 +38,10 @@ def state_of(device: torch.device, processes: int, optimizer: Optimizer | None, 
 
 
 def kernel_of(optimizer: Optimizer | None) -> str | None:
-    """Return the path of CPR's arithmetic ("cpu", "eager", "triton", or several joined by "+"). None for other optimizers."""
+    """Return the path of CPR's arithmetic, or None for other optimizers.
+
+    It is "cpu", "eager", "triton", or several joined by "+".
+    """
     if isinstance(optimizer, CPR):
         return "eager"
     if not isinstance(optimizer, AdamCPR):
@@ -50,7 +53,7 @@ def kernel_of(optimizer: Optimizer | None) -> str | None:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return what has changed between two states, in words. Of a state that says nothing, that is said."""
+    """Return in words what has changed between two states, or that the earlier state is unknown."""
     if not set(before) & set(COMPARED):
         return ["what trained it so far is unknown"]
     said = []
@@ -66,7 +69,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """Python and those of the suite's packages that are installed."""
+    """Return the versions of Python and of the suite's installed packages."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -77,7 +80,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: torch.device, processes: int = 1) -> dict[str, Any]:
-    """Processor, cores, threads in use of each process, the GPU if the run used one, and the number of processes (one a GPU)."""
+    """Return processor, cores, threads per process, GPU (None on a CPU) and number of processes (one per GPU)."""
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
@@ -100,8 +103,9 @@ def _cpu_name() -> str:
 def git_commit() -> str | None:
     """Return the commit of the code, or None outside a repository.
 
-    If files of the code differ from it, or are not in it, "-dirty-" and 8 digits of their content follow: other changes are
-    another state. Of a process it is the first answer, since that is the code it has loaded. run.py asks before it trains.
+    If code files differ from the commit, or are not in it, "-dirty-" and 8 digits of their content
+    follow. Other changes thus give another state. A process keeps its first answer, since that is
+    the code it has loaded. run.py asks before it trains.
     """
     root = Path(__file__).resolve().parents[2]
     try:
@@ -118,6 +122,7 @@ def git_commit() -> str | None:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    # safe.directory: the repository may belong to another user. No optional locks: reading must not disturb others.
+    # safe.directory: the repository may belong to another user. Optional locks would disturb other
+    # processes.
     command = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

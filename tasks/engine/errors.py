@@ -1,7 +1,8 @@
-"""What can go wrong, by who can mend it. Each message is one line: what is wrong and what to do.
+"""What can go wrong, by who can fix it. Each message is one line: what is wrong and what to do.
 
-What a sweep does about each, and what is recorded, is in docs/reference/failures.md. `ends_sweep` says whether a sweep
-stops when one of its runs raises it; otherwise the other runs go on.
+docs/reference/failures.md lists what a sweep does about each error and what is recorded.
+`ends_sweep` says whether a sweep stops when one of its runs raises the error. Otherwise the other
+runs continue.
 """
 
 
@@ -13,30 +14,30 @@ class UserError(Exception):
 
 
 class DiskFull(UserError):
-    """No space left. Every other run of a sweep would meet it too."""
+    """No space left on the disk. Every other run of a sweep would fail in the same way."""
 
 
 class Unusable(UserError):
-    """The files of one run cannot be read or written, or are of another format. Nothing of it is changed."""
+    """The files of one run can't be read or written, or have another format. They are left unchanged."""
 
     ends_sweep = False
 
 
 class Held(UserError):
-    """Another process is at work on the run."""
+    """Another process is working on the run."""
 
     ends_sweep = False
 
 
 class OutOfMemory(Exception):
-    """The run needed more memory than there was (exit code 1); it is on record as failed only if that happens again and again."""
+    """The run needed more memory than there was (exit code 1). It is recorded as failed only if this repeats."""
 
     exit_code = 1
     ends_sweep = False
 
 
 class TrainingFailed(Exception):
-    """The run itself failed, for example with a NaN loss (exit code 1); the failure is on record."""
+    """The run itself failed, for example with a NaN loss (exit code 1). The failure is recorded."""
 
     exit_code = 1
     ends_sweep = False
@@ -46,7 +47,7 @@ class Interrupted(Exception):
     """A signal ended the run after its checkpoint was written (exit code 128 + signal)."""
 
     def __init__(self, signal_number: int, message: str) -> None:
-        # Both go to args, from which an exception is made anew on its way out of a worker process.
+        # Both go to args, from which pickle rebuilds an exception that leaves a worker process.
         super().__init__(signal_number, message)
         self.exit_code = 128 + signal_number
 
@@ -55,5 +56,5 @@ class Interrupted(Exception):
 
 
 def one_line(error: Exception) -> str:
-    """What a library says, which may be over several lines."""
+    """Return a library's error message, which may span several lines, as one line."""
     return " ".join(str(error).split())

@@ -1,14 +1,24 @@
-"""A score over all test examples, and over each half of them: the setting of a method can be chosen by one half and judged by the other."""
+"""A score over all test examples and over each half of them.
+
+One half chooses a method's setting, the other judges it.
+"""
 
 from torch import Tensor
 
-SUFFIXES = ("_selection", "_report")  # of the score that chooses a setting, and of the one that judges it
+SUFFIXES = ("_selection", "_report")  # the score that chooses a setting, and the one that judges it
 
 
 def with_halves(name: str, values: Tensor, factor: float = 1.0) -> dict[str, float]:
-    """factor times the mean of `values` [n], a value an example in the order of the test set, as `name`.
+    """Return the mean over all examples, and the means over the two halves, times `factor`.
 
-    As `name`_selection that of the 1st, 3rd, 5th ... example, as `name`_report that of the others. Raises ValueError for fewer than two.
+    Args:
+        name: the score's name. `name`_selection covers the 1st, 3rd, 5th ... example, `name`_report
+            the others.
+        values: [n], one per example in the order of the test set.
+        factor: multiplies every mean.
+
+    Raises:
+        ValueError: fewer than two examples.
     """
     if len(values) < 2:
         raise ValueError(f"{name}: {len(values)} test example(s) have no two halves")

@@ -1,4 +1,7 @@
-"""torch's loader for processes that read ahead: no draw from the global generators, and no worker outlives its run."""
+"""torch's DataLoader with worker processes, without draws from the global generators.
+
+No worker outlives its run.
+"""
 
 import multiprocessing
 import os
@@ -13,9 +16,10 @@ from tasks.engine.errors import UserError
 
 
 def loader(examples: Dataset, workers: int, device: torch.device, **options: Any) -> Iterator[Any]:
-    """What torch's loader gives, with no draw from the global generators and workers that end with their process.
+    """Yield what torch's DataLoader yields, with workers that end with their process.
 
-    Raises a UserError of a worker in its own words, where torch puts the worker's traceback before them.
+    It makes no draw from the global generators. A worker's UserError is raised with its own
+    message, without the worker's traceback that torch puts before it.
     """
     batches = DataLoader(
         examples,
@@ -34,7 +38,11 @@ def loader(examples: Dataset, workers: int, device: torch.device, **options: Any
 
 
 def _follow_parent(worker: int) -> None:
-    """A worker has the lock of the run's folder, as everything that its parent has open: a restart must not find it held by an orphan."""
+    """End the worker when its parent ends.
+
+    A worker inherits all open files of its parent, among them the lock of the run's folder. A
+    restart must not find that lock held by an orphan.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -1,4 +1,7 @@
-"""From `configs/regularizer/*.yaml` to an optimizer. A new one is a line in BUILDERS, one in KEYS and a YAML file."""
+"""Build an optimizer from `configs/regularizer/*.yaml`.
+
+A new optimizer needs a line in BUILDERS, a line in KEYS and a YAML file.
+"""
 
 import math
 import warnings
@@ -13,7 +16,8 @@ from cpr import CPR, AdamCPR, regularized_groups
 from cpr.baselines import AMOS, AdamAdaDecay, AdamAWD, DecayScheduledAdamW, RescaledAdam
 from tasks.engine.errors import UserError
 
-# The engine says so itself (`never_acts`, `without_bound` in the record), and a run that is stopped goes on later.
+# The engine reports this itself (`never_acts`, `without_bound` in the record), and a stopped run
+# resumes later.
 warnings.filterwarnings("ignore", message=".* no matrix got a bound: nothing was regularized")
 CPR_ARGUMENTS = (
     "kappa_init_method",
@@ -26,7 +30,7 @@ CPR_ARGUMENTS = (
     "safeguard",
 )
 CPR_KEYS = (*CPR_ARGUMENTS, "reg_step_size")
-# What each bound reads beyond CPR_KEYS.
+# What each bound reads in addition to CPR_KEYS.
 BOUND_KEYS = {
     "warm_start": ("warm_start",),
     "uniform": ("kappa_init_param",),
@@ -36,9 +40,10 @@ BOUND_KEYS = {
 
 
 def warm_start_steps(value: str | int | float, warmup_steps: int) -> int:
-    """Steps of `warm_start`: a number, or a multiple of the lr warm-up like "2x".
+    """Return the steps of `warm_start`: a number, or a multiple of the lr warm-up like "2x".
 
-    Raises UserError for anything else, and for a negative number.
+    Raises:
+        UserError: anything else, or a negative number.
     """
     multiple = isinstance(value, str) and value.endswith("x")
     try:
@@ -57,7 +62,7 @@ def warm_start_steps(value: str | int | float, warmup_steps: int) -> int:
 
 
 def cpr_arguments(cfg: Any) -> dict[str, Any]:
-    """The arguments of AdamCPR and CPR, with WS's steps and IP's interval derived from the lr warm-up."""
+    """Return the arguments of AdamCPR and CPR. WS's steps and IP's interval follow from the lr warm-up."""
     regularizer, warmup = cfg.regularizer, cfg.task.schedule.warmup_steps
     arguments = {name: regularizer[name] for name in CPR_ARGUMENTS if name in regularizer}
     method = regularizer.kappa_init_method
@@ -72,7 +77,7 @@ def cpr_arguments(cfg: Any) -> dict[str, Any]:
 
 
 def never_acts(cfg: Any) -> str | None:
-    """A warning if the bound is set too late to act in this run; None if all is well."""
+    """Return a warning if the bound is set too late to act in this run, else None."""
     regularizer = cfg.regularizer
     if "kappa_init_method" not in regularizer:
         return None
@@ -86,9 +91,10 @@ def never_acts(cfg: Any) -> str | None:
 
 
 def _check_keys(regularizer: Any) -> None:
-    """Raises UserError for a key that the optimizer would not read: a setting without effect is a mistake.
+    """Raise UserError for a key that the optimizer would not read, since a setting without effect is a mistake.
 
-    Another bound's key may be null: so a grid takes it out, where the regularizer's file has it.
+    A key of another bound may be null. A grid uses this to take out a key that the regularizer's
+    file has.
     """
     known = {"name", "optimizer", "lr", *KEYS[regularizer.optimizer]}
     taken_out: set[str] = set()
@@ -112,7 +118,8 @@ def _decay(cfg: Any, key: str = "weight_decay") -> float:
 
 def _groups(cfg: Any, model: nn.Module, weight_decay: float = 0.0) -> list[dict[str, Any]]:
     groups = regularized_groups(model, reg_embedding=cfg.task.reg_embedding)
-    everywhere = cfg.task.get("decay_all", False)  # biases and normalization weights too, where a task wants it so
+    # Some tasks also decay biases and normalization weights.
+    everywhere = cfg.task.get("decay_all", False)
     return [group | {"weight_decay": weight_decay if group["regularize"] or everywhere else 0.0} for group in groups]
 
 
@@ -126,13 +133,15 @@ def _baseline(cfg: Any) -> dict[str, Any]:
 
 def _awd(cfg: Any, model: nn.Module) -> Optimizer:
     regularizer = cfg.regularizer
-    # A coupled decay is a share of each gradient, however many steps there are; a decoupled one adds up over the steps.
+    # A coupled decay is a share of each gradient for any number of steps. A decoupled one adds up
+    # over the steps.
     decay = regularizer.weight_decay if regularizer.coupled else _decay(cfg)
     return AdamAWD(model, weight_decay=decay, coupled=regularizer.coupled, scope=regularizer.scope, **_baseline(cfg))
 
 
 def _amos(cfg: Any, model: nn.Module) -> Optimizer:
-    # Not times lr, but added up over the steps like a decoupled decay: the multiplier makes up for their number here too.
+    # This decay is not multiplied by lr, but adds up over the steps like a decoupled decay. The
+    # multiplier compensates for their number here too.
     options = {
         "extra_l2": _decay(cfg, "extra_l2"),
         "legacy_sign": cfg.regularizer.legacy_sign,
@@ -177,14 +186,15 @@ KEYS: dict[str, tuple[str, ...]] = {
     "adamw_schedule": ("weight_decay", "final_factor"),
 }
 
-# Baselines whose step does not work on sharded parameters.
+# The step of these baselines does not work on sharded parameters.
 WHOLE_MATRICES = ("rescaling", "awd", "amos")
 
 
 def build_optimizer(cfg: Any, model: nn.Module) -> Optimizer:
-    """The optimizer of `cfg.regularizer` for the model's trainable parameters.
+    """Return the optimizer of `cfg.regularizer` for the model's trainable parameters.
 
-    Raises UserError for an unknown optimizer and for values out of their ranges.
+    Raises:
+        UserError: the optimizer is unknown, or a value is out of its range.
     """
     if cfg.regularizer.optimizer not in BUILDERS:
         raise UserError(

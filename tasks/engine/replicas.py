@@ -1,7 +1,8 @@
-"""Gradients of a replicated model, added up over the processes bucket by bucket while the backward pass goes on.
+"""Sum gradients of a replicated model over the processes, bucket by bucket during the backward pass.
 
-Not torch's DistributedDataParallel: that sorts its buckets anew after the first step, so that after a restart more than two processes
-add up in another order than without one, and the run ends with other bits. These buckets stay, and the model needs no wrapper.
+torch's DistributedDataParallel sorts its buckets again after the first step. After a restart, more
+than two processes would then add up in another order, and the run would end with other bits. These
+buckets stay the same, and the model needs no wrapper.
 """
 
 from collections.abc import Iterable
@@ -17,9 +18,10 @@ BUCKET_BYTES = 25 * 2**20
 
 
 class Replicas:
-    """Per step: `listen()` before the last backward pass, `finish()` after it; gradients are then sums over all processes.
+    """Sum the gradients of one step over all processes.
 
-    Every process must use the same parameters in a step.
+    Call `listen()` before the last backward pass and `finish()` after it. Every process must use
+    the same parameters in a step.
     """
 
     def __init__(self, parameters: Iterable[Tensor], ranks: Ranks) -> None:
@@ -33,12 +35,15 @@ class Replicas:
                 parameter.register_post_accumulate_grad_hook(lambda _, number=number: self._ready(number))
 
     def listen(self) -> None:
-        """From here on a gradient that the backward pass has written is complete."""
+        """Treat every gradient that the backward pass writes from now on as complete."""
         self._missing = [len(bucket) for bucket in self._buckets]
         self._listening = True
 
     def finish(self) -> None:
-        """Sends what is left (some parameter of its bucket had no part in the loss), and waits for everything."""
+        """Send the remaining buckets and wait for all of them.
+
+        A bucket remains if one of its parameters had no part in the loss.
+        """
         self._listening = False
         while len(self._sent) < len(self._buckets):
             self._send()
@@ -52,7 +57,7 @@ class Replicas:
         if not self._listening:
             return
         self._missing[number] -= 1
-        # In the order of the buckets, so that all processes send the same one.
+        # Keep the order of the buckets, so all processes send the same one.
         while len(self._sent) < len(self._buckets) and self._missing[len(self._sent)] == 0:
             self._send()
 
@@ -64,7 +69,7 @@ class Replicas:
 
 
 def _buckets(parameters: list[Tensor]) -> list[list[Tensor]]:
-    """The parameters from last to first, as the backward pass comes by them; of one dtype in a bucket."""
+    """Return the parameters from last to first, as the backward pass reaches them. A bucket has one dtype."""
     buckets: list[list[Tensor]] = []
     size = 0
     for parameter in reversed(parameters):

@@ -1,4 +1,4 @@
-"""What a person sees of a run: the regularized set at its start, a progress bar with ETA, and wandb if asked for."""
+"""What a run shows: the regularized set at its start, a progress bar with ETA, and wandb on request."""
 
 import sys
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tasks.engine.terminal import say
 
 
 def regularized_set(model: nn.Module, reg_embedding: bool) -> str:
-    """Which parameters the regularizer acts on: counts, then names."""
+    """Return which parameters the regularizer acts on: counts, then names."""
     names = regularized_names(model, reg_embedding)
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     total, chosen = sum(sizes.values()), sum(sizes[name] for name in names)
@@ -23,7 +23,7 @@ def regularized_set(model: nn.Module, reg_embedding: bool) -> str:
 
 
 def progress_bar(cfg: Any, start: int, run_id: str, first: bool = True) -> tqdm:
-    """Steps done, steps/s and time left; nothing if the run is quiet, and in its processes but the first."""
+    """Return a bar with steps done, steps/s and time left. Quiet runs and later processes show none."""
     interval = 0.5 if sys.stderr.isatty() else 30.0
     return tqdm(
         total=cfg.num_steps,
@@ -37,7 +37,7 @@ def progress_bar(cfg: Any, start: int, run_id: str, first: bool = True) -> tqdm:
 
 
 def show_speed(bar: tqdm, speed: dict[str, float]) -> None:
-    """Tokens or images per second, and MFU, behind the bar."""
+    """Show tokens or images per second, and MFU, behind the bar."""
     parts = [
         f"{value:.1%} MFU" if name == "mfu" else f"{value:,.0f} {name.removesuffix('_per_second')}/s"
         for name, value in speed.items()
@@ -47,9 +47,10 @@ def show_speed(bar: tqdm, speed: dict[str, float]) -> None:
 
 
 class WandbLog:
-    """Send rows to wandb, offline or online. Do nothing with `logging=none`, and in a run's processes but the first.
+    """Send rows to wandb, offline or online. Do nothing with `logging=none` or outside the first process.
 
-    An error of wandb (unreachable, its helper process killed, a lost connection) is one warning, and training goes on without it.
+    An error of wandb (unreachable, its helper process killed, a lost connection) causes one
+    warning, and training continues without it.
     """
 
     def __init__(self, cfg: Any, run_id: str, folder: Path, first: bool = True) -> None:
@@ -71,7 +72,8 @@ class WandbLog:
                 dir=folder,
                 config=config,
             )
-        except wandb.errors.CommError as error:  # unreachable: it may be reached again for the next run
+        # wandb is unreachable, but may be back for the next run.
+        except wandb.errors.CommError as error:
             say(f"warning: wandb is not reached ({one_line(error)}); {run_id} goes on without it")
         except wandb.Error as error:
             raise UserError(

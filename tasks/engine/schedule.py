@@ -7,10 +7,15 @@ DECAYS = ("cosine", "polynomial", "constant")
 
 
 def lr_factor(schedule: Any, step: int, num_steps: int) -> float:
-    """Factor on lr for the update number `step` (from 0); with a warm-up that of the first one is `start_factor`, or 0 where none is given.
+    """Return the factor on lr for update number `step` (from 0).
 
-    cosine: from 1 down to `final_factor` at num_steps. polynomial: (1 - progress)^power, down to `final_factor`. Progress counts from the
-    end of the warm-up, or with `warmup_prefix: false` (timm's name for it) from step 0: the decay has then begun when the warm-up ends.
+    A warm-up begins at `start_factor`, or at 0 without one. The decays are:
+
+    - cosine: from 1 down to `final_factor` at num_steps.
+    - polynomial: (1 - progress)^power, down to `final_factor`.
+
+    Progress counts from the end of the warm-up. With `warmup_prefix: false` (timm's name) it counts
+    from step 0, so the decay has already begun when the warm-up ends.
     """
     warmup = schedule.warmup_steps
     if step < warmup:
@@ -27,6 +32,6 @@ def lr_factor(schedule: Any, step: int, num_steps: int) -> float:
 
 
 def _given(schedule: Any, key: str, default: Any) -> Any:
-    """A key that a schedule need not have."""
+    """Return a key that a schedule may lack, or `default`."""
     value = getattr(schedule, key, None)
     return default if value is None else value

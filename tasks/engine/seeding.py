@@ -1,4 +1,4 @@
-"""Random numbers: every draw is a function of the run's seed and of what it is for, so that resuming needs no replay."""
+"""Random numbers that depend only on the run's seed and their purpose, so resuming needs no replay."""
 
 import contextlib
 import hashlib
@@ -10,21 +10,22 @@ import torch
 
 
 def derive(seed: int, *purpose: str | int) -> int:
-    """A 63-bit seed for one purpose, for example ("augment", step).
+    """Return a 63-bit seed for one purpose, for example ("augment", step).
 
-    torch's CPU generator uses the low 32 bits, so that two of many thousand purposes may share a stream.
+    torch's CPU generator uses only the low 32 bits, so among many thousand purposes two may share a
+    stream.
     """
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
-    """A CPU generator seeded by `derive`."""
+    """Return a CPU generator seeded by `derive`."""
     return torch.Generator().manual_seed(derive(seed, *purpose))
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds the global generators (initialization, dropout) of Python, NumPy and torch on all devices."""
+    """Seed the global generators of Python, NumPy and torch on all devices (initialization, dropout)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -32,7 +33,7 @@ def seed_everything(seed: int) -> None:
 
 @contextlib.contextmanager
 def drawing_from(seed: int) -> Iterator[None]:
-    """Within it Python's, NumPy's and torch's CPU generators start at `seed`; afterwards they go on as before."""
+    """Start Python's, NumPy's and torch's CPU generators at `seed` in the block, then restore their states."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -46,7 +47,7 @@ def drawing_from(seed: int) -> Iterator[None]:
 
 
 def random_state() -> dict:
-    """The state of all global generators, as tensors and plain values that a weights-only load accepts."""
+    """Return the state of all global generators, as tensors and plain values that a weights-only load accepts."""
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
     return {
         "python": random.getstate(),
@@ -63,7 +64,7 @@ def random_state() -> dict:
 
 
 def restore_random_state(state: dict) -> None:
-    """Inverse of `random_state`; device states are restored where this machine has as many devices."""
+    """Restore a state of `random_state`. GPU states are restored only if the number of GPUs is the same."""
     random.setstate(state["python"])
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))

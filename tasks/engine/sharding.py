@@ -1,4 +1,4 @@
-"""A model over several processes: the same in all of them, or sharded (FSDP2); and its state whole again for checkpoints."""
+"""Replicate a model over several processes or shard it (FSDP2), and gather its state for checkpoints."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +14,7 @@ from tasks.engine.parallel import Ranks
 
 
 def check_batch_norm(cfg: Any, model: nn.Module, ranks: Ranks, device: torch.device) -> None:
-    """Raises UserError where batch normalization could not have the global batch's statistics."""
+    """Raise UserError if batch normalization can't use the statistics of the global batch."""
     if not has_batch_norm(model):
         return
     if ranks.world > 1 and device.type == "cpu":
@@ -29,12 +29,18 @@ def check_batch_norm(cfg: Any, model: nn.Module, ranks: Ranks, device: torch.dev
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Whether an example's output depends on the rest of its batch."""
+    """Return whether an example's output depends on the rest of its batch."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 def check_parts(model: nn.Module, count: int, ranks: Ranks) -> None:
-    """Raises UserError if a process without an example of a batch of `count` would disturb the others' batch normalization."""
+    """Raise UserError if a process without an example would disturb the others' batch normalization.
+
+    Args:
+        model: the model to be trained.
+        count: examples in the global batch.
+        ranks: the run's processes.
+    """
     if count < ranks.world and has_batch_norm(model):
         raise UserError(
             f"an epoch's last batch has {count} example(s), too few for {ranks.world} processes with batch normalization"
@@ -42,12 +48,17 @@ def check_parts(model: nn.Module, count: int, ranks: Ranks) -> None:
 
 
 def spread(cfg: Any, model: nn.Module, blocks: list[nn.Module] | None, ranks: Ranks, device: torch.device) -> nn.Module:
-    """The model that this process trains: with the first one's values, synchronized batch normalization, and sharded if asked for."""
+    """Return the model that this process trains.
+
+    It has the first process's values and synchronized batch normalization, and is sharded if asked
+    for.
+    """
     if ranks.world == 1:
         return model
     if has_batch_norm(model):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model, ranks.group)
-    for tensor in model.state_dict().values():  # another machine's processor may round an initialization otherwise
+    # Another machine's processor may round an initialization differently.
+    for tensor in model.state_dict().values():
         dist.broadcast(tensor, src=0, group=ranks.group)
     if cfg.parallel == "fsdp":
         _shard(model, blocks, ranks, device)
@@ -64,9 +75,10 @@ def _shard(model: nn.Module, blocks: list[nn.Module] | None, ranks: Ranks, devic
         for block in _blocks(model) if blocks is None else blocks:
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
-    except NotImplementedError as error:  # of channels-last parameters, for example
+    except NotImplementedError as error:  # for example, for channels-last parameters
         raise UserError(f"parallel=fsdp cannot shard {type(model).__name__} ({error}); use parallel=ddp") from error
-    for name, parameter in model.named_parameters():  # new objects, without marks such as `_no_weight_decay`
+    # Sharding makes new parameter objects, which lack marks such as `_no_weight_decay`.
+    for name, parameter in model.named_parameters():
         parameter.__dict__.update(marks[name])
 
 
@@ -79,7 +91,10 @@ def _blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def whole(state: Any, ranks: Ranks) -> Any:
-    """A nested state without shards, as one process alone has it. All processes call it; only the first one gets the tensors."""
+    """Return a nested state without shards, as a single process would have it.
+
+    All processes must call it. Only the first one gets the tensors.
+    """
     if ranks.world == 1:
         return state
     if isinstance(state, dict):
@@ -93,7 +108,10 @@ def whole(state: Any, ranks: Ranks) -> Any:
 
 
 def trained_state(model: nn.Module) -> dict[str, Any]:
-    """The model's state without its frozen parameters, which the task makes again: of a LoRA model its small matrices alone."""
+    """Return the model's state without its frozen parameters, which the task rebuilds.
+
+    For a LoRA model this leaves only the small matrices.
+    """
     frozen = _frozen(model)
     return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
@@ -103,7 +121,10 @@ def _frozen(model: nn.Module) -> set[str]:
 
 
 def load(model: nn.Module, optimizer: Optimizer, model_state: dict[str, Any], optimizer_state: dict[str, Any]) -> None:
-    """Puts whole states back, of which each process keeps its shards; frozen parameters, which are not in them, stay as they are."""
+    """Load whole states, and keep this process's shards of them.
+
+    Frozen parameters are not in the states and stay as they are.
+    """
     own, frozen = model.state_dict(), _frozen(model)
     kept = {name: value for name, value in own.items() if name in frozen}
     model.load_state_dict(
@@ -111,7 +132,8 @@ def load(model: nn.Module, optimizer: Optimizer, model_state: dict[str, Any], op
     )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     identifiers = [identifier for group in optimizer_state["param_groups"] for identifier in group["params"]]
-    if len(identifiers) < len(parameters):  # a checkpoint of version 0.1, whose groups lack frozen parameters
+    # Checkpoints of version 0.1 have groups without frozen parameters.
+    if len(identifiers) < len(parameters):
         parameters = [parameter for parameter in parameters if parameter.requires_grad]
     state = dict(optimizer_state["state"])
     for identifier, parameter in zip(identifiers, parameters, strict=True):
@@ -121,7 +143,7 @@ def load(model: nn.Module, optimizer: Optimizer, model_state: dict[str, Any], op
 
 
 def _as(own: Tensor, value: Any) -> Any:
-    """This process's shard of `value`, if `own` is sharded and of the same shape."""
+    """Return this process's shard of `value` if `own` is sharded and has the same shape, else `value`."""
     if not is_sharded(own) or not isinstance(value, Tensor) or value.shape != own.shape:
         return value
     from torch.distributed.tensor import distribute_tensor

@@ -1,6 +1,7 @@
-"""Signals: SIGTERM, SIGINT and SIGUSR2 end a run after a checkpoint, SIGUSR1 asks for a checkpoint and lets it go on.
+"""Signals: SIGTERM, SIGINT and SIGUSR2 end a run after a checkpoint.
 
-SIGUSR2 is what a cluster sends before it takes the machine away: the job is queued again (scripts/launchers/slurm.py).
+SIGUSR1 asks for a checkpoint, and the run continues. A cluster sends SIGUSR2 before it takes
+the machine away. The job is then queued again (scripts/launchers/slurm.py).
 """
 
 import contextlib
@@ -12,17 +13,17 @@ from types import FrameType
 
 from tasks.engine.errors import Interrupted
 
-_noted: int | None = None  # a stop that was asked for while no block below was active
+_noted: int | None = None  # a stop requested while no block below was active
 
 
 def note(number: int, _: FrameType | None) -> None:
-    """Handle a signal between two runs: the next block below honours it."""
+    """Remember a signal that comes between two runs, for the next block below."""
     global _noted
     _noted = number
 
 
 class Requests:
-    """What has been asked for since the last look."""
+    """What signals have asked for so far."""
 
     def __init__(self) -> None:
         self.stop: int | None = _noted
@@ -37,7 +38,7 @@ class Requests:
 
 @contextlib.contextmanager
 def listening() -> Iterator[Requests]:
-    """Collects signals while the block runs; outside the main thread, where Python allows no handlers, none come."""
+    """Collect signals while the block runs. Outside the main thread Python allows no handlers, so none arrive."""
     requests = Requests()
     with _handled_by(requests.handle):
         yield requests
@@ -45,7 +46,7 @@ def listening() -> Iterator[Requests]:
 
 @contextlib.contextmanager
 def stopping_at_once(what: str) -> Iterator[None]:
-    """Raise Interrupted at once for a signal that ends a run, while the block has nothing to save. SIGUSR1 is ignored."""
+    """Raise Interrupted at once for a signal that ends a run, as the block has nothing to save. Ignore SIGUSR1."""
 
     def stop(number: int, _: FrameType | None) -> None:
         if number != signal.SIGUSR1:
@@ -67,7 +68,9 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
     def handle(number: int, frame: FrameType | None) -> None:
         if os.getpid() == process:
             handler(number, frame)
-        elif number == signal.SIGTERM:  # a fork, such as a worker of a library's pool, which ends its workers so
+        # This is a fork, such as a worker of a library's pool, which uses SIGTERM to end its
+        # workers.
+        elif number == signal.SIGTERM:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 

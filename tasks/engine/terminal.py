@@ -1,4 +1,4 @@
-"""Lines for a person; free of torch."""
+"""Messages on the terminal. Doesn't import torch."""
 
 import sys
 
@@ -8,6 +8,6 @@ from tasks.engine.launch import launched
 
 
 def say(message: str) -> None:
-    """One line to the standard error stream, without tearing a progress bar; from the first of a run's processes alone."""
+    """Write one line to stderr without breaking a progress bar. Only the run's first process writes."""
     if launched().rank == 0:
         tqdm.write(message, file=sys.stderr)

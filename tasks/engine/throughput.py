@@ -1,4 +1,7 @@
-"""How fast a run is: tokens or images per second, and how much of the GPUs' arithmetic the model's own makes up (MFU)."""
+"""Measure a run's speed: tokens or images per second, and model FLOPs utilization (MFU).
+
+MFU is the model's own arithmetic as a share of the GPUs' peak.
+"""
 
 from collections.abc import Mapping
 
@@ -6,7 +9,8 @@ import torch
 
 from tasks.engine.workload import Work
 
-# Dense bfloat16 FLOP/s by part of the device's name, from NVIDIA's data sheets; the first that fits counts.
+# Dense bfloat16 FLOP/s by part of the device's name, from NVIDIA's data sheets. The first match
+# counts.
 PEAKS: Mapping[str, float] = {
     "H100 PCIe": 756e12,
     "H100": 989e12,
@@ -20,7 +24,7 @@ PEAKS: Mapping[str, float] = {
 
 
 def peak_flops(precision: str, device: torch.device) -> float | None:
-    """The device's bfloat16 FLOP/s; None for another precision, for a CPU and for a GPU that is not in the table."""
+    """Return the device's bfloat16 FLOP/s, or None for another precision, a CPU or a GPU not in the table."""
     if precision != "bf16" or device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -28,9 +32,14 @@ def peak_flops(precision: str, device: torch.device) -> float | None:
 
 
 def rates(work: Work | None, steps: int, seconds: float, peak: float | None, processes: int) -> dict[str, float]:
-    """{"tokens_per_second": ..., "mfu": ...} of `steps` updates in `seconds`; what is unknown is left out.
+    """Return {"tokens_per_second": ..., "mfu": ...} of `steps` updates in `seconds`, without unknown values.
 
-    peak: FLOP/s of one of the run's `processes`.
+    Args:
+        work: what one update processes.
+        steps: number of updates.
+        seconds: time they took.
+        peak: FLOP/s of one of the run's processes.
+        processes: number of processes in the run.
     """
     if work is None or not steps or not seconds:
         return {}

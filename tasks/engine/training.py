@@ -1,4 +1,4 @@
-"""The one training loop: forward, backward, clip, step; with logs, dynamics, checkpoints and exact resuming."""
+"""The one training loop: forward, backward, clip, step, with logs, dynamics, checkpoints and exact resuming."""
 
 import math
 import os
@@ -36,7 +36,7 @@ LOGS = ("metrics.jsonl", "dynamics.jsonl")
 class Training:
     """One run's state while it trains. `step` counts finished updates.
 
-    Every process of `ranks` has such a state and does the same; the first alone writes.
+    Every process of `ranks` holds this state and does the same work. Only the first one writes.
     """
 
     def __init__(
@@ -50,16 +50,17 @@ class Training:
         ranks: Ranks,
     ) -> None:
         self.cfg, self.folder, self.workload, self.optimizer, self.device = cfg, folder, workload, optimizer, device
-        self.lock = lock  # the first process's
+        self.lock = lock  # held by the first process
         self.ranks = ranks
-        # With several processes gradients are added up: here where each has the whole model, as a mean by FSDP.
+        # Several processes add up gradients here if each has the whole model. FSDP averages them
+        # itself.
         self.replicas = (
             Replicas(workload.model.parameters(), ranks) if ranks.world > 1 and cfg.parallel == "ddp" else None
         )
         self.loss_scale = ranks.world if cfg.parallel == "fsdp" else 1
         self.run_id = records.run_id(cfg)
         self.step = 0
-        self.seconds = 0.0  # whole run, over all its processes
+        self.seconds = 0.0  # whole run, including its earlier processes
         self.stepping_seconds = 0.0  # the part spent in updates and their logs, for steps per second
         self.peak = peak_flops(cfg.task.precision, device)
         self.lap = (0, 0.0)  # step and stepping_seconds at the last log
@@ -69,12 +70,11 @@ class Training:
         self.wandb = WandbLog(cfg, self.run_id, folder, ranks.first)
         self.matrix_names = regularized_names(workload.model, cfg.task.reg_embedding)
         self.last_checkpoint = time.monotonic()
-        self.states: (
-            list[dict[str, Any]] | None
-        ) = []  # what made the steps so far (attempts.py); None: the checkpoint does not say
+        # What trained the steps so far (attempts.py). None: the checkpoint does not say.
+        self.states: list[dict[str, Any]] | None = []
 
     def resume(self) -> None:
-        """Goes back to the newest whole checkpoint whose logs are whole too, or to the start."""
+        """Resume from the newest whole checkpoint with whole logs, or start from the beginning."""
         saved = self._newest()
         if saved is None:
             return
@@ -93,7 +93,10 @@ class Training:
             say(f"resuming {self.run_id} at step {self.step} of {self.cfg.num_steps}")
 
     def _newest(self) -> dict[str, Any] | None:
-        """The checkpoint to go on from, with the logs cut back to it. The first process finds it, the others read the same file."""
+        """Return the checkpoint to resume from, after cutting the logs back to it.
+
+        The first process finds it, and the others read the same file.
+        """
         saved, logs = None, (self.metrics, self.dynamics)
 
         def hold(content: dict[str, Any]) -> bool:
@@ -115,7 +118,7 @@ class Training:
         return saved
 
     def save(self) -> None:
-        """Writes a checkpoint of this moment; it is the same for any number of processes but for their random states."""
+        """Write a checkpoint. Only its random states depend on the number of processes."""
         model, optimizer = self.whole_state()
         content = {
             "step": self.step,
@@ -137,14 +140,19 @@ class Training:
         self.last_checkpoint = time.monotonic()
 
     def whole_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What is trained of the model, and the optimizer's state, as one process alone has them; all ask for them, the first gets them."""
+        """Return the trained part of the model's state and the optimizer's state, without shards.
+
+        All processes must call it. Only the first one gets the states.
+        """
         states = sharding.trained_state(self.workload.model), self.optimizer.state_dict()
         return sharding.whole(states[0], self.ranks), sharding.whole(states[1], self.ranks)
 
     def train(self, requests: Requests, progress: Callable[[int], None] | None = None) -> dict[str, float]:
-        """Trains to the end and evaluates; returns the final metrics.
+        """Train to the end, evaluate, and return the final metrics.
 
-        Raises TrainingFailed for a loss that is not finite, Interrupted after a signal (with a checkpoint written).
+        Raises:
+            TrainingFailed: a loss or a final metric is not finite.
+            Interrupted: a signal asked to stop. A checkpoint has been written.
         """
         bar = progress_bar(self.cfg, self.step, self.run_id, self.ranks.first)
         if progress:
@@ -232,13 +240,17 @@ class Training:
             return metrics | workload.at_end(workload.model) if last and workload.at_end else metrics
 
     def _speed(self) -> dict[str, float]:
-        """Since the last log; for people and wandb: in metrics.jsonl it would differ between equal runs."""
+        """Return the speed since the last log.
+
+        It goes to the progress bar and wandb, not to metrics.jsonl, where it would differ between
+        equal runs.
+        """
         step, seconds = self.lap
         self.lap = (self.step, self.stepping_seconds)
         return rates(self.workload.work, self.step - step, self.stepping_seconds - seconds, self.peak, self.ranks.world)
 
     def record_metrics(self, metrics: dict[str, float]) -> None:
-        """Appends an evaluation to metrics.jsonl, with what the model writes."""
+        """Append an evaluation to metrics.jsonl, with the model's text sample if the task has one."""
         row: dict[str, Any] = {"step": self.step} | metrics
         if self.workload.sample:
             with autocast(self.cfg.task.precision, self.device):
@@ -251,7 +263,7 @@ class Training:
         every_steps, minutes = self.cfg.checkpoint_every_steps, self.cfg.checkpoint_every_minutes
         due = self.step == self.cfg.num_steps or (every_steps is not None and self.step % every_steps == 0)
         due = due or (minutes is not None and time.monotonic() - self.last_checkpoint > 60 * minutes)
-        # A signal may reach one process alone, or each at another step, and clocks differ.
+        # A signal may reach only one process, or each at another step, and clocks differ.
         stop, wanted = self.ranks.largest(requests.stop or 0, due or requests.checkpoint)
         if wanted or stop:
             self.save()
@@ -262,12 +274,12 @@ class Training:
 
 
 def is_constrained(optimizer: Optimizer) -> bool:
-    """Whether the optimizer bounds its regularized set."""
+    """Return whether the optimizer bounds its regularized set."""
     return isinstance(optimizer, AdamCPR | CPR)
 
 
 def matrix_sizes(model: nn.Module, names: list[str], optimizer: Optimizer) -> dict[str, list[float | None]]:
-    """R of every regularized matrix, in the order of `names`; with CPR also κ (None while unset) and λ."""
+    """Return R of every regularized matrix, in the order of `names`. CPR adds κ (None while unset) and λ."""
     if is_constrained(optimizer):
         rows = snapshot(optimizer, model)
         return {
@@ -280,7 +292,7 @@ def matrix_sizes(model: nn.Module, names: list[str], optimizer: Optimizer) -> di
 
 
 def without_bound(model: nn.Module, optimizer: Optimizer) -> list[str]:
-    """The matrices whose κ was never set."""
+    """Return the matrices for which κ was never set."""
     if not is_constrained(optimizer):
         return []
     return [name for name, row in snapshot(optimizer, model).items() if not row.is_set]

@@ -1,7 +1,7 @@
-"""Whether data files are what they were when they were prepared, by their SHA-256.
+"""Check by SHA-256 that data files are unchanged since they were prepared.
 
-A file is read again only if its size or its time of change differs from its last check. What has been checked is kept in
-`.verified.json` beside the files, or in memory alone where that can't be written.
+A file is read again only if its size or modification time differs from its last check. Past checks
+are kept in `.verified.json` beside the files, or only in memory if that can't be written.
 """
 
 import contextlib
@@ -14,24 +14,25 @@ from tasks.engine.errors import UserError
 from tasks.engine.files import write_bytes_atomically
 
 CHECKED, KNOWN = ".verified.json", "checksums.json"
-Check = list[int | str]  # size, time of change in ns, SHA-256
+Check = list[int | str]  # size, modification time in ns, SHA-256
 _checked: dict[Path, Check] = {}  # by this process
 
 
 def verify(folder: Path, files: Mapping[str, str], mend: str) -> str:
-    """Compare files of `folder` with their SHA-256. Return a digest over all of them.
+    """Compare files of `folder` with their SHA-256 and return a digest over all of them.
 
     Args:
-        folder: where they lie.
-        files: the SHA-256 of each by its path in the folder.
-        mend: what a user does about a damaged file.
+        folder: the folder of the files.
+        files: the SHA-256 of each file by its path in the folder.
+        mend: what the user should do about a damaged file.
 
     Raises:
-        UserError: a file is missing, can't be read or has another content.
+        UserError: a file is missing, can't be read or has other content.
     """
     found = digests(folder, files, mend)
     if suspects := [name for name, digest in files.items() if found[name] != digest]:
-        found |= digests(folder, suspects, mend, afresh=True)  # the note of the last check may be what is damaged
+        # The kept result of the last check may itself be damaged.
+        found |= digests(folder, suspects, mend, afresh=True)
     damaged = sorted(name for name, digest in files.items() if found[name] != digest)
     if damaged:
         raise UserError(
@@ -41,7 +42,7 @@ def verify(folder: Path, files: Mapping[str, str], mend: str) -> str:
 
 
 def digests(folder: Path, names: Iterable[str], mend: str, afresh: bool = False) -> dict[str, str]:
-    """Return the SHA-256 of each file, read again only if it has changed since its last check, or `afresh`."""
+    """Return the SHA-256 of each file. With `afresh`, also read files that have not changed since their last check."""
     kept = {name: check for name, check in _read(folder / CHECKED).items() if _is_check(check)}
     now: dict[str, Check] = {}
     for name in names:
@@ -67,13 +68,16 @@ def _is_check(value: object) -> bool:
 
 
 def remember(folder: Path, names: Iterable[str]) -> None:
-    """Put the SHA-256 of files that come without one on record, in checksums.json, for `verify_remembered`."""
+    """Record the SHA-256 of files that come without one in checksums.json, for `verify_remembered`."""
     found = digests(folder, sorted(names), "look at the file's rights")
     write_bytes_atomically(folder / KNOWN, json.dumps(found, indent=1).encode() + b"\n")
 
 
 def verify_remembered(folder: Path, names: Iterable[str] | None, mend: str) -> str | None:
-    """Compare files (None: all on record) with checksums.json. Return a digest over them; None if nothing was put on record."""
+    """Compare files (None: all that are recorded) with checksums.json.
+
+    Return a digest over them, or None if nothing was recorded.
+    """
     if not (folder / KNOWN).exists():
         return None
     known = _read(folder / KNOWN)
@@ -86,7 +90,7 @@ def verify_remembered(folder: Path, names: Iterable[str] | None, mend: str) -> s
 
 
 def overall(files: Mapping[str, str]) -> str:
-    """Return one digest, 16 hexadecimal digits, of many."""
+    """Return one digest of 16 hexadecimal digits over many."""
     return hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()[:16]
 
 
@@ -95,7 +99,7 @@ def _more(names: list[str]) -> str:
 
 
 def _read(path: Path) -> dict:
-    """Return the content of a JSON file, {} if there is none that can be read."""
+    """Return the content of a JSON file, or {} if it is missing or unreadable."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

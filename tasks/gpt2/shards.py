@@ -1,6 +1,7 @@
-"""Tokens as they lie on disk: `<root>/gpt2/<name>/<split>-<number>.bin`, little-endian uint16, and a manifest that says what is in them.
+"""Tokens on disk: `<root>/gpt2/<name>/<split>-<number>.bin`, little-endian uint16, and a manifest.
 
-Each document is followed by <|endoftext|>. The manifest is written last: where it is, the data set is whole.
+Each document is followed by <|endoftext|>. The manifest is written last, so a data set that has it
+is complete.
 """
 
 import json
@@ -17,21 +18,21 @@ TOKEN = np.dtype("<u2")
 
 
 class Tokens:
-    """The tokens of several files, one after the other, memory-mapped."""
+    """The concatenated tokens of several memory-mapped files."""
 
     def __init__(self, files: list[Path]) -> None:
-        self._shards = [
-            np.memmap(path, TOKEN, "r") for path in files if path.stat().st_size
-        ]  # nothing cannot be mapped
+        # An empty file can't be memory-mapped.
+        self._shards = [np.memmap(path, TOKEN, "r") for path in files if path.stat().st_size]
         self._ends = np.cumsum([len(shard) for shard in self._shards], dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """A copy of `count` tokens from `start` on, uint16 of shape (count,).
+        """Return a copy of `count` tokens from `start` on, uint16 of shape (count,).
 
-        Raises IndexError if there are not as many.
+        Raises:
+            IndexError: there are fewer tokens.
         """
         if start < 0 or count < 0 or start + count > len(self):
             raise IndexError(f"tokens {start} to {start + count} of {len(self)}")
@@ -53,9 +54,10 @@ def data_set_folder(root: Path, name: str) -> Path:
 
 
 def open_split(root: Path, name: str, split: str) -> Tokens:
-    """The tokens of a split ("train" or "validation") of the data set `name` in the data folder `root`.
+    """Return the tokens of a split ("train" or "validation") of the data set `name` in the folder `root`.
 
-    Raises UserError if it is not prepared, or a file is missing or of another length than it had.
+    Raises:
+        UserError: the data set is not prepared, or a file is missing or has the wrong length.
     """
     folder = data_set_folder(root, name)
     shards = manifest(root, name)["shards"][split]
@@ -65,9 +67,12 @@ def open_split(root: Path, name: str, split: str) -> Tokens:
 
 
 def manifest(root: Path, name: str) -> dict[str, Any]:
-    """What the data set holds: its recipe, its totals, and of each shard its file, SHA-256, documents and tokens.
+    """Return what the data set holds: its recipe and totals, and what each shard is.
 
-    Raises UserError if it is not prepared.
+    A shard has its file, SHA-256, documents and tokens.
+
+    Raises:
+        UserError: the data set is not prepared.
     """
     path = data_set_folder(root, name) / "manifest.json"
     if not path.exists():
@@ -79,11 +84,13 @@ def manifest(root: Path, name: str) -> dict[str, Any]:
 
 
 def verify(root: Path, name: str) -> str:
-    """Compare the SHA-256 of every shard with the manifest's. Return a digest over all of them.
+    """Compare the SHA-256 of every shard with the manifest's, and return a digest over all of them.
 
-    The first time it takes half a minute for OpenWebText, on a disk of 600 MB/s (tasks/engine/verified.py).
+    The first time takes half a minute for OpenWebText on a disk of 600 MB/s
+    (tasks/engine/verified.py).
 
-    Raises UserError if one is damaged.
+    Raises:
+        UserError: a shard is damaged.
     """
     shards = [shard for split in SPLITS for shard in manifest(root, name)["shards"][split]]
     return verified.verify(
@@ -92,7 +99,7 @@ def verify(root: Path, name: str) -> str:
 
 
 def wrong_in_length(folder: Path, shards: list[dict[str, Any]]) -> list[str]:
-    """The files that are missing or hold another number of tokens than is on record."""
+    """Return the files that are missing or hold another number of tokens than recorded."""
 
     def right(shard: dict[str, Any]) -> bool:
         path = folder / shard["file"]

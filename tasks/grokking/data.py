@@ -9,7 +9,7 @@ Pairs = tuple[Tensor, Tensor]
 
 
 def split(modulus: int, train_fraction: float, seed: int) -> tuple[Pairs, Pairs]:
-    """Training and validation pairs: tokens int64 [n, 3] and sums int64 [n]."""
+    """Return training and validation pairs: tokens int64 [n, 3] and sums int64 [n]."""
     a, b = torch.meshgrid(torch.arange(modulus), torch.arange(modulus), indexing="ij")
     tokens = torch.stack([a.flatten(), b.flatten(), torch.full((modulus**2,), modulus)], dim=1)
     sums = (tokens[:, 0] + tokens[:, 1]) % modulus

@@ -6,10 +6,11 @@ from torch import Tensor, nn
 
 
 class Decoder(nn.Module):
-    """Reads (a, b, =) and predicts a + b at the last position.
+    """Read (a, b, =) and predict a + b at the last position.
 
-    Nothing attends to the last position but itself, and the loss reads that position alone: queries, the MLP and the logits are
-    computed there only. In a one-layer model that is the same function of the parameters, at under half the cost.
+    No other position attends to the last one, and the loss reads the last one alone. Queries, the
+    MLP and the logits are therefore computed only there. In a one-layer model this is the same
+    function of the parameters, at under half the cost.
     """
 
     def __init__(self, modulus: int, width: int = 128, heads: int = 4, mlp_factor: int = 4) -> None:
@@ -31,7 +32,7 @@ class Decoder(nn.Module):
                 nn.init.normal_(parameter, std=width**-0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits [batch, modulus] of tokens [batch, 3]."""
+        """Return logits [batch, modulus] of tokens [batch, 3]."""
         x = self.token_embedding(tokens) + self.pos_embedding
         last = x[:, -1:]
         attended = F.scaled_dot_product_attention(

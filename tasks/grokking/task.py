@@ -1,4 +1,4 @@
-"""Modular addition with a one-layer decoder: builds the workload."""
+"""Build the workload of modular addition with a one-layer decoder."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tasks.grokking.model import Decoder
 
 
 def build(cfg: Any, device: torch.device) -> Workload:
-    """The workload of `cfg.task`; its data is computed, not read."""
+    """Return the workload of `cfg.task`. Its data is computed, not read."""
     task = cfg.task
     train, validation = (
         (tokens.to(device), sums.to(device))

@@ -1,4 +1,4 @@
-"""Labelled images by their index: folders of files, shards of parquet or tar files, or Fashion-MNIST at mini scale."""
+"""Labelled images by index, from folders, shards of parquet or tar files, or Fashion-MNIST (mini scale)."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -15,21 +15,22 @@ from tasks.engine.seeding import generator_for
 from tasks.imagenet.shards import TarShards, decoded
 
 SPLITS = ("train", "val")
-# Where each data set lies in data_dir. torchvision keeps Fashion-MNIST in a folder of its own.
+# The folder of each data set in data_dir. torchvision puts Fashion-MNIST into a folder of its own.
 FOLDERS = {
     "ImageNet": "imagenet",
     "ImageNetParquet": "imagenet-parquet",
     "ImageNetWebDataset": "imagenet-wds",
     "FashionMNIST": ".",
 }
-SHARDS = {  # as Hugging Face names them; webdataset's own tools write imagenet-val-*.tar
+# Hugging Face's names. webdataset's own tools write imagenet-val-*.tar.
+SHARDS = {
     "ImageNetParquet": {"train": "data/train-*.parquet", "val": "data/validation-*.parquet"},
     "ImageNetWebDataset": {"train": "*-train-*.tar", "val": "*-val*-*.tar"},
 }
 
 
 class Images(Protocol):
-    """Pairs of an image and its class, from 0 on."""
+    """Pairs of an image and its class, counted from 0."""
 
     def __len__(self) -> int: ...
 
@@ -37,10 +38,10 @@ class Images(Protocol):
 
 
 class ParquetShards:
-    """Rows of parquet files with the columns `image` (the bytes of a file) and `label`, read through `datasets`.
+    """Rows of parquet files with the columns `image` (the bytes of a file) and `label`.
 
-    It copies them once into an Arrow table beside them, which is memory-mapped: a row is read without the rest of its shard. `classes` is
-    the highest class and one.
+    `datasets` copies them once into a memory-mapped Arrow table beside them, so a row is read
+    without the rest of its shard. `classes` is the highest class plus one.
     """
 
     def __init__(self, files: list[Path], folder: Path) -> None:
@@ -63,12 +64,12 @@ class ParquetShards:
 
 
 def of_file(path: str) -> Image:
-    """The image of a file. Raises UserError if it is none."""
+    """Return the image of a file, or raise UserError if it is not an image."""
     return decoded(Path(path).read_bytes(), f"the bytes of {path}")
 
 
 def import_datasets() -> Any:
-    """The package `datasets`. Raises UserError if it is not installed."""
+    """Return the package `datasets`, or raise UserError if it is not installed."""
     try:
         import datasets
     except ImportError as error:
@@ -79,11 +80,13 @@ def import_datasets() -> Any:
 
 
 def load(cfg: Any, root: Path, split: str) -> Images:
-    """A split ("train" or "val") of `cfg.name` in the data folder `root`, or `cfg.train_size` or `cfg.val_size` images of it.
+    """Return a split ("train" or "val") of `cfg.name` in the data folder `root`.
 
-    Which ones: those that a generator of `cfg.subset_seed` draws without replacement.
+    With `cfg.train_size` or `cfg.val_size`, a generator of `cfg.subset_seed` draws that many images
+    without replacement.
 
-    Raises UserError if the data set is not there, its name is unknown, or the size is out of range.
+    Raises:
+        UserError: the data set is missing, its name is unknown, or the size is out of range.
     """
     images, size = read(cfg.name, root, split), cfg[f"{split}_size"]
     if size is None:
@@ -94,9 +97,10 @@ def load(cfg: Any, root: Path, split: str) -> Images:
     return Subset(images, chosen.tolist())  # type: ignore[arg-type, return-value]
 
 
-@lru_cache(maxsize=4)  # a sweep's worker process reads the files once
+# A sweep's worker process reads the files only once.
+@lru_cache(maxsize=4)
 def read(name: str, root: Path, split: str) -> Images:
-    """All images of a split. Raises UserError as `load` does."""
+    """Return all images of a split, or raise UserError as `load` does."""
     import torchvision.datasets as datasets
 
     if name not in FOLDERS:
@@ -107,7 +111,8 @@ def read(name: str, root: Path, split: str) -> Images:
             return datasets.FashionMNIST(folder, train=split == "train", download=False)
         if name == "ImageNet":
             return datasets.ImageFolder(folder / split, loader=of_file)
-    except (FileNotFoundError, RuntimeError) as error:  # no folder or no class in it; no files of Fashion-MNIST
+    # No folder, no class in it, or no files of Fashion-MNIST.
+    except (FileNotFoundError, RuntimeError) as error:
         raise UserError(_missing(name, root, split)) from error
     files = sorted(folder.glob(SHARDS[name][split]))
     if not files:
@@ -116,12 +121,14 @@ def read(name: str, root: Path, split: str) -> Images:
 
 
 def digest(name: str, root: Path) -> str | None:
-    """Return a digest of a data set's files, after comparing them with the checksums on record.
+    """Return a digest of a data set's files, after comparing them with the recorded checksums.
 
-    Shards have those that `prepare_data.py` put on record; None if it never looked at them. Of a folder with a million images it
-    is a digest of their names: an image that is damaged is found when it is read.
+    `prepare_data.py` records the checksums of shards. Return None if it never saw them. The digest
+    of a folder with a million images covers only their names, and a damaged image is found when it
+    is read.
 
-    Raises UserError if a file is missing or damaged.
+    Raises:
+        UserError: a file is missing or damaged.
     """
     if name == "FashionMNIST":
         return small_images_digest(name, root)
@@ -141,7 +148,7 @@ def shard_names(name: str, root: Path) -> list[str]:
 
 
 def classes_of(images: Images) -> int | None:
-    """How many classes there are, by the images' folders or the shards' highest class; None where that is not known."""
+    """Return the number of classes from the images' folders or the shards' labels, or None if unknown."""
     while isinstance(images, Subset):
         images = images.dataset  # type: ignore[assignment]
     if isinstance(images, TarShards | ParquetShards):

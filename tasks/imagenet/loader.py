@@ -1,4 +1,7 @@
-"""Batches as a pure function of (seed, step), read ahead by worker processes; each process of a run reads its own rows alone."""
+"""Read batches that depend on (seed, step) alone, ahead of time, in worker processes.
+
+Each process of a run reads only its own rows.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +20,7 @@ from tasks.imagenet.data import Images
 from tasks.imagenet.recipe import Mixing, Transform, eval_transform, train_transform
 
 Batch = tuple[Tensor, Tensor]
-Key = tuple[int, int, int]  # step, row of its batch, index of the image
+Key = tuple[int, int, int]  # step, row in its batch, index of the image
 
 
 class Augmented(Dataset):
@@ -48,12 +51,12 @@ class Plain(Dataset):
 
 
 def in_colour(image: Image) -> Image:
-    """RGB, of which there is no second copy where the image is."""
+    """Return the image as RGB, without a copy if it already is."""
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 class Rows:
-    """A batch of `count` examples of which the rows from `first` on are here; slices of those are tensors."""
+    """A batch of `count` examples that holds only the rows from `first` on. Slices of these rows are tensors."""
 
     def __init__(self, count: int, first: int, images: Tensor, targets: Tensor) -> None:
         self.count, self.first, self.images, self.targets = count, first, images, targets
@@ -69,9 +72,11 @@ class Rows:
 
 
 class ReadAhead:
-    """at(step): the examples of keys(step), stacked. While step follows step, `workers` processes read those of the next ones.
+    """Read the examples of steps, with `workers` processes reading the next steps ahead.
 
-    Steps from `last` on are read when they are asked for. What comes does not depend on the number of workers.
+    at(step) returns the examples of keys(step), stacked. Reading ahead requires consecutive steps.
+    Steps from `last` on are read when they are asked for. The result does not depend on the number
+    of workers.
     """
 
     def __init__(
@@ -94,9 +99,14 @@ class ReadAhead:
 
 
 def own_part(count: int, size: int) -> tuple[int, int]:
-    """First row of this process's part of a global batch of `size` of `count` training images, and the row behind its last.
+    """Return the first row of this process's part of a global batch, and the row after its last.
 
-    Raises UserError if there are fewer images than a batch has.
+    Args:
+        count: number of training images.
+        size: examples in the global batch.
+
+    Raises:
+        UserError: there are fewer images than a batch has.
     """
     if count < size:
         raise UserError(f"the data has {count} training images, fewer than task.batch_size={size}")
@@ -105,9 +115,12 @@ def own_part(count: int, size: int) -> tuple[int, int]:
 
 
 def batches(images: Images, cfg: Any, device: torch.device) -> Callable[[int], Rows]:
-    """`batch_at(step)`: this process's part of the global batch, mixed, on `device`; images float32, soft labels float32.
+    """Return `batch_at(step)`: this process's part of the global batch, mixed, on `device`.
 
-    Raises UserError if there are fewer images than a batch has.
+    Images and soft labels are float32.
+
+    Raises:
+        UserError: there are fewer images than a batch has.
     """
     task, size = cfg.task, cfg.task.batch_size
     begin, end = own_part(len(images), size)
@@ -134,7 +147,10 @@ def batches(images: Images, cfg: Any, device: torch.device) -> Callable[[int], R
 
 
 def in_order(images: Images, cfg: Any, device: torch.device) -> Iterator[Batch]:
-    """All images as they are evaluated, float32, and their classes, `cfg.task.eval_batch_size` at a time, on `device`."""
+    """Yield all images as they are evaluated, float32, and their classes on `device`.
+
+    A batch has `cfg.task.eval_batch_size` images.
+    """
     plain = Plain(images, eval_transform(cfg.task.data))
     for pixels, labels in loader(plain, cfg.loader_workers, device, batch_size=cfg.task.eval_batch_size):
         yield pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)

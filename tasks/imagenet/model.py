@@ -1,4 +1,4 @@
-"""timm's models by their names, and what a step of them costs."""
+"""timm's models by name, and the FLOP of their steps."""
 
 from typing import Any
 
@@ -10,9 +10,12 @@ from tasks.engine.errors import UserError
 
 
 def build(cfg: Any) -> nn.Module:
-    """timm's model `cfg.timm` with `cfg.num_classes` outputs and `cfg.arguments` of timm.create_model, initialized by timm.
+    """Return timm's model `cfg.timm` with `cfg.num_classes` outputs, initialized by timm.
 
-    Raises UserError if there is no such model or it does not take the arguments.
+    timm.create_model receives `cfg.arguments`.
+
+    Raises:
+        UserError: there is no such model, or it does not take the arguments.
     """
     import timm
 
@@ -24,7 +27,10 @@ def build(cfg: Any) -> nn.Module:
 
 
 def flops_per_image(cfg: Any, image_size: int) -> float:
-    """Of forward and backward, counted on a model without memory: three times the matrix products of the forward pass."""
+    """Return the FLOP of forward and backward per image: three times the forward pass's matrix products.
+
+    They are counted on a model without memory.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -1,4 +1,4 @@
-"""Brings ImageNet as far as its licence allows: unpacks what the user has downloaded, and says what is missing."""
+"""Prepare ImageNet as far as its licence allows: unpack what the user has downloaded, and say what is missing."""
 
 import os
 from collections.abc import Callable
@@ -12,10 +12,11 @@ from tasks.imagenet.data import FOLDERS, SHARDS, SPLITS, classes_of, digest, imp
 DATA_SETS = tuple(FOLDERS)
 IMAGES = {"train": 1_281_167, "val": 50_000}
 CLASSES = 1000
-# The archives of image-net.org, from which torchvision makes train/ and val/ with a folder for each class.
+# The archives of image-net.org. torchvision makes train/ and val/ from them, with a folder for each
+# class.
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
-# The exports on Hugging Face, and what of them is needed.
+# The exports on Hugging Face, and which of their files are needed.
 EXPORTS = {
     "ImageNetParquet": ("ILSVRC/imagenet-1k", "--include 'data/*'"),
     "ImageNetWebDataset": ("timm/imagenet-1k-wds", "--include '*.tar'"),
@@ -23,12 +24,13 @@ EXPORTS = {
 
 
 def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
-    """Puts the data set `name` of DATA_SETS into `root`; does nothing if it is there and whole.
+    """Put the data set `name` of DATA_SETS into `root`. Do nothing if it is complete.
 
-    Raises UserError where the user has to download something, or a package is missing.
+    Raises:
+        UserError: the user has to download something, or a package is missing.
     """
     folder = root / FOLDERS[name]
-    if name == "FashionMNIST":  # the files of the task cifar100's mini scale
+    if name == "FashionMNIST":  # shared with mini scale of the task cifar100
         prepare_small_images(name, root, say)
     elif name == "ImageNet":
         for split in SPLITS:
@@ -58,7 +60,7 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
 
 
 def _unpack(folder: Path, split: str, say: Callable[[str], None]) -> None:
-    """Raises UserError if an archive is missing or damaged."""
+    """Unpack an archive, or raise UserError if it is missing or damaged."""
     from torchvision.datasets import ImageNet
 
     if missing := [file for file in (ARCHIVES[split], DEVKIT) if not (folder / file).exists()]:
@@ -69,12 +71,13 @@ def _unpack(folder: Path, split: str, say: Callable[[str], None]) -> None:
     say(f"ImageNet ({split}): unpacking {ARCHIVES[split]}")
     try:
         ImageNet(folder, split=split)
-    except (OSError, RuntimeError) as error:  # a checksum that does not match, a full disk
+    # A checksum does not match, or the disk is full.
+    except (OSError, RuntimeError) as error:
         raise UserError(f"ImageNet ({split}): {error}; delete {folder / split} and try again") from error
 
 
 def _files(folder: Path) -> tuple[int, int]:
-    """How many classes, and images in all of them."""
+    """Return the number of classes, and of images in all of them."""
     classes = [entry.path for entry in os.scandir(folder) if entry.is_dir()]
     return len(classes), sum(len(os.listdir(path)) for path in classes)
 

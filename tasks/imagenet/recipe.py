@@ -1,4 +1,4 @@
-"""What is done to images and labels, with timm's own parts, and every random number from a seed that is given."""
+"""Transform images and labels with timm's own parts, with all random numbers from a given seed."""
 
 import itertools
 from collections.abc import Callable
@@ -17,7 +17,10 @@ Transform = Callable[[Image], Tensor]
 
 
 def train_transform(data: Any, augment: Any) -> Transform:
-    """timm's training transform: crop, flip, RandAugment, normalization and erasing of one image; float32 [3, size, size]."""
+    """Return timm's training transform of one image to float32 [3, size, size].
+
+    It crops, flips, applies RandAugment, normalizes and erases.
+    """
     return create_transform(
         data.image_size,
         is_training=True,
@@ -33,7 +36,7 @@ def train_transform(data: Any, augment: Any) -> Transform:
 
 
 def eval_transform(data: Any) -> Transform:
-    """timm's transform for validation: resize, centre crop, normalization."""
+    """Return timm's transform for validation: resize, centre crop, normalization."""
     return create_transform(
         data.image_size,
         interpolation=data.interpolation,
@@ -44,9 +47,13 @@ def eval_transform(data: Any) -> Transform:
 
 
 def criterion(cfg: Any) -> nn.Module:
-    """The loss of logits and soft labels, both [batch, classes]: `cross_entropy` or `binary_cross_entropy`.
+    """Return the loss of logits and soft labels, both [batch, classes].
 
-    The latter takes every class with a share above `cfg.threshold` as present. Raises UserError for another name.
+    `cross_entropy` or `binary_cross_entropy`. The latter treats every class with a share above
+    `cfg.threshold` as present.
+
+    Raises:
+        UserError: the name is unknown.
     """
     if cfg.name == "cross_entropy":
         return SoftTargetCrossEntropy()
@@ -56,12 +63,14 @@ def criterion(cfg: Any) -> nn.Module:
 
 
 class Mixing:
-    """timm's Mixup (mixup, cutmix and label smoothing) in groups of a batch, each with a draw of its own.
+    """timm's Mixup (mixup, cutmix and label smoothing) in groups of a batch, each with its own draw.
 
-    In timm each GPU mixes its own batch; here a group stands for that, so that the examples are the same for every number of processes.
-    An example is mixed with its mirror image in the group: the first with the last.
+    In timm each GPU mixes its own batch. Here a group takes the place of a GPU, so the examples are
+    the same for any number of processes. An example is mixed with its mirror image in the group:
+    the first with the last.
 
-    Raises UserError unless groups are even and divide the batch.
+    Raises:
+        UserError: groups are not even or do not divide the batch.
     """
 
     def __init__(self, augment: Any, num_classes: int, batch_size: int, seed: int) -> None:
@@ -78,12 +87,15 @@ class Mixing:
         )
 
     def rows(self, begin: int, end: int) -> list[int]:
-        """In rising order, the rows of the batch that its rows begin..end are mixed from: themselves and their mirror images."""
+        """Return in rising order the rows needed to mix rows begin..end: these and their mirror images."""
         mirrored = {row - row % self.group + self.group - 1 - row % self.group for row in range(begin, end)}
         return sorted(mirrored.union(range(begin, end)))
 
     def mix(self, step: int, rows: list[int], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """`images` [n, ...], which are changed, mixed, and soft labels [n, classes], for the n rows that `rows` gave."""
+        """Mix the images of `rows`, and return them with their soft labels [n, classes].
+
+        `images` [n, ...] are changed in place. `rows` comes from the method of that name.
+        """
         first, targets = 0, []
         for group, members in itertools.groupby(rows, lambda row: row // self.group):
             own = slice(first, first + len(list(members)))

@@ -1,4 +1,7 @@
-"""Labelled images in webdataset's shards by their index: where each lies in its shard is looked up once, and kept in a file."""
+"""Labelled images in webdataset's shards, by index.
+
+The place of each image in its shard is looked up once and kept in a file.
+"""
 
 import hashlib
 import io
@@ -19,11 +22,13 @@ PLACE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("length", "<i8"), ("labe
 
 
 class TarShards:
-    """Images `<key>.jpg` with their classes, `<key>.cls`, in tar files: in the order of `files`, and in each of the keys.
+    """Images `<key>.jpg` with their classes, `<key>.cls`, in tar files.
 
-    An image is one read of its bytes, whichever was read before. `classes` is the highest class and one.
+    They are in the order of `files`, and within each in the order of keys. An image is one read of
+    its bytes, in any order. `classes` is the highest class plus one.
 
-    Raises UserError if a shard is damaged, or the index cannot be written into `folder`.
+    Raises:
+        UserError: a shard is damaged, or the index can't be written into `folder`.
     """
 
     def __init__(self, files: Sequence[Path], folder: Path) -> None:
@@ -42,18 +47,18 @@ class TarShards:
 
 
 def decoded(content: bytes, where: str) -> Image:
-    """The image of a file's bytes. Raises UserError, which says where they lie, if they are none or not all of one."""
+    """Return the image of a file's bytes, or raise UserError with `where` if they are no whole image."""
     try:
         image = open_image(io.BytesIO(content))
         image.load()
-    except (OSError, SyntaxError) as error:  # SyntaxError: PIL's word for a broken PNG
+    except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG
         reason = "cannot identify image file" if isinstance(error, UnidentifiedImageError) else error
         raise UserError(f"{where} are no whole image ({reason}); get the file anew") from error
     return image
 
 
 def _places(files: Sequence[Path], folder: Path) -> np.ndarray:
-    """Where every image lies. From `folder`, if the same files have been looked through before."""
+    """Return the place of every image, kept in `folder` from an earlier look at the same files."""
     states = [(file.name, (state := file.stat()).st_size, state.st_mtime_ns) for file in files]
     kept = folder / f"{hashlib.sha256(repr(states).encode()).hexdigest()[:16]}.npy"
     if kept.exists():
@@ -69,7 +74,11 @@ def _places(files: Sequence[Path], folder: Path) -> np.ndarray:
 
 
 def _of_shard(file: Path) -> list[tuple[int, int, int]]:
-    """Offset, length and class of each image, in the order of their keys. Raises UserError for a shard that is damaged or no such shard."""
+    """Return offset, length and class of each image, in the order of their keys.
+
+    Raises:
+        UserError: the shard is damaged or not a shard of this kind.
+    """
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     classes: dict[str, bytes] = {}
     try:
@@ -84,7 +93,8 @@ def _of_shard(file: Path) -> list[tuple[int, int, int]]:
             end = shard.offset
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"{file} is damaged: {error}; get this shard anew") from error
-    with open(file, "rb") as whole:  # tarfile takes a header that it cannot read for the end
+    # tarfile takes an unreadable header for the end of the archive.
+    with open(file, "rb") as whole:
         whole.seek(end)
         if not (rest := whole.read()) or any(rest):
             raise UserError(f"{file} is damaged: it breaks off at byte {end:,}; get this shard anew")

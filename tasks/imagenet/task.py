@@ -1,4 +1,4 @@
-"""DeiT or ResNet-50 on ImageNet (paper scale), or a tiny one on Fashion-MNIST (mini scale): builds the workload."""
+"""Build the workload: DeiT or ResNet-50 on ImageNet, or a tiny one on Fashion-MNIST (mini scale)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ from tasks.imagenet.recipe import criterion
 
 
 def build(cfg: Any, device: torch.device) -> Workload:
-    """The workload of `cfg.task`; raises UserError if the data set is not in `cfg.data_dir`."""
+    """Return the workload of `cfg.task`, or raise UserError if the data set is not in `cfg.data_dir`."""
     task, root = cfg.task, Path(cfg.data_dir)
     train, validation = (load(task.data, root, split) for split in ("train", "val"))
     for images in (train, validation):
@@ -42,7 +42,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
         evaluate=accuracy(validation, cfg, device),
         metric=Metric("top1_accuracy", "%", "higher"),
         blocks=list(model.blocks) if hasattr(model, "blocks") else None,  # type: ignore[arg-type]
-        # For MFU, which is known of some GPUs only.
+        # For MFU, which is known only for some GPUs.
         work=Work(
             "image",
             task.batch_size,
@@ -53,9 +53,9 @@ def build(cfg: Any, device: torch.device) -> Workload:
 
 
 def accuracy(images: Images, cfg: Any, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
-    """Over all validation images: in percent how often the class is the likeliest and among the five likeliest; the mean cross-entropy.
+    """Return a function for top-1 and top-5 accuracy in percent, and mean cross-entropy.
 
-    How often it is the likeliest also over each half of them.
+    All are taken over all validation images. Top-1 accuracy is also given for each half.
     """
     five = min(5, cfg.task.model.num_classes)
 

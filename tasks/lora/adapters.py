@@ -1,4 +1,4 @@
-"""LoRA: beside every chosen matrix W of a frozen model the product of two small ones, W + (alpha / r) B A, where B starts at zero."""
+"""LoRA: replace each chosen matrix W of a frozen model by W + (alpha / r) B A, with B zero at the start."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -10,11 +10,13 @@ from tasks.engine.errors import UserError
 
 
 def add(model: nn.Module, r: int, alpha: float, targets: Sequence[str]) -> None:
-    """Freezes the model and puts A [r, inputs] and B [outputs, r] beside every linear layer whose name ends in one of `targets`.
+    """Freeze the model, and add A [r, inputs] and B [outputs, r] to every chosen linear layer.
 
-    A and B are float32, whatever the model is. At first the model computes what it did before.
+    The name of a chosen layer ends in one of `targets`. A and B are float32 for any type of the
+    model. At first the model computes the same as before.
 
-    Raises UserError if the package peft is missing, or for settings that it refuses.
+    Raises:
+        UserError: the package peft is missing, or refuses the settings.
     """
     peft = _import_peft()
     try:
@@ -29,7 +31,7 @@ def add(model: nn.Module, r: int, alpha: float, targets: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def without(model: nn.Module) -> Iterator[nn.Module]:
-    """The model as it was before LoRA."""
+    """Disable LoRA in the block, so that the model is as it was before."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]

@@ -1,4 +1,4 @@
-"""Prompts and answers as tokens, and the training batch of a step as a pure function of (seed, step)."""
+"""Encode prompts and answers, and make the training batch of a step from (seed, step) alone."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,21 +12,25 @@ from tasks.lora.questions import Question
 Batch = tuple[Tensor, Tensor]
 Encode = Callable[[list[str]], list[list[int]]]
 
-IGNORED = -100  # a target that is no part of an answer
+IGNORED = -100  # a target outside the answer
 
 
 @dataclass(frozen=True)
 class Row:
-    """The tokens of a prompt and an answer; the answer's are those from `start` on."""
+    """The tokens of a prompt and an answer, which begins at index `start`."""
 
     tokens: list[int]
     start: int
 
 
 def rows(questions: Sequence[Question], encode: Encode, most: int) -> list[Row]:
-    """A row a question. Of a longer one the last `most` tokens are kept: the question stands at the end of its prompt.
+    """Return one row per question.
 
-    Raises ValueError if that leaves nothing of the prompt, or an answer adds no token to its prompt.
+    Rows longer than `most` keep their last tokens, because the question is at the end of its
+    prompt.
+
+    Raises:
+        ValueError: nothing is left of the prompt, or an answer adds no token to its prompt.
     """
     whole = encode([question.prompt + question.answer for question in questions])
     prompts = encode([question.prompt for question in questions])
@@ -43,9 +47,9 @@ def rows(questions: Sequence[Question], encode: Encode, most: int) -> list[Row]:
 
 
 def batch(rows: Sequence[Row], device: torch.device) -> Batch:
-    """Inputs and targets, int64 [rows, tokens]: shifted by one, filled up on the right, with targets for the answers alone.
+    """Return inputs and targets, int64 [rows, tokens], shifted by one and padded on the right.
 
-    No token sees a later one, so that what fills up needs no mask.
+    Only answers have targets. Tokens see no later tokens, so the padding needs no mask.
     """
     length = max(len(row.tokens) for row in rows) - 1
     inputs, targets = torch.zeros(len(rows), length, dtype=torch.int64), torch.full((len(rows), length), IGNORED)
@@ -57,6 +61,6 @@ def batch(rows: Sequence[Row], device: torch.device) -> Batch:
 
 
 def batches(rows: Sequence[Row], batch_size: int, seed: int, device: torch.device) -> Callable[[int], Batch]:
-    """`batch_at(step)`: every epoch takes every row once, in an order of its own."""
+    """Return `batch_at(step)`. Every epoch takes every row once, in an order of its own."""
     indices = epoch_order(len(rows), batch_size, seed)
     return lambda step: batch([rows[index] for index in indices(step).tolist()], device)

@@ -1,4 +1,7 @@
-"""Other benchmarks, before and after fine-tuning, by lm-evaluation-harness (Figure K.1). It downloads its data sets by itself."""
+"""Run other benchmarks before and after fine-tuning, with lm-evaluation-harness (Figure K.1).
+
+The harness downloads its data sets by itself.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +11,8 @@ from torch import nn
 from tasks.engine.errors import UserError
 
 _DIGITS = [f"{digits}d{kind}" for digits in (2, 3, 4, 5) for kind in "as"]
-# The paper's name -> the harness's tasks, of which the mean counts. Which of TruthfulQA's scores the paper has is not said.
+# The paper's name -> the harness's tasks, which are averaged. The paper does not say which of
+# TruthfulQA's scores it reports.
 BENCHMARKS = {
     "arithmetic": [f"arithmetic_{task}" for task in ("1dc", "2dm", *_DIGITS)],
     "mmlu": ["mmlu"],
@@ -18,7 +22,7 @@ BENCHMARKS = {
 
 
 def check(benchmarks: Sequence[str], tokenizer: Any) -> None:
-    """Raises UserError for a benchmark that is unknown, and if the harness or a tokenizer for it is missing."""
+    """Raise UserError if a benchmark is unknown, or the harness or its tokenizer is missing."""
     if not benchmarks:
         return
     if unknown := sorted(set(benchmarks) - set(BENCHMARKS)):
@@ -29,7 +33,7 @@ def check(benchmarks: Sequence[str], tokenizer: Any) -> None:
 
 
 def accuracies(model: nn.Module, tokenizer: Any, benchmarks: Sequence[str], batch_size: int) -> dict[str, float]:
-    """benchmark -> accuracy in percent. Raises UserError if the harness is missing."""
+    """Return benchmark -> accuracy in percent, or raise UserError if the harness is missing."""
     harness, wrap = _import_harness()
     wrapped = wrap(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
     names = [name for benchmark in benchmarks for name in BENCHMARKS[benchmark]]

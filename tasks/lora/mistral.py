@@ -1,4 +1,7 @@
-"""Mistral-7B-Instruct's weights and tokenizer from the Hugging Face hub, kept in the data folder: no run needs a network."""
+"""Weights and tokenizer of Mistral-7B-Instruct from the Hugging Face hub, kept in the data folder.
+
+No run needs a network.
+"""
 
 import json
 import logging
@@ -25,9 +28,10 @@ FILES = (
 
 
 def fetch(root: Path, say: Callable[[str], None]) -> None:
-    """Downloads 14.5 GB unless they are there; goes on where an earlier call was stopped.
+    """Download 14.5 GB if missing, and continue an earlier download that was stopped.
 
-    Raises UserError if the hub cannot be reached or wants to know who asks.
+    Raises:
+        UserError: the hub can't be reached or requires a login.
     """
     if whole(root):
         return
@@ -37,7 +41,7 @@ def fetch(root: Path, say: Callable[[str], None]) -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         snapshot_download(REPOSITORY, local_dir=weights_folder(root), allow_patterns=list(FILES))
-    except Exception as error:  # of many classes without one in common
+    except Exception as error:  # many classes with none in common
         reason = " ".join(str(error.__cause__ or error).split())
         raise UserError(
             f"{REPOSITORY} cannot be downloaded ({reason}); accept its terms on huggingface.co, log in with: hf auth login, and start again"
@@ -45,9 +49,10 @@ def fetch(root: Path, say: Callable[[str], None]) -> None:
 
 
 def load(root: Path, precision: str) -> tuple[nn.Module, Any]:
-    """The model, in bfloat16 for precision "bf16", and its tokenizer, from the data folder.
+    """Return the model (bfloat16 for precision "bf16") and its tokenizer from the data folder.
 
-    Raises UserError if they are not there.
+    Raises:
+        UserError: they are not there.
     """
     if not whole(root):
         raise UserError(f"Mistral-7B-Instruct is not in {weights_folder(root)}; {mend(root, 'PubMedQA')}")
@@ -59,12 +64,12 @@ def load(root: Path, precision: str) -> tuple[nn.Module, Any]:
 
 
 def encoder(tokenizer: Any) -> Encode:
-    """Texts to token ids, with what the tokenizer puts before every text."""
+    """Return a function from texts to token ids, with the tokenizer's prefix before every text."""
     return lambda texts: tokenizer(texts)["input_ids"]
 
 
 def whole(root: Path) -> bool:
-    """Whether all files of weights that the index names, the configuration and a tokenizer are there."""
+    """Return whether the configuration, a tokenizer and all weight files of the index are there."""
     folder = weights_folder(root)
     if not (folder / "config.json").exists() or not any(folder.glob("tokenizer*")):
         return False

@@ -1,7 +1,8 @@
 """A yes/no question about passages of Shakespeare's plays: is this from a history?
 
-The kind of a play is the First Folio's (Troilus and Cressida, Cymbeline: tragedies; The Winter's Tale, The Tempest: comedies); Pericles,
-which is not in it, is counted among the comedies. Test passages are from the documents that tasks/gpt2 holds back for validation.
+The kind of a play is the First Folio's. Troilus and Cressida and Cymbeline are tragedies, The
+Winter's Tale and The Tempest are comedies. Pericles is not in the Folio and counts as a comedy.
+Test passages are from the documents that tasks/gpt2 holds out for validation.
 """
 
 from pathlib import Path
@@ -25,12 +26,12 @@ KINDS = {
         "tragedy_of_titus_andronicus troilus_and_cressida"
     ),
 }
-CHARACTERS = 200  # of a passage, at least; it ends with a line
+CHARACTERS = 200  # least length of a passage, which ends with a line
 RECIPE = {"source": SHAKESPEARE.source, "kinds": KINDS, "characters": CHARACTERS, "version": 1}
 
 
 def questions(texts: Path) -> dict[str, list[Question]]:
-    """split -> its questions, from the folder of the 42 texts; half of the answers are yes."""
+    """Return split -> its questions, from the folder of the 42 texts. Half of the answers are yes."""
     found: dict[str, dict[str, list[str]]] = {split: {kind: [] for kind in KINDS} for split in SPLITS}
     for kind, names in KINDS.items():
         for name in names.split():
@@ -41,7 +42,7 @@ def questions(texts: Path) -> dict[str, list[Question]]:
 
 
 def passages(document: str) -> list[str]:
-    """The document's lines, as many at a time as have 200 characters; what is left at the end is dropped."""
+    """Join the document's lines into passages of at least 200 characters, dropping what is left at the end."""
     made, passage = [], ""
     for line in document.splitlines(keepends=True):
         passage += line
@@ -52,7 +53,10 @@ def passages(document: str) -> list[str]:
 
 
 def _asked(of_kind: dict[str, list[str]]) -> list[Question]:
-    """As many passages from histories as from the two other kinds together, of which each has half; evenly spaced over the plays."""
+    """Ask about as many passages from histories as from the other two kinds together.
+
+    Each of the other two contributes half. Passages are evenly spaced over the plays.
+    """
     number = min(len(of_kind["history"]) // 2, len(of_kind["comedy"]), len(of_kind["tragedy"]))
     shares = {"history": 2 * number, "comedy": number, "tragedy": number}
     chosen = {

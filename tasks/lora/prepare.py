@@ -1,4 +1,7 @@
-"""Brings questions and the model that LoRA starts from: PubMedQA and Mistral-7B, or questions about plays and a small model."""
+"""Get questions and the base model of LoRA.
+
+These are PubMedQA and Mistral-7B, or questions about plays and a small model.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +19,10 @@ MINI = Path(__file__).parents[2] / "configs" / "scale" / "mini" / "lora.yaml"
 
 
 def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
-    """Puts the data set `name` of DATA_SETS and its model into `root`; does nothing if they are there.
+    """Put the data set `name` of DATA_SETS and its model into `root`. Do nothing if they are there.
 
-    Raises UserError if no source can be reached or a package is missing.
+    Raises:
+        UserError: no source can be reached or a package is missing.
     """
     if name == "PubMedQA":
         if not questions.finished(root, name, pubmedqa.RECIPE):
@@ -36,6 +40,6 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
 
 
 def mini_recipe() -> small.Recipe:
-    """The small model of the mini scale's configuration."""
+    """Return the recipe of the small model in mini scale's configuration."""
     cfg: Any = OmegaConf.load(MINI)
     return small.Recipe(**cfg.task.small)

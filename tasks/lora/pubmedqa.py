@@ -1,4 +1,7 @@
-"""PubMedQA: 211,269 questions made from titles (trained on), 1,000 answered by experts (the test), with abstracts that they are about."""
+"""PubMedQA: yes/no/maybe questions with the abstracts that they are about.
+
+211,269 questions made from titles are for training. 1,000 answered by experts are the test.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -13,20 +16,21 @@ RECIPE = {"source": f"datasets: {REPOSITORY}", "parts": PARTS, "prompt": "Abstra
 
 
 def questions() -> dict[str, list[Question]]:
-    """split -> its questions; downloaded into the cache of `datasets` unless they are there.
+    """Return split -> its questions, downloaded into the cache of `datasets` if missing.
 
-    Raises UserError if the package is missing or the data set cannot be had.
+    Raises:
+        UserError: the package is missing or the data set can't be downloaded.
     """
     try:
         import datasets
     except ImportError as error:
         raise UserError("PubMedQA needs the package datasets; install it with: pip install '.[language]'") from error
-    logging.getLogger("huggingface_hub").setLevel(
-        logging.ERROR
-    )  # it tells of each retry; what came of them is said below
+    # It reports each retry. The final error is reported below.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         tables = {split: datasets.load_dataset(REPOSITORY, part, split="train") for split, part in PARTS.items()}
-    except Exception as error:  # what `datasets` and the libraries below it raise has no class in common
+    # Errors of `datasets` and the libraries below it have no class in common.
+    except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise UserError(
             f"PubMedQA cannot be loaded ({reason}); start the same command again when that is mended"
@@ -35,6 +39,6 @@ def questions() -> dict[str, list[Question]]:
 
 
 def question(row: Mapping[str, Any]) -> Question:
-    """The prompt is the one of lm-evaluation-harness, with which the paper's other benchmarks are scored."""
+    """Return a question with lm-evaluation-harness's prompt, which also scores the paper's other benchmarks."""
     abstract = "\n".join(row["context"]["contexts"])
     return Question(f"Abstract: {abstract}\nQuestion: {row['question']}\nAnswer:", f" {row['final_decision']}")

@@ -1,4 +1,7 @@
-"""Questions as they lie on disk: `<root>/lora/<name>/<split>.jsonl`, a prompt and its answer a line, and a manifest written last."""
+"""Questions on disk: `<root>/lora/<name>/<split>.jsonl` with a prompt and its answer per line.
+
+A manifest is written last.
+"""
 
 import hashlib
 import json
@@ -19,14 +22,14 @@ SPLITS = ("train", "test")
 
 @dataclass(frozen=True)
 class Question:
-    """The model goes on from `prompt` with `answer`, which begins with a space."""
+    """A prompt and the answer with which the model should continue. The answer begins with a space."""
 
     prompt: str
     answer: str
 
 
 def write(root: Path, name: str, recipe: Mapping[str, Any], questions: Mapping[str, Sequence[Question]]) -> None:
-    """Writes the splits of a data set, then its manifest. Raises UserError if the disk is full."""
+    """Write the splits of a data set, then its manifest, or raise UserError if the disk is full."""
     folder = questions_folder(root, name)
     contents = {f"{split}.jsonl": _lines(questions[split]) for split in SPLITS}
     with disk_full_is_said(folder):
@@ -43,7 +46,7 @@ def write(root: Path, name: str, recipe: Mapping[str, Any], questions: Mapping[s
 
 
 def finished(root: Path, name: str, recipe: Mapping[str, Any]) -> bool:
-    """Whether the data set was made by this recipe and its files are as they were."""
+    """Return whether this recipe made the data set and its files are unchanged."""
     folder = questions_folder(root, name)
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
@@ -56,9 +59,10 @@ def finished(root: Path, name: str, recipe: Mapping[str, Any]) -> bool:
 
 
 def read(root: Path, name: str, split: str) -> list[Question]:
-    """The questions of a split.
+    """Return the questions of a split.
 
-    Raises UserError if the data set is not prepared, or the file is not as long as it was.
+    Raises:
+        UserError: the data set is not prepared, or the file has the wrong length.
     """
     path = questions_folder(root, name) / f"{split}.jsonl"
     known = _files(root, name)[path.name]
@@ -71,21 +75,23 @@ def read(root: Path, name: str, split: str) -> list[Question]:
 def digest(root: Path, name: str) -> str:
     """Return a digest of all questions, after comparing the files with the manifest.
 
-    Raises UserError if one is missing or damaged.
+    Raises:
+        UserError: a file is missing or damaged.
     """
     files = {file: known["sha256"] for file, known in _files(root, name).items()}
     return verified.verify(questions_folder(root, name), files, mend(root, name))
 
 
 def fingerprint(root: Path, name: str) -> str:
-    """The SHA-256 of the training questions, as on record. Raises UserError if the data set is not prepared."""
+    """Return the recorded SHA-256 of the training questions, or raise UserError if they are not prepared."""
     return _files(root, name)["train.jsonl"]["sha256"]
 
 
 def subset(questions: list[Question], size: int | None, seed: int) -> list[Question]:
-    """`size` of the questions, the same ones for the same seed; all of them for None.
+    """Return `size` of the questions, the same ones for the same seed, or all of them for None.
 
-    Raises UserError if there are fewer.
+    Raises:
+        UserError: there are fewer.
     """
     if size is None:
         return questions

@@ -1,4 +1,4 @@
-"""How likely a model finds answers, how often the likeliest one is right, and how well it still knows its language."""
+"""Score a model by its likelihoods of answers, and by how well it still knows its language."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +14,10 @@ from tasks.lora.questions import Question
 
 
 def answer_losses(model: nn.Module, inputs: Batch) -> Tensor:
-    """-log p(answer | prompt) of every row, in nats, float32 [rows]. Logits are computed only where some row has its answer."""
+    """Return -log p(answer | prompt) of every row, in nats, float32 [rows].
+
+    Logits are computed only at positions where some row has its answer.
+    """
     tokens, targets = inputs
     places = (targets != IGNORED).any(0).nonzero()[:, 0]
     logits = model(input_ids=tokens, use_cache=False, logits_to_keep=places).logits
@@ -25,7 +28,7 @@ def answer_losses(model: nn.Module, inputs: Batch) -> Tensor:
 
 
 class Exam:
-    """Questions with the answers to choose from; `right(model)` compares the answers' likelihoods, nothing is generated."""
+    """Questions with answers to choose from. Only likelihoods are compared, and nothing is generated."""
 
     def __init__(
         self,
@@ -36,19 +39,19 @@ class Exam:
         batch_size: int,
         device: torch.device,
     ) -> None:
-        """Raises ValueError if a question's answer is not one of `answers`, or has no token of its own."""
+        """Raise ValueError if a question's answer is not one of `answers`, or has no token of its own."""
         self.count, self.choices = len(questions), len(answers)
         self.answers = torch.tensor([list(answers).index(question.answer) for question in questions], device=device)
         self.rows = rows(
             [replace(question, answer=answer) for question in questions for answer in answers], encode, most
         )
-        # Long rows together: fewer places to fill up.
+        # Rows of similar length together need less padding.
         self.order = sorted(range(len(self.rows)), key=lambda index: len(self.rows[index].tokens))
         self.batch_size, self.device = batch_size, device
 
     @torch.no_grad()
     def right(self, model: nn.Module) -> Tensor:
-        """Whether the likeliest answer is the right one, bool [questions]."""
+        """Return whether the likeliest answer is the right one, bool [questions]."""
         model.eval()
         losses = torch.empty(len(self.rows), device=self.device)
         for start in range(0, len(self.order), self.batch_size):
@@ -60,7 +63,7 @@ class Exam:
 def language_scores(
     model: nn.Module, blocks: Blocks, batch_size: int, most: int | None, device: torch.device
 ) -> dict[str, float]:
-    """Of the next token over the first `most` blocks of a text: the mean loss in nats, and how often the likeliest is right, in percent."""
+    """Return the next token's mean loss in nats and accuracy in percent, over a text's first `most` blocks."""
 
     def logits_of(tokens: Tensor) -> Tensor:
         return model(input_ids=tokens, use_cache=False).logits

@@ -1,4 +1,7 @@
-"""The small model that stands for Mistral-7B at mini scale: its architecture, trained on Shakespeare's works kept in the data folder."""
+"""The small model that replaces Mistral-7B at mini scale, kept in the data folder.
+
+It has Mistral's architecture and is trained on Shakespeare's works.
+"""
 
 import hashlib
 import json
@@ -29,7 +32,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides, with the text, the weights. configs/scale/mini/lora.yaml says what each value is."""
+    """What determines the weights, together with the text. configs/scale/mini/lora.yaml explains each value."""
 
     text: str
     questions: str
@@ -50,9 +53,10 @@ class Recipe:
 
 
 def empty(recipe: Recipe) -> nn.Module:
-    """A Mistral of the recipe's shape, with weights of its own from torch's global generator.
+    """Return a Mistral of the recipe's shape, initialized from torch's global generator.
 
-    Raises ValueError for a shape that cannot be built.
+    Raises:
+        ValueError: the shape can't be built.
     """
     from transformers import MistralConfig, MistralForCausalLM
 
@@ -72,9 +76,12 @@ def empty(recipe: Recipe) -> nn.Module:
 
 
 def trained(root: Path, recipe: Recipe, say: Callable[[str], None], quiet: bool = False) -> nn.Module:
-    """The model of the recipe, on the CPU: kept by an earlier call, or trained now and kept.
+    """Return the recipe's model on the CPU, training and keeping it first if necessary.
 
-    Of several processes one trains, and the others wait for it. Raises UserError if the text is not prepared or the disk is full.
+    One process trains while others wait.
+
+    Raises:
+        UserError: the text is not prepared or the disk is full.
     """
     path = kept_at(root, recipe)
 
@@ -92,22 +99,24 @@ def trained(root: Path, recipe: Recipe, say: Callable[[str], None], quiet: bool 
 
 
 def kept_at(root: Path, recipe: Recipe) -> Path:
-    """The file's name is the hash of the recipe, the text's shards and the questions."""
+    """Return the path of the weights, named by the hash of the recipe, the text's shards and the questions."""
     text = [shard["sha256"] for shard in manifest(root, recipe.text)["shards"]["train"]]
     content = json.dumps([asdict(recipe), text, fingerprint(root, recipe.questions)], sort_keys=True).encode()
     return root / "lora" / "small" / f"{hashlib.sha256(content).hexdigest()[:16]}.pt"
 
 
 def _train(root: Path, recipe: Recipe, quiet: bool) -> Weights:
-    """AdamW with the settings of most language models, on the CPU and one thread: the same bits in every process of a machine."""
+    """Train with AdamW at settings usual for language models, on one CPU thread.
+
+    Every process of a machine thus gets the same bits.
+    """
     blocks = Blocks(open_split(root, recipe.text, "train"), recipe.context)
     batch_at = batches(blocks, recipe.batch_size, recipe.seed, CPU)
     questions_at = _questions(root, recipe)
     schedule: Any = OmegaConf.create({"warmup_steps": recipe.warmup_steps, "decay": "cosine", "final_factor": 0.1})
     with one_thread():
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # a run's own random numbers do not depend on whether it had to train this
+        # A run's own random numbers must not depend on whether it had to train this model.
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(recipe.seed, "small"))
             model = empty(recipe).train()
         optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=recipe.weight_decay)
@@ -127,7 +136,10 @@ def _train(root: Path, recipe: Recipe, quiet: bool) -> Weights:
 
 
 def _questions(root: Path, recipe: Recipe) -> Callable[[int], Batch]:
-    """Training questions with answers drawn at random: the model learns that an answer follows, as Mistral-Instruct knows; not which."""
+    """Return batches of training questions with answers drawn at random.
+
+    The model learns that an answer follows, as Mistral-Instruct knows, but not which one.
+    """
     questions = read(root, recipe.questions, "train")
     answers = sorted({question.answer for question in questions})
     drawn = torch.randint(len(answers), (len(questions),), generator=generator_for(recipe.seed, "answers")).tolist()

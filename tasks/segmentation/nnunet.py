@@ -1,6 +1,8 @@
-"""nnU-Net's own pipeline up to training: fingerprint, plans, preprocessing, folds; made once for each data set and plan, and kept.
+"""nnU-Net's own pipeline up to training: fingerprint, plans, preprocessing, folds.
 
-<data_dir>/segmentation/preprocessed/<hash>/ is a folder as nnU-Net's own commands know it: their variable nnUNet_preprocessed.
+It runs once for each data set and plan, and its results are kept.
+<data_dir>/segmentation/preprocessed/<hash>/ is a folder for nnU-Net's own commands: their variable
+nnUNet_preprocessed.
 """
 
 import contextlib
@@ -31,7 +33,14 @@ PREPROCESSOR = "nnunetv2.preprocessing.preprocessors.default_preprocessor"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is not left to nnU-Net's planner. patch: voxels, None for the planner's; features: of the first stage, and the most of any."""
+    """What nnU-Net's planner does not decide.
+
+    Attributes:
+        patch: edges in voxels, or None for the planner's.
+        features: those of the first stage, and the most of any stage.
+        batch_size: patches in a batch.
+        folds: number of folds.
+    """
 
     patch: tuple[int, int, int] | None
     features: tuple[int, int]
@@ -40,7 +49,7 @@ class Plan:
 
 
 def require() -> None:
-    """Raises UserError if nnU-Net is not installed."""
+    """Raise UserError if nnU-Net is not installed."""
     if util.find_spec("nnunetv2") is None:
         raise UserError(
             "the task segmentation needs nnU-Net v2: make setup EXTRAS=segmentation, or pip install '.[segmentation]'"
@@ -48,7 +57,10 @@ def require() -> None:
 
 
 def use(root: Path, preprocessed: Path, results: Path, processes: int) -> None:
-    """Tells nnU-Net its folders, and to augment in this process and compile nothing: the engine does both, or not, as it is asked."""
+    """Set nnU-Net's folders, and make it augment in this process and not compile.
+
+    The engine augments in processes and compiles if asked to.
+    """
     os.environ |= {
         "nnUNet_raw": str(root / "segmentation" / "raw"),
         "nnUNet_preprocessed": str(preprocessed),
@@ -60,9 +72,12 @@ def use(root: Path, preprocessed: Path, results: Path, processes: int) -> None:
 
 
 def preprocessed(root: Path, name: str, plan: Plan, processes: int, results: Path) -> Path:
-    """The folder with the data set's preprocessed cases, made now if need be; nnU-Net's environment points to it.
+    """Return the folder with the data set's preprocessed cases, and point nnU-Net's environment to it.
 
-    Of several processes one makes it, and the others wait. Raises UserError if the data set is not prepared or the plan cannot be.
+    One process makes the folder if it is missing, while others wait.
+
+    Raises:
+        UserError: the data set is not prepared or the plan is impossible.
     """
     cases = raw.manifest(root, name)["cases"]
     content = json.dumps([name, cases, asdict(plan), metadata.version("nnunetv2")], sort_keys=True)
@@ -82,7 +97,7 @@ def preprocessed(root: Path, name: str, plan: Plan, processes: int, results: Pat
 
 
 def _files(folder: Path) -> list[str]:
-    """Return what nnU-Net reads while it trains."""
+    """Return the files that nnU-Net reads while it trains."""
     endings = (".b2nd", ".npz", ".npy", ".pkl", ".json", ".nii.gz")
     paths = (path for path in folder.rglob("*") if path.name.endswith(endings) and not path.name.startswith("."))
     return sorted(str(path.relative_to(folder)) for path in paths if path.name != verified.KNOWN)
@@ -95,7 +110,8 @@ def _make(folder: Path, number: int, plan: Plan, processes: int) -> None:
     with pools(processes, FINGERPRINT):
         api.extract_fingerprint_dataset(number, num_processes=max(1, processes), show_progress_bar=False)
     threads = torch.get_num_threads()
-    os.environ[AUGMENTING] = "1"  # the planner takes it for the number of torch's threads
+    # The planner takes this as the number of torch's threads.
+    os.environ[AUGMENTING] = "1"
     api.plan_experiment_dataset(number)
     os.environ[AUGMENTING] = "0"
     torch.set_num_threads(threads)
@@ -112,9 +128,12 @@ def _make(folder: Path, number: int, plan: Plan, processes: int) -> None:
 
 
 def apply(configuration: dict[str, Any], plan: Plan) -> None:
-    """Changes nnU-Net's configuration to the plan's patch, batch and features, by nnU-Net's own rule for the number of stages.
+    """Change nnU-Net's configuration to the plan's patch, batch and features.
 
-    Raises UserError for a patch that its stages do not divide.
+    The number of stages follows nnU-Net's own rule.
+
+    Raises:
+        UserError: the stages do not divide the patch.
     """
     patch = list(plan.patch or configuration["patch_size"])
     pooled = _pooling(configuration["spacing"], patch)
@@ -147,14 +166,17 @@ class Pooling:
 def _pooling(spacing: Sequence[float], patch: Sequence[int]) -> Pooling:
     from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
-    least_edge, most_halvings = 4, 999999  # the planner's
+    least_edge, most_halvings = 4, 999999  # the planner's values
     _, strides, kernels, fitting, _ = get_pool_and_conv_props(spacing, patch, least_edge, most_halvings)
     return Pooling(strides, kernels, [int(edge) for edge in fitting])
 
 
 @contextlib.contextmanager
 def pools(processes: int, *modules: str) -> Iterator[None]:
-    """Without processes the pools of nnU-Net's modules are a thread of this one: each process of theirs would import torch anew."""
+    """Replace the pools of nnU-Net's modules by a thread if `processes` is 0.
+
+    Each process of such a pool would import torch again.
+    """
     with contextlib.ExitStack() as stack:
         for name in () if processes else modules:
             stack.enter_context(_replaced(importlib.import_module(name), "multiprocessing", _Threads))
@@ -162,7 +184,7 @@ def pools(processes: int, *modules: str) -> Iterator[None]:
 
 
 class _Threads:
-    """Of the module multiprocessing what nnU-Net asks for."""
+    """The part of the module multiprocessing that nnU-Net uses."""
 
     @staticmethod
     def get_context(_: str) -> Any:
@@ -185,6 +207,6 @@ def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """nnU-Net prints plans, citations and paths; they are in its log files too."""
+    """Suppress nnU-Net's printed plans, citations and paths, which are in its log files too."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield

@@ -1,6 +1,6 @@
-"""Heart, BTCV, BraTS 2020 and AMOS22 as their owners publish them, read case by case: what the user has downloaded.
+"""Read Heart, BTCV, BraTS 2020 and AMOS22 case by case, as the user downloaded them from their owners.
 
-The folder that an archive unpacks to, or Heart's Task02_Heart.tar as it is.
+A source is the folder that an archive unpacks to, or Heart's unopened Task02_Heart.tar.
 """
 
 import re
@@ -57,9 +57,9 @@ PATIENT = "a patient of BraTS has t1, t1ce, t2, flair and seg"
 
 @dataclass(frozen=True)
 class Source:
-    """A data set's facts, the folder that its archive unpacks to, where it comes from, and its cases in that folder.
+    """A data set's facts, its unpacked folder, its download, and its cases in that folder.
 
-    tar: it is published as <folder>.tar, which may stay packed.
+    `tar`: it is published as <folder>.tar, which need not be unpacked.
     """
 
     facts: Facts
@@ -70,9 +70,10 @@ class Source:
 
 
 def cases(source: Source, folder: Path) -> Iterator[Case]:
-    """The cases in the unpacked folder, or in its tar archive beside it.
+    """Yield the cases in the unpacked folder, or in its tar archive beside it.
 
-    Raises UserError if both are missing, the folder is laid out otherwise, or a case lacks a file.
+    Raises:
+        UserError: both are missing, the folder has another layout, or a case lacks a file.
     """
     found = 0
     with _unpacked(source, folder) as unpacked:
@@ -87,7 +88,7 @@ def cases(source: Source, folder: Path) -> Iterator[Case]:
 
 @contextmanager
 def _unpacked(source: Source, folder: Path) -> Iterator[Path]:
-    """The folder; else the archive's, unpacked beside it for as long as it is read."""
+    """Yield the unpacked folder, or unpack the archive beside it while it is read."""
     archive = folder.with_name(f"{folder.name}.tar")
     if folder.is_dir():
         yield folder
@@ -107,12 +108,15 @@ def _unpacked(source: Source, folder: Path) -> Iterator[Path]:
 
 
 def _paired(images: str, labels: str, name: Callable[[str], str] = str, keep: Callable[[str], bool] = bool) -> Any:
-    """Cases with one image each: files of the folder `images`, and as many of the folder `labels` with `name` of theirs."""
+    """Return a reader of cases with one image each.
+
+    Images are files of the folder `images`. Each has a label in the folder `labels`, named by
+    `name` of the image's name.
+    """
 
     def read(folder: Path) -> Iterator[Case]:
-        for path in sorted(
-            (folder / images).glob("[!.]*.nii.gz")
-        ):  # macOS has left files "._..." in the Decathlon's archives
+        # The Decathlon's archives contain files "._..." that macOS left.
+        for path in sorted((folder / images).glob("[!.]*.nii.gz")):
             if keep(path.name):
                 label = _load(folder / labels / name(path.name), "every image has a label of the same name")
                 yield Case(path.name.removesuffix(".nii.gz"), [_load(path)], label)
@@ -127,12 +131,12 @@ def _brats(folder: Path) -> Iterator[Case]:
             _load(_either(f"{stem}_{kind}", patient), PATIENT) for kind in ("seg", "t1", "t1ce", "t2", "flair")
         )
         values = voxels(label)
-        label = type(label)(np.where(values == 4, 3, values).astype(np.uint8), label.affine)  # its owners left out 3
+        label = type(label)(np.where(values == 4, 3, values).astype(np.uint8), label.affine)  # its owners skipped 3
         yield Case(patient.name, channels, label)
 
 
 def _either(stem: str, patient: Path) -> Path:
-    """Compressed or not. Of patient 355 the label has another name in the owners' archive."""
+    """Return the compressed or uncompressed file. Patient 355's label has another name in the owners' archive."""
     misnamed = sorted(patient.glob("*Segm.nii*")) if stem.endswith("_seg") else []
     return next(
         (path for path in (Path(f"{stem}.nii.gz"), Path(f"{stem}.nii"), *misnamed) if path.exists()),
@@ -141,7 +145,7 @@ def _either(stem: str, patient: Path) -> Path:
 
 
 def _is_ct(name: str) -> bool:
-    """Whether a volume of AMOS22 is of task 1, CT: from number 500 on they are MRI."""
+    """Return whether a volume of AMOS22 is CT (task 1). From number 500 on they are MRI."""
     numbered = re.fullmatch(r"amos_(\d{4})\.nii\.gz", name)
     if numbered is None:
         raise UserError(

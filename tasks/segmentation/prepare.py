@@ -1,4 +1,4 @@
-"""Brings data sets into nnU-Net's raw format: blocks of the MNI152 template, or what the user has from its owners."""
+"""Convert data sets to nnU-Net's raw format: blocks of the MNI152 template, or the user's downloads."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -11,9 +11,11 @@ ALIASES = {"mini": "MNI152"}
 
 
 def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
-    """Puts the data set `name` of DATA_SETS into `root`; does nothing if it is there.
+    """Put the data set `name` of DATA_SETS into `root`. Do nothing if it is there.
 
-    Raises UserError where the user has to download something, for files that are not as their owners publish them, and without nnU-Net.
+    Raises:
+        UserError: the user has to download something, files are not as their owners publish them,
+            or nnU-Net is missing.
     """
     nnunet.require()
     if raw.finished(root, name):
@@ -27,6 +29,7 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
     say(f"{name}: reading {source.facts.cases} cases of {folder}; licence: {source.facts.licence}")
     raw.write(root, source.facts, owners.cases(source, folder))
     turned = Counter(case["orientation"] for case in raw.manifest(root, name)["cases"])
-    if len(turned) > 1:  # no error: the owners may have published them so, and augmentation mirrors every axis
+    # No error: the owners may have published them so, and augmentation mirrors every axis.
+    if len(turned) > 1:
         kinds = ", ".join(f"{count} {axes}" for axes, count in turned.most_common())
         say(f"{name}: the arrays of its cases are not oriented alike ({kinds}), and nnU-Net does not turn them")

@@ -1,6 +1,7 @@
-"""Data sets in nnU-Net's raw format, checked case by case while they are written; a folder is whole or not there.
+"""Write data sets in nnU-Net's raw format, checking case by case. A folder is whole or absent.
 
-<data_dir>/segmentation/raw/Dataset901_Heart/  imagesTr/la_003_0000.nii.gz  labelsTr/la_003.nii.gz  dataset.json  manifest.json
+<data_dir>/segmentation/raw/Dataset901_Heart/ holds imagesTr/la_003_0000.nii.gz,
+labelsTr/la_003.nii.gz, dataset.json and manifest.json.
 """
 
 import fcntl
@@ -21,15 +22,16 @@ from tasks.engine import verified
 from tasks.engine.errors import UserError, one_line
 from tasks.engine.files import disk_full_is_said, sync_folder, write_bytes_atomically
 
-# nnU-Net knows a data set by its number.
+# nnU-Net identifies a data set by its number.
 NUMBERS = {"MNI152": 900, "Heart": 901, "BTCV": 902, "BraTS": 903, "AMOS22": 904}
 SUFFIX = ".nii.gz"
-SPACING = (0.05, 20.0)  # in mm: what is beyond is in another unit, or no spacing
+# In mm. A value outside is in another unit, or no spacing.
+SPACING = (0.05, 20.0)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One volume: an image of each channel and the label of each voxel, as nibabel's images."""
+    """One volume: an image per channel and the label of each voxel, as nibabel's images."""
 
     name: str
     channels: Sequence[Any]
@@ -38,7 +40,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a data set is: its channels (nnU-Net normalizes "CT" otherwise than others), its labels, 0 first, and its number of cases."""
+    """What a data set is.
+
+    Attributes:
+        name: a key of NUMBERS.
+        channels: names of the channels. nnU-Net normalizes "CT" differently from others.
+        labels: names of the labels, with 0 first.
+        cases: number of cases.
+        licence: the owners' licence.
+    """
 
     name: str
     channels: Sequence[str]
@@ -48,13 +58,16 @@ class Facts:
 
 
 def folder_of(root: Path, name: str) -> Path:
-    """Where the raw data set lies, or will."""
+    """Return the path of the raw data set, whether or not it exists."""
     return root / "segmentation" / "raw" / f"Dataset{NUMBERS[name]}_{name}"
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Of several processes one is inside at a time; the others wait. Let go of when the process ends, however it ends."""
+    """Let one process at a time into the block, while others wait.
+
+    The lock is released when the process ends, even if killed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f".{path.name}.lock"), "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -63,9 +76,10 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def made_at_once(path: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `path` when the block ends well; the caller holds the lock of `path`."""
+    """Yield a folder to fill, which becomes `path` if the block succeeds. The caller holds the lock of `path`."""
     fresh = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed
+    # Left by a process that was killed.
+    shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     with disk_full_is_said(path):
         yield fresh
@@ -75,9 +89,10 @@ def made_at_once(path: Path) -> Iterator[Path]:
 
 
 def write(root: Path, facts: Facts, cases: Iterable[Case]) -> None:
-    """Writes the data set; the same cases give the same bytes.
+    """Write the data set. The same cases give the same bytes.
 
-    Raises UserError for a case that is not as nnU-Net needs it, and for another number of cases than the data set has.
+    Raises:
+        UserError: a case is not as nnU-Net needs it, or the number of cases is wrong.
     """
     folder, rows = folder_of(root, facts.name), []
     with locked(folder), made_at_once(folder) as fresh:
@@ -114,13 +129,14 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _save(path: Path, image: Any) -> dict[str, Any]:
-    content = gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)  # nibabel would write the time into it
+    # nibabel would write the time into the file.
+    content = gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)
     path.write_bytes(content)
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def voxels(image: Any) -> np.ndarray:
-    """A volume's values, which are read from its file now. Raises UserError if they cannot be."""
+    """Read a volume's values from its file, or raise UserError if this fails."""
     try:
         return np.asanyarray(image.dataobj)
     except (EOFError, OSError, ValueError, zlib.error) as error:
@@ -130,7 +146,7 @@ def voxels(image: Any) -> np.ndarray:
 
 
 def orientation(image: Any) -> str:
-    """Where the three axes of its array point to: RAS is right, anterior, superior."""
+    """Return where the three axes of an image's array point to: RAS is right, anterior, superior."""
     import nibabel
 
     return "".join(code or "?" for code in nibabel.aff2axcodes(image.affine))
@@ -170,7 +186,8 @@ def _spacing(image: Any) -> list[float]:
 def digest(root: Path, name: str) -> str:
     """Return a digest of all cases, after comparing their files with the manifest.
 
-    Raises UserError if one is missing or damaged.
+    Raises:
+        UserError: a file is missing or damaged.
     """
     files = {path: file["sha256"] for case in manifest(root, name)["cases"] for path, file in case["files"].items()}
     mend = f"bring it with: python scripts/prepare_data.py segmentation {name} data_dir={root}"
@@ -178,12 +195,12 @@ def digest(root: Path, name: str) -> str:
 
 
 def finished(root: Path, name: str) -> bool:
-    """Whether the data set is there and every file as long as it was."""
+    """Return whether the data set is there and every file has the recorded length."""
     return not _damaged(folder_of(root, name))
 
 
 def _damaged(folder: Path) -> str | None:
-    """The file that is missing or has another length; None if all is well."""
+    """Return a file that is missing or has another length, or None if all is well."""
     try:
         rows = json.loads((folder / "manifest.json").read_text())["cases"]
         json.loads((folder / "dataset.json").read_text())
@@ -197,9 +214,10 @@ def _damaged(folder: Path) -> str | None:
 
 
 def manifest(root: Path, name: str) -> Mapping[str, Any]:
-    """manifest.json of a prepared data set: its cases with the SHA-256 of their files.
+    """Return manifest.json of a prepared data set: its cases with the SHA-256 of their files.
 
-    Raises UserError if the data set is not there or not whole.
+    Raises:
+        UserError: the data set is missing or incomplete.
     """
     if name not in NUMBERS:
         raise UserError(f"task.data.name={name} is unknown; choose one of {', '.join(NUMBERS)}")

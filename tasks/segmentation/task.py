@@ -1,8 +1,9 @@
-"""nnU-Net in the suite's own loop: builds the workload of one fold from CPRTrainer's network, loss, batches and validation.
+"""Build the workload of one fold from CPRTrainer's network, loss, batches and validation.
 
-Not nnU-Net's loop around it: this one goes on with the same bits after a kill at any step, writes R, κ and λ over training, and its records
-and failures are those of every other task. tests/segmentation/test_segmentation_training.py holds the two against each other: they end with
-equal weights.
+It is trained by the suite's own loop, not nnU-Net's. The suite's loop resumes with the same bits
+after a kill at any step, and writes R, κ and λ over training. Its records and failures are those of
+every other task. Both loops end with equal weights, as
+tests/tasks/segmentation/test_segmentation_training.py checks.
 """
 
 import json
@@ -26,7 +27,11 @@ Batch = tuple[Tensor, tuple[Tensor, ...]]
 
 
 def build(cfg: Any, device: torch.device) -> Workload:
-    """The workload of one fold; raises UserError without nnU-Net or the data set, and for a setting that cannot be."""
+    """Return the workload of one fold.
+
+    Raises:
+        UserError: nnU-Net or the data set is missing, or a setting is impossible.
+    """
     nnunet.require()
     task, root = cfg.task, Path(cfg.data_dir).absolute()
     fold = fold_of(task.fold, task.folds, cfg.seed)
@@ -38,7 +43,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
     if trainer.configuration_manager.batch_dice and cfg.micro_batch:
         raise UserError("nnU-Net's plan takes Dice over the whole batch: train it with micro_batch=null")
     trainer.initialize()
-    trainer.optimizer = trainer.lr_scheduler = None  # the loop's own are the same
+    trainer.optimizer = trainer.lr_scheduler = None  # the loop has equal ones of its own
     with nnunet.quietly():
         trainer.open_patches()
     if not task.mirror:
@@ -78,9 +83,12 @@ def build(cfg: Any, device: torch.device) -> Workload:
 
 
 def fold_of(fold: int | None, folds: int, seed: int) -> int:
-    """The fold asked for; else the seed's own: seeds 1 to `folds` are the folds, each with random numbers of its own.
+    """Return the requested fold, else the seed's own.
 
-    Raises UserError for a fold that there is not.
+    Seeds 1 to `folds` are the folds, each with its own random numbers.
+
+    Raises:
+        UserError: there is no such fold.
     """
     if fold is None:
         return (seed - 1) % folds
@@ -90,7 +98,7 @@ def fold_of(fold: int | None, folds: int, seed: int) -> int:
 
 
 def make_trainer(cfg: Any, fold: int, device: torch.device) -> Any:
-    """A CPRTrainer of the run, with the data set preprocessed; its files go to the folder nnunet of the run's."""
+    """Return a CPRTrainer of the run, after preprocessing. Its files go to the run's folder nnunet."""
     task, root, rank = cfg.task, Path(cfg.data_dir).absolute(), launched().rank
     results = records.run_folder(cfg).absolute() / ("nnunet" if rank == 0 else f"nnunet_{rank}")
     plan = Plan(_patch(task.plan.patch), _pair(task.plan.features), task.batch_size, task.folds)
@@ -114,7 +122,7 @@ def _pair(features: Any) -> tuple[int, int]:
 
 
 class _Patches(Dataset):
-    """The batch of an iteration, for processes that read ahead."""
+    """The batch of an iteration, for worker processes that read ahead."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
@@ -125,9 +133,10 @@ class _Patches(Dataset):
 
 
 def batches(trainer: Any, cfg: Any, device: torch.device) -> Callable[[int], Batch]:
-    """`batch_at(step)`: data, float32 [batch, channels, *patch], and a target for each of the network's outputs, on `device`.
+    """Return `batch_at(step)`: data, float32 [batch, channels, *patch], and targets, on `device`.
 
-    What comes does not depend on the number of processes that read ahead.
+    Each of the network's outputs has a target. The result does not depend on the number of
+    processes that read ahead.
     """
     patches = _Patches(trainer)
     ahead: Iterator[Batch] = iter(())

@@ -1,11 +1,14 @@
 """CPRTrainer: nnU-Net's trainer with the suite's optimizers, regularizers, schedule and seeds.
 
-A run of the suite takes its network, loss, batches and validation, and trains with the suite's own loop (tasks/segmentation/task.py).
-nnU-Net's command line trains with nnU-Net's loop, and ends with the same weights:
+A run of the suite uses its network, loss, batches and validation, and trains with the suite's own
+loop (tasks/segmentation/task.py). nnU-Net's command line trains with nnU-Net's loop, and ends with
+the same weights:
 
-    CPR_CONFIG=my.yaml PYTHONPATH=. nnUNet_extTrainer=tasks/segmentation nnUNetv2_train 901 3d_fullres 0 -tr CPRTrainer
+    CPR_CONFIG=my.yaml PYTHONPATH=. nnUNet_extTrainer=tasks/segmentation nnUNetv2_train 901
+        3d_fullres 0 -tr CPRTrainer
 
-where my.yaml is the config.yaml of a run's folder, or what `python scripts/train.py task=segmentation ... --cfg job --resolve` prints.
+my.yaml is the config.yaml of a run's folder.
+`python scripts/train.py task=segmentation ... --cfg job --resolve` prints one too.
 """
 
 import os
@@ -31,7 +34,7 @@ VARIABLE = "CPR_CONFIG"
 
 
 class MeanCrossEntropy(nn.Module):
-    """The mean of a cross-entropy over the voxels that it does not ignore, taken from the loss of each."""
+    """The mean of a cross-entropy over the voxels that it does not ignore, summed from the loss of each."""
 
     def __init__(self, loss: nn.CrossEntropyLoss) -> None:
         super().__init__()
@@ -39,15 +42,19 @@ class MeanCrossEntropy(nn.Module):
         self.loss.reduction = "none"
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Of logits [batch, classes, *volume] and labels [batch, *volume]."""
+        """Return the mean loss of logits [batch, classes, *volume] and labels [batch, *volume]."""
         return self.loss(logits, target).sum() / (target != self.loss.ignore_index).sum()
 
 
 class CPRTrainer(nnUNetTrainer):
-    """Differs from its parent in the optimizer, precision, gradient clipping, the learning rate, which is set at every iteration, and with
-    `deterministic` the batches and, on a GPU, how the loss is added up.
+    """nnU-Net's trainer with the suite's optimizer, precision, gradient clipping and learning rate.
 
-    cfg: a run's configuration, of the environment's CPR_CONFIG where there is one. iteration: how many updates have been done.
+    The learning rate is set at every iteration. `deterministic` also changes the batches and, on a
+    GPU, how the loss is summed.
+
+    Attributes:
+        cfg: a run's configuration, from the environment's CPR_CONFIG if set.
+        iteration: number of finished updates.
     """
 
     def __init__(
@@ -60,14 +67,14 @@ class CPRTrainer(nnUNetTrainer):
     ) -> None:
         plans.setdefault("continue_training", False)
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.grad_scaler = None  # float16's: the suite's precisions, bfloat16 and float32, need none
+        self.grad_scaler = None  # only float16 needs scaling, not bfloat16 or float32
         self.iteration = 0
         self.cfg: Any = None
         if VARIABLE in os.environ:
             self.configure(OmegaConf.load(os.environ[VARIABLE]))
 
     def configure(self, cfg: Any) -> None:
-        """Takes over a run's configuration; raises UserError for one that cannot be."""
+        """Use a run's configuration, or raise UserError if it is invalid."""
         check(cfg)
         self.cfg = cfg
         self.num_iterations_per_epoch = _epoch(cfg.num_steps)
@@ -75,7 +82,7 @@ class CPRTrainer(nnUNetTrainer):
         self.initial_lr = cfg.lr
 
     def initialize(self) -> None:
-        """Seeds, then builds network, optimizer and loss."""
+        """Seed, then build network, optimizer and loss."""
         if self.cfg is None:
             raise UserError(f"CPRTrainer needs a configuration: set {VARIABLE} to the config.yaml of a run's folder")
         set_up(self.cfg)
@@ -83,7 +90,7 @@ class CPRTrainer(nnUNetTrainer):
         super().initialize()
 
     def _build_loss(self) -> nn.Module:
-        """nnU-Net's own, whose cross-entropy is a mean over voxels that has no deterministic form on a GPU."""
+        """Replace nnU-Net's mean cross-entropy over voxels, which has no deterministic form on a GPU."""
         loss = super()._build_loss()
         if self.cfg.deterministic and self.device.type == "cuda":
             for part in list(loss.modules()):
@@ -93,16 +100,16 @@ class CPRTrainer(nnUNetTrainer):
 
     def configure_optimizers(self) -> tuple[Optimizer, PolyLRScheduler]:
         optimizer = build_optimizer(self.cfg, self.network)
-        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)  # overruled by train_step
+        # train_step overrides this schedule.
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def on_train_epoch_start(self) -> None:
-        self.iteration = (
-            self.current_epoch * self.num_iterations_per_epoch
-        )  # also after nnU-Net has loaded a checkpoint
+        # This also holds after nnU-Net has loaded a checkpoint.
+        self.iteration = self.current_epoch * self.num_iterations_per_epoch
         super().on_train_epoch_start()
 
     def train_step(self, batch: dict) -> dict:
-        """As its parent's, with the configuration's learning rate, precision and gradient clipping."""
+        """Train as the parent does, with the configuration's learning rate, precision and gradient clipping."""
         task = self.cfg.task
         for group in self.optimizer.param_groups:
             group["lr"] = self.cfg.lr * lr_factor(task.schedule, self.iteration, self.cfg.num_steps)
@@ -119,24 +126,30 @@ class CPRTrainer(nnUNetTrainer):
         return {"loss": loss.detach().cpu().numpy()}
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """nnU-Net's own; if deterministic those of one process, with the batch of an iteration a function of seed and iteration alone."""
+        """Return nnU-Net's data loaders, or deterministic ones of a single process.
+
+        The deterministic batch of an iteration depends on seed and iteration alone.
+        """
         if not self.cfg.deterministic:
             return super().get_dataloaders()
         self.open_patches()
         return self._numbered(), self._validation_patches
 
     def open_patches(self) -> None:
-        """Opens the fold's cases for `batch_at` and `validation_batch_at`."""
+        """Open the fold's cases for `batch_at` and `validation_batch_at`."""
         os.environ[AUGMENTING] = "0"
         self._patches, self._validation_patches = super().get_dataloaders()
 
     def batch_at(self, iteration: int) -> dict[str, Any]:
-        """The training batch of an iteration: `data`, float32 [batch, channels, *patch], and `target`, a list with one for each output."""
+        """Return the training batch of an iteration.
+
+        `data` is float32 [batch, channels, *patch], and `target` a list with one entry per output.
+        """
         with drawing_from(derive(self.cfg.seed, "batch", iteration)):
             return self._patches.data_loader.generate_train_batch()
 
     def validation_batch_at(self, number: int) -> dict[str, Any]:
-        """A batch of patches of the validation cases, the same one whenever it is asked for."""
+        """Return batch `number` of patches of the validation cases, the same one for every call."""
         with drawing_from(derive(self.cfg.seed, "validation", number)):
             return self._validation_patches.data_loader.generate_train_batch()
 
@@ -146,5 +159,5 @@ class CPRTrainer(nnUNetTrainer):
 
 
 def _epoch(steps: int, most: int = 250) -> int:
-    """nnU-Net's 250 iterations, or the next lower number that divides the steps."""
+    """Return nnU-Net's 250 iterations, or the next lower number that divides the steps."""
     return next(length for length in range(min(most, steps), 0, -1) if steps % length == 0)

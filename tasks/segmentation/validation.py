@@ -1,4 +1,4 @@
-"""nnU-Net's own validation of a fold: whole cases from overlapping patches, Dice of every label, and pictures to look at."""
+"""nnU-Net's own validation of a fold: whole cases from overlapping patches, Dice of every label, and pictures."""
 
 import json
 from pathlib import Path
@@ -12,19 +12,22 @@ from tasks.segmentation import nnunet, raw
 
 TRAINER = "nnunetv2.training.nnUNetTrainer.nnUNetTrainer"
 METRICS = "nnunetv2.evaluation.evaluate_predictions"
-# Of Okabe and Ito, in 255ths: told apart by everyone. Labels beyond the seventh begin anew.
+# Colours of Okabe and Ito, in 255ths, for colour-blind readers too. Labels after the seventh reuse
+# them.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
 
 def dice(trainer: Any, processes: int) -> dict[str, float]:
-    """Of the fold's validation cases in percent: `dice`, the mean over labels without the background, and `dice_<label>`.
+    """Return Dice in percent over the fold's validation cases: `dice` and `dice_<label>`.
 
-    A label's Dice is the mean over the cases that have it or in which it was found; a label without such a case is left out.
+    `dice` is the mean over labels without the background. A label's Dice is the mean over the cases
+    that have it or in which it was found. A label without such a case is left out.
     """
     benchmark = torch.backends.cudnn.benchmark
     with nnunet.quietly(), nnunet.pools(processes, TRAINER, METRICS):
         trainer.perform_actual_validation()
-    torch.backends.cudnn.benchmark = benchmark  # nnU-Net's predictor turns it on
+    # nnU-Net's predictor turns it on.
+    torch.backends.cudnn.benchmark = benchmark
     means = json.loads((predictions(trainer) / "summary.json").read_text())["mean"]
     names = {str(number): name for name, number in trainer.dataset_json["labels"].items()}
     found = {names[number]: 100 * float(mean["Dice"]) for number, mean in means.items()}
@@ -35,9 +38,10 @@ def dice(trainer: Any, processes: int) -> dict[str, float]:
 
 
 def online_dice(trainer: Any, batches: int) -> dict[str, float]:
-    """nnU-Net's "pseudo Dice" in percent, of so many batches of patches of the validation cases: `online_dice` and `online_dice_<label>`.
+    """Return nnU-Net's "pseudo Dice" in percent: `online_dice` and `online_dice_<label>`.
 
-    As for `dice` the mean is over labels, but voxels of all patches are counted together. A label that is in no patch is left out.
+    It uses `batches` batches of patches of the validation cases. As for `dice`, the mean is over
+    labels, but voxels of all patches are counted together. A label that is in no patch is left out.
     """
     trainer.network.eval()
     with torch.no_grad():
@@ -55,12 +59,15 @@ def online_dice(trainer: Any, batches: int) -> dict[str, float]:
 
 
 def predictions(trainer: Any) -> Path:
-    """Where nnU-Net puts the predicted labels of the fold's validation cases."""
+    """Return the folder of nnU-Net's predicted labels for the fold's validation cases."""
     return Path(trainer.output_folder) / "validation"
 
 
 def write_overlays(trainer: Any, raw_folder: Path, folder: Path) -> None:
-    """A picture of each validation case, <folder>/<case>.png: the slice with most of its labels, with the label, with the prediction."""
+    """Write a picture of each validation case, <folder>/<case>.png.
+
+    It shows the slice with most of its labels, plain, with the label, and with the prediction.
+    """
     import nibabel
 
     folder.mkdir(exist_ok=True)
@@ -73,7 +80,10 @@ def write_overlays(trainer: Any, raw_folder: Path, folder: Path) -> None:
 
 
 def overlay(image: np.ndarray, label: np.ndarray, predicted: np.ndarray, height: int = 320) -> Image.Image:
-    """One slice three times, beside each other: as it is, with its label, with the prediction. The last axis points up."""
+    """Return one slice three times, side by side: plain, with its label, with the prediction.
+
+    The last axis points up.
+    """
     low, high = np.percentile(image, (1, 99))
     grey = np.clip((image - low) / max(high - low, 1e-6), 0, 1)[..., None].repeat(3, axis=-1) * 255
     panels = [grey, *(_coloured(grey, labels) for labels in (label, predicted))]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, call, command, records, wait_until, write_fashion_mnist
+from commands import ENVIRONMENT, ROOT, call, command, records, wait_until, write_fashion_mnist
 
 from scripts.common import compose_config
 from tasks.engine.batching import pieces
@@ -51,7 +51,6 @@ IMAGES = (
         "regularizer.warm_start=10",
     ),
 )
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def start_with_torchrun(

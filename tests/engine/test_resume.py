@@ -1,6 +1,5 @@
 """Real processes, real kills: the end of a run does not depend on how often it was interrupted."""
 
-import contextlib
 import json
 import pickle
 import signal
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from commands import call, records, start, wait_until, write_fashion_mnist
+from kills import killed_runs_end_the_same, last_logged, only_folder, same_end
 
 from tasks.engine.errors import Interrupted
 
@@ -17,31 +17,6 @@ GROKKING = ("task=grokking", "quiet=true")
 def train(runs_dir: Path, *overrides: str) -> None:
     done = call("train.py", *GROKKING, f"runs_dir={runs_dir}", *overrides)
     assert done.returncode == 0, done.stderr
-
-
-def only_folder(runs_dir: Path) -> Path:
-    (folder,) = runs_dir.glob("*/*-s*")
-    return folder
-
-
-def same_end(runs_dir: Path, other: Path) -> None:
-    """Fails unless the two runs ended with the same bits: parameters, optimizer state, metrics and dynamics."""
-    a, b = only_folder(runs_dir), only_folder(other)
-    first, second = (json.loads((folder / "record.json").read_text()) for folder in (a, b))
-    assert first["state_sha256"] == second["state_sha256"]
-    assert first["metrics"] == second["metrics"]
-    for name in ("metrics.jsonl", "dynamics.jsonl"):
-        assert (a / name).read_bytes() == (b / name).read_bytes()
-
-
-def last_logged(runs_dir: Path) -> int:
-    """The last step in dynamics.jsonl; 0 if there is none yet."""
-    steps = [0]
-    for log in runs_dir.glob("*/*/dynamics.jsonl"):
-        for line in log.read_text().splitlines()[1:]:
-            with contextlib.suppress(ValueError):
-                steps.append(json.loads(line)["step"])
-    return max(steps)
 
 
 WS = ("regularizer=adamcpr_ws", "regularizer.warm_start=30")
@@ -63,20 +38,6 @@ def test_killed_runs_with_batch_norm_and_augmentation_end_with_the_same_bits(tmp
     killed_runs_end_the_same(
         tmp_path, "task=cifar100", "quiet=true", f"data_dir={data}", "task.data.train_size=300", *IP, *SHORT
     )
-
-
-def killed_runs_end_the_same(tmp_path: Path, *arguments: str) -> None:
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    assert call("train.py", *arguments, f"runs_dir={undisturbed}").returncode == 0
-    for stop_at in (7, 28, 42):  # before, about and after the step at which κ is set
-        process = start("train.py", *arguments, f"runs_dir={killed}")
-        wait_until(
-            lambda process=process, stop_at=stop_at: process.poll() is not None or last_logged(killed) >= stop_at
-        )
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-    assert call("train.py", *arguments, f"runs_dir={killed}").returncode == 0
-    same_end(undisturbed, killed)
 
 
 def test_sigusr1_writes_a_checkpoint_and_sigterm_writes_one_and_stops(tmp_path):

@@ -26,7 +26,7 @@ from tasks.engine.records import run_folder
 
 # Settings that differ from a run of an artefact, and what the record says of it.
 STRANGERS = (({"scale": "paper"}, {}), ({"seed": 1001}, {"commit": "0ld"}), ({"seed": 1002}, {"failed": True}))
-MINI_TIMES = Path(__file__).resolve().parents[1] / "results" / "mini"
+MINI_TIMES = Path(__file__).resolve().parents[2] / "results" / "mini"
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, call, call_forked, is_one_line, records, write_tokens
-from test_many_processes import ENVIRONMENT
-from test_resume import killed_runs_end_the_same
+from commands import ENVIRONMENT, ROOT, call, call_forked, is_one_line, records, write_tokens
+from kills import killed_runs_end_the_same
 from torch.nn.functional import cross_entropy
 
 from scripts.common import compose_config

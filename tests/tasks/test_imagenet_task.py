@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from commands import call, call_forked, is_one_line, records, write_fashion_mnist
+from kills import killed_runs_end_the_same
 from made_runs import artefact, run
 from PIL import Image
-from test_resume import killed_runs_end_the_same
 
 from results import Run
 from results.artefact import at_scale
