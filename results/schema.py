@@ -336,7 +336,7 @@ def check_artefact(name: str, content: Any) -> Artefact:
     try:
         artefact = Artefact.model_validate(content)
     except ValidationError as error:
-        raise SchemaError(f"{name}.yaml: {_said(error.errors()[0])}") from None
+        raise SchemaError(f"{name}.yaml: {_said(_first(error.errors()))}") from None
     if wrong := _inconsistency(artefact, name):
         raise SchemaError(f"{name}.yaml: {wrong}")
     return artefact
@@ -398,6 +398,11 @@ def _names(side: Any) -> list[str]:
     if isinstance(side, MethodAt):
         return [side.method]
     return [side] if isinstance(side, str) else list(side)
+
+
+def _first(errors: Sequence[Any]) -> Any:
+    """Return the error to tell: a misspelt key rather than the one that is missing for it."""
+    return next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
 
 
 def _said(error: Mapping[str, Any]) -> str:

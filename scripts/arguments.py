@@ -1,4 +1,4 @@
-"""ARTEFACT... key=value... [--flag]: what reproduce.py, status.py, retry.py and prune.py are asked for."""
+"""Parse the command lines of reproduce.py, status.py, retry.py and prune.py: ARTEFACT... key=value... [--flag]"""
 
 import os
 import sys
@@ -13,7 +13,12 @@ OPTIONS = ("scale", "seeds", "jobs", "results_dir", "wait")
 
 @dataclass(frozen=True)
 class Request:
-    """given is every key=value: options are the keys of reproduce.py, overrides those of train.py; flags are without their dashes."""
+    """A parsed command line.
+    given: every key=value.
+    options: those that are keys of reproduce.py.
+    overrides: those that are keys of train.py.
+    flags: the flags, without their dashes.
+    """
 
     names: list[str]
     given: dict[str, str]
@@ -23,9 +28,8 @@ class Request:
 
 
 def read_arguments(arguments: list[str], flags: Collection[str] = ()) -> Request:
-    """Sorts the arguments; what is no key and no flag is a name.
-
-    Raises UserError for a flag that is not among `flags` and for keys or values that cannot be.
+    """Sort the arguments. Whatever is neither a key nor a flag is a name.
+    Raises UserError for a flag that is not in `flags` and for invalid keys or values.
     """
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     dashed = {argument.removeprefix("--") for argument in arguments if argument.startswith("-") and "=" not in argument}
@@ -44,9 +48,8 @@ def read_arguments(arguments: list[str], flags: Collection[str] = ()) -> Request
 
 
 def jobs_of(options: dict[str, str], device: str) -> int:
-    """How many runs at a time: as asked; else one a GPU, and on the CPU one a core that this process may use.
-
-    Raises UserError for a number that is none.
+    """Return the number of runs at a time: as asked, else one per GPU, or one per core that this process may use.
+    Raises UserError for an invalid number.
     """
     if "jobs" not in options:
         return len(gpus_here()) if device.startswith("cuda") else len(os.sched_getaffinity(0))
@@ -56,9 +59,8 @@ def jobs_of(options: dict[str, str], device: str) -> int:
 
 
 def confirmed(question: str, request: Request) -> bool:
-    """Whether the user agrees: with --yes, or asked at the terminal.
-
-    Raises UserError where there is no terminal to ask at.
+    """Return whether the user agrees, with --yes or at the terminal.
+    Raises UserError if there is no terminal to ask at.
     """
     if "yes" in request.flags:
         return True

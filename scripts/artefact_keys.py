@@ -1,4 +1,4 @@
-"""Whether the configuration keys that an artefact names exist, and tell its runs apart: known before any run."""
+"""Check, before any run, that the keys that an artefact names exist and tell its runs apart."""
 
 import functools
 import pickle
@@ -15,7 +15,9 @@ GRID = ("task", "regularizer", "seed")  # a grid's own keys
 
 
 def check_grid(artefact: str, grid: Mapping[str, Any], base: bytes) -> None:
-    """Raise UserError for a grid's key that its task and regularizer, composed and pickled as `base`, do not have."""
+    """Raise UserError for a grid's key that its task and regularizer do not have.
+    `base` is their composed configuration, pickled.
+    """
     known = _keys(base)
     for key in grid:
         if key not in GRID and key not in known:
@@ -29,12 +31,14 @@ def _keys(base: bytes) -> list[str]:
 
 
 def check_cells(artefact: Mapping[str, Any], scale: str, configs: Mapping[str, DictConfig]) -> None:
-    """Raise UserError for a panel or method whose keys no run has, that selects none, or that mixes runs in one cell.
+    """Raise UserError for a faulty panel or method.
+    It is faulty if no run has one of its keys, if it selects no run, or if it mixes runs in one
+    cell.
 
     Args:
         artefact: as `read_artefact` returns it.
         scale: the scale of the configurations.
-        configs: by run id.
+        configs: configurations by run id.
     """
     by_name: dict[str, dict[str, DictConfig]] = {}
     for run_id, cfg in configs.items():

@@ -1,4 +1,4 @@
-"""What the command-line entries share: composing configurations and saying errors in one line."""
+"""Shared by the command-line entries: compose configurations, and report errors in one line."""
 
 import contextlib
 import os
@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from scripts import early
+from scripts.overrides import check_added, explain
 from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError
 from tasks.engine.launch import launched
 
@@ -21,24 +22,34 @@ CONFIG_DIR = ROOT / "configs"
 
 
 def compose_config(overrides: list[str]) -> DictConfig:
-    """configs/config.yaml with Hydra overrides, as train.py sees it."""
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return compose("config", overrides)
+    """Return configs/config.yaml with Hydra overrides, as train.py sees it.
+
+    Raises:
+        UserError: A key or a choice is unknown.
+    """
+    check_added(overrides, str(CONFIG_DIR))
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            return compose("config", overrides)
+    except HydraException as error:
+        raise UserError(explain(error, overrides, str(CONFIG_DIR))) from error
 
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns every expected error into one line on the standard error stream and its exit code."""
+    """Turn every expected error into one line on standard error and its exit code."""
     early.imported()
     try:
         yield
     except (UserError, TrainingFailed, Interrupted) as error:
         fail(str(error), error.exit_code)
-    except OutOfMemory as error:  # of one process alone
+    except OutOfMemory as error:  # other processes may not have it
         fail(str(error), error.exit_code, alike=False)
-    except (HydraException, OmegaConfBaseException) as error:
+    except HydraException as error:
+        fail(explain(error, sys.argv[1:], str(CONFIG_DIR)), UserError.exit_code)
+    except OmegaConfBaseException as error:
         fail(str(error), UserError.exit_code)
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the reader has closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
@@ -50,7 +61,10 @@ def one_line_errors() -> Iterator[None]:
 
 
 def fail(message: str, exit_code: int, alike: bool = True) -> None:
-    """Ends the program with one line. What all of a run's processes fail with `alike`, the first one says."""
+    """End the program with one line.
+    With `alike`, all processes of a run fail with the same message and only the first one prints
+    it.
+    """
     if launched().rank == 0 or not alike:
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(exit_code)

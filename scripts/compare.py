@@ -1,7 +1,6 @@
-"""Runs beside each other:  python scripts/compare.py RUN RUN ... [runs_dir=runs]
-
-RUN is a run's folder or a run id, of which the beginning is enough. Shows in which keys of their configurations the runs differ, how each
-ended, and their curves of the task's metric in one plot.
+"""Compare runs:  python scripts/compare.py RUN RUN ... [runs_dir=runs]
+RUN is a run's folder, a run id or the beginning of one. Shows the keys in which the configurations
+differ, how each run ended, and their curves of the task's metric in one plot.
 """
 
 import sys
@@ -20,7 +19,7 @@ from tasks.engine.records import NOT_IDENTITY
 
 
 def differing(runs: list[FoundRun]) -> list[list[str]]:
-    """A row a key that is not the same in all runs; keys that cannot change a result are left out."""
+    """Return a row for each key that differs between runs, without keys that cannot change a result."""
     flat = [{k: v for k, v in flatten(run.config).items() if k.partition(".")[0] not in NOT_IDENTITY} for run in runs]
     keys = list(dict.fromkeys(key for config in flat for key in config))
     rows = [[key, *(str(config[key]) if key in config else "-" for config in flat)] for key in keys]
@@ -28,7 +27,7 @@ def differing(runs: list[FoundRun]) -> list[list[str]]:
 
 
 def endings(runs: list[FoundRun]) -> list[list[str]]:
-    """Rows of states, final metrics, time and code."""
+    """Return rows with states, final metrics, time and code."""
     metrics = list(dict.fromkeys(name for run in runs if run.record for name in run.record["metrics"]))
 
     def of(run: FoundRun, name: str) -> str:
@@ -45,7 +44,7 @@ def endings(runs: list[FoundRun]) -> list[list[str]]:
 
 
 def shared_metric(runs: list[FoundRun]) -> str | None:
-    """The task's metric if all runs have it in their logs, else the loss if they have that."""
+    """Return the task's metric if all runs logged it, else the loss if all logged that, else None."""
     named = [run.record["metric"]["name"] for run in runs if run.record and run.record["metric"]]
     for name in [*dict.fromkeys(named), "loss"]:
         if all(any(name in row for row in run.metrics) for run in runs):
@@ -54,7 +53,7 @@ def shared_metric(runs: list[FoundRun]) -> str | None:
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the comparison."""
+    """Print the comparison."""
     options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     names = [argument for argument in arguments if "=" not in argument]
     if not 2 <= len(names) <= len(LETTERS) or set(options) - {"runs_dir"}:

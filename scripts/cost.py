@@ -1,8 +1,10 @@
-"""What runs have cost and what those that are left will cost, in seconds of one core or GPU.
+"""Estimate what runs have cost and what the remaining ones will cost, in seconds of one core or GPU.
+Seconds per step come from the records of finished runs in the same runs_dir. The first of these
+groups that has a run decides: the same task settings and method, the same task settings, the same
+task and scale. A run in progress is judged by its own log.
 
-Seconds per step come from the records of finished runs in the same runs_dir: of the same task settings and method, else of the same task
-settings, else of the same task and scale; a run in progress is judged by its own log. Where no run has finished, from the logs of those in
-progress, else from `minutes_per_run` in the artefact's file, if there is one and the settings are the artefact's.
+If no run has finished, the logs of the runs in progress are used. The last resort is
+`minutes_per_run` in the artefact's file, if it has that entry and the settings are the artefact's.
 """
 
 import json
@@ -20,20 +22,20 @@ from scripts.states import RunState, whole_record
 from scripts.tables import duration, hours
 from tasks.engine import attempts, records
 
-# Overrides with which a run is still of the length that the artefact's file estimates.
+# Overrides that do not change how long a run takes, so the artefact file's estimate still holds.
 ESTIMATE_HOLDS = ("num_steps", "lr", "runs_dir", "data_dir", "logging", "launcher", "quiet", "deterministic")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of one core or GPU, None where nobody can say; source is measured, estimated or unknown."""
+    """Seconds of one core or GPU, or None if unknown. source is measured, estimated or unknown."""
 
     seconds: float | None
     source: str
 
 
 class Prices:
-    """What a step costs, looked up in the records of a runs_dir."""
+    """Look up the cost of a step in the records of a runs_dir."""
 
     def __init__(self, artefact: dict[str, Any], request: Request, runs: Sequence[RunState]) -> None:
         keys = [key for key in request.overrides if not key.startswith(("regularizer.", "checkpoint_every_"))]
@@ -49,14 +51,14 @@ class Prices:
                     self._running[key].append(seconds)
 
     def left(self, run: RunState) -> Cost:
-        """What is left of a run that has not ended."""
+        """Return the remaining cost of a run that has not ended."""
         steps = run.cfg.num_steps - run.step
         own = own_seconds_per_step(run) if run.state == "running" else None
         price = self._price(run.cfg) if own is None else Cost(own, "measured")
         return price if price.seconds is None else Cost(price.seconds * width(run.cfg) * steps, price.source)
 
     def used(self, run: RunState) -> Cost:
-        """What a run has cost: on record if it has ended, else its steps by the price of one."""
+        """Return what a run has cost: the recorded cost if it has ended, else its steps times the cost of one."""
         if run.record is not None:
             hardware = run.record["hardware"]
             return Cost(
@@ -69,7 +71,7 @@ class Prices:
         return price if price.seconds is None else Cost(price.seconds * width(run.cfg) * run.step, price.source)
 
     def _price(self, cfg: DictConfig) -> Cost:
-        """Seconds a step, evaluations included."""
+        """Return seconds per step, including evaluations."""
         self._read_records(Path(cfg.runs_dir) / cfg.task.name)
         keys = list(_alike(records.identity(cfg), on_gpu(cfg), processes(cfg)))
         for table in (self._finished, self._running):
@@ -93,7 +95,9 @@ class Prices:
 
 
 def _alike(config: dict[str, Any], gpu: bool, count: int) -> Iterator[tuple]:
-    """Keys under which runs of about the same price per step are found, the closest first; `count` processes share a run."""
+    """Yield keys of runs with about the same cost per step, the closest match first.
+    `count` processes share a run.
+    """
     task = json.dumps(config["task"], sort_keys=True)
     yield task, config["regularizer"]["name"], gpu, count
     yield task, gpu, count
@@ -101,7 +105,10 @@ def _alike(config: dict[str, Any], gpu: bool, count: int) -> Iterator[tuple]:
 
 
 def own_seconds_per_step(run: RunState) -> float | None:
-    """From the log of a run in progress: the steps since it was last taken up, and the times of its files; None if it says nothing yet."""
+    """Return the seconds per step of a run in progress, or None if its log does not tell yet.
+    Counts the steps since the run was last started or resumed, and uses the modification times of
+    its files.
+    """
     history = attempts.history(run.folder)
     try:
         seconds = (run.folder / "metrics.jsonl").stat().st_mtime - (run.folder / attempts.NAME).stat().st_mtime
@@ -118,22 +125,22 @@ def on_gpu(cfg: DictConfig) -> bool:
 
 
 def unit(cfg: DictConfig) -> str:
-    """What the hours are hours of."""
+    """Return what the hours are hours of."""
     return "GPU" if on_gpu(cfg) else "core"
 
 
 def processes(cfg: DictConfig) -> int:
-    """How many processes share the run, one a GPU."""
+    """Return the number of processes that share the run, one per GPU."""
     return cfg.nodes * cfg.gpus
 
 
 def width(cfg: DictConfig) -> int:
-    """GPUs, or without GPUs cores, that a run keeps busy."""
+    """Return the number of GPUs, or of cores without GPUs, that a run keeps busy."""
     return processes(cfg) * (1 if on_gpu(cfg) else cfg.threads or 1)
 
 
 def in_hours(costs: Sequence[Cost], unit_name: str) -> str:
-    """The sum in words; what is estimated or unknown is said."""
+    """Return the sum in words, and say what is estimated or unknown."""
     known = [cost for cost in costs if cost.seconds is not None]
     if costs and not known:
         return "unknown"
@@ -144,7 +151,7 @@ def in_hours(costs: Sequence[Cost], unit_name: str) -> str:
 
 
 def time_left(costs: Sequence[Cost], runs: Sequence[RunState], request: Request) -> str:
-    """How long the runs take that are left, side by side; "" if none is."""
+    """Return how long the remaining runs take side by side, or "" if none remains."""
     if not runs:
         return ""
     if any(cost.seconds is None for cost in costs):
@@ -155,7 +162,10 @@ def time_left(costs: Sequence[Cost], runs: Sequence[RunState], request: Request)
 
 
 def at_a_time(runs: Sequence[RunState], request: Request) -> int:
-    """How many runs go on side by side: those that do, else as many as the launcher would start; on unseen GPUs one."""
+    """Return how many runs train side by side.
+    That is the number of running ones, else what the launcher would start. If the GPUs are unknown
+    it is 1.
+    """
     if running := sum(run.state == "running" for run in runs):
         return running
     cfg = runs[0].cfg

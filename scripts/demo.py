@@ -1,8 +1,8 @@
 """CPR in three minutes:  python scripts/demo.py [runs_dir=runs]
-
-Trains two runs of the artefact grokking at mini scale, seed 1: AdamW with its best weight decay beside AdamCPR. Draws their
-validation accuracy in the terminal while they train. Ends with one figure, <runs_dir>/demo.png, and what it shows. Nothing is
-downloaded, and `make reproduce-grokking` uses the two runs again.
+Trains two runs of the artefact grokking at mini scale, seed 1: AdamW with its best weight decay,
+and AdamCPR. Draws their validation accuracy in the terminal while they train. Ends with one figure,
+<runs_dir>/demo.png, and prints what it shows. Nothing is downloaded, and `make reproduce-grokking`
+uses the two runs again.
 """
 
 import sys
@@ -75,7 +75,7 @@ def picture(configs: dict[str, DictConfig]) -> str:
 
 
 def train(configs: dict[str, DictConfig]) -> None:
-    """Train what has not ended, with live curves at a terminal."""
+    """Train the runs that have not ended, with live curves if at a terminal."""
     todo = [cfg for cfg in configs.values() if not records.has_record(cfg)]
     if not todo:
         return
@@ -103,7 +103,7 @@ def train(configs: dict[str, DictConfig]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Train, draw, and say what is seen."""
+    """Train, draw, and print the findings."""
     request = read_arguments(arguments)
     if request.names or set(request.given) - {"runs_dir"}:
         raise UserError("demo.py takes runs_dir= alone; scripts/reproduce.py grokking takes everything else")

@@ -1,4 +1,4 @@
-"""reproduce.py --dry-run: what would be trained, what would be skipped, and what it costs."""
+"""reproduce.py --dry-run: list what would be trained, what would be skipped, and the cost."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tasks.engine import records
 
 
 def dry_run(artefact: dict[str, Any], request: Request) -> None:
-    """Prints one line a run and the sums; starts nothing, writes nothing."""
+    """Print one line per run and the sums. Starts nothing and writes nothing."""
     runs = states(expand(artefact, request.options, request.overrides).values())
     prices, axes = Prices(artefact, request, runs), axes_of(artefact, request)
     would_train, rows = [], []
@@ -34,7 +34,7 @@ def dry_run(artefact: dict[str, Any], request: Request) -> None:
 
 
 def _what_happens(run: RunState) -> tuple[bool, str]:
-    """Whether reproduce.py trains the run or hands it to the cluster, and what it does in words."""
+    """Return whether reproduce.py trains the run or submits it, and what it does in words."""
     if run.record is not None:
         try:
             records.check_logs(run.folder, run.record)
@@ -54,14 +54,15 @@ def _what_happens(run: RunState) -> tuple[bool, str]:
     if run.state == "queued" and run.cfg.launcher.name == "slurm":
         return False, f"leave to {job}, in the queue"
     queued = f" here, before {job} does" if run.state == "queued" else ""
-    return (
-        True,
-        f"go on{queued} from its last checkpoint, logged up to step {run.step}" if run.step else f"train{queued}",
-    )
+    if any(run.folder.glob("checkpoint*.pt")):
+        return True, f"go on{queued} from its last checkpoint, logged up to step {run.step}"
+    return True, f"train{queued}"
 
 
 def axes_of(artefact: dict[str, Any], request: Request) -> list[str]:
-    """The keys along which the artefact's runs differ, beside the method and the seed, which are in the run's id."""
+    """Return the keys along which the artefact's runs differ.
+    Method and seed are left out, since they are in the run's id.
+    """
     grids = artefact["scales"][request.options["scale"]]["grids"]
     keys = dict.fromkeys(
         key for grid in grids for key, values in grid.items() if isinstance(values, list) and len(values) > 1
@@ -70,6 +71,6 @@ def axes_of(artefact: dict[str, Any], request: Request) -> list[str]:
 
 
 def differing(cfg: DictConfig, axes: list[str]) -> str:
-    """key=value of those axes that the run's method has."""
+    """Return key=value for those axes that the run's method has."""
     values = {key: OmegaConf.select(cfg, key) for key in axes}
     return " ".join(f"{key}={value}" for key, value in values.items() if value is not None)

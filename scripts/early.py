@@ -1,4 +1,6 @@
-"""Signals that come while a command still imports its libraries: a command calls `importing` before its other imports."""
+"""Handle signals that arrive while a command imports its libraries.
+A command calls `importing` before its other imports.
+"""
 
 import os
 import signal
@@ -9,7 +11,9 @@ _importing = False
 
 
 def importing() -> None:
-    """From now on a signal that ends a run ends the process in one line. SIGUSR1 is ignored: there is nothing to save."""
+    """From now on, let a signal that ends a run end the process in one line.
+    SIGUSR1 is ignored, because there is nothing to save yet.
+    """
     global _importing
     _importing = True
     for number in ENDS:
@@ -18,7 +22,7 @@ def importing() -> None:
 
 
 def imported() -> None:
-    """Give the signals that end a process back to Python."""
+    """Restore Python's own handling of these signals."""
     global _importing
     if _importing:
         _importing = False

@@ -1,7 +1,7 @@
-"""Counts the parameters of the paper's GPT-2 models into Table I.1:  python scripts/model_sizes.py scale=mini
-
-Takes scale= (the folder in results/ that the table is written to; its content does not depend on it) and results_dir=. The models are
-those of configs/task/gpt2*.yaml at paper scale, without memory for their parameters.
+"""Count the parameters of the paper's GPT-2 models for Table I.1:  python scripts/model_sizes.py scale=mini
+Takes results_dir= and scale=, which names the folder in results/ but does not change the table. The
+models are those of configs/task/gpt2*.yaml at paper scale, built without memory for their
+parameters.
 """
 
 import sys
@@ -18,7 +18,7 @@ TASKS = {"gpt2s": "gpt2", "gpt2m": "gpt2m", "gpt2l": "gpt2l", "gpt2xl": "gpt2xl"
 
 
 def main(arguments: list[str]) -> None:
-    """Writes results/<scale>/table_i1/."""
+    """Write results/<scale>/table_i1/."""
     request = read_arguments(arguments)
     scale, root = request.options["scale"], Path(request.options.get("results_dir", ROOT / "results"))
     if request.names or set(request.given) - {"scale", "results_dir"}:
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
 
 
 def count(task: str) -> dict[str, int]:
-    """Size and parameters of the model that a task trains at paper scale."""
+    """Return the size and the parameter counts of the model that a task trains at paper scale."""
     import torch
 
     from cpr import regularized_names

@@ -1,4 +1,4 @@
-"""From an artefact's grids to the runs that are left to do."""
+"""Expand an artefact's grids and find the runs that are left to do."""
 
 import functools
 import itertools
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 
 def known_artefacts() -> list[str]:
-    """The names of configs/artefact/*.yaml."""
+    """Return the names of configs/artefact/*.yaml."""
     return sorted(path.stem for path in (CONFIG_DIR / "artefact").glob("*.yaml"))
 
 
 def load_artefact(name: str) -> dict[str, Any]:
-    """Return configs/artefact/<name>.yaml, checked. Raises UserError if there is none, or a key of it is unknown."""
+    """Return configs/artefact/<name>.yaml, checked.
+    Raises UserError if it does not exist or one of its keys is unknown.
+    """
     if name not in known_artefacts():
         raise UserError(f"artefact {name!r} is unknown; choose one of {', '.join(known_artefacts())}")
     try:
@@ -39,13 +41,15 @@ def load_artefact(name: str) -> dict[str, Any]:
 
 
 def expand(artefact: dict[str, Any], options: dict[str, str], overrides: dict[str, str]) -> dict[str, DictConfig]:
-    """run id -> configuration: the union of an artefact's grids, for every seed; an override of an axis narrows it to one value."""
+    """Return run id -> configuration: the union of an artefact's grids, for every seed.
+    An override of an axis narrows it to one value.
+    """
     scale, scales = options["scale"], artefact["scales"]
     if scale not in scales:
         raise UserError(f"scale={scale!r} is unknown to {artefact['name']}; choose one of {', '.join(scales)}")
     configs = {}
     for grid in scales[scale]["grids"]:
-        task = grid.get("task") or artefact["task"]  # an artefact may span tasks, a grid has one
+        task = grid.get("task") or artefact["task"]  # an artefact may span tasks, but a grid has one
         fixed = {"task": task, "regularizer": grid["regularizer"], "scale": scale, "quiet": "true"} | overrides
         base = _composed(tuple(f"{key}={value}" for key, value in fixed.items()))
         check_grid(artefact["name"], grid, base)
@@ -54,7 +58,7 @@ def expand(artefact: dict[str, Any], options: dict[str, str], overrides: dict[st
             key: axes[key] for key in axes if key not in (*fixed, "seed")
         }
         for values in itertools.product(*axes.values()):
-            cfg = pickle.loads(base)  # a sixth of the time of DictConfig.copy()
+            cfg = pickle.loads(base)  # six times as fast as DictConfig.copy()
             for key, value in zip(axes, values, strict=True):
                 OmegaConf.update(cfg, key, value, merge=True)
             configs[records.run_id(cfg)] = cfg
@@ -64,12 +68,14 @@ def expand(artefact: dict[str, Any], options: dict[str, str], overrides: dict[st
 
 @functools.cache
 def _composed(overrides: tuple[str, ...]) -> bytes:
-    """A configuration, pickled: Hydra takes 0.1 s for one, and many grids and artefacts share theirs."""
+    """Return a configuration, pickled.
+    Hydra takes 0.1 s to compose one, and many grids and artefacts share theirs.
+    """
     return pickle.dumps(compose_config(list(overrides)))
 
 
 def seeds_of(artefact: dict[str, Any], grid: dict[str, Any], options: dict[str, str]) -> list[int]:
-    """The seeds asked for, or the grid's own, or the artefact's."""
+    """Return the seeds asked for, else the grid's own, else the artefact's."""
     if "seeds" not in options:
         return grid.get("seed") or artefact["scales"][options["scale"]]["seeds"]
     try:
@@ -79,8 +85,10 @@ def seeds_of(artefact: dict[str, Any], grid: dict[str, Any], options: dict[str, 
 
 
 def ended(artefact: dict[str, Any], cfg: DictConfig, run_id: str | None = None) -> "Run | None":
-    """The artefact's run if it has ended and its files are whole; a damaged one is said, and is not in any table."""
-    from results.runs import Run  # brings pandas and more: nothing for a look at what there is
+    """Return the artefact's run if it has ended and its files are intact.
+    A damaged run is reported and appears in no table.
+    """
+    from results.runs import Run  # slow to import: needs pandas
 
     folder = records.run_folder(cfg, run_id)
     try:
@@ -96,7 +104,7 @@ def ended(artefact: dict[str, Any], cfg: DictConfig, run_id: str | None = None) 
 
 @dataclass
 class Plan:
-    """An artefact with its configurations, the runs of them that have ended, and what is left to do."""
+    """An artefact with its configurations, the runs that have ended, and those that are left to do."""
 
     artefact: dict[str, Any]
     configs: list[DictConfig]
@@ -105,7 +113,7 @@ class Plan:
 
 
 def plan(artefact: dict[str, Any], options: dict[str, str], overrides: dict[str, str]) -> Plan:
-    """Reads what has ended."""
+    """Read what has ended, and return the plan."""
     configs = expand(artefact, options, overrides)
     runs = [run for run_id, cfg in configs.items() if (run := ended(artefact, cfg, run_id)) is not None]
     done = {run.record["run_id"] for run in runs}

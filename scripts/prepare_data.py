@@ -1,8 +1,8 @@
-"""Brings a task's data:  python scripts/prepare_data.py cifar100 [CIFAR100|FashionMNIST ...] [data_dir=data]
+"""Download a task's data:  python scripts/prepare_data.py cifar100 [CIFAR100|FashionMNIST ...] [data_dir=data]
+Names ignore case. They can also be given as an option: dataset=cifar100,fashionmnist.
 
-Names in upper or lower case, and also as an option: dataset=cifar100,fashionmnist.
-A task with data to fetch has `tasks/<task>/prepare.py` with DATA_SETS and prepare(name, root, say), which does nothing if all is there, and
-may have ALIASES, other names of its data sets.
+A task with data to download has `tasks/<task>/prepare.py` with DATA_SETS and prepare(name, root,
+say), which does nothing if the data is there. It may have ALIASES, other names of its data sets.
 """
 
 import importlib
@@ -17,14 +17,13 @@ from tasks.engine.errors import UserError, one_line
 
 
 def prepare_task(task: str, names: list[str], root: Path) -> None:
-    """Fetches and verifies the named data sets of a task, all of them if none is named.
-
-    Raises UserError for a task or data set that is unknown, and if no source can be reached.
+    """Download and verify the named data sets of a task, or all of them if none is named.
+    Raises UserError for an unknown task or data set, and if no source can be reached.
     """
     known = sorted(path.stem for path in (CONFIG_DIR / "task").glob("*.yaml"))
     if task not in known:
         raise UserError(f"task {task!r} is unknown; choose one of {', '.join(known)}")
-    task = compose_config([f"task={task}"]).task.name  # gpt2m is of gpt2
+    task = compose_config([f"task={task}"]).task.name  # gpt2m belongs to gpt2
     if importlib.util.find_spec(f"tasks.{task}.prepare") is None:
         print(f"{task}: nothing to fetch, its data is computed")
         return
@@ -39,7 +38,7 @@ def prepare_task(task: str, names: list[str], root: Path) -> None:
         try:
             module.prepare(name, root, print)
             print(f"{name}: ready in {root}")
-        except UserError as error:  # the other sets may still come
+        except UserError as error:  # the other data sets may still succeed
             failures.append(str(error))
         except OSError as error:  # a read-only disk, another user's folder
             failures.append(f"{name} cannot be prepared in {root}: {one_line(error)}")
@@ -48,7 +47,7 @@ def prepare_task(task: str, names: list[str], root: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Parses TASK [DATA_SET ...] [dataset=...] [data_dir=...]."""
+    """Parse TASK [DATA_SET ...] [dataset=...] [data_dir=...] and prepare the data."""
     options = dict(a.split("=", 1) for a in arguments if "=" in a)
     words = [a for a in arguments if "=" not in a]
     if unknown := set(options) - {"data_dir", "dataset"}:

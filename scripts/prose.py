@@ -1,7 +1,7 @@
-"""How our prose reads:  python scripts/prose.py [ROOM ...]
-
-Counts semicolons and long sentences for every 1,000 words, and lines above 120 columns, over comments, docstrings and
-Markdown. Prints a line for each room and the ten files that have most to mend. For people: nothing fails.
+"""Measure how our prose reads:  python scripts/prose.py [ROOM ...]
+Counts semicolons and long sentences per 1,000 words, and lines above 120 columns. It reads
+comments, docstrings and Markdown. Prints a line for each room and the ten files that need most
+work. The report is for people: nothing fails.
 """
 
 import ast
@@ -22,7 +22,7 @@ COMMENTS = {".yaml": "#", ".yml": "#", ".sh": "#", ".toml": "#"}
 
 @dataclass
 class Count:
-    """What was counted in one file, or in several."""
+    """Counts of one file, or of several."""
 
     words: int = 0
     semicolons: int = 0
@@ -42,7 +42,9 @@ class Count:
 
 
 def prose_of(path: Path, text: str) -> str:
-    """Return the sentences of a file: comments and docstrings of code, text without code blocks and tables of Markdown."""
+    """Return the sentences of a file.
+    Code gives its comments and docstrings. Markdown gives its text without code blocks and tables.
+    """
     if path.suffix == ".py":
         return "\n\n".join([*docstrings(text), *comments(text)])
     if path.suffix == ".md":
@@ -66,7 +68,7 @@ def docstrings(text: str) -> list[str]:
 
 
 def comments(text: str) -> list[str]:
-    """Return comments, those on lines after each other as one."""
+    """Return comments. Comments on consecutive lines are joined."""
     found: list[str] = []
     last = -2
     for token in tokenize.generate_tokens(io.StringIO(text).readline):

@@ -1,8 +1,12 @@
-"""Removes the checkpoints of finished runs:  python scripts/prune.py [ARTEFACT ...] [scale=mini] [key=value ...] [--orphans] [--yes]
+"""Remove the checkpoints of finished runs:
+    python scripts/prune.py [ARTEFACT ...] [scale=mini] [key=value ...] [--orphans] [--yes]
 
-A finished run's checkpoints (also those that were set aside as damaged) are read again only if its record or logs are damaged one day: the
-run is then done from the start. Runs that are running, queued, stale or failed are left alone, and so are all records and logs.
---orphans adds the finished runs in runs_dir that belong to no artefact: of train.py, of other keys, of configurations that have changed.
+A finished run's checkpoints, including those set aside as damaged, are needed only if its record or
+logs get damaged. Without its checkpoint the run then starts again from step 0. Running, queued, stale
+and failed runs are left alone, and so are all records and logs.
+
+--orphans adds the finished runs in runs_dir that belong to no artefact: runs of train.py, of other
+keys, or of configurations that have changed.
 """
 
 import contextlib
@@ -22,12 +26,12 @@ from tasks.engine import records
 from tasks.engine.errors import Held
 from tasks.engine.files import is_held, only_process
 
-CHECKPOINTS = ("checkpoint*", ".checkpoint*.tmp")  # .tmp: of a process that was killed while it wrote
+CHECKPOINTS = ("checkpoint*", ".checkpoint*.tmp")  # .tmp: left by a process that was killed while writing
 
 
 @dataclass(frozen=True)
 class Group:
-    """Finished runs that have checkpoints, under the name that they are listed by."""
+    """Finished runs that have checkpoints, with the name that they are listed under."""
 
     name: str
     folders: list[Path]
@@ -44,7 +48,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def groups(request: Request) -> list[Group]:
-    """The prunable runs of each artefact, then the orphans if they are asked for; no run twice."""
+    """Return the prunable runs of each artefact, then the orphans if asked for. No run appears twice."""
     found: list[Group] = []
     seen: set[Path] = set()
     queued: set[str] = set()
@@ -66,7 +70,9 @@ def groups(request: Request) -> list[Group]:
 
 
 def owned(runs_dir: Path, folders: list[Path]) -> set[Path]:
-    """The folders of every run that an artefact defines with the scale and the regularizer of one of `folders`, and maybe more."""
+    """Return the folders of all runs that artefacts define, for the scales and regularizers of `folders`.
+    The result may have more folders than `folders`.
+    """
     configs = [record["config"] for folder in folders if (record := whole_record(folder))]
     wanted = {(config["scale"], config["regularizer"]["name"]) for config in configs}
     found: set[Path] = set()
@@ -80,12 +86,12 @@ def owned(runs_dir: Path, folders: list[Path]) -> set[Path]:
 
 
 def is_prunable(folder: Path, queued: set[str]) -> bool:
-    """Whether the run has checkpoints, nobody is at work on it or about to be, and it is finished."""
+    """Return whether the run is finished and has checkpoints, and no process or queued job works on it."""
     return bool(checkpoints(folder)) and folder.name not in queued and not is_held(folder) and is_finished(folder)
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run has ended well and its record and logs are whole."""
+    """Return whether the run has finished, with an intact record and logs."""
     record = whole_record(folder)
     if record is None or record["status"] != "finished":
         return False
@@ -97,7 +103,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def prune(folder: Path) -> int:
-    """Removes the checkpoints; returns the bytes that were freed, 0 if somebody is at work on the run by now."""
+    """Remove the checkpoints and return the freed bytes, or 0 if a process now works on the run."""
     freed = 0
     with contextlib.suppress(Held), only_process(folder):
         if not is_finished(folder):
@@ -109,7 +115,7 @@ def prune(folder: Path) -> int:
 
 
 def main(arguments: list[str]) -> None:
-    """Shows what would be freed, asks, and frees it."""
+    """Show what would be freed, ask, and free it."""
     request = read_arguments(arguments, ("orphans", "yes"))
     found = groups(request)
     folders = [folder for group in found for folder in group.folders]

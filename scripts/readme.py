@@ -1,7 +1,9 @@
-"""README.md's first figure and its table of artefacts:  python scripts/readme.py
+"""Write README.md's first figure and its table of artefacts:  python scripts/readme.py
+Both stand between the comments `<!-- make readme: NAME -->` and `<!-- end -->`. They are made from
 
-Both stand between the comments `<!-- make readme: NAME -->` and `<!-- end -->`. They are made of the `readme:` entries of
-configs/artefact/*.yaml and configs/bench.yaml, the number of runs in the grids, and the verdicts and facts in results/<scale>/<name>/.
+- the `readme:` entries of configs/artefact/*.yaml and configs/bench.yaml,
+- the number of runs in the grids,
+- the verdicts and facts in results/<scale>/<name>/.
 """
 
 import csv
@@ -28,9 +30,8 @@ COLUMNS = ("paper item", "command", "data at mini scale", "mini cost", "paper co
 
 
 def rewritten(text: str, root: Path = ROOT) -> str:
-    """README.md's text with its made parts as they should be.
-
-    Raises UserError where a part's comments are missing, or an artefact's entry.
+    """Return README.md's text with its generated parts up to date.
+    Raises UserError if the comments of a part are missing, or an artefact's entry.
     """
     for name, made in (("figure", figure(root)), ("artefacts", table(root))):
         begin, end = f"<!-- make readme: {name} -->\n", "<!-- end -->"
@@ -45,7 +46,7 @@ def rewritten(text: str, root: Path = ROOT) -> str:
 
 
 def figure(root: Path) -> str:
-    """The figure with a caption of one line: what it shows, of which runs, and what is claimed of it."""
+    """Return the figure with a one-line caption: what it shows, from which runs, and what is claimed."""
     scale, name = FIGURE
     folder = root / "results" / scale / name
     title, facts = title_of(folder), read_facts(folder / "table.md")
@@ -56,7 +57,7 @@ def figure(root: Path) -> str:
 
 
 def table(root: Path) -> str:
-    """A row for each artefact, in the paper's order; then what is not in the paper."""
+    """Return a row for each artefact, in the paper's order, then those that are not in the paper."""
     entries = {path.stem: yaml.safe_load(path.read_text()) for path in (root / "configs" / "artefact").glob("*.yaml")}
     rows = {}
     for name, artefact in entries.items():
@@ -80,7 +81,7 @@ def table(root: Path) -> str:
 
 
 def count_runs(artefact: dict[str, Any], scale: str) -> int:
-    """How many different runs the artefact's grids have at the scale."""
+    """Return the number of different runs in the artefact's grids at the scale."""
     runs = set()
     for grid in artefact["scales"][scale]["grids"]:
         settings = {"task": artefact.get("task"), "seed": artefact["scales"][scale]["seeds"]} | grid
@@ -90,13 +91,13 @@ def count_runs(artefact: dict[str, Any], scale: str) -> int:
 
 
 def data(name: str, root: Path) -> str:
-    """Return what the committed results of mini scale are of, without the numbers of steps."""
+    """Return the data behind the committed mini-scale results, without the numbers of steps."""
     said = read_facts(root / "results" / "mini" / name / "table.md").get("data", "")
     return "; ".join(part for part in said.split("; ") if not re.fullmatch(r"[\d, ]+ steps", part))
 
 
 def state(name: str, root: Path) -> str:
-    """What the committed results say, for each scale that has some."""
+    """Return what the committed results say, for each scale that has some."""
     said = []
     for scale in SCALES:
         folder = root / "results" / scale / name
@@ -108,7 +109,7 @@ def state(name: str, root: Path) -> str:
 
 
 def shortfall(folder: Path) -> str:
-    """How many runs there are where some are missing, and how many diverged; else nothing."""
+    """Return how many runs there are if some are missing, and how many diverged, else ""."""
     found = re.match(r"(\d+) of (\d+)(?: \((\d+) diverged\))?", read_facts(folder / "table.md").get("runs", ""))
     if found is None:
         return ""
@@ -117,7 +118,7 @@ def shortfall(folder: Path) -> str:
 
 
 def verdicts(claims: list[dict[str, str]]) -> str:
-    """How many claims hold, and what became of the others."""
+    """Return how many claims hold, and the verdicts of the others."""
     if not claims:
         return "done, no claims"
     if len(claims) == 1:
@@ -135,7 +136,7 @@ def verdicts(claims: list[dict[str, str]]) -> str:
 
 
 def claims_of(folder: Path) -> list[dict[str, str]]:
-    """The rows of claims.csv by the names of its columns; none where there are no claims."""
+    """Return the rows of claims.csv by column name. The list is empty if there are no claims."""
     with open(folder / "claims.csv", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -145,7 +146,7 @@ def title_of(folder: Path) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Rewrites README.md."""
+    """Rewrite README.md."""
     README.write_text(rewritten(README.read_text()))
 
 

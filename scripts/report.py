@@ -1,8 +1,12 @@
-"""The report page results/<scale>/index.html:  python scripts/report.py [scale=mini] [runs_dir=runs] [results_dir=results]
+"""Write the report page results/<scale>/index.html:
+    python scripts/report.py [scale=mini] [runs_dir=runs] [results_dir=results]
 
-One file for a browser, without a network: every claim with its verdict, every artefact with interactive figures, the paper's numbers beside
-ours and the command. Of each artefact it takes the records of exactly the runs that reproduce.py would, where all of them have ended; else
-what is committed under results/<scale>/<artefact>/; else it says what is missing. Trains nothing, and changes no run's folder.
+The page is one file for a browser, without a network. It has every claim with its verdict, and
+every artefact with interactive figures, the paper's numbers beside ours, and its command.
+
+If all runs that reproduce.py would train for an artefact have ended, their records are used.
+Otherwise the page uses what is committed under results/<scale>/<artefact>/, or says what is
+missing. Trains nothing, and changes no run's folder.
 """
 
 import sys
@@ -25,12 +29,14 @@ if TYPE_CHECKING:
     from results.runs import Run
 
 LOGS = ("metrics.jsonl", "dynamics.jsonl")
-MOST = 10_000_000  # bytes of a page that a browser opens at once and a repository can hold
+MOST = 10_000_000  # bytes; a larger page opens slowly and bloats the repository
 
 
 @cache  # artefacts share runs
 def run_on_record(folder: Path) -> "Run | None":
-    """The run if it has ended and its files are whole; a damaged one is said, left out and left alone: reproduce.py does it again."""
+    """Return the run if it has ended and its files are intact.
+    A damaged run is reported, left out and left alone. reproduce.py trains it again.
+    """
     from results.runs import Run
 
     try:
@@ -45,7 +51,7 @@ def run_on_record(folder: Path) -> "Run | None":
 
 
 def section_of(name: str, request: Request, root: Path) -> "Section":
-    """The section of one of configs/artefact/*.yaml, with its own grids and seeds."""
+    """Return the section of one of configs/artefact/*.yaml, with its own grids and seeds."""
     from results.report import section
 
     artefact = load_artefact(name)
@@ -61,7 +67,7 @@ def section_of(name: str, request: Request, root: Path) -> "Section":
 
 
 def main(arguments: list[str]) -> None:
-    """Reads what there is and writes the page."""
+    """Read what there is and write the page."""
     request = read_arguments(arguments)
     if request.names or "seeds" in request.options or set(request.overrides) - {"runs_dir"}:
         raise UserError(

@@ -1,10 +1,18 @@
-"""Artefacts of the paper:  python scripts/reproduce.py figure2 [scale=mini] [seeds=1,2] [jobs=2] [device=cpu] [key=value ...]
+"""Reproduce artefacts of the paper:
+    python scripts/reproduce.py figure2 [scale=mini] [seeds=1,2] [jobs=2] [device=cpu] [key=value ...]
 
-Expands the artefact's grids, skips what has ended, runs the rest and writes results/<scale>/<artefact>/. launcher=local (the default) runs
-in parallel processes here; launcher=slurm submits jobs and returns: the same command writes the results when they have ended, and with
-wait=true waits for them. Any other key=value is a key of train.py for every run: `num_steps=100` for a quick look, `lr=1e-2` for one row.
---dry-run lists what would be trained, what would be skipped and what it costs, and starts nothing.
-What the artefact's own definition does not ask for goes to <runs_dir>/results/ instead, unless `results_dir=` says where.
+Expands the artefact's grids, skips finished runs, trains the rest and writes
+results/<scale>/<artefact>/.
+
+launcher=local (the default) trains in parallel processes here. launcher=slurm submits jobs and
+returns. The same command writes the results when the runs have ended, and wait=true waits for them.
+
+Any other key=value is a key of train.py for every run: `num_steps=100` for a quick look, `lr=1e-2`
+for one row. --dry-run lists what would be trained, what would be skipped and the cost, and starts
+nothing.
+
+Results that differ from the artefact's own definition go to <runs_dir>/results/, unless
+`results_dir=` names a folder.
 """
 
 import sys
@@ -37,14 +45,19 @@ if TYPE_CHECKING:
 
 
 def results_folder(name: str, options: dict[str, str], overrides: dict[str, str], runs_dir: Path) -> Path:
-    """Where the results go: what differs from the artefact's definition must not replace a table that is named after it."""
+    """Return the folder for the results.
+    Results that differ from the artefact's definition must not replace the table that bears its
+    name.
+    """
     own = "seeds" not in options and {key.partition(".")[0] for key in overrides} <= set(records.NOT_IDENTITY)
     root = Path(options.get("results_dir", ROOT / "results" if own else runs_dir / "results"))
     return root / options["scale"] / name
 
 
 def writable_folder(p: Plan, request: Request) -> Path:
-    """Where the artefact's results go. Raises UserError if they could not be written: to be known before the runs, not after them."""
+    """Return the folder for the artefact's results.
+    Raises UserError if it can't be written, so that the user learns it before the runs.
+    """
     folder = results_folder(p.artefact["name"], request.options, request.overrides, Path(p.configs[0].runs_dir))
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -55,9 +68,8 @@ def writable_folder(p: Plan, request: Request) -> Path:
 
 
 def prepare(plans: list[Plan]) -> None:
-    """Finds the devices and brings the data of all artefacts, before the first one runs for hours.
-
-    Raises UserError if one of them is not to be had.
+    """Find the devices and download the data of all artefacts, before the first one trains for hours.
+    Raises UserError if a device or data set is not available.
     """
     if not any(p.todo for p in plans):
         return
@@ -71,7 +83,9 @@ def prepare(plans: list[Plan]) -> None:
 
 
 def reproduce(p: Plan, request: Request, out: Path) -> "list[Run] | None":
-    """One artefact, from runs to results in the folder `out`; returns its runs, or None if they are left to the cluster."""
+    """Reproduce one artefact, from its runs to the results in the folder `out`.
+    Returns its runs, or None if they are left to the cluster.
+    """
     name, options = p.artefact["name"], request.options
     print(f"{name}: {len(p.configs)} runs, {len(p.runs)} done, {len(p.todo)} to do", flush=True)
     runs = list(p.runs)
@@ -81,7 +95,7 @@ def reproduce(p: Plan, request: Request, out: Path) -> "list[Run] | None":
             return None
         runs += [run for cfg in p.todo if (run := ended(p.artefact, cfg)) is not None]
     seeds = len({cfg.seed for cfg in p.configs})
-    from results import write_artefact  # brings matplotlib and scipy: nothing for a dry run
+    from results import write_artefact  # slow to import: needs matplotlib and scipy
 
     command = command_of(name, request)
     print(
@@ -93,14 +107,14 @@ def reproduce(p: Plan, request: Request, out: Path) -> "list[Run] | None":
 
 
 def command_of(name: str, request: Request) -> str:
-    """What the table says of how it was made: no key that changes no result."""
+    """Return the command that the table shows, without keys that change no result."""
     left_out = (*records.NOT_IDENTITY, "jobs", "results_dir", "wait")
     narrowed = [f"{key}={value}" for key, value in request.given.items() if key.partition(".")[0] not in left_out]
     return " ".join(["python scripts/reproduce.py", name, *narrowed])
 
 
 def train(todo: list[DictConfig], options: dict[str, str], name: str) -> bool:
-    """Hands the runs to the launcher; whether they have ended when it returns."""
+    """Hand the runs to the launcher. Return whether they have ended when it returns."""
     if todo[0].launcher.name == "local":
         run_all(todo, jobs_of(options, todo[0].device), name)
         return True
@@ -114,7 +128,7 @@ def train(todo: list[DictConfig], options: dict[str, str], name: str) -> bool:
 
 
 def main(arguments: list[str]) -> None:
-    """Parses ARTEFACT... key=value... and reproduces each artefact in turn."""
+    """Parse ARTEFACT... key=value... and reproduce each artefact in turn."""
     request = read_arguments(arguments, ("dry-run",))
     if not request.names:
         raise UserError("name an artefact, for example: python scripts/reproduce.py figure2")

@@ -1,10 +1,15 @@
-"""Every artefact, the cheapest first:  python scripts/reproduce_all.py [ARTEFACT ...] [scale=mini] [key=value ...] [--dry-run]
+"""Reproduce every artefact, the cheapest first:
+    python scripts/reproduce_all.py [ARTEFACT ...] [scale=mini] [key=value ...] [--dry-run]
 
-All of configs/artefact/, or those named; keys are those of reproduce.py. The cost of an artefact is that of its runs that have not
-ended and that no cheaper one brings. Finished runs are skipped: the same command goes on where it was stopped. An artefact that cannot be
-done, for its data or a package, or whose runs failed is said in one line, the others go on, and the exit code is 1; a run whose loss was
-not finite is a result. --dry-run lists the order and the costs. Tables I.1 to I.3 hold no runs: `make reproduce-all` makes
-them last, by model_sizes.py and `make bench`.
+Takes all of configs/artefact/, or the named ones. Keys are those of reproduce.py. An artefact's
+cost is that of its runs that have not ended and that no cheaper artefact shares. Finished runs are
+skipped, so the same command resumes where it was stopped.
+
+An artefact that lacks data or a package, or has failed runs, is reported in one line. The others
+continue, and the exit code is 1. A run whose loss was not finite is a result.
+
+--dry-run lists the order and the costs. Tables I.1 to I.3 have no runs: `make reproduce-all` makes
+them last, with model_sizes.py and `make bench`.
 """
 
 import sys
@@ -39,7 +44,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Share:
-    """An artefact, the number of its runs and of those that have ended, and what is left: the runs that no artefact before it brings."""
+    """An artefact with its number of runs and of ended runs.
+    left: the remaining runs that no earlier artefact trains.
+    """
 
     artefact: dict[str, Any]
     runs: int
@@ -51,12 +58,12 @@ class Share:
         return [cost for _, cost in self.left]
 
     def price(self) -> tuple[bool, float]:
-        """To order by: artefacts of unknown cost come last."""
+        """Return the sort key. Artefacts of unknown cost come last."""
         return any(cost.seconds is None for cost in self.costs), sum(cost.seconds or 0.0 for cost in self.costs)
 
 
 def share(artefact: dict[str, Any], request: Request) -> Share:
-    """All that is left of an artefact."""
+    """Return an artefact with all of its remaining runs."""
     runs = states(expand(artefact, request.options, request.overrides).values())
     prices = Prices(artefact, request, runs)
     left = [(run, prices.left(run)) for run in runs if run.state not in ("done", "failed")]
@@ -64,7 +71,7 @@ def share(artefact: dict[str, Any], request: Request) -> Share:
 
 
 def in_order(waiting: list[Share]) -> list[Share]:
-    """The cheapest first; the runs that it brings cost the others nothing."""
+    """Return the cheapest first. The runs that it trains cost the others nothing."""
     ordered = []
     while waiting:
         cheapest = min(waiting, key=Share.price)
@@ -79,7 +86,7 @@ def in_order(waiting: list[Share]) -> list[Share]:
 
 
 def show_order(shares: list[Share], request: Request) -> None:
-    """A line for each artefact, and the sums."""
+    """Print a line for each artefact, and the sums."""
     left = [run for one in shares for run, _ in one.left]
     hours_of = unit(left[0].cfg) if left else "core"
     rows = [
@@ -94,7 +101,7 @@ def show_order(shares: list[Share], request: Request) -> None:
 
 
 def planned(request: Request) -> list[dict[str, Any]]:
-    """The artefacts in the order in which they are done, which is shown."""
+    """Return the artefacts in the order in which they are reproduced, and print it."""
     shares = in_order([share(load_artefact(name), request) for name in request.names or known_artefacts()])
     show_order(shares, request)
     return [one.artefact for one in shares]
@@ -102,7 +109,7 @@ def planned(request: Request) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has come of an artefact, in words."""
+    """How an artefact ended, in words."""
 
     words: str
     failed: bool = False
@@ -110,7 +117,7 @@ class Outcome:
 
 
 def attempt(artefact: dict[str, Any], request: Request) -> Outcome:
-    """Reproduces one artefact, whatever happens but a signal."""
+    """Reproduce one artefact. Only a signal stops the others."""
     try:
         p = plan(artefact, request.options, request.overrides)
         out = writable_folder(p, request)
@@ -120,7 +127,7 @@ def attempt(artefact: dict[str, Any], request: Request) -> Outcome:
         raise
     except (UserError, TrainingFailed, OutOfMemory) as error:
         return Outcome(f"not done: {one_line(error)}", failed=True)
-    except Exception as error:  # a fault of the code, or of a library: the others may be without it
+    except Exception as error:  # a bug in the code or a library may not affect the others
         traceback.print_exc()
         return Outcome(f"not done: {type(error).__name__}: {one_line(error)}", failed=True)
     if runs is None:
@@ -129,7 +136,7 @@ def attempt(artefact: dict[str, Any], request: Request) -> Outcome:
 
 
 def judged(name: str, runs: "list[Run]", expected: int) -> Outcome:
-    """Of an artefact whose results are written."""
+    """Return the outcome of an artefact with written results."""
     reasons = [run.record["reason"] for run in runs if run.record["status"] == "failed"]
     if failed := [reason for reason in reasons if not reason.startswith(NOT_FINITE)]:
         words = f"{len(failed)} of {expected} runs failed ({failed[0]}); scripts/retry.py {name} makes them ready to be done again"
@@ -140,7 +147,7 @@ def judged(name: str, runs: "list[Run]", expected: int) -> Outcome:
 
 
 def attempt_all(artefacts: list[dict[str, Any]], request: Request) -> dict[str, Outcome]:
-    """Name -> what has come of it. A cluster is given the runs of all artefacts before one is waited for."""
+    """Return name -> outcome. The runs of all artefacts are submitted before the first is waited for."""
     outcomes: dict[str, Outcome] = {}
     for wait in ("false", "true") if request.options["wait"] == "true" else ("false",):
         for artefact in artefacts:
@@ -154,8 +161,7 @@ def attempt_all(artefacts: list[dict[str, Any]], request: Request) -> dict[str, 
 
 
 def main(arguments: list[str]) -> None:
-    """Shows the order, does the artefacts in it, and says what has come of each.
-
+    """Print the order, reproduce the artefacts in it, and print each outcome.
     Raises TrainingFailed at the end if one of them is not done.
     """
     request = read_arguments(arguments, ("dry-run",))

@@ -1,14 +1,19 @@
-"""Makes failed and unusable runs ready to be done again:
-
+"""Make failed and unusable runs ready for another attempt:
     python scripts/retry.py ARTEFACT|RUN_FOLDER ... [key=value ...] [from=checkpoint] [--yes]
 
-Of a failed run record.json is renamed to record.json.failed, so that the next reproduce.py or train.py does it again. A run whose loss was
-not finite starts from step 0: from its checkpoint the same code would give the same NaN, and other code would leave a run that is half the
-old code's. Its checkpoints and logs are set aside too. A run that ran out of memory or was killed goes on from its last checkpoint.
-from=start or from=checkpoint chooses for all of them.
-Of a run whose files were unusable, the files that still are (a folder in a file's place, a checkpoint of another run or format) are
-renamed to <name>.unusable: the run then goes on from its last whole checkpoint, or from step 0.
-Keys are those of reproduce.py: the same ones that the runs were started with. Nothing is deleted.
+For a failed run, record.json is renamed to record.json.failed, so that the next reproduce.py or
+train.py trains it again.
+
+A run whose loss was not finite starts from step 0, and its checkpoints and logs are set aside too.
+From its checkpoint the same code would give the same NaN, and other code would leave a run that is
+half the old code's. A run that ran out of memory or was killed resumes from its last checkpoint.
+from=start or from=checkpoint overrides this for all of them.
+
+For an unusable run, the files that are still unusable (a folder in place of a file, a checkpoint of
+another run or format) are renamed to <name>.unusable. The run then resumes from its last whole
+checkpoint, or from step 0.
+
+Keys are those of reproduce.py. Give the same keys that started the runs. Nothing is deleted.
 """
 
 import os
@@ -32,7 +37,7 @@ from tasks.engine.terminal import say
 
 @dataclass(frozen=True)
 class Failure:
-    """A run's folder, why it failed or is unusable, and whether it is to start from step 0."""
+    """A run's folder, why it failed or is unusable, and whether it starts again from step 0."""
 
     folder: Path
     reason: str
@@ -42,13 +47,13 @@ class Failure:
     def next_start(self) -> str:
         if records.unusable(self.folder) is None:
             return "step 0" if self.from_start else "its last checkpoint"
-        return "its last whole checkpoint, without what cannot be used"
+        return "its last whole checkpoint or step 0, without what cannot be used"
 
 
 def failures(request: Request, where: str | None) -> list[Failure]:
-    """Return the failed and the unusable runs of the artefacts and folders named.
-
-    Raises UserError for a name that is neither, and for a folder whose run is neither.
+    """Return the failed and the unusable runs of the named artefacts and folders.
+    Raises UserError for an unknown name, and for a folder with a run that is neither failed nor
+    unusable.
     """
     found: dict[Path, str] = {}
     for name in request.names:
@@ -71,9 +76,8 @@ def failures(request: Request, where: str | None) -> list[Failure]:
 
 
 def make_ready(failure: Failure) -> None:
-    """Set the record aside, last, and with it what a start from step 0 must not find.
-
-    Raises Held if a process is at work on the run, UserError if its record is another one by now.
+    """Set aside what a start from step 0 must not find, and the record last.
+    Raises Held if a process works on the run, UserError if its record has changed in the meantime.
     """
     folder = failure.folder
     if records.unusable(folder) is not None:
@@ -91,8 +95,8 @@ def make_ready(failure: Failure) -> None:
 
 
 def _set_unusable_aside(folder: Path) -> None:
-    """Rename what no run can use, and forget the note that said so."""
-    from tasks.engine import checkpoint  # brings torch
+    """Rename the files that no run can use, and remove the note about them."""
+    from tasks.engine import checkpoint  # slow to import: needs torch
     from tasks.engine.run import FILES
 
     if not folder.is_dir():
@@ -118,7 +122,7 @@ def _set_unusable_aside(folder: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Shows the failed runs, asks, and makes them ready."""
+    """Show the failed runs, ask, and make them ready."""
     request = read_arguments(arguments, ("yes",))
     where = request.overrides.pop("from", None)
     if where not in (None, "start", "checkpoint"):
@@ -143,7 +147,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _made_ready(failure: Failure) -> bool:
-    """Make one run ready. Say it if that can't be done, and go on with the others."""
+    """Make one run ready. Report it if that fails, so that the others continue."""
     try:
         make_ready(failure)
     except (UserError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Runs as a person names them, for show.py and compare.py: a folder, or a run id under runs_dir."""
+"""Find runs for show.py and compare.py, by folder or by run id under runs_dir."""
 
 import contextlib
 import glob
@@ -13,13 +13,15 @@ from scripts.states import last_step, whole_record
 from tasks.engine.errors import UserError
 from tasks.engine.files import is_held
 
-CONFIG = "config.yaml"  # which a run without a model has not
+CONFIG = "config.yaml"  # missing in runs without a model
 LOGS = ("metrics.jsonl", "dynamics.jsonl")
 
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A run that has begun; record is None before it has ended. The logs are read as they are: a run in progress has some already."""
+    """A run that has begun. record is None until it has ended.
+    The logs are read as they are, since a run in progress already has some.
+    """
 
     folder: Path
     config: dict[str, Any]
@@ -29,19 +31,18 @@ class FoundRun:
 
     @property
     def state(self) -> str:
-        """In a few words: the record's status with its reason, or how far the run is."""
+        """The record's status with its reason, or the progress of the run."""
         if self.record is not None:
             return ": ".join(str(self.record[key]) for key in ("status", "reason") if self.record[key])
         return f"{'running' if is_held(self.folder) else 'not ended'}, step {last_step(self.folder)} of {self.config['num_steps']}"
 
     def points(self, name: str) -> list[tuple[int, float]]:
-        """Steps and values of one metric."""
+        """Return steps and values of one metric."""
         return [(row["step"], row[name]) for row in self.metrics if isinstance(row.get(name), int | float)]
 
 
 def find(name: str, runs_dir: Path) -> FoundRun:
-    """The run in the folder `name`, or with the run id `name`, of which a unique beginning is enough.
-
+    """Return the run in the folder `name`, or with a run id that starts with `name`.
     Raises UserError if there is none, or more than one.
     """
     folder = Path(name)
@@ -73,7 +74,7 @@ def find(name: str, runs_dir: Path) -> FoundRun:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a log, without one that is just being written."""
+    """Return the complete lines of a log, without one that is being written."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):

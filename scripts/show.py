@@ -1,7 +1,7 @@
-"""A quick look at one run:  python scripts/show.py RUN [runs_dir=runs] [matrix=NAME]
-
-RUN is a run's folder or a run id, of which the beginning is enough. Shows what it is, how it ended, its curve, and R and κ of the matrix
-named (a part of the name is enough), else of the one that is furthest above its bound at the end, or the first.
+"""Look at one run:  python scripts/show.py RUN [runs_dir=runs] [matrix=NAME]
+RUN is a run's folder, a run id or the beginning of one. Shows its configuration, its result and its
+curve, and R and κ of one matrix. matrix= takes a part of a name. The default is the matrix that
+ends furthest above its bound, or else the first one.
 """
 
 import sys
@@ -20,7 +20,7 @@ from tasks.engine.errors import UserError
 
 
 def facts(run: FoundRun) -> list[tuple[str, str]]:
-    """What there is to say of a run, in lines."""
+    """Return the facts about a run, as rows."""
     flat = flatten(run.config)
     about = {
         "run": run.folder.name,
@@ -47,8 +47,7 @@ def facts(run: FoundRun) -> list[tuple[str, str]]:
 
 
 def matrix_of(run: FoundRun, asked: str | None) -> str | None:
-    """The matrix to show; None where nothing is on record.
-
+    """Return the matrix to show, or None if nothing is recorded.
     Raises UserError for a name that no matrix has.
     """
     if len(run.dynamics) < 2:
@@ -66,7 +65,7 @@ def matrix_of(run: FoundRun, asked: str | None) -> str | None:
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the run."""
+    """Print the run."""
     options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     names = [argument for argument in arguments if "=" not in argument]
     if len(names) != 1 or set(options) - {"runs_dir", "matrix"}:

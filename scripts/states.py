@@ -1,6 +1,6 @@
-"""What has become of runs: done, failed, running, queued, unusable, stale or to do.
-
-Of an unusable run the last try found files that it could not use. A stale one has begun, and nobody is at work on it.
+"""Find the state of runs: done, failed, running, queued, unusable, stale or to do.
+The last attempt of an unusable run found files that it could not use. A stale run has begun, but no
+process works on it.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ STATES = ("done", "failed", "running", "queued", "unusable", "stale", "to do")
 
 @dataclass(frozen=True)
 class RunState:
-    """One run.
-
-    step: the last one that is in its log, or of its record if it has ended. job: the one that waits or runs for it. reason: why it
-    failed or can't be trained.
+    """The state of one run.
+    step: the last one in its log, or that of its record if it has ended.
+    job: the one that waits or runs for it.
+    reason: why it failed or can't be trained.
     """
 
     cfg: DictConfig
@@ -42,7 +42,7 @@ class RunState:
 
 
 def states(configs: Iterable[DictConfig]) -> list[RunState]:
-    """The state of every run, without waiting for any."""
+    """Return the state of every run, without waiting for any."""
     configs = list(configs)
     queued = in_queue(Path(configs[0].runs_dir)) if configs else {}
     folders = [records.run_folder(cfg) for cfg in configs]
@@ -63,7 +63,7 @@ def _state(cfg: DictConfig, folder: Path, job: Job | None) -> RunState:
 
 
 def whole_record(folder: Path) -> dict[str, Any] | None:
-    """The record, or None where no whole one is."""
+    """Return the record, or None if there is no intact one."""
     try:
         return records.read_record(folder)
     except (records.DamagedRecord, Unusable):
@@ -71,7 +71,7 @@ def whole_record(folder: Path) -> dict[str, Any] | None:
 
 
 def last_step(folder: Path) -> int:
-    """The step of the last whole line of metrics.jsonl; 0 if there is none."""
+    """Return the step of the last complete line of metrics.jsonl, or 0 if there is none."""
     with contextlib.suppress(OSError, IndexError, ValueError, KeyError), open(folder / "metrics.jsonl", "rb") as log:
         log.seek(max(0, log.seek(0, 2) - 4096))
         return json.loads(log.read().splitlines()[-1])["step"]

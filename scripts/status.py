@@ -1,7 +1,9 @@
-"""What has become of an artefact's runs:  python scripts/status.py [ARTEFACT ...] [scale=mini] [seeds=1,2] [key=value ...]
+"""Show the state of an artefact's runs:
+    python scripts/status.py [ARTEFACT ...] [scale=mini] [seeds=1,2] [key=value ...]
 
-Counts by state, what the runs have cost, what is left and how long it takes, for the artefacts named or for all; for one artefact also a
-line for every run that is not done. Keys are those of reproduce.py: the same ones that the runs were started with. Changes nothing.
+Counts runs by state and shows their cost so far, the remaining cost and the time left, for the
+named artefacts or for all. For a single artefact it also prints a line for every run that is not
+done. Keys are those of reproduce.py. Give the same keys that started the runs. Changes nothing.
 """
 
 import sys
@@ -21,7 +23,7 @@ from scripts.tables import show
 
 
 def summary(artefact: dict[str, Any], runs: list[RunState], request: Request) -> list[str]:
-    """An artefact's line: counts, hours used and left, time left."""
+    """Return an artefact's row: counts, hours used and left, time left."""
     counts = Counter(run.state for run in runs)
     prices = Prices(artefact, request, runs)
     left = [run for run in runs if run.state not in ("done", "failed")]
@@ -39,7 +41,7 @@ def summary(artefact: dict[str, Any], runs: list[RunState], request: Request) ->
 
 
 def not_done(artefact: dict[str, Any], runs: list[RunState], request: Request) -> list[list[str]]:
-    """A line for every run that is not done."""
+    """Return a row for every run that is not done."""
     axes = axes_of(artefact, request)
     return [
         [
@@ -58,7 +60,7 @@ def not_done(artefact: dict[str, Any], runs: list[RunState], request: Request) -
 
 
 def steps_per_second(run: RunState) -> str:
-    """Of a run in progress, from its log; of one that failed, on record."""
+    """Return the speed of a run: from its log while it is in progress, from its record if it failed."""
     if run.record is not None:
         speed = run.record["steps_per_second"]
     else:
@@ -68,7 +70,7 @@ def steps_per_second(run: RunState) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the table of the artefacts, and the runs of a single one."""
+    """Print the table of the artefacts, and the runs of a single one."""
     request = read_arguments(arguments)
     artefacts = [load_artefact(name) for name in request.names or known_artefacts()]
     found = [states(expand(artefact, request.options, request.overrides).values()) for artefact in artefacts]

@@ -1,4 +1,4 @@
-"""Tables and durations for a person: rich tables at a terminal, aligned plain text anywhere else."""
+"""Print tables and durations: rich tables at a terminal, aligned plain text anywhere else."""
 
 import sys
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from rich.table import Table
 
 
 def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints the rows; columns that hold nothing in any row are left out."""
+    """Print the rows, without columns that are empty in every row."""
     kept = [number for number in range(len(columns)) if any(row[number] for row in rows)]
     lines = [[str(row[number]) for number in kept] for row in (columns, *rows)]
     if sys.stdout.isatty():
@@ -26,19 +26,19 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def duration(seconds: float) -> str:
-    """H:MM:SS."""
+    """Return seconds as H:MM:SS."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def hours(seconds: float, unit: str) -> str:
-    """Hours of a core or a GPU, to three digits, all of those before the point."""
+    """Return hours of a core or a GPU, with three significant digits or all digits before the point."""
     number = seconds / 3600
     return f"{f'{number:,.0f}' if number >= 999.5 else f'{number:.3g}'} {unit}-hours"
 
 
 def size(count: int) -> str:
-    """Bytes as B, kB, MB or GB (powers of 1,000)."""
+    """Return bytes as B, kB, MB or GB (powers of 1,000)."""
     number, names = float(count), ["B", "kB", "MB", "GB"]
     while number >= 999.5 and len(names) > 1:
         number, names = number / 1000, names[1:]

@@ -1,4 +1,4 @@
-"""Curves drawn with characters."""
+"""Draw curves with characters."""
 
 import math
 import shutil
@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from uniplot import plot_to_string
 
-LETTERS = "ABCDEFGH"  # as many curves as can be told apart
+LETTERS = "ABCDEFGH"  # more curves could not be told apart
 
 
 def curve(title: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """The lines over their steps, as wide as the terminal (at most 100 columns); with several, each is drawn with the
-    first character of its name.
-
-    Points that are not finite are left out; a line that has none left is not drawn.
+    """Return the lines drawn over their steps, as wide as the terminal (at most 100 columns).
+    Several lines are drawn with the first character of their names. Points that are not finite are
+    left out. A line without any finite point is not drawn.
     """
     finite = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in lines.items()}
     finite = {name: points for name, points in finite.items() if points}

@@ -1,6 +1,8 @@
-"""One run, or with -m a sweep:  python scripts/train.py task=cifar100 regularizer=adamcpr_ip scale=mini seed=1
+"""Train one run, or a sweep with -m:
+    python scripts/train.py task=cifar100 regularizer=adamcpr_ip scale=mini seed=1
 
-Every key of configs/ can be overridden; `--help` lists them. Exit codes: 0 done, 1 the run failed (NaN), 2 bad input.
+Every key of configs/ can be overridden, and `--help` lists them. Exit codes: 0 done, 1 the run
+failed (NaN), 2 bad input.
 """
 
 import sys
@@ -21,6 +23,7 @@ from omegaconf import DictConfig
 
 from scripts.common import CONFIG_DIR, one_line_errors
 from scripts.launchers.slurm import queue_again_if_asked
+from scripts.overrides import check_added
 from tasks.engine.errors import Interrupted, TrainingFailed
 from tasks.engine.launch import launched
 from tasks.engine.records import run_folder
@@ -32,11 +35,11 @@ failures: list[str] = []
 
 @hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base="1.3")
 def train(cfg: DictConfig) -> None:
-    """Runs one configuration and prints its result."""
-    with one_line_errors():  # here already: Hydra would print a line of its own first
+    """Train one configuration and print its result."""
+    with one_line_errors():  # inside, because Hydra would print a line of its own first
         try:
             record = run(cfg)
-        except TrainingFailed as failure:  # on record, and no reason to end a sweep
+        except TrainingFailed as failure:  # it is on record, and the sweep continues
             failures.append(str(failure))
             say(f"error: {failure}")
             return
@@ -52,9 +55,10 @@ def train(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    # Hydra then raises its errors instead of printing several lines and exiting itself.
+    # With this, Hydra raises its errors instead of printing several lines and exiting.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     with one_line_errors():
+        check_added(sys.argv[1:], str(CONFIG_DIR))
         train()
     if failures:
         sys.exit(TrainingFailed.exit_code)

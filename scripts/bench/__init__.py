@@ -1,1 +1,1 @@
-"""Times and memory of optimizer steps (Tables I.2 and I.3)."""
+"""Measure time and memory of optimizer steps (Tables I.2 and I.3)."""

@@ -1,4 +1,4 @@
-"""The machine's memory bandwidth, as torch reaches it with the threads in use."""
+"""Measure the machine's memory bandwidth, as torch reaches it with the threads in use."""
 
 import time
 from collections.abc import Callable
@@ -7,10 +7,18 @@ import torch
 
 
 def bandwidth(device: torch.device, elements: int = 2**26) -> dict[str, float]:
-    """Bytes per second of three kernels over float32 buffers larger than any cache (256 MB each): read and written by name, one call each.
+    """Return the bytes per second of three kernels, from one call each.
+    The float32 buffers of 256 MB each are larger than any cache. The kernels are
 
-    copy a = b and triad a = b + s c write to memory that they have not read, for which a CPU reads it first; update a = a + s b, as an
-    optimizer's step does, does not.
+    - copy, a = b,
+    - triad, a = b + s c,
+    - update, a = a + s b, as in an optimizer's step.
+
+    copy and triad write to memory that they have not read, which a CPU reads first. update does
+    not.
+
+    Returns:
+        Bytes per second by kernel, counting the bytes that it reads and writes by name.
     """
     a, b, c = (torch.full((elements,), 1.0, device=device) for _ in range(3))
     kernels: dict[str, tuple[int, Callable[[], object]]] = {
@@ -22,7 +30,7 @@ def bandwidth(device: torch.device, elements: int = 2**26) -> dict[str, float]:
 
 
 def timed(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a call, until the device has done its work."""
+    """Return the seconds of a call, including the device's work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()

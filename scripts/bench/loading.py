@@ -1,9 +1,16 @@
-"""Does reading images hold the model up?  python scripts/bench/loading.py [task=clip] [rounds=10] [photos=64] [key=value of train.py ...]
+"""Compare image loading with the model's speed:
+    python scripts/bench/loading.py [task=clip] [rounds=10] [photos=64] [key=value of train.py ...]
 
-Made photographs of ImageNet's usual size (500 x 375 pixels, JPEG) in folders. By turns, in each round one batch each of: this repository's
-loader, timm's loader with the same augmentation and mixup, both in this process without workers, and the model's training step on
-`device=`. Images a second (median), the ratio to timm's loader of the same round (median and quartiles), and how many workers would feed
-the model. With task=clip the model has drawn weights in place of OpenAI's, which are as fast, and two classes.
+The images are generated photographs of ImageNet's usual size (500 x 375 pixels, JPEG) in folders.
+Each round takes one batch, in turn, from
+
+- this repository's loader, in this process without workers,
+- timm's loader with the same augmentation and mixup, also without workers,
+- the model's training step on `device=`.
+
+Prints images per second (median), the ratio to timm's loader in the same round (median and
+quartiles), and the number of workers that would keep up with the model. With task=clip the model
+has random weights, which are as fast as OpenAI's, and two classes.
 """
 
 import itertools
@@ -38,7 +45,9 @@ CLIP = {
 
 
 def make_photos(root: Path, count: int) -> None:
-    """`count` JPEG files for training and two for validation, in two classes: smooth colours with some noise, 60 to 80 KB each."""
+    """Write `count` JPEG files for training and two for validation, in two classes.
+    They are smooth colours with some noise, 60 to 80 KB each.
+    """
     from PIL import Image
 
     generator = np.random.default_rng(0)
@@ -53,12 +62,14 @@ def make_photos(root: Path, count: int) -> None:
 
 
 def timm_batches(cfg: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """As timm's train.py makes them without its prefetcher, which needs a GPU; epoch after epoch."""
+    """Yield batches, epoch after epoch, as timm's train.py makes them without its prefetcher.
+    The prefetcher needs a GPU.
+    """
     from timm.data import Mixup, create_loader
     from torchvision.datasets import ImageFolder
 
     data, augment = cfg.task.data, cfg.task.augment
-    mixed = "mixup" in augment  # CLIP's images are cropped, and nothing else
+    mixed = "mixup" in augment  # CLIP's images are only cropped
     loader = create_loader(
         ImageFolder(Path(cfg.data_dir) / "imagenet" / "train"),
         input_size=(3, data.image_size, data.image_size),
@@ -88,14 +99,14 @@ def timm_batches(cfg: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def save_drawn_clip(path: Path, architecture: str) -> None:
-    """A checkpoint of open_clip's model of that name, with the weights that it begins with."""
+    """Save a checkpoint of open_clip's model of that name, with its initial weights."""
     from tasks.clip.model import build_clip, shape_of
 
     torch.save(build_clip(shape_of(architecture)).state_dict(), path)
 
 
 def turns(cfg: Any, device: torch.device) -> dict[str, Callable[[], None]]:
-    """What takes one batch of each."""
+    """Return, for each part, the function that takes one batch."""
     reading = build_workload(cfg, torch.device("cpu"))
     training = build_workload(cfg, device)
     optimizer = build_optimizer(cfg, training.model)
@@ -116,7 +127,7 @@ def turns(cfg: Any, device: torch.device) -> dict[str, Callable[[], None]]:
 
 
 def measure(parts: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each round; who begins changes from round to round."""
+    """Return the seconds of each round. Each round starts with the next part."""
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     names = list(parts)
     for number in range(WARM_UP + rounds):
@@ -130,7 +141,7 @@ def measure(parts: dict[str, Callable[[], None]], rounds: int) -> dict[str, list
 
 
 def report(seconds: dict[str, list[float]], images: int) -> list[str]:
-    """A line for each; `images`: of a round."""
+    """Return a line for each part. `images`: the number of images in a round."""
     lines = [f"{'':26} {'images/s':>10} {'x timm (quartiles)':>24}"]
     for name, times in seconds.items():
         ratios = [other / own for other, own in zip(seconds[TIMM], times, strict=True)]
@@ -142,7 +153,7 @@ def report(seconds: dict[str, list[float]], images: int) -> list[str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Parses rounds=, photos= and keys of train.py."""
+    """Parse rounds=, photos= and keys of train.py, then measure and print."""
     given = dict(argument.split("=", 1) for argument in arguments)
     try:
         rounds, photos = (int(given.pop(key, default)) for key, default in (("rounds", "10"), ("photos", "64")))

@@ -1,8 +1,12 @@
-"""The engine's loop against a plain one:  python scripts/bench/loops.py [task=gpt2|cifar100] [rounds=30] [steps=5] [key=value ...]
+"""Compare the engine's loop with a plain one:
+    python scripts/bench/loops.py [task=gpt2|cifar100] [rounds=30] [steps=5] [key=value ...]
 
-Same model, batch, data type and CPU, one process a loop, by turns: in each round every loop takes `steps` whole steps (batch, forward,
-backward, clipping, optimizer, schedule, and of the engine its logs) while the others wait. Tokens or images a second, the ratio to the
-plain loop of the same round (median and quartiles), and the memory beside what the imports take, at its peak. The keys are train.py's.
+All loops share model, batch, data type and CPU. Each has its own process, and they take turns. In
+each round every loop takes `steps` whole steps (batch, forward, backward, clipping, optimizer,
+schedule, and the engine's logs) while the others wait.
+
+Prints tokens or images per second, the ratio to the plain loop in the same round (median and
+quartiles), and the peak memory beyond that of the imports. The keys are train.py's.
 """
 
 import json
@@ -25,7 +29,7 @@ from scripts.common import compose_config, one_line_errors
 from tasks.engine.errors import UserError
 from tasks.engine.run import run
 
-# Those of a task that are not the engine's; the first is what the others are held against.
+# A task's loops outside the engine. The others are compared with the first one.
 PLAIN: dict[str, dict[str, Callable[[Any, Callable[[], None]], None]]] = {
     "gpt2": {"plain, AdamW": plain_gpt2.train},
     "cifar100": {
@@ -38,7 +42,7 @@ WARM_UP = 3  # rounds that do not count
 
 
 def work(task: str, name: str, overrides: list[str], runs_dir: str, parent: Connection) -> None:
-    """A loop in a process of its own, which takes a step for every message of its parent."""
+    """Run a loop in its own process. It takes a step for every message of its parent."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     waiting = 0
 
@@ -48,7 +52,7 @@ def work(task: str, name: str, overrides: list[str], runs_dir: str, parent: Conn
             parent.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
             waiting = parent.recv()
             if waiting == 0:
-                sys.exit()  # nobody wants the rest of the run
+                sys.exit()  # the rest of the run is not needed
         waiting -= 1
 
     if name in ENGINE:
@@ -59,7 +63,7 @@ def work(task: str, name: str, overrides: list[str], runs_dir: str, parent: Conn
 
 
 def measure(task: str, rounds: int, steps: int, overrides: list[str]) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """loop -> seconds of each round, and KB at the peak."""
+    """Return the seconds of each round by loop, and the peak memory in KB by loop."""
     context = multiprocessing.get_context("spawn")
     names = [*PLAIN[task], *ENGINE]
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -84,7 +88,7 @@ def measure(task: str, rounds: int, steps: int, overrides: list[str]) -> tuple[d
 
 
 def report(seconds: dict[str, list[float]], memory: dict[str, int], unit: str, count: int) -> list[str]:
-    """A line a loop, the plain one first; `count`: of tokens or images, in a round."""
+    """Return a line per loop, the plain one first. `count`: the number of tokens or images in a round."""
     plain = next(iter(seconds.values()))
     lines = [f"{'loop':26} {unit + '/s':>10} {'x plain (quartiles)':>24} {'peak memory, MB':>16}"]
     for name, times in seconds.items():
@@ -96,7 +100,7 @@ def report(seconds: dict[str, list[float]], memory: dict[str, int], unit: str, c
 
 
 def main(arguments: list[str]) -> None:
-    """Parses rounds=, steps= and keys of train.py."""
+    """Parse rounds=, steps= and keys of train.py, then measure and print."""
     given = dict(argument.split("=", 1) for argument in arguments)
     numbers: dict[str, Callable[[str], int]] = {"rounds": int, "steps": int}
     try:

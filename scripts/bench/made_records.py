@@ -1,4 +1,4 @@
-"""Records with scores that nobody chose, as files: what report.py and reproduce.py read, without training."""
+"""Write records with made-up scores, which report.py and reproduce.py read without any training."""
 
 import functools
 import json
@@ -40,7 +40,9 @@ def write_run(
     failed: bool = False,
     steps: Sequence[int] = STEPS,
 ) -> Path:
-    """One run's folder: scores between 60 and 70 that follow from its run id, R, κ and λ that grow with the steps."""
+    """Write one run's folder and return it.
+    The scores are between 60 and 70 and follow from the run id. R, κ and λ grow with the steps.
+    """
     run_id = records.run_id(cfg)
     draw, folder = random.Random(run_id), runs_dir / cfg.task.name / run_id
     folder.mkdir(parents=True, exist_ok=True)

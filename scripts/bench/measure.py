@@ -1,9 +1,10 @@
-"""Interleaved rounds of steps over shared memory.
+"""Time steps of several methods in interleaved rounds over shared memory.
+All methods step the same parameters, gradients and moments. So models fit that fill most of the
+memory, and every method finds the caches as the previous one left them. The first method of a round
+finds them as the bandwidth's kernels left them, and each round starts with another method.
 
-All methods step the same parameters, gradients and moments, so that models fit that fill most of the memory, and every method finds
-the caches as the one before has left them (the first of a round, which is another one each time, as the bandwidth's kernels have).
-Each has parameter objects of its own over that memory: torch counts changes per object, and AdamCPR would otherwise see those of the
-other methods and sum its matrices anew.
+Each method has its own parameter objects over that memory. torch counts changes per object, so
+AdamCPR would otherwise see the changes of the other methods and sum its matrices again.
 """
 
 import contextlib
@@ -30,19 +31,19 @@ CLIP = 1.0  # the paper's gradient clipping
 
 @dataclass
 class Timing:
-    """What was measured of a method."""
+    """Measurements of one method."""
 
     seconds: list[float] = field(default_factory=list)
     extra_peak_bytes: int | None = None
 
 
 def twin(model: nn.Module) -> nn.Module:
-    """The model with parameters of its own over the same memory."""
+    """Return the model with its own parameter objects over the same memory."""
     return copy.deepcopy(model, {id(p): nn.Parameter(p.data) for p in model.parameters()})
 
 
 def share_moments(optimizer: Optimizer, model: nn.Module, moments: list[tuple[Tensor, Tensor]]) -> None:
-    """Gives an Adam without state the moments, at step 0."""
+    """Give an Adam without state the shared moments, at step 0."""
     inner = getattr(optimizer, "optimizer", optimizer)
     on_device = {id(p): bool(group.get("fused")) for group in inner.param_groups for p in group["params"]}
     for parameter, (mean, square) in zip(model.parameters(), moments, strict=True):
@@ -51,7 +52,7 @@ def share_moments(optimizer: Optimizer, model: nn.Module, moments: list[tuple[Te
 
 
 def replace_moments(optimizer: Optimizer, model: nn.Module, moments: list[tuple[Tensor, Tensor]]) -> None:
-    """Gives an optimizer that has made moments of its own the shared ones instead."""
+    """Replace the moments of an optimizer that has made its own by the shared ones."""
     for parameter, (mean, square) in zip(model.parameters(), moments, strict=True):
         optimizer.state[parameter] |= {"exp_avg": mean, "exp_avg_sq": square}
 
@@ -81,7 +82,7 @@ def require_pull(label: str, optimizer: Optimizer) -> None:
 
 
 def step_in_turn(model: nn.Module, optimizer: Optimizer) -> Callable[[], None]:
-    """Return a step in which another parameter has no gradient each time."""
+    """Return a step that leaves out the gradient of another parameter each time."""
     left_out = itertools.cycle(model.parameters())
 
     def step() -> None:
@@ -93,13 +94,16 @@ def step_in_turn(model: nn.Module, optimizer: Optimizer) -> Callable[[], None]:
     return step
 
 
-Steps = Iterator[tuple[str, Callable[[], Any], Optimizer]]  # label, step and whose step it is
+Steps = Iterator[tuple[str, Callable[[], Any], Optimizer]]  # label, step and its optimizer
 
 
 class Bench:
-    """A shape in memory; `optimizer_step` and `training_step` time methods on it, and call `tick` after every call of a step.
+    """Hold a shape in memory and time methods on it.
+    `optimizer_step` and `training_step` call `tick` after every call of a step.
 
-    bandwidth: that of the memory in every round of the latest part, bytes per second of each kernel of scripts.bench.bandwidth.
+    Attributes:
+        bandwidth: memory bandwidth in every round of the latest part, in bytes per second of each
+            kernel of scripts.bench.bandwidth.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
@@ -109,7 +113,7 @@ class Bench:
         self.moments = [(torch.zeros_like(p.data), torch.zeros_like(p.data)) for p in model.parameters()]
 
     def optimizer_step(self, methods: list[Method], rounds: int) -> dict[str, Timing]:
-        """The step alone, with constant gradients; methods may have them in turn."""
+        """Time the step alone, with constant gradients. Methods may take them in turn."""
         gradients = [torch.empty_like(p.data).uniform_(-0.01, 0.01) for p in self.model.parameters()]
 
         def make(method: Method, model: nn.Module, optimizer: Optimizer) -> Callable[[], Any]:
@@ -125,11 +129,15 @@ class Bench:
     def training_step(
         self, methods: list[Method], rounds: int, batch: int, context: int, bf16: bool
     ) -> dict[str, Timing]:
-        """Forward, backward, clipping and step on random tokens [batch, context + 1]; gradients are held within a step only."""
+        """Time forward, backward, clipping and step on random tokens [batch, context + 1].
+        Gradients exist only within a step.
+        """
         return self._rounds(self._training_steps(methods, batch, context, bf16), rounds)
 
     def largest_batch(self, method: Method, context: int, bf16: bool, available: int) -> int:
-        """The largest batch whose training step takes no more than so many bytes, from the peaks at 1 and 2; at least 1."""
+        """Return the largest batch whose training step fits in `available` bytes, at least 1.
+        Extrapolates from the peaks with batches of 1 and 2.
+        """
         peaks = []
         for batch in (1, 2):
             ((_, step, _),) = self._training_steps([method], batch, context, bf16)
@@ -163,26 +171,29 @@ class Bench:
             if method.moments == "shared":
                 share_moments(optimizer, model, self.moments)
             step = make(method, model, optimizer)
-            step()  # makes what state there is to make
+            step()  # creates the optimizer's state
             if method.moments == "own":
                 replace_moments(optimizer, model, self.moments)
             make_pull(optimizer)
             yield method.label, step, optimizer
 
     def _rounds(self, made: Steps, rounds: int, settle: bool = False) -> dict[str, Timing]:
-        """Warm-up, one round for memory, then timed rounds, each starting with another method and ending with the bandwidth.
+        """Run the warm-up, one round for memory, then the timed rounds.
+        Each timed round starts with another method and ends with the bandwidth.
 
-        settle: take an untimed step before each timed one. Methods share the parameters, so AdamCPR finds that another method has
-        changed them and sums them up anew, which it does not do in training.
+        settle: take an untimed step before each timed one. Methods share the parameters, so AdamCPR
+        finds that another method has changed them and sums them again, which it does not do in
+        training.
         """
-        gc.collect()  # the gradients of an earlier part, where a cycle holds them
+        gc.collect()  # frees the gradients of an earlier part if a cycle holds them
         steps: dict[str, Callable[[], Any]] = {}
         optimizers: dict[str, Optimizer] = {}
         for label, step, optimizer in made:
             steps[label], optimizers[label] = step, optimizer
         found = {label: Timing() for label in steps}
         self.bandwidth = []
-        gc.freeze()  # a garbage collection within a step need not look at all that was there before, which takes half a second
+        # A garbage collection within a step then skips all older objects, which would take half a second.
+        gc.freeze()
         order = list(steps)
         for number in range(WARM_UP + 1 + rounds):
             first = number % len(order)

@@ -1,4 +1,4 @@
-"""Memory: what is free, and by how much a call raises the peak."""
+"""Measure free memory, and by how much a call raises the peak."""
 
 import contextlib
 import ctypes
@@ -13,7 +13,7 @@ MARGIN = 500_000_000  # for the libraries and the operating system
 
 
 def free_bytes(device: torch.device) -> int:
-    """What may be taken of the device's memory; on the CPU within the limit of a container, if there is one."""
+    """Return the available bytes of the device's memory. On the CPU a container's limit counts too."""
     if device.type == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
@@ -29,9 +29,9 @@ def free_bytes(device: torch.device) -> int:
 
 
 def extra_peak_bytes(call: Callable[[], object], device: torch.device) -> int | None:
-    """By how much `call` raises the memory in use at its highest; None where this system does not tell.
-
-    On the CPU: the resident memory of this process, which counts whole pages that were touched; exact to about 0.3 MB.
+    """Return by how many bytes `call` raises the peak of the memory in use, or None if the system does not tell.
+    On the CPU this is the resident memory of this process. It counts whole touched pages, and is
+    exact to about 0.3 MB.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -41,9 +41,9 @@ def extra_peak_bytes(call: Callable[[], object], device: torch.device) -> int | 
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     try:
-        # Freed memory that the allocator keeps would hide what the call takes.
+        # Freed memory that the allocator keeps would hide what the call needs.
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew at what is resident now
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is resident now
         before = _peak_resident()
         call()
         return _peak_resident() - before

@@ -1,4 +1,4 @@
-"""The optimizers that are timed, each with settings that make every step a full one."""
+"""The timed optimizers, with settings that make every step a full one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,9 +19,10 @@ Groups = list[dict[str, Any]]
 
 REFERENCE = "AdamW, fused"
 LR = 1e-6  # small: many steps with the same gradients must not carry the parameters away
-# These bounds pull at every timed step. The CPU's kernel skips the pull of a matrix if 1 - 2 λ is 1 in float32, so if
-# λ < 1.5e-8. `measure.make_pull` sets λ to MULTIPLIER after the first step. R stays above κ = 0.9 R(θ_0), so λ never
-# falls from there, and μ is so small that λ hardly rises. A pull shrinks R by 4 parts in a million (4 λ).
+# These bounds pull at every timed step. The CPU's kernel skips the pull of a matrix if 1 - 2 λ is 1 in
+# float32, that is, if λ < 1.5e-8. `measure.make_pull` sets λ to MULTIPLIER after the first step. From
+# there λ never falls, because R stays above κ = 0.9 R(θ_0). It hardly rises, because μ is small. A pull
+# shrinks R by 4 parts in a million (4 λ).
 BOUND: dict[str, Any] = {"kappa_init_method": "dependent", "kappa_init_param": 0.9, "kappa_update": 1e-6}
 MULTIPLIER = 2.0**-20
 KERNELS = {"cpu": ("cpu", "eager"), "cuda": ("triton", "eager")}  # fastest first
@@ -29,25 +30,29 @@ KERNELS = {"cpu": ("cpu", "eager"), "cuda": ("triton", "eager")}  # fastest firs
 
 @dataclass(frozen=True)
 class Method:
-    """An optimizer under its name in the tables.
-
-    row: the paper's row that it stands for. moved: bytes per float32 parameter that no implementation of it can do without moving.
-    What a step holds beside parameters, gradients and two moments: `copies` of all parameters and `largest` of the largest one.
-    moments: "shared"; "own" if its first step makes its own, for which the shared ones are put then; "none" if it has none.
+    """An optimizer with its name in the tables.
+    row: the paper's row that it stands for.
+    moved: bytes per float32 parameter that every implementation must move.
+    copies, largest: what a step holds beside parameters, gradients and two moments, in copies of all
+        parameters and of the largest one.
+    moments: "shared"; "own" if its first step makes its own, which the shared ones then replace; "none"
+        if it has none.
     in_turn: at every step another parameter has no gradient.
     """
 
     label: str
     make: Callable[[Groups], Optimizer]
     row: str | None = None
-    moved: int = 28  # reads parameter, gradient and both moments, writes all but the gradient
+    moved: int = 28  # reads parameter, gradient and both moments; writes all but the gradient
     copies: float = 0
     largest: float = 0
     moments: str = "shared"
     in_turn: bool = False
 
     def extra_bytes(self, model: nn.Module) -> int:
-        """Memory beside what all methods share, at most: in the step, or in the first one where that makes moments of its own."""
+        """Return an upper bound of the memory beside what all methods share.
+        It covers a step, and the first step if that makes its own moments.
+        """
         sizes = [4 * p.numel() for p in model.parameters()]
         return int((self.copies + 2 * (self.moments == "own")) * sum(sizes) + self.largest * max(sizes))
 
@@ -57,10 +62,9 @@ def _decayed(groups: Groups) -> Groups:
 
 
 def methods(device: torch.device) -> list[Method]:
-    """Those that this machine and device have, the reference first."""
-    foreach = (
-        1 if device.type == "cuda" else 0
-    )  # torch's default on a GPU is foreach, with square roots for all parameters at once
+    """Return the methods that this machine and device support, the reference first."""
+    # torch's default on a GPU is foreach, with square roots for all parameters at once.
+    foreach = 1 if device.type == "cuda" else 0
     largest = 2 if device.type == "cpu" else 0
     found = [
         Method(REFERENCE, lambda g: AdamW(_decayed(g), lr=LR, fused=True), "adamw"),
@@ -90,7 +94,9 @@ def methods_in_turn(device: torch.device) -> list[Method]:
 
 
 def _adamcpr(device: torch.device) -> list[Method]:
-    """AdamCPR by each kernel that can work on the device; the fastest stands for the paper's row, and has evaluate_at="after" too."""
+    """Return AdamCPR with each kernel that the device supports.
+    The fastest kernel stands for the paper's row, and also comes with evaluate_at="after".
+    """
     found: list[Method] = []
     for kernel in KERNELS[device.type]:
         if kernel not in CHOICES:

@@ -32,9 +32,11 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Options:
-    """context: tokens of a sequence. batch: sequences of a step in Table I.3; None is the most that fit. memory: bytes that may be used.
-
-    note: what a reader of the tables should know of this measurement.
+    """The options of `make bench`.
+    context: tokens of a sequence.
+    batch: sequences of a step in Table I.3. None takes as many as fit.
+    memory: bytes that may be used.
+    note: a remark on this measurement for readers of the tables.
     """
 
     rounds: int
@@ -51,8 +53,7 @@ class Options:
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """Of arguments such as rounds=15.
-
+    """Return the options from arguments such as rounds=15.
     Raises UserError for an unknown option and for a value out of its range.
     """
     given = dict(argument.partition("=")[::2] for argument in arguments)
@@ -69,7 +70,7 @@ def parse(arguments: Sequence[str]) -> Options:
     on_gpu = device.type == "cuda"
     rounds = _number(given, "rounds", ENOUGH_ROUNDS)
     assert rounds is not None
-    # A few rounds are a look at the command; they must not replace a table that people rely on.
+    # A few rounds are only a trial, and must not replace a table that people rely on.
     folder = ROOT / "results" if rounds >= ENOUGH_ROUNDS else ROOT / "runs" / "results"
     context = _number(given, "context", 1024 if on_gpu else 128)
     assert context is not None

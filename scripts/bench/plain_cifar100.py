@@ -1,7 +1,7 @@
-"""A plain training loop of torch and torchvision: what the engine's loop is measured against. No logs, checkpoints, resume or bounds.
-
-`augment=True` crops and flips with torchvision's transforms, image by image, as in PyTorch's examples. `augment=False` is the most that a
-loop could reach: batches are indexed out of one normalized tensor, and nothing else is done to them.
+"""A plain training loop of torch and torchvision, to compare the engine's loop with.
+It has no logs, checkpoints, resuming or bounds. `augment=True` crops and flips with torchvision's
+transforms, image by image, as in PyTorch's examples. `augment=False` is the fastest possible loop:
+it indexes batches out of one normalized tensor and does nothing else to them.
 """
 
 import math
@@ -18,7 +18,7 @@ from tasks.cifar100.model import ResNet18
 
 
 def train(cfg: Any, turn: Callable[[], None], augment: bool) -> None:
-    """Trains the model of a cifar100 configuration on the CPU; calls `turn` before the first step and after each."""
+    """Train the model of a cifar100 configuration on the CPU. Calls `turn` before the first step and after each."""
     task = cfg.task
     torch.manual_seed(cfg.seed)
     model = ResNet18(task.model.num_classes, task.model.width, task.model.in_channels)
@@ -49,7 +49,7 @@ def train(cfg: Any, turn: Callable[[], None], augment: bool) -> None:
 
 
 def _images(cfg: Any) -> tuple[Tensor, Tensor]:
-    """uint8 [n, channels, height, width] and labels, of the configured size."""
+    """Return uint8 images [n, channels, height, width] of the configured size, and labels [n]."""
     data = getattr(datasets, cfg.task.data.name)(root=cfg.data_dir, train=True)
     images = torch.as_tensor(data.data)[: cfg.task.data.train_size]
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)

@@ -1,4 +1,6 @@
-"""A plain training loop in the manner of nanoGPT: what the engine's loop is measured against. No logs, checkpoints, resume or bounds."""
+"""A plain training loop in the style of nanoGPT, to compare the engine's loop with.
+It has no logs, checkpoints, resuming or bounds.
+"""
 
 import math
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from tasks.gpt2.shards import data_set_folder
 
 
 def train(cfg: Any, turn: Callable[[], None]) -> None:
-    """Trains the model of a gpt2 configuration on the CPU; calls `turn` before the first step and after each."""
+    """Train the model of a gpt2 configuration on the CPU. Calls `turn` before the first step and after each."""
     task, context = cfg.task, cfg.task.model.context
     torch.manual_seed(cfg.seed)
     path = sorted(data_set_folder(Path(cfg.data_dir), task.data.name).glob("train-*.bin"))[0]

@@ -1,4 +1,4 @@
-"""What fits: which methods are timed on a shape, and how much work that is."""
+"""Plan what fits in memory: the methods to time on a shape, and how much work they are."""
 
 from dataclasses import dataclass, field
 
@@ -14,39 +14,48 @@ from tasks.gpt2 import model as gpt2
 
 @dataclass
 class Plan:
-    """Methods of one part of a shape; label -> why it is skipped. batch 0: the optimizer step alone."""
+    """The methods of one part of a shape.
+    batch: sequences of a training step. 0 is the optimizer step alone.
+    skipped: the reason by label of each method that is left out.
+    """
 
     batch: int
     methods: list[Method] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
 
     def cost(self, parameters: int, options: Options) -> int:
-        """Of one call, roughly, for the progress bar: that of one optimizer step per parameter is 100."""
+        """Return the rough cost of one call for the progress bar, where an optimizer step costs 100 per parameter."""
         return parameters * (100 + self.batch * options.context)
 
     def calls(self, options: Options) -> int:
-        """How often methods are called in the rounds."""
+        """Return how often methods are called in all rounds."""
         return len(self.methods) * (WARM_UP + 1 + options.rounds)
 
 
 def activation_bytes(shape: gpt2.Shape, batch: int, context: int) -> int:
-    """About what forward keeps for backward, in float32 and with attention weights held (on a GPU it is less)."""
+    """Return roughly what forward keeps for backward, in float32 and with attention weights.
+    A GPU keeps less.
+    """
     per_token = shape.layers * (28 * shape.width + 4 * shape.heads * context) + 3 * shape.vocabulary
     return 4 * batch * context * per_token
 
 
 def shared_bytes(model: nn.Module, batch: int, context: int) -> int:
-    """Parameters, gradients and two moments in float32, which all methods share; with a batch, what forward and backward add."""
+    """Return the bytes that all methods share: parameters, gradients and two moments in float32.
+    With a batch, this includes what forward and backward add.
+    """
     sizes = [4 * p.numel() for p in model.parameters()]
     if batch == 0:
         return 4 * sum(sizes)
     assert isinstance(model, gpt2.GPT2)
-    # The tied embedding has two gradients, of which the sum is taken.
+    # The tied embedding has two gradients, which are added up.
     return 4 * sum(sizes) + 2 * max(sizes) + activation_bytes(model.shape, batch, context)
 
 
 def plan(shape: Shape, batch: int, options: Options, in_turn: bool = False) -> Plan:
-    """The methods that fit beside what all share; none where the reference does not. in_turn: see `methods_in_turn`."""
+    """Return the methods that fit beside what all share, or none if the reference does not fit.
+    in_turn: see `methods_in_turn`.
+    """
     model = shape.on_paper()
     available = min(free_bytes(options.device), options.memory)
     found = Plan(batch)

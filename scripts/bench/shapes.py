@@ -1,4 +1,4 @@
-"""What is stepped: the parameters of a model."""
+"""The models whose parameters are stepped."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,10 @@ from tasks.gpt2 import model as gpt2
 
 @dataclass(frozen=True)
 class Shape:
-    """A model by name; `make` builds it. in_turn: steps are also timed with another gradient missing each time."""
+    """A named model.
+    make: builds it.
+    in_turn: also time steps that leave out another gradient each time.
+    """
 
     name: str
     title: str
@@ -20,12 +23,12 @@ class Shape:
     in_turn: bool = False
 
     def on_paper(self) -> nn.Module:
-        """The model without memory for its parameters: names and sizes."""
+        """Return the model's names and sizes, without memory for its parameters."""
         with torch.device("meta"):
             return self.make()
 
     def built(self, device: torch.device) -> nn.Module:
-        """The model as it starts training, by the same seed each time."""
+        """Return the model as it starts training, with the same seed each time."""
         torch.manual_seed(0)
         with torch.device(device):
             return self.make()
@@ -38,7 +41,7 @@ def resnet18() -> nn.Module:
 
 
 def timm_of(name: str, **arguments: object) -> Callable[[], nn.Module]:
-    """Return what builds a timm model with 1,000 classes, as the task imagenet does."""
+    """Return a function that builds a timm model with 1,000 classes, as the task imagenet does."""
 
     def make() -> nn.Module:
         from tasks.imagenet.model import build
@@ -57,7 +60,7 @@ def vitb32() -> nn.Module:
 
 
 def gpt2_of(width: int, layers: int, heads: int, **others: int) -> Callable[[], nn.Module]:
-    """A GPT-2 of the paper's kind by its size."""
+    """Return a function that builds a GPT-2 of the given size, as in the paper."""
     return lambda: gpt2.GPT2(gpt2.Shape(width, layers, heads, **others))  # type: ignore[arg-type]
 
 
@@ -76,6 +79,6 @@ DEFAULT = (
     Shape("gpt2l", "GPT2l", gpt2_of(1280, 36, 20)),
     Shape("gpt2xl", "GPT2xl", gpt2_of(1600, 36, 25)),
 )
-# Made in a moment, for a look at the command itself.
+# Fast to measure, to try the command itself.
 TINY = Shape("tiny", "tiny GPT-2", gpt2_of(64, 2, 2, vocabulary=500), in_turn=True)
 SHAPES = {shape.name: shape for shape in (*DEFAULT, TINY)}

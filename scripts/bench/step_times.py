@@ -1,14 +1,26 @@
-"""Tables I.2 and I.3, time and memory of optimizer steps and training steps:  make bench [ROUNDS=15] [SHAPES=gpt2s,toy] [DEVICE=cuda] ...
+"""Measure Tables I.2 and I.3, time and memory of optimizer steps and training steps:
+    make bench [ROUNDS=15] [SHAPES=gpt2s,toy] [DEVICE=cuda] ...
 
-Options (key=value on the command line, upper case with make): rounds, at least 15 for a table of results/, else it goes to runs/results/;
-shapes of toy, resnet18, deits, resnet50, vitb32, gpt2s, gpt2m, gpt2l, gpt2xl, tiny; device cpu or cuda; threads; tables of table_i2,
-table_i3; context, tokens of a sequence; batch, sequences of a step in Table I.3; memory_gb, a limit; note, a sentence for the tables'
-readers (not with make); results_dir; rebuild=true writes the tables of what was measured, on any machine.
+Options are key=value on the command line, and upper case with make:
 
-Only the GPT-2s have a whole training step. The others are measured for Table I.2 alone. SHAPES=gpt2s,vitb32,deits,resnet50 also gives
-the medians over these four, which the package promises limits for.
+    rounds       at least 15 for a table of results/; with fewer it goes to runs/results/
+    shapes       toy, resnet18, deits, resnet50, vitb32, gpt2s, gpt2m, gpt2l, gpt2xl, tiny
+    device       cpu or cuda
+    threads      threads of torch
+    tables       table_i2, table_i3
+    context      tokens of a sequence
+    batch        sequences of a step in Table I.3
+    memory_gb    a limit
+    note         a sentence for the tables' readers (not with make)
+    results_dir  the folder for the tables
+    rebuild      true writes the tables from what was measured, on any machine
 
-Every shape's times are kept in rounds.json beside the tables as soon as they are there: a later call replaces the shapes that it measures.
+Only the GPT-2s have a whole training step. The others are measured for Table I.2 alone.
+SHAPES=gpt2s,vitb32,deits,resnet50 also gives the medians over these four, which the package
+promises limits for.
+
+Each shape's times are saved in rounds.json beside the tables as soon as they are measured. A later
+call replaces the shapes that it measures.
 """
 
 import json
@@ -41,7 +53,7 @@ RECORD = "rounds.json"
 
 
 def parts_of(shape: Shape, options: Options) -> dict[tuple[str, str], Plan]:
-    """(table, part) -> plan. A batch that is to be found later is planned as 1."""
+    """Return (table, part) -> plan. A batch that is still to be found is planned as 1."""
     found = {}
     if "table_i2" in options.tables:
         found["table_i2", "optimizer_step"] = plan(shape, 0, options)
@@ -55,7 +67,7 @@ def parts_of(shape: Shape, options: Options) -> dict[tuple[str, str], Plan]:
 
 
 def measure_part(bench: Bench, part: str, todo: Plan, options: Options) -> dict[str, Any]:
-    """The record of one part: every round's seconds, and the memory's bandwidth in it."""
+    """Return the record of one part: every round's seconds, and the memory bandwidth in it."""
     bf16 = options.device.type == "cuda"
     record: dict[str, Any] = {"rounds": options.rounds}
     timings: dict[str, Timing]
@@ -76,7 +88,7 @@ def measure_part(bench: Bench, part: str, todo: Plan, options: Options) -> dict[
 def measure_shape(
     shape: Shape, parts: dict[tuple[str, str], Plan], options: Options, bar: tqdm
 ) -> dict[str, dict[str, Any]]:
-    """table -> the shape's record, with what did not fit."""
+    """Return the shape's record by table, including what did not fit."""
     facts = facts_of(shape, options)
     bench = None
     if any(todo.methods for todo in parts.values()):
@@ -98,7 +110,7 @@ def measure_shape(
 
 
 def facts_of(shape: Shape, options: Options) -> dict[str, Any]:
-    """What a record says of the shape, the machine and the code."""
+    """Return what a record says about the shape, the machine and the code."""
     sizes = [p.numel() for p in shape.on_paper().parameters()]
     return {
         "title": shape.title,
@@ -113,7 +125,7 @@ def facts_of(shape: Shape, options: Options) -> dict[str, Any]:
 
 
 def most_sequences(bench: Bench, todo: Plan, options: Options) -> int:
-    """The largest batch with which a training step of every method fits."""
+    """Return the largest batch with which a training step of every method fits."""
     available = min(free_bytes(options.device), options.memory) - max(
         method.extra_bytes(bench.model) for method in todo.methods
     )
@@ -121,7 +133,9 @@ def most_sequences(bench: Bench, todo: Plan, options: Options) -> int:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record at `path`; an empty one if there is none. Raises UserError if it is damaged."""
+    """Return the record at `path`, or an empty one if there is none.
+    Raises UserError if it is damaged.
+    """
     try:
         return json.loads(path.read_text()) if path.exists() else {"shapes": {}}
     except ValueError:
@@ -129,7 +143,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def write_table(table: str, options: Options, measured: dict[str, Any]) -> str:
-    """Adds shapes to the table's record, and writes the table from all of it; returns what a person should see."""
+    """Add shapes to the table's record, write the table from it, and return the text to print."""
     folder = options.results / table
     folder.mkdir(parents=True, exist_ok=True)
     record = read_record(folder / RECORD)
@@ -142,7 +156,7 @@ def write_table(table: str, options: Options, measured: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Measures shape after shape, writing the tables after each, and prints them."""
+    """Measure one shape after the other, write the tables after each, and print them."""
     options = parse(arguments)
     if options.rebuild:
         print("\n\n".join(write_table(table, options, {}) for table in options.tables))

@@ -1,10 +1,13 @@
-"""What a sweep costs beside its training:  python scripts/bench/sweeps.py [finished=1000] [runs=60] [rounds=3]
+"""Measure what a sweep costs beside its training:
+    python scripts/bench/sweeps.py [finished=1000] [runs=60] [rounds=3]
 
-1. How long reproduce.py takes to plan and skip `finished` runs, and its --dry-run and status.py: wall time of the commands, median of
-   `rounds`. The runs are copies of a real one, each with its own record.
-2. How long report.py takes for the records of every artefact's mini runs, and how large its page gets. The scores are made up.
-3. How long launcher=local takes per run beside the training: in a sweep of `runs` tiny runs, jobs=1, the time from one record to the next,
-   less the seconds of training on the latter. That is all there is: handing the run over, its model and data, its checkpoint and record.
+1. The wall time of reproduce.py when it plans and skips `finished` runs, and of its --dry-run and
+   status.py, as medians over `rounds`. The runs are copies of a real one, each with its own record.
+2. The wall time of report.py for the records of every artefact's mini runs, and the size of its
+   page. The scores are made up.
+3. The time that launcher=local takes per run beside the training. In a sweep of `runs` tiny runs
+   with jobs=1, this is the time from one record to the next, minus the later run's training. It
+   covers handing the run over, its model and data, its checkpoint and its record.
 """
 
 import itertools
@@ -30,12 +33,12 @@ from tasks.engine import records
 from tasks.engine.errors import UserError
 
 TINY = {"num_steps": "16", "task.model.width": "32", "task.batch_size": "64", "task.log_every_steps": "8"}
-METHODS = 6  # of the grokking artefact: runs per seed
+METHODS = 6  # runs per seed of the grokking artefact
 LOGGED = range(20, 1001, 20)  # steps at which a made-up run has evaluations and R, κ and λ
 
 
 def seconds_of(script: str, *arguments: str) -> float:
-    """Wall time of a command, in seconds."""
+    """Return the wall time of a command, in seconds."""
     begin = time.monotonic()
     done = subprocess.run([sys.executable, str(ROOT / "scripts" / script), *arguments], capture_output=True, text=True)
     if done.returncode:
@@ -44,13 +47,13 @@ def seconds_of(script: str, *arguments: str) -> float:
 
 
 def sweep(runs: int, runs_dir: Path) -> list[str]:
-    """reproduce.py's arguments for a sweep of about so many tiny runs."""
+    """Return reproduce.py's arguments for a sweep of about `runs` tiny runs."""
     seeds = ",".join(str(seed) for seed in range(1, -(-runs // METHODS) + 1))
     return ["grokking", f"seeds={seeds}", f"runs_dir={runs_dir}", *(f"{key}={value}" for key, value in TINY.items())]
 
 
 def make_finished(runs: int, runs_dir: Path) -> int:
-    """Copies of one real tiny run, as if a sweep of them had finished; returns how many."""
+    """Copy one real tiny run as if a sweep had finished, and return the number of copies."""
     seconds_of(
         "train.py",
         "task=grokking",
@@ -79,7 +82,7 @@ def make_finished(runs: int, runs_dir: Path) -> int:
 
 
 def skipping(runs: int, rounds: int, runs_dir: Path) -> None:
-    """Prints how long the commands take over a sweep that has finished."""
+    """Print how long the commands take over a finished sweep."""
     count = make_finished(runs, runs_dir)
     arguments = sweep(runs, runs_dir)
     for script, *more in (("reproduce.py",), ("reproduce.py", "--dry-run"), ("status.py",)):
@@ -91,7 +94,7 @@ def skipping(runs: int, rounds: int, runs_dir: Path) -> None:
 
 
 def reporting(rounds: int, folder: Path) -> None:
-    """Prints how long the report takes when every run of every artefact is on record."""
+    """Print how long the report takes when every run of every artefact is on record."""
     runs_dir = folder / "runs"
     wanted: dict[str, tuple[DictConfig, set[str]]] = {}
     for name in known_artefacts():
@@ -111,7 +114,7 @@ def reporting(rounds: int, folder: Path) -> None:
 
 
 def overhead(runs: int, runs_dir: Path) -> None:
-    """Prints what launcher=local adds to the training of a run."""
+    """Print what launcher=local adds to the training of a run."""
     seconds_of("reproduce.py", *sweep(runs, runs_dir), "jobs=1")
     ended = sorted(
         (path.stat().st_mtime, json.loads(path.read_text())["seconds"]) for path in runs_dir.glob("*/*/record.json")
@@ -125,7 +128,7 @@ def overhead(runs: int, runs_dir: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Measures all three in a temporary folder."""
+    """Measure all three in a temporary folder."""
     options = {"finished": "1000", "runs": "60", "rounds": "3"} | dict(a.split("=", 1) for a in arguments if "=" in a)
     if unknown := [a for a in arguments if a.partition("=")[0] not in ("finished", "runs", "rounds")]:
         raise UserError(f"{unknown[0]} is unknown; finished=1000 runs=60 rounds=3 can be given")

@@ -1,1 +1,1 @@
-"""Where runs happen: on this machine or on a Slurm cluster. Both go through tasks.engine.run."""
+"""Launchers: train runs on this machine or on a Slurm cluster. Both use tasks.engine.run."""

@@ -1,4 +1,7 @@
-"""Many runs on this machine: parallel processes, on GPUs one each, one bar over all their steps, signals passed on."""
+"""Train many runs on this machine in parallel processes.
+Each process on a GPU has a GPU of its own. One progress bar covers all steps, and signals are
+passed on to the workers.
+"""
 
 import contextlib
 import itertools
@@ -23,26 +26,28 @@ from tasks.engine.files import is_held
 from tasks.engine.signals import Requests, listening
 from tasks.engine.terminal import say
 
-# What the parent sends its workers. SIGTERM would kill one that waits for a run, with the lock of the pool's queue in its hands: the others
-# would wait for that lock for ever, and the parent for them. The pool itself sends SIGTERM when it is broken.
+# What the parent sends its workers. SIGTERM would kill a worker that waits for a run while it holds
+# the lock of the pool's queue. The others would wait for that lock forever, and the parent for them.
+# The pool itself sends SIGTERM when it is broken.
 STOP = signal.SIGUSR2
-_steps_done: Any = None  # in a worker: the counter of steps that it shares with the parent
+_steps_done: Any = None  # in a worker: the step counter shared with the parent
 
 
 def run_all(configs: list[DictConfig], jobs: int, title: str, bar: bool = True) -> None:
-    """Train every configuration. What goes wrong with one run is said, and the others go on (tasks/engine/errors.py).
-
-    A worker that is killed, or runs out of memory, is replaced; `tasks.engine.attempts` sees to it that no run is tried for ever. What
-    another process is at work on is left to it, and looked at again at the end. `bar` shows a progress bar over all steps.
+    """Train every configuration. A failed run is reported, and the others continue (tasks/engine/errors.py).
+    A worker that is killed or runs out of memory is replaced. `tasks.engine.attempts` makes sure
+    that no run is retried forever. A run that another process trains is left to it and checked
+    again at the end. `bar` shows a progress bar over all steps.
 
     Raises:
-        Interrupted: after SIGTERM, SIGINT or SIGUSR2. The runs in progress have then written a checkpoint.
+        Interrupted: after SIGTERM, SIGINT or SIGUSR2. The runs in progress have written a checkpoint.
         Held: other processes still train some of the runs.
-        UserError: the files of some runs are unusable, or what ends a sweep; then the runs in progress have written a checkpoint.
+        UserError: the files of some runs are unusable, or an error ends the sweep. In the second case
+            the runs in progress have written a checkpoint.
         TrainingFailed: workers are killed before they train.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
-    with listening() as requests:  # around all of it: a signal between two pools counts as much
+    with listening() as requests:  # also catches signals between two pools
         sweep = _Sweep(title, len(configs), requests, bar)
         left, breaks = configs, 0
         while left:
@@ -68,7 +73,7 @@ def run_all(configs: list[DictConfig], jobs: int, title: str, bar: bool = True) 
 
 
 def say_unusable(title: str, reasons: list[str], count: int) -> None:
-    """Raise UserError at the end of a sweep of `count` runs if there are runs that could not be trained, for these reasons."""
+    """Raise UserError at the end of a sweep of `count` runs if some could not be trained for these reasons."""
     if reasons:
         raise UserError(
             f"{title}: {len(reasons)} of {count} runs cannot be trained, the others have ended: {reasons[0]}"
@@ -78,7 +83,7 @@ def say_unusable(title: str, reasons: list[str], count: int) -> None:
 
 @dataclass
 class _Sweep:
-    """What is known of a sweep's runs beyond their records."""
+    """The state of a sweep beyond the records of its runs."""
 
     title: str
     count: int
@@ -89,7 +94,9 @@ class _Sweep:
     ended: int = 0
 
     def is_left(self, cfg: DictConfig) -> bool:
-        """Whether a run is to be trained: it has not ended, its files are sound, and no other process is at work on it."""
+        """Return whether a run is still to be trained.
+        That is, it has not ended, its files are usable, and no other process trains it.
+        """
         run_id = records.run_id(cfg)
         if run_id in self.unusable:
             return False
@@ -107,7 +114,7 @@ class _Sweep:
             )
 
     def take(self, future: Future, cfg: DictConfig) -> None:
-        """Take a run's end. What ends the sweep is raised."""
+        """Handle the end of a run. Raises an error that ends the sweep."""
         try:
             failure = future.result()
         except Held:
@@ -117,13 +124,13 @@ class _Sweep:
             failure = self.unusable[records.run_id(cfg)] = str(error)
         if failure:
             say(failure)
-        self.ended += records.has_record(cfg) or records.run_id(cfg) in self.unusable  # else it is tried again
+        self.ended += records.has_record(cfg)  # else it is tried again, or unusable
 
 
 def _run_in_a_pool(configs: list[DictConfig], jobs: int, sweep: _Sweep) -> None:
     """Train the configurations once."""
     context = multiprocessing.get_context("spawn")
-    with _held_back():  # multiprocessing starts a process of its own for these
+    with _held_back():  # multiprocessing starts a helper process for these
         counter, devices = context.Value("q", 0), context.SimpleQueue()
     workers = min(jobs, len(configs))
     visible = gpus_here() if str(configs[0].device).startswith("cuda") else []
@@ -140,7 +147,7 @@ def _run_in_a_pool(configs: list[DictConfig], jobs: int, sweep: _Sweep) -> None:
         ) as bar,
     ):
         waiting = iter(configs)
-        # No more than one run a worker: what the pool has been given cannot be taken back.
+        # Submit at most one run per worker, because submitted runs can't be withdrawn.
         with _held_back():
             running = {pool.submit(_work, cfg): cfg for cfg in itertools.islice(waiting, workers)}
         try:
@@ -161,13 +168,14 @@ def _run_in_a_pool(configs: list[DictConfig], jobs: int, sweep: _Sweep) -> None:
             raise
 
 
-# What a terminal or a cluster sends to a whole process group. A worker that has not come to its handlers yet would die of them.
+# Signals that a terminal or a cluster sends to a whole process group. They would kill a worker that has
+# not installed its handlers yet.
 TO_THE_GROUP = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @contextlib.contextmanager
 def _held_back() -> Iterator[None]:
-    """Start processes that these signals reach only when they have handlers for them (`_start_worker`)."""
+    """Delay these signals for processes started here until they have handlers (`_start_worker`)."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, TO_THE_GROUP)
     try:
         yield
@@ -176,7 +184,7 @@ def _held_back() -> Iterator[None]:
 
 
 def gpus_here() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -196,8 +204,9 @@ def _start_worker(counter: Any, devices: Any) -> None:
     gpu = devices.get()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    tqdm.set_lock(threading.RLock())  # its default lock is a semaphore, which a killed process would leave behind
-    # Ctrl-C and a cluster's signals reach the whole process group, and may come between two runs. It is the parent's to tell the workers.
+    tqdm.set_lock(threading.RLock())  # the default semaphore would outlive a killed process
+    # Ctrl-C and a cluster's signals reach the whole process group, and may come between two runs. The
+    # parent forwards them to the workers.
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(STOP, signals.note)
@@ -206,7 +215,9 @@ def _start_worker(counter: Any, devices: Any) -> None:
 
 
 def _follow_parent() -> None:
-    """Ends this worker, with a checkpoint, if its parent was killed: the same command must find no run still held."""
+    """End this worker, with a checkpoint, if its parent was killed.
+    Otherwise the same command would find runs that are still held.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -214,7 +225,7 @@ def _follow_parent() -> None:
 
 
 def _unexpected(cfg: DictConfig, error: Exception) -> Unusable:
-    """Say an error that has no line of its own, with its traceback, and note it beside the run."""
+    """Report an unexpected error with its traceback, and note it beside the run."""
     folder = records.run_folder(cfg)
     said = f"{folder}: {type(error).__name__}: {one_line(error)}; its traceback is in the sweep's output"
     traceback.print_exception(error)
@@ -223,7 +234,7 @@ def _unexpected(cfg: DictConfig, error: Exception) -> Unusable:
 
 
 def _work(cfg: DictConfig) -> str | None:
-    """One run in a worker; returns what went wrong with its training, if anything did."""
+    """Train one run in a worker. Return what went wrong with its training, or None."""
     from tasks.engine.run import run
 
     counted = 0
@@ -240,16 +251,16 @@ def _work(cfg: DictConfig) -> str | None:
     except (TrainingFailed, OutOfMemory) as error:
         failure = str(error)
     except Interrupted as interruption:
-        if interruption.args[0] == signal.SIGTERM:  # the pool is broken: to wait for another run might be for ever
+        if interruption.args[0] == signal.SIGTERM:  # the pool is broken, so another run might never come
             os._exit(interruption.exit_code)
         raise
     except UserError:
         raise
-    except Exception as error:  # a fault of the suite or of a library: this run's alone, as far as anybody knows
+    except Exception as error:  # a bug in the suite or a library; other runs may not have it
         raise _unexpected(cfg, error) from None
     finally:
         parent = multiprocessing.parent_process()
         if parent is not None and not parent.is_alive():
-            os._exit(1)  # nobody waits for the result, and the pool's queue would block this process for ever
+            os._exit(1)  # the parent is gone, and the pool's queue would block this process forever
     count(cfg.num_steps - counted)
     return failure

@@ -1,7 +1,7 @@
-"""What has been given to Slurm: a note of every submission, written before it, and squeue's word on what has become of it.
-
-<runs_dir>/slurm/<token>.json holds the run ids of a submission's jobs, in the order of their array indices. The token is in the jobs'
-name, so that a submitter that is killed at any moment leaves nothing that the next one does not know.
+"""Track submissions to Slurm: a note written before each submission, and squeue's report on its jobs.
+<runs_dir>/slurm/<token>.json holds the run ids of a submission's jobs, in the order of their array
+indices. The token is in the jobs' name. So the next submitter knows all jobs, even if the last one
+was killed.
 """
 
 import contextlib
@@ -44,14 +44,17 @@ ENDED = (
 
 @dataclass(frozen=True)
 class Job:
-    """A job in the queue; id as scancel and scontrol take it, state in squeue's words (PENDING, RUNNING, ...)."""
+    """A job in the queue.
+    id: as scancel and scontrol take it.
+    state: in squeue's words (PENDING, RUNNING, ...).
+    """
 
     id: str
     state: str
 
 
 def note_submission(runs_dir: Path, title: str, jobs: list[list[str]]) -> str:
-    """Notes the run ids of the jobs that are about to be submitted; returns the name that they must bear."""
+    """Record the run ids of the jobs before they are submitted, and return the name that the jobs must have."""
     folder = own_folder(runs_dir)
     token = secrets.token_hex(6)
     write_bytes_atomically(folder / f"{token}.json", json.dumps({"title": title, "jobs": jobs}).encode())
@@ -59,8 +62,7 @@ def note_submission(runs_dir: Path, title: str, jobs: list[list[str]]) -> str:
 
 
 def in_queue(runs_dir: Path) -> dict[str, Job]:
-    """run id -> its job, for every run that Slurm has not done with; {} where there is no Slurm.
-
+    """Return run id -> job for every run that is in Slurm's queue, or {} without Slurm.
     Raises UserError if Slurm does not answer.
     """
     found: dict[str, Job] = {}
@@ -93,9 +95,9 @@ def _squeue() -> list[str]:
 
 
 def own_folder(runs_dir: Path) -> Path:
-    """Return <runs_dir>/slurm, which its owner alone can read and write: what lies in it runs as its owner.
-
-    Raises UserError if it belongs to another user, whose jobs squeue --me would not show.
+    """Return <runs_dir>/slurm, readable and writable only by its owner, because its files run as that user.
+    Raises UserError if it belongs to another user, because squeue --me would not show that user's
+    jobs.
     """
     folder = runs_dir / "slurm"
     try:
@@ -113,7 +115,7 @@ def own_folder(runs_dir: Path) -> Path:
 
 
 class OwnFolder(Callback):
-    """Hydra's callback that calls `own_folder` before train.py -m submits."""
+    """Hydra callback that calls `own_folder` before train.py -m submits."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         own_folder(Path(config.runs_dir))
@@ -121,8 +123,7 @@ class OwnFolder(Callback):
 
 @contextlib.contextmanager
 def submitting(runs_dir: Path) -> Iterator[None]:
-    """Holds the right to submit runs of this folder, so that two commands at once do not submit the same ones.
-
+    """Hold the right to submit runs of this folder, so that two commands do not submit the same runs.
     Raises Held if another process is submitting.
     """
     folder = own_folder(runs_dir)

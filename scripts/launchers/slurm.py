@@ -1,7 +1,8 @@
-"""Runs as jobs of a Slurm cluster, through submitit: an array of jobs, each of which trains some runs one after the other.
-
-A job that is about to lose its machine (SIGUSR2: time limit, preemption) writes checkpoints and is queued again; the same job then
-goes on at the exact step. A job whose process was killed is queued again too, until tasks.engine.attempts calls its run failed.
+"""Train runs as jobs of a Slurm cluster, through submitit.
+Each job of an array trains some runs one after the other. A job that is about to lose its machine
+(SIGUSR2: time limit, preemption) writes checkpoints and is queued again. The same job then resumes
+at the exact step. A job with a killed process is queued again too, until tasks.engine.attempts
+marks its run failed.
 """
 
 import math
@@ -25,27 +26,28 @@ from tasks.engine.signals import listening
 from tasks.engine.terminal import say
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST_JOBS = 1000  # of one array: Slurm's MaxArraySize is 1001 unless a cluster says otherwise
+MOST_JOBS = 1000  # in one array; Slurm's default MaxArraySize is 1001
 KILLED = 128 + signal.SIGKILL
-# In the batch script: Slurm itself does not queue a job again whose process was killed. (scancel ends one with SIGTERM.)
-THIS_JOB = "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"  # of an array: its own number may also be that of the array
+# The id within an array, because a job's own number may also be that of the array.
+THIS_JOB = "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"
+# Runs in the batch script, because Slurm itself does not requeue a job with a killed process.
+# (scancel ends one with SIGTERM.)
 REQUEUE_IF_KILLED = f"job={THIS_JOB}; trap '[ $? -eq {KILLED} ] && scontrol requeue ${{job:-$SLURM_JOB_ID}}' EXIT"
 
 
 @dataclass
 class Work:
-    """What one job does. Pickled at submission, so it holds plain values."""
+    """The work of one job. It is pickled at submission, so it holds plain values."""
 
     configs: list[dict[str, Any]]
     at_a_time: int
     title: str
 
     def __call__(self) -> None:
-        """Trains what has not ended yet."""
+        """Train what has not ended yet."""
         try:
-            with (
-                listening() as requests
-            ):  # from now on submitit's handler is not asked, which a second signal at once makes fail
+            # This replaces submitit's handler, which fails if a second signal follows at once.
+            with listening() as requests:
                 from scripts.launchers.local import run_all
 
                 configs = [OmegaConf.create(config) for config in self.configs]
@@ -66,14 +68,16 @@ class Work:
             sys.exit(interruption.exit_code)
 
     def checkpoint(self) -> Any:
-        """submitit's: what a job does that is interrupted while it starts."""
+        """Tell submitit what to do with a job that is interrupted while it starts."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def run_as_one_of_several(configs: list[DictConfig]) -> None:
-    """Train runs of several processes each, of which this is one. A run that failed or is unusable is said, and no reason to stop."""
+    """Train runs with several processes each, of which this is one.
+    Report a failed or unusable run and continue with the others.
+    """
     from tasks.engine.run import run
 
     for cfg in configs:
@@ -85,19 +89,20 @@ def run_as_one_of_several(configs: list[DictConfig]) -> None:
 
 
 def queue_again_if_asked(interruption: Interrupted) -> None:
-    """Queues this job again after SIGUSR2, once for all processes. (After SIGTERM Slurm does so itself, or the user wants its end.)"""
+    """Queue this job again after SIGUSR2, once for all processes.
+    After SIGTERM either Slurm does so itself, or the user wants the job to end.
+    """
     env = os.environ
     if interruption.args[0] == signal.SIGUSR2 and "SLURM_JOB_ID" in env:
         if launched().rank == 0:
             in_array = "SLURM_ARRAY_JOB_ID" in env
             job = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}" if in_array else env["SLURM_JOB_ID"]
             subprocess.run(["scontrol", "requeue", job], check=True, timeout=60)
-        time.sleep(60)  # Slurm ends this process, so that it does not count as failed
+        time.sleep(60)  # wait for Slurm to end this process: an exit would count as a failure
 
 
 def submit(configs: list[DictConfig], title: str) -> list[str]:
-    """Submits the runs, `runs_per_job` to a job; returns the ids of the job arrays.
-
+    """Submit the runs, `runs_per_job` to a job, and return the ids of the job arrays.
     Raises UserError if there is no Slurm or it refuses the jobs.
     """
     if shutil.which("sbatch") is None:
@@ -112,7 +117,7 @@ def submit(configs: list[DictConfig], title: str) -> list[str]:
             "asked for its checkpoint when it starts gets nothing done"
         )
     runs_dir = Path(configs[0].runs_dir).resolve()
-    for cfg in configs:  # jobs start in the repository's folder
+    for cfg in configs:  # absolute paths, because jobs start in the repository's folder
         cfg.runs_dir, cfg.data_dir = str(runs_dir), str(Path(cfg.data_dir).resolve())
     per_job = launcher.runs_per_job
     jobs = [configs[i : i + per_job] for i in range(0, len(configs), per_job)]
@@ -121,7 +126,7 @@ def submit(configs: list[DictConfig], title: str) -> list[str]:
 
 
 def _check(launcher: DictConfig) -> None:
-    """Raise UserError for a value that is no number, or too small."""
+    """Raise UserError for a value that is not a number or is too small."""
     for key, least in (
         ("grace_seconds", 1),
         ("cpus", 1),
@@ -141,7 +146,8 @@ def _check(launcher: DictConfig) -> None:
 
 
 def minutes(time: int | float | str) -> float:
-    """Return a time limit in minutes: a number of them, or in Slurm's words, minutes:seconds, hours:minutes:seconds or days-hours:...
+    """Return a time limit in minutes.
+    Takes a number of minutes, or Slurm's minutes:seconds, hours:minutes:seconds or days-hours:...
 
     Raises UserError for anything else.
     """
@@ -178,7 +184,7 @@ def _submit_array(jobs: list[list[DictConfig]], launcher: DictConfig, runs_dir: 
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration with every reference resolved, as plain values."""
+    """Return the configuration as plain values, with every reference resolved."""
     return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
 
 
@@ -191,7 +197,7 @@ def _parameters(cfg: DictConfig, name: str) -> dict[str, Any]:
         "cpus_per_task": launcher.cpus,
         "mem": f"{int(1024 * launcher.memory)}MB",
         "nodes": cfg.nodes,
-        "ntasks_per_node": cfg.gpus,  # a process each
+        "ntasks_per_node": cfg.gpus,  # one process per GPU
         "gpus_per_node": max(launcher.gpus, cfg.gpus) if launcher.gpus else None,
         "signal_delay_s": launcher.grace_seconds,
         "array_parallelism": launcher.parallel,

@@ -1,4 +1,4 @@
-"""Waits for runs on a cluster, with a live table, and submits again those whose jobs have ended before them."""
+"""Wait for runs on a cluster with a live table, and resubmit runs whose jobs ended too early."""
 
 import contextlib
 import shutil
@@ -23,8 +23,7 @@ TRIES = 3
 
 def submit_missing(configs: list[DictConfig], title: str, also_unusable: bool = True) -> None:
     """Submit the runs that have not ended and are not in the queue.
-
-    Of those whose files were unusable the user may have mended something: a new command tries them again, a wait doesn't.
+    The user may have fixed unusable files, so a new command tries such runs again. A wait does not.
     """
     runs_dir = Path(configs[0].runs_dir)
     with disk_full_is_said(runs_dir), queue.submitting(runs_dir):
@@ -74,13 +73,13 @@ def wait_for(configs: list[DictConfig], title: str) -> None:
                     raise TrainingFailed(
                         f"{title}: jobs end without their runs, {TRIES} times now; their output is in {where}; {room}"
                     )
-                with contextlib.suppress(queue.NoAnswer):  # the next look says so
+                with contextlib.suppress(queue.NoAnswer):  # the next poll reports it
                     submit_missing(configs, title, also_unusable=False)
             time.sleep(POLL_SECONDS)
 
 
 def _table(title: str, found: list[RunState]) -> Table:
-    """Counts, and how far the running ones are."""
+    """Return counts by state, and the progress of the running ones."""
     counts = Counter(run.state for run in found)
     table = Table("state", "runs", "", title=title)
     for state in STATES:

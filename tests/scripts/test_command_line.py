@@ -269,3 +269,22 @@ def test_wandb_offline_keeps_its_files_in_the_run_s_folder_and_its_key_nowhere(t
     assert list(folder.glob("wandb/offline-run-*/*.wandb"))
     assert json.loads((folder / "record.json").read_text())["status"] == "finished"
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("script", ["train.py", "reproduce.py"])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("num_step=48", "num_step is unknown; did you mean num_steps?"),
+        ("+num_step=48", "num_step is unknown; did you mean num_steps?"),
+        ("task.modle.width=4", "task.modle.width is unknown; did you mean task.model.width?"),
+        ("+task.modle.width=4", "task.modle.width is unknown; did you mean task.model.width?"),
+        ("logging=wandbb", "logging=wandbb is unknown; did you mean wandb?"),
+    ],
+)
+def test_a_misspelt_key_is_named_with_the_nearest_one(tmp_path, script, given, said):
+    first = ("task=grokking",) if script == "train.py" else ("grokking",)
+    done = call_forked(script, *first, given, f"runs_dir={tmp_path / 'runs'}")
+    assert done.returncode == 2
+    is_one_line(done, said)
+    assert not (tmp_path / "runs").exists()

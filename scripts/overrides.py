@@ -1,0 +1,46 @@
+"""Keys given on the command line: what Hydra says of an unknown one, in one line with the nearest known key."""
+
+import re
+from collections.abc import Sequence
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from results.runs import flatten
+from results.schema import nearest
+from tasks.engine.errors import UserError
+
+GROUPS = ("task", "regularizer", "scale", "launcher", "logging")
+# Arguments of an optimizer that its file leaves at their defaults. tasks/engine/optimizers.py checks them.
+ADDABLE = ("regularizer.", "hydra.", "hydra/")
+
+
+def check_added(overrides: Sequence[str], config_dir: str) -> None:
+    """Raise UserError for `+key=value` with a key that nothing reads."""
+    for override in overrides:
+        key = override.lstrip("+").partition("=")[0]
+        if override.startswith("+") and not key.startswith(ADDABLE):
+            raise UserError(f"{key} is unknown{nearest(key, known_keys(overrides, config_dir))}")
+
+
+def explain(error: HydraException, overrides: Sequence[str], config_dir: str) -> str:
+    """Return what is wrong in one line."""
+    said = str(error)
+    if found := re.match(r"Could not override '([^']+)'", said):
+        return f"{found[1]} is unknown{nearest(found[1], known_keys(overrides, config_dir))}"
+    if found := re.match(r"In '[^']*': Could not find '([^'/]+)/([^']+)'", said):
+        options = re.findall(r"^\t(\w+)$", said, re.MULTILINE)
+        return f"{found[1]}={found[2]} is unknown{nearest(found[2], options)}"
+    return said
+
+
+def known_keys(overrides: Sequence[str], config_dir: str) -> list[str]:
+    """Return the keys of the configuration whose groups are chosen as in `overrides`, without its other settings."""
+    chosen = [override for override in overrides if override.partition("=")[0] in GROUPS and "," not in override]
+    try:
+        with initialize_config_dir(config_dir, version_base="1.3"):
+            config = compose("config", chosen)
+    except HydraException:
+        return list(GROUPS)
+    return [*flatten(OmegaConf.to_container(config, resolve=False)), *GROUPS]  # type: ignore[arg-type]
