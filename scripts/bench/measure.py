@@ -135,7 +135,7 @@ class Bench:
         return self._rounds(self._training_steps(methods, batch, context, bf16), rounds)
 
     def largest_batch(self, method: Method, context: int, bf16: bool, available: int) -> int:
-        """Return the largest batch whose training step fits in `available` bytes, at least 1.
+        """Return the largest batch that a training step can take in `available` bytes, at least 1.
         Extrapolates from the peaks with batches of 1 and 2.
         """
         peaks = []

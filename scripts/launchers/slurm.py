@@ -75,7 +75,7 @@ class Work:
 
 
 def run_as_one_of_several(configs: list[DictConfig]) -> None:
-    """Train runs with several processes each, of which this is one.
+    """Train runs with several processes each, as one of these processes.
     Report a failed or unusable run and continue with the others.
     """
     from tasks.engine.run import run

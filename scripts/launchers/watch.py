@@ -1,4 +1,4 @@
-"""Wait for runs on a cluster with a live table, and resubmit runs whose jobs ended too early."""
+"""Wait for runs on a cluster with a live table, and resubmit runs if their jobs ended too early."""
 
 import contextlib
 import shutil

@@ -68,18 +68,41 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
     def handle(number: int, frame: FrameType | None) -> None:
         if os.getpid() == process:
             handler(number, frame)
-        # This is a fork, such as a worker of a library's pool, which uses SIGTERM to end its
-        # workers.
-        elif number == signal.SIGTERM:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
 
-    old = {
-        number: signal.signal(number, handle)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-    }
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+    old = {number: signal.signal(number, handle) for number in numbers}
+    _forks.ours += 1
     try:
         yield
     finally:
+        _forks.ours -= 1
         for number, before in old.items():
             signal.signal(number, before)
+
+
+class _Forks:
+    """SIGTERM ends a fork of a process that has handlers of ours, as it ends any other process.
+
+    A library's pool ends its workers by SIGTERM and then waits for them. Python forgets a signal that reaches a fork
+    before Python has noticed that it is one. So the signal is held back until the fork has the default handler.
+    """
+
+    def __init__(self) -> None:
+        self.ours = 0  # blocks that handle signals at the moment
+        self._held = threading.local()
+        os.register_at_fork(before=self._before, after_in_parent=self._in_parent, after_in_child=self._in_child)
+
+    def _before(self) -> None:
+        self._held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]) if self.ours else None
+
+    def _in_parent(self) -> None:
+        if self._held.mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._held.mask)
+
+    def _in_child(self) -> None:
+        if self._held.mask is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._held.mask)
+
+
+_forks = _Forks()
