@@ -284,7 +284,7 @@ class Artefact(Strict):
 
     title: str
     layout: Layout
-    readme: Readme
+    readme: Readme | None = Field(None, description="the row of README.md's table, for an artefact of this repository")
     scales: dict[str, Scale]
     task: str | None = Field(None, description="a file of configs/task, unless every grid names one")
     metric: Metric | None = None

@@ -73,11 +73,15 @@ def check(path: Path, run_id: str) -> dict[str, Any] | None:
         Unusable: it belongs to another run, has an unknown format, or can't be opened or read.
     """
     content = read(path)
-    if content is not None and (content.get("run_id") != run_id or content.get("format") != FORMAT):
-        raise Unusable(
-            f"{path} belongs to run {content.get('run_id')!r} in format {content.get('format')!r}, not to {run_id!r} in format "
-            f"{FORMAT}; python scripts/retry.py {path.parent} sets it aside"
-        )
+    if content is None:
+        return None
+    odd = None
+    if content.get("run_id") != run_id:
+        odd = f"belongs to run {content.get('run_id')!r}, not to {run_id!r}"
+    elif content.get("format") != FORMAT:
+        odd = f"has format {content.get('format')!r}, and this version reads format {FORMAT}"
+    if odd:
+        raise Unusable(f"{path} {odd}; python scripts/retry.py {path.parent} sets it aside")
     return content
 
 

@@ -223,6 +223,10 @@ def unusable_files_are_said(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(folder):
+        if (
+            error.filename is None
+            or error.errno in DISK_FULL
+            or not Path(os.fsdecode(error.filename)).is_relative_to(folder)
+        ):
             raise
         raise Unusable(f"{error.filename}: {error.strerror}; mend that, then start the run again") from error

@@ -203,7 +203,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     shutil.copy(one / "checkpoint.pt", two / "checkpoint.pt")
     done = call("train.py", *arguments, "seed=2")
     assert done.returncode == 2
-    is_one_line(done, f"belongs to run '{one.name}'", "move it away")
+    is_one_line(done, f"belongs to run '{one.name}'", "scripts/retry.py")
     assert not (two / "record.json").exists()
 
 
