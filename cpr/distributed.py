@@ -5,7 +5,8 @@ whatever groups, dtypes and kernels they have. It starts after the last matrix i
 the forward and the backward pass, and is waited for when the next step begins. λ and κ follow
 from the same numbers on every rank, so they are the same. Replicated parameters (DDP) need nothing.
 
-Exceptions:
+Three cases cost more:
+
   - Each different set of ranks that parameters are spread over (and each kind of device) needs a
     collective of its own. A matrix may be sharded along several dimensions of its mesh, as with FSDP2
     and tensor parallelism together. It is added up over all ranks of the mesh at once.

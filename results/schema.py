@@ -78,8 +78,9 @@ class Grid(BaseModel):
 class Scale(Strict):
     """What is trained at one scale: the union of the grids, for every seed."""
 
-    minutes_per_run: float = Field(
-        description="of one GPU or core: what status.py and --dry-run reckon with until runs are measured"
+    minutes_per_run: float | None = Field(
+        None,
+        description="of one GPU or core: what status.py and --dry-run reckon with until runs are measured",
     )
     seeds: list[int]
     grids: list[Grid]

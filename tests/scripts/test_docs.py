@@ -249,7 +249,7 @@ def check_make(copy: Path, arguments: list[str]) -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
     of_bench = re.findall(r"^BENCH_OPTIONS := (.*)$", makefile, re.MULTILINE)[0].split()
-    variables = {*re.findall(r"\$\(?(?:if \$\()?([A-Z]+)\b", makefile), *of_bench}
+    variables = {*re.findall(r"\$\(?(?:if \$\()?([A-Z_]+)\b", makefile), *of_bench}
     for argument in arguments:
         key, is_variable, value = argument.partition("=")
         if is_variable:
