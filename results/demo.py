@@ -71,8 +71,8 @@ def findings(runs: Mapping[str, Run], steps_per_epoch: int) -> Sequence[str]:
 def _label(axes: Axes, title: str, epochs: Sequence[float], values: Sequence[float], colour: str) -> None:
     """Write a curve's name beside the point where it passes half of the range."""
     place = next((number for number, value in enumerate(values) if value >= 50), len(values) - 1)
-    left = epochs[place] > epochs[-1] / 2
+    side, gap = ("left", 8) if epochs[place] > epochs[-1] / 2 else ("right", -8)
     axes.annotate(
         title.replace(", ", ",\n"), (epochs[place], min(values[place], 50)), color=colour, fontsize=9, va="center",
-        ha="right" if not left else "left", xytext=(-8 if not left else 8, 0), textcoords="offset points",
+        ha=side, xytext=(gap, 0), textcoords="offset points",
     )  # fmt: skip

@@ -7,8 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from results.runs import flatten
 from results.schema import nearest
+from scripts.overrides import keys_of
 from tasks.engine.errors import UserError
 
 GRID = ("task", "regularizer", "seed")  # a grid's own keys
@@ -26,8 +26,7 @@ def check_grid(artefact: str, grid: Mapping[str, Any], base: bytes) -> None:
 
 @functools.cache
 def _keys(base: bytes) -> list[str]:
-    config: Any = OmegaConf.to_container(pickle.loads(base), resolve=True)
-    return list(flatten(config))
+    return keys_of(pickle.loads(base))
 
 
 def check_cells(artefact: Mapping[str, Any], scale: str, configs: Mapping[str, DictConfig]) -> None:
@@ -64,8 +63,7 @@ def check_cells(artefact: Mapping[str, Any], scale: str, configs: Mapping[str, D
 def _value(said: str, cfg: DictConfig, key: str) -> Any:
     found = OmegaConf.select(cfg, key, default=_MISSING)
     if found is _MISSING:
-        known = list(flatten(OmegaConf.to_container(cfg, resolve=True)))  # type: ignore[arg-type]
-        raise UserError(f"{said}: {cfg.regularizer.name} has no key {key}{nearest(key, known)}")
+        raise UserError(f"{said}: {cfg.regularizer.name} has no key {key}{nearest(key, keys_of(cfg))}")
     return found
 
 

@@ -65,16 +65,17 @@ def build_kernel() -> None:
         print(f"... compiled in {time.monotonic() - begin:.0f} s")
 
 
-def picture(configs: dict[str, DictConfig]) -> str:
+def picture(configs: dict[str, DictConfig], steps_per_epoch: int) -> str:
     """Return the curves so far, drawn with characters."""
     lines = {}
     for title, cfg in configs.items():
         rows = read_lines(records.run_folder(cfg) / "metrics.jsonl")
-        lines[title] = [(row["step"] / 8, row["validation_accuracy"]) for row in rows if "validation_accuracy" in row]
+        points = [(row["step"], row["validation_accuracy"]) for row in rows if "validation_accuracy" in row]
+        lines[title] = [(step / steps_per_epoch, value) for step, value in points]
     return curve("validation accuracy, %, over epochs", lines)
 
 
-def train(configs: dict[str, DictConfig]) -> None:
+def train(configs: dict[str, DictConfig], steps_per_epoch: int) -> None:
     """Train the runs that have not ended, with live curves if at a terminal."""
     todo = [cfg for cfg in configs.values() if not records.has_record(cfg)]
     if not todo:
@@ -89,7 +90,7 @@ def train(configs: dict[str, DictConfig]) -> None:
 
         def watch() -> None:
             while not done.wait(2):
-                live.update(Text(picture(configs)), refresh=True)
+                live.update(Text(picture(configs, steps_per_epoch)), refresh=True)
 
         watcher = threading.Thread(target=watch, daemon=True)
         if console.is_terminal:
@@ -111,7 +112,8 @@ def main(arguments: list[str]) -> None:
     build_kernel()
     artefact = load_artefact("grokking")
     configs = chosen(expand(artefact, {"scale": "mini", "seeds": "1"}, request.overrides))
-    train(configs)
+    epoch = artefact["curves"]["x_unit_steps"]
+    train(configs, epoch)
 
     from results.demo import demo_figure, findings
     from results.files import draw
@@ -120,9 +122,8 @@ def main(arguments: list[str]) -> None:
     whole = {title: run for title, run in runs.items() if run is not None and run.record["status"] == "finished"}
     if len(whole) < len(runs):
         raise TrainingFailed("a run of the demo failed; python scripts/status.py grokking says why")
-    epoch = artefact["curves"]["x_unit_steps"]
     (path,) = draw(demo_figure(whole, epoch), Path(next(iter(configs.values())).runs_dir), "demo", kinds=["png"])
-    print(picture(configs))
+    print(picture(configs, epoch))
     print()
     print("\n".join(findings(whole, epoch)))
     print(f"\n{path}: the curves, and R, κ and λ of two matrices; after {time.monotonic() - begin:.0f} s")

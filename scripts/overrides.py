@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from results.runs import flatten
 from results.schema import nearest
@@ -43,4 +43,9 @@ def known_keys(overrides: Sequence[str], config_dir: str) -> list[str]:
             config = compose("config", chosen)
     except HydraException:
         return list(GROUPS)
-    return [*flatten(OmegaConf.to_container(config, resolve=False)), *GROUPS]  # type: ignore[arg-type]
+    return [*keys_of(config), *GROUPS]
+
+
+def keys_of(config: DictConfig) -> list[str]:
+    """Return the keys of a configuration, those of nested ones joined by dots."""
+    return list(flatten(OmegaConf.to_container(config, resolve=True)))  # type: ignore[arg-type]

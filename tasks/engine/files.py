@@ -208,10 +208,8 @@ def disk_full_is_said(folder: Path) -> Iterator[None]:
     """Turns "no space left" into one line."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        # torch.save wraps the error of a full disk into a RuntimeError whose context is the OSError.
-        causes = (error, error.__cause__, error.__context__)
-        if any(isinstance(cause, OSError) and cause.errno in DISK_FULL for cause in causes):
+    except OSError as error:
+        if error.errno in DISK_FULL:
             message = f"no space left for {folder}; free some and start the same command again, it goes on from the last checkpoint"
             raise DiskFull(message) from error
         raise
