@@ -345,6 +345,15 @@ def check_artefact(name: str, content: Any) -> Artefact:
 
 def _inconsistency(artefact: Artefact, name: str) -> str | None:
     """Return a message on the first inconsistency in the artefact, or None."""
+    return (
+        _missing_key(artefact)
+        or _unknown_scale(artefact)
+        or _unknown_side(artefact)
+        or _unknown_column(artefact, FOLDER / f"{name}.yaml")
+    )
+
+
+def _missing_key(artefact: Artefact) -> str | None:
     for key in NEEDED[artefact.layout]:
         if not getattr(artefact, key):
             return f"layout {artefact.layout} needs the key {key}"
@@ -352,34 +361,46 @@ def _inconsistency(artefact: Artefact, name: str) -> str | None:
         for number, grid in enumerate(protocol.grids):
             if not (grid.task or artefact.task):
                 return f"scales.{scale}.grids.{number} needs the key task, since the artefact has none"
+    return None
+
+
+def _unknown_scale(artefact: Artefact) -> str | None:
+    scales = list(artefact.scales)
     for key, value in _walk(artefact.model_dump(), ""):
-        if (
-            (key.endswith(BY_SCALE) or ".select." in key)
-            and isinstance(value, dict)
-            and (unknown := [scale for scale in value if scale not in artefact.scales])
-        ):
-            return f"unknown scale {key}.{unknown[0]}{nearest(str(unknown[0]), list(artefact.scales))}"
-        if (
-            key.endswith(".scales")
-            and value
-            and (unknown := [scale for scale in value if scale not in artefact.scales])
-        ):
-            return f"{key}={unknown[0]} is unknown{nearest(unknown[0], list(artefact.scales))}"
+        by_scale = isinstance(value, dict) and (key.endswith(BY_SCALE) or ".select." in key)
+        named = key.endswith(".scales") and value
+        if not (by_scale or named):
+            continue
+        for scale in value:
+            if scale not in scales:
+                said = f"unknown scale {key}.{scale}" if by_scale else f"{key}={scale} is unknown"
+                return said + nearest(str(scale), scales)
+    return None
+
+
+def _unknown_side(artefact: Artefact) -> str | None:
+    """Look for a claim whose panels, methods or task the artefact does not have."""
     known = [panel.id or panel.regularizer for panel in artefact.panels] + [method.title for method in artefact.methods]
     for number, claim in enumerate(artefact.claims):
-        for side, value in claim:
-            if side in ("left", "right", "reference") and (
-                unknown := [one for one in _names(value) if one not in known]
-            ):
-                return f"claims.{number}.{side}={unknown[0]} is unknown{nearest(unknown[0], known)}"
-        if isinstance(claim, SameClaim) and claim.task not in (tasks := [part.task for part in artefact.parts]):
-            return f"claims.{number}.task={claim.task} is unknown{nearest(claim.task, tasks)}"
-    path = FOLDER / f"{name}.yaml"
-    columns = sorted({key for row in published_rows(path) for key in row}) if path.exists() else []
+        sides = [(key, value, known) for key, value in claim if key in ("left", "right", "reference")]
+        if isinstance(claim, SameClaim):
+            sides.append(("task", claim.task, [part.task for part in artefact.parts]))
+        for key, value, there in sides:
+            for one in _names(value):
+                if one not in there:
+                    return f"claims.{number}.{key}={one} is unknown{nearest(one, there)}"
+    return None
+
+
+def _unknown_column(artefact: Artefact, published: Path) -> str | None:
+    """Look for a panel that asks for a key that no published row has."""
+    if not published.exists():
+        return None
+    columns = sorted({key for row in published_rows(published) for key in row})
     for number, panel in enumerate(artefact.panels):
-        asked = [*panel.published, *([panel.published_column] if panel.published_column else [])]
-        if unknown := [key for key in asked if path.exists() and key not in columns]:
-            return f"panels.{number}: no published row has {unknown[0]}{nearest(unknown[0], columns)}"
+        for key in [*panel.published, *filter(None, [panel.published_column])]:
+            if key not in columns:
+                return f"panels.{number}: no published row has {key}{nearest(key, columns)}"
     return None
 
 

@@ -15,6 +15,7 @@ from scripts.plan import expand, load_artefact
 
 METHODS = 6
 GROKKING = ("grokking", "seeds=1", "task.model.width=32", "task.batch_size=64")  # the same artefact, faster
+IN_PAIRS = (*GROKKING, "task.log_every_steps=8", "task.eval_every_steps=null", "jobs=2")
 FILES = ["claims.csv", "figure.png", "figure.svg", "table.csv", "table.md", "table.tex"]
 
 
@@ -121,14 +122,7 @@ def test_a_diverged_run_is_in_the_table_and_stops_nothing(tmp_path):
 
 
 def test_sigterm_stops_every_run_with_a_checkpoint_and_the_same_command_goes_on(tmp_path):
-    arguments = (
-        *GROKKING,
-        f"runs_dir={tmp_path}",
-        "num_steps=400",
-        "task.log_every_steps=8",
-        "task.eval_every_steps=null",
-        "jobs=2",
-    )
+    arguments = (*IN_PAIRS, f"runs_dir={tmp_path}", "num_steps=400")
     process = start("reproduce.py", *arguments)
     wait_until(lambda: len([log for log in tmp_path.glob("*/*/metrics.jsonl") if log.stat().st_size]) >= 2)
     process.send_signal(signal.SIGUSR1)
@@ -146,14 +140,7 @@ def test_sigterm_stops_every_run_with_a_checkpoint_and_the_same_command_goes_on(
 
 
 def test_workers_end_with_a_checkpoint_when_their_parent_is_killed(tmp_path):
-    arguments = (
-        *GROKKING,
-        f"runs_dir={tmp_path}",
-        "num_steps=4000",
-        "task.log_every_steps=8",
-        "task.eval_every_steps=null",
-        "jobs=2",
-    )
+    arguments = (*IN_PAIRS, f"runs_dir={tmp_path}", "num_steps=4000")
     process = start("reproduce.py", *arguments)
     wait_until(lambda: len([log for log in tmp_path.glob("*/*/metrics.jsonl") if log.stat().st_size]) >= 2)
     workers = [int(lock.read_text().split()[1]) for lock in tmp_path.glob("*/*/.lock")]

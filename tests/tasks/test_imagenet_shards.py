@@ -19,6 +19,11 @@ from tasks.imagenet.task import build
 
 KEYS = ("c", "a", "b")
 
+SHARDS = (
+    *("task=imagenet", "scale=mini", "regularizer=adamw"),
+    *("task.data.name=ImageNetWebDataset", "task.data.train_size=null"),
+)
+
 
 def pixels(number: int) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, (30, 40, 3), dtype=np.uint8)
@@ -65,24 +70,17 @@ def test_images_come_by_index_in_the_order_of_shards_and_keys(root):
 
 
 def test_a_batch_of_shards_is_a_function_of_its_step_with_and_without_workers(root):
-    keys = (
-        "task=imagenet",
-        "scale=mini",
-        "regularizer=adamw",
-        "task.data.name=ImageNetWebDataset",
-        "task.data.train_size=null",
-    )
     batches = []
     for workers in (0, 1):
         cfg = compose_config(
-            [*keys, "task.batch_size=4", "num_steps=4", f"loader_workers={workers}", f"data_dir={root}"]
+            [*SHARDS, "task.batch_size=4", "num_steps=4", f"loader_workers={workers}", f"data_dir={root}"]
         )
         batches.append(loader.batches(load(cfg.task.data, root, "train"), cfg, torch.device("cpu")))
     for step in (2, 3, 0):
         first, second = (batch_at(step)[0:4] for batch_at in batches)
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     few = compose_config(
-        [*keys, "task.data.val_size=null", "task.batch_size=4", "task.model.num_classes=2", f"data_dir={root}"]
+        [*SHARDS, "task.data.val_size=null", "task.batch_size=4", "task.model.num_classes=2", f"data_dir={root}"]
     )
     with pytest.raises(UserError, match=r"has 3 classes, more than task\.model\.num_classes=2"):
         build(few, torch.device("cpu"))
@@ -144,14 +142,7 @@ def test_a_shard_that_is_damaged_or_none_is_one_line(root, tmp_path):
 def test_an_image_that_breaks_off_is_one_line_that_says_where_it_lies(root, workers):
     whole = sample("a", 1, 1)
     write_shard(root / "imagenet-wds" / "imagenet1k-train-0000.tar", whole | {"a.png": whole["a.png"][:600]})
-    keys = (
-        "task=imagenet",
-        "scale=mini",
-        "regularizer=adamw",
-        "task.data.name=ImageNetWebDataset",
-        "task.data.train_size=null",
-    )
-    cfg = compose_config([*keys, "task.batch_size=4", "num_steps=1", f"loader_workers={workers}", f"data_dir={root}"])
+    cfg = compose_config([*SHARDS, "task.batch_size=4", "num_steps=1", f"loader_workers={workers}", f"data_dir={root}"])
     batch_at = loader.batches(load(cfg.task.data, root, "train"), cfg, torch.device("cpu"))
     with pytest.raises(
         UserError, match=r"^the 600 bytes from [\d,]+ on of .*-0000\.tar are no whole image \(.*truncated.*\)"
