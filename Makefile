@@ -1,4 +1,4 @@
-# `make help` lists the targets. Every one that runs Python makes .venv first, if it is missing or a lock file has changed.
+# `make help` lists the targets. Every one that runs Python makes .venv first, if it is missing, or pyproject.toml or a lock file has changed.
 # make PYTHON=/path/to/python takes another than the first that is found.
 PYTHONS_KNOWN := 3.11 3.12 3.13
 PYTHON ?= $(shell for v in $(PYTHONS_KNOWN); do python$$v -c "" 2>/dev/null && echo python$$v && break; done)
@@ -139,7 +139,7 @@ clean:  ## remove caches and build output; keeps .venv, runs/ and data/
 help:  ## this list
 	@sed -n 's/^\([a-z%-]*\):[^#]*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
-.venv/.stamp: requirements.lock
+.venv/.stamp: requirements.lock pyproject.toml
 	@command -v "$(PYTHON)" >/dev/null || { echo "error: $(or $(PYTHON),Python $(PYTHONS_KNOWN)) is not installed; install one of Python $(PYTHONS_KNOWN), or name it: make PYTHON=/path/to/python" >&2; exit 2; }
 	@echo "making .venv: 1 of 3, torch $(if $(TORCH_INDEX),from $(TORCH_INDEX),and its CUDA libraries (3 GB to download, 5 GB on disk))"
 	$(PYTHON) -m venv .venv

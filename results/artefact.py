@@ -231,7 +231,7 @@ def describe(
 
     hardware = [run.record["hardware"] for run in runs]
     versions = [run.record["versions"] for run in runs]
-    diverged = sum(run.record["status"] != "finished" for run in runs)
+    diverged = sum(run.record["status"] == "diverged" for run in runs)
     steps: dict[str, set[int]] = {}
     for run in runs:
         steps.setdefault(run.config["task"]["data"]["description"], set()).add(run.config["num_steps"])

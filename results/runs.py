@@ -7,10 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-# Reasons of runs with a non-finite loss or final metric begin with these
-# (tasks/engine/training.py).
-NOT_FINITE = ("loss is ", "final metric ")
-
 
 @dataclass(frozen=True)
 class Run:
@@ -34,8 +30,7 @@ def with_result(runs: Sequence[Run]) -> tuple[list[Run], str]:
 
     No table counts the others: a run that ran out of memory has no score.
     """
-    failed = [run for run in runs if run.record["status"] != "finished"]
-    lost = [run for run in failed if not (run.record.get("reason") or NOT_FINITE[0]).startswith(NOT_FINITE)]
+    lost = [run for run in runs if run.record["status"] == "failed"]
     kept = sorted((run for run in runs if run not in lost), key=lambda run: run.record["run_id"])
     said = "; ".join(sorted(f"{run.record['run_id']} ({run.record['reason']})" for run in lost))
     return kept, f"Failed without a result, and counted as missing: {said}." if lost else ""
@@ -112,7 +107,7 @@ def cells(data: pd.DataFrame, regularizer: str, row: str, column: str | None) ->
             "row": chosen[row],
             "column": chosen[column].map(label) if column else "",
             "value": chosen["value"],
-            "diverged": chosen["status"] != "finished",
+            "diverged": chosen["status"] == "diverged",
             "seed": chosen["seed"],
         }
     )

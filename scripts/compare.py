@@ -6,14 +6,12 @@ differ, how each run ended, and their curves of the task's metric in one plot.
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from results.code import commit_of
 from results.runs import flatten
-from scripts.common import one_line_errors
-from scripts.run_folders import FoundRun, find
-from scripts.tables import show
-from scripts.terminal_curves import LETTERS, curve
+from scripts.cli.common import one_line_errors
+from scripts.cli.tables import show
+from scripts.cli.terminal_curves import LETTERS, curve
+from scripts.sweep.run_folders import FoundRun, find
 from tasks.engine.errors import UserError
 from tasks.engine.records import NOT_IDENTITY
 

@@ -8,9 +8,7 @@ uses the two runs again.
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from scripts import early
+from scripts.cli import early
 
 if __name__ == "__main__":
     early.importing()
@@ -24,12 +22,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from scripts.arguments import read_arguments
-from scripts.common import one_line_errors
-from scripts.launchers.local import run_all
-from scripts.plan import ended, expand, load_artefact
-from scripts.run_folders import read_lines
-from scripts.terminal_curves import curve
+from scripts.cli.arguments import read_arguments
+from scripts.cli.common import one_line_errors
+from scripts.cli.terminal_curves import curve
+from scripts.sweep.local import run_all
+from scripts.sweep.plan import ended, expand, load_artefact
+from scripts.sweep.run_folders import read_lines
 from tasks.engine import records
 from tasks.engine.errors import TrainingFailed, UserError
 

@@ -7,10 +7,8 @@ parameters.
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from scripts.arguments import read_arguments
-from scripts.common import ROOT, compose_config, one_line_errors
+from scripts.cli.arguments import read_arguments
+from scripts.cli.common import ROOT, compose_config, one_line_errors
 from scripts.readme import SCALES
 from tasks.engine.errors import UserError
 

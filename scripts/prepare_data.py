@@ -10,9 +10,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from scripts.common import CONFIG_DIR, ROOT, compose_config, one_line_errors
+from scripts.cli.common import CONFIG_DIR, ROOT, compose_config, one_line_errors
 from tasks.engine.errors import UserError, one_line
 
 

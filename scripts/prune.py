@@ -14,14 +14,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from scripts.arguments import Request, confirmed, read_arguments
-from scripts.common import one_line_errors
-from scripts.launchers.queue import in_queue
-from scripts.plan import expand, known_artefacts, load_artefact
-from scripts.states import whole_record
-from scripts.tables import show, size
+from scripts.cli.arguments import Request, confirmed, read_arguments
+from scripts.cli.common import one_line_errors
+from scripts.cli.tables import show, size
+from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.queue import in_queue
+from scripts.sweep.states import whole_record
 from tasks.engine import records
 from tasks.engine.errors import Held
 from tasks.engine.files import is_held, only_process

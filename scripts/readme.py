@@ -16,8 +16,6 @@ from typing import Any
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from results.artefact import read_facts
 from results.order import place
 from tasks.engine.errors import UserError
@@ -151,7 +149,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    from scripts.common import one_line_errors
+    from scripts.cli.common import one_line_errors
 
     with one_line_errors():
         main(sys.argv[1:])

@@ -14,12 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from scripts.arguments import Request, read_arguments
-from scripts.common import ROOT, one_line_errors
-from scripts.plan import expand, known_artefacts, load_artefact
-from scripts.tables import size
+from scripts.cli.arguments import Request, read_arguments
+from scripts.cli.common import ROOT, one_line_errors
+from scripts.cli.tables import size
+from scripts.sweep.plan import expand, known_artefacts, load_artefact
 from tasks.engine import records
 from tasks.engine.errors import Unusable, UserError
 from tasks.engine.terminal import say

@@ -18,9 +18,7 @@ Results that differ from the artefact's own definition go to <runs_dir>/results/
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from scripts import early
+from scripts.cli import early
 
 if __name__ == "__main__":
     early.importing()
@@ -31,12 +29,12 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from scripts.arguments import Request, jobs_of, read_arguments
-from scripts.common import ROOT, one_line_errors
-from scripts.dry_run import dry_run
-from scripts.launchers.local import run_all
-from scripts.plan import Plan, ended, load_artefact, plan
+from scripts.cli.arguments import Request, jobs_of, read_arguments
+from scripts.cli.common import ROOT, one_line_errors
 from scripts.prepare_data import prepare_task
+from scripts.sweep.dry_run import dry_run
+from scripts.sweep.local import run_all
+from scripts.sweep.plan import Plan, ended, load_artefact, plan
 from tasks.engine import records
 from tasks.engine.errors import UserError
 
@@ -118,7 +116,7 @@ def train(todo: list[DictConfig], options: dict[str, str], name: str) -> bool:
     if todo[0].launcher.name == "local":
         run_all(todo, jobs_of(options, todo[0].device), name)
         return True
-    from scripts.launchers.watch import submit_missing, wait_for
+    from scripts.sweep.watch import submit_missing, wait_for
 
     submit_missing(todo, name)
     if options["wait"] == "true":

@@ -13,11 +13,8 @@ them last, with model_sizes.py and `make bench`.
 """
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from scripts import early
+from scripts.cli import early
 
 if __name__ == "__main__":
     early.importing()
@@ -27,14 +24,13 @@ import traceback
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from results.runs import NOT_FINITE
-from scripts.arguments import Request, read_arguments
-from scripts.common import one_line_errors
-from scripts.cost import Cost, Prices, in_hours, time_left, unit
-from scripts.plan import expand, known_artefacts, load_artefact, plan
+from scripts.cli.arguments import Request, read_arguments
+from scripts.cli.common import one_line_errors
+from scripts.cli.tables import show
 from scripts.reproduce import prepare, reproduce, writable_folder
-from scripts.states import RunState, states
-from scripts.tables import show
+from scripts.sweep.cost import Cost, Prices, in_hours, time_left, unit
+from scripts.sweep.plan import expand, known_artefacts, load_artefact, plan
+from scripts.sweep.states import RunState, states
 from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError, one_line
 from tasks.engine.terminal import say
 
@@ -66,7 +62,7 @@ def share(artefact: dict[str, Any], request: Request) -> Share:
     """Return an artefact with all of its remaining runs."""
     runs = states(expand(artefact, request.options, request.overrides).values())
     prices = Prices(artefact, request, runs)
-    left = [(run, prices.left(run)) for run in runs if run.state not in ("done", "failed")]
+    left = [(run, prices.left(run)) for run in runs if not run.ended]
     return Share(artefact, len(runs), len(runs) - len(left), left)
 
 
@@ -137,13 +133,13 @@ def attempt(artefact: dict[str, Any], request: Request) -> Outcome:
 
 def judged(name: str, runs: "list[Run]", expected: int) -> Outcome:
     """Return the outcome of an artefact with written results."""
-    reasons = [run.record["reason"] for run in runs if run.record["status"] == "failed"]
-    if failed := [reason for reason in reasons if not reason.startswith(NOT_FINITE)]:
+    if failed := [run.record["reason"] for run in runs if run.record["status"] == "failed"]:
         words = f"{len(failed)} of {expected} runs failed ({failed[0]}); scripts/retry.py {name} makes them ready to be done again"
         return Outcome(f"not done: {words}", failed=True)
     if missing := expected - len(runs):
         return Outcome(f"not done: {missing} of {expected} runs have no whole record", failed=True)
-    return Outcome("done" + (f", {len(reasons)} of {expected} runs diverged" if reasons else ""))
+    diverged = sum(run.record["status"] == "diverged" for run in runs)
+    return Outcome("done" + (f", {diverged} of {expected} runs diverged" if diverged else ""))
 
 
 def attempt_all(artefacts: list[dict[str, Any]], request: Request) -> dict[str, Outcome]:

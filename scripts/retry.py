@@ -1,13 +1,13 @@
-"""Make failed and unusable runs ready for another attempt:
+"""Make diverged, failed and unusable runs ready for another attempt:
     python scripts/retry.py ARTEFACT|RUN_FOLDER ... [key=value ...] [from=checkpoint] [--yes]
 
-For a failed run, record.json is renamed to record.json.failed, so that the next reproduce.py or
-train.py trains it again.
+For a diverged or failed run, record.json is renamed to record.json.failed, so that the next
+reproduce.py or train.py trains it again.
 
-A run whose loss was not finite starts from step 0, and its checkpoints and logs are set aside too.
-From its checkpoint the same code would give the same NaN, and other code would leave a run that is
-half the old code's. A run that ran out of memory or was killed resumes from its last checkpoint.
-from=start or from=checkpoint overrides this for all of them.
+A diverged run starts from step 0, and its checkpoints and logs are set aside too. From its
+checkpoint the same code would give the same NaN, and other code would leave a run that is half the
+old code's. A failed run (out of memory, or killed again and again) resumes from its last
+checkpoint. from=start or from=checkpoint overrides this for all of them.
 
 For an unusable run, the files that are still unusable (a folder in place of a file, a checkpoint of
 another run or format) are renamed to <name>.unusable. The run then resumes from its last whole
@@ -22,22 +22,21 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from results.runs import NOT_FINITE
-from scripts.arguments import Request, confirmed, read_arguments
-from scripts.common import one_line_errors
-from scripts.plan import expand, known_artefacts, load_artefact
-from scripts.states import states, whole_record
+from scripts.cli.arguments import Request, confirmed, read_arguments
+from scripts.cli.common import one_line_errors
+from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.states import states, whole_record
 from tasks.engine import records
 from tasks.engine.errors import Unusable, UserError
 from tasks.engine.files import only_process
 from tasks.engine.terminal import say
 
+RETRIED = ("diverged", "failed", "unusable")
+
 
 @dataclass(frozen=True)
 class Failure:
-    """A run's folder, why it failed or is unusable, and whether it starts again from step 0."""
+    """A run's folder, why it has no scores, and whether it starts again from step 0."""
 
     folder: Path
     reason: str
@@ -51,27 +50,27 @@ class Failure:
 
 
 def failures(request: Request, where: str | None) -> list[Failure]:
-    """Return the failed and the unusable runs of the named artefacts and folders.
-    Raises UserError for an unknown name, and for a folder with a run that is neither failed nor
+    """Return the diverged, failed and unusable runs of the named artefacts and folders.
+    Raises UserError for an unknown name, and for a folder with a run that is neither diverged nor failed nor
     unusable.
     """
-    found: dict[Path, str] = {}
+    found: dict[Path, tuple[str, str]] = {}
     for name in request.names:
         if name in known_artefacts() or not Path(name).is_dir():
             runs = states(expand(load_artefact(name), request.options, request.overrides).values())
-            found |= {run.folder.resolve(): str(run.reason) for run in runs if run.state in ("failed", "unusable")}
+            found |= {run.folder.resolve(): (run.state, str(run.reason)) for run in runs if run.state in RETRIED}
             continue
         folder = Path(name).resolve()
         record = whole_record(folder)
         if record is None and (why := records.unusable(folder)) is not None:
-            found[folder] = why
+            found[folder] = ("unusable", why)
             continue
-        if record is None or record["status"] != "failed":
-            raise UserError(f"{name} holds no failed run" + ("" if record is None else f": it is {record['status']}"))
-        found[folder] = record["reason"]
+        if record is None or record["status"] == "finished":
+            raise UserError(f"{name} holds no failed run" + ("" if record is None else ": it is finished"))
+        found[folder] = (record["status"], record["reason"])
     return [
-        Failure(folder, reason, where == "start" or (where is None and reason.startswith(NOT_FINITE)))
-        for folder, reason in found.items()
+        Failure(folder, reason, where == "start" or (where is None and state == "diverged"))
+        for folder, (state, reason) in found.items()
     ]
 
 
@@ -131,7 +130,7 @@ def main(arguments: list[str]) -> None:
         raise UserError("name an artefact or a run's folder, for example: python scripts/retry.py figure2")
     found = failures(request, where)
     if not found:
-        print("no run has failed or is unusable; nothing to do")
+        print("no run has diverged, failed or is unusable; nothing to do")
         return
     for failure in found:
         print(f"{failure.folder}: {failure.reason}; would start again from {failure.next_start}")

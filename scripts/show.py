@@ -7,15 +7,13 @@ ends furthest above its bound, or else the first one.
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from results.code import commit_of
 from results.dynamics import trace
 from results.runs import Run, flatten
-from scripts.common import one_line_errors
-from scripts.run_folders import FoundRun, find
-from scripts.tables import show
-from scripts.terminal_curves import curve
+from scripts.cli.common import one_line_errors
+from scripts.cli.tables import show
+from scripts.cli.terminal_curves import curve
+from scripts.sweep.run_folders import FoundRun, find
 from tasks.engine.errors import UserError
 
 

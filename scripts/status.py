@@ -8,25 +8,22 @@ done. Keys are those of reproduce.py. Give the same keys that started the runs. 
 
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from scripts.arguments import Request, read_arguments
-from scripts.common import one_line_errors
-from scripts.cost import Prices, in_hours, own_seconds_per_step, time_left, unit
-from scripts.dry_run import axes_of, differing
-from scripts.plan import expand, known_artefacts, load_artefact
-from scripts.states import STATES, RunState, states
-from scripts.tables import show
+from scripts.cli.arguments import Request, read_arguments
+from scripts.cli.common import one_line_errors
+from scripts.cli.tables import show
+from scripts.sweep.cost import Prices, in_hours, own_seconds_per_step, time_left, unit
+from scripts.sweep.dry_run import axes_of, differing
+from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.states import STATES, RunState, states
 
 
 def summary(artefact: dict[str, Any], runs: list[RunState], request: Request) -> list[str]:
     """Return an artefact's row: counts, hours used and left, time left."""
     counts = Counter(run.state for run in runs)
     prices = Prices(artefact, request, runs)
-    left = [run for run in runs if run.state not in ("done", "failed")]
+    left = [run for run in runs if not run.ended]
     costs = [prices.left(run) for run in left]
     hours = unit(runs[0].cfg)
     used = in_hours([prices.used(run) for run in runs], hours)

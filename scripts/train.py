@@ -6,11 +6,8 @@ failed (NaN), 2 bad input.
 """
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from scripts import early
+from scripts.cli import early
 
 if __name__ == "__main__":
     early.importing()
@@ -21,9 +18,9 @@ import os
 import hydra
 from omegaconf import DictConfig
 
-from scripts.common import CONFIG_DIR, one_line_errors
-from scripts.launchers.slurm import queue_again_if_asked
-from scripts.overrides import check_added
+from scripts.cli.common import CONFIG_DIR, one_line_errors
+from scripts.cli.overrides import check_added
+from scripts.sweep.slurm import queue_again_if_asked
 from tasks.engine.errors import Interrupted, TrainingFailed
 from tasks.engine.launch import launched
 from tasks.engine.records import run_folder

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import torch
 
-from scripts.common import compose_config
+from scripts.cli.common import compose_config
 from tasks.engine import checkpoint
 from tasks.lora import small
 from tasks.lora.questions import Question

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from scripts.bench.made_records import metrics_of, write_run
-from scripts.plan import expand, load_artefact
+from scripts.sweep.plan import expand, load_artefact
 
 
 @cache  # Hydra takes seconds for all artefacts
@@ -17,7 +17,7 @@ def mini(name: str) -> dict[str, DictConfig]:
 
 
 def expand_once(artefact: dict[str, Any], options: dict[str, str], overrides: dict[str, str]) -> dict[str, DictConfig]:
-    """In place of `scripts.plan.expand`, where a test stands in the folder that has the runs."""
+    """In place of `scripts.sweep.plan.expand`, where a test stands in the folder that has the runs."""
     assert options["scale"] == "mini" and not overrides
     return mini(artefact["name"])
 

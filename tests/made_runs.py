@@ -44,7 +44,7 @@ def run(
     config = {"seed": seed, "lr": lr, "num_steps": 80, "regularizer": {"name": name} | settings, "task": about}
     record = {
         "run_id": f"{name}-{seed}-{lr}-{settings}",
-        "status": "finished" if final else "failed",
+        "status": "finished" if final else "diverged",
         "metrics": final or {},
     }
     hardware = {"cpu": "a processor", "cores": 2, "threads": 1, "gpu": None}

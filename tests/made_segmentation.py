@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.common import compose_config
+from scripts.cli.common import compose_config
 from tasks.segmentation import task
 from tasks.segmentation.raw import Case, Facts
 

@@ -9,7 +9,6 @@ A page for every tasks/*/README.md and results/<scale>/*/table.md; and in a page
 
 import csv
 import re
-import sys
 import types
 import typing
 from collections import Counter
@@ -78,7 +77,6 @@ def part(name: str) -> str:
 
 def artefact_keys() -> str:
     """A heading and a table of keys for every model of results/schema.py."""
-    sys.path.insert(0, str(ROOT))
     from results import schema
 
     models = [one for one in vars(schema).values() if isinstance(one, type) and issubclass(one, schema.BaseModel)]

@@ -202,7 +202,7 @@ def _remarks(runs: Sequence[Run], table: pd.DataFrame, folder: Path, expected: i
     remarks = (
         [f"{expected - len(runs)} of {expected} runs are missing: no claim is judged."] if len(runs) < expected else []
     )
-    if diverged := [run for run in runs if run.record["status"] != "finished"]:
+    if diverged := [run for run in runs if run.record["status"] == "diverged"]:
         remarks.append(
             "Diverged: " + "; ".join(f"{run.record['run_id']} ({run.record.get('reason')})" for run in diverged)
         )

@@ -26,9 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from scripts.common import compose_config, one_line_errors
+from scripts.cli.common import compose_config, one_line_errors
 from tasks.engine.device import autocast, pick_device
 from tasks.engine.errors import UserError
 from tasks.engine.optimizers import build_optimizer

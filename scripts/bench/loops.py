@@ -18,14 +18,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from scripts.bench import plain_cifar100, plain_gpt2
-from scripts.common import compose_config, one_line_errors
+from scripts.cli.common import compose_config, one_line_errors
 from tasks.engine.errors import UserError
 from tasks.engine.run import run
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from scripts.plan import load_artefact
+from scripts.sweep.plan import load_artefact
 from tasks.engine import records
 
 MATRICES = [
@@ -37,7 +37,7 @@ def write_run(
     metrics: Iterable[str],
     *,
     commit: str = "abc1234",
-    failed: bool = False,
+    diverged: bool = False,
     steps: Sequence[int] = STEPS,
 ) -> Path:
     """Write one run's folder and return it.
@@ -63,9 +63,9 @@ def write_run(
     record = {
         "run_id": folder.name,
         "config": records.identity(cfg),
-        "status": "failed" if failed else "finished",
-        "reason": "loss is nan at step 7" if failed else None,
-        "metrics": {} if failed else scores,
+        "status": "diverged" if diverged else "finished",
+        "reason": "loss is nan at step 7" if diverged else None,
+        "metrics": {} if diverged else scores,
         "metric": {"name": sorted(scores)[0], "better": "higher", "unit": "%"},
         "steps": cfg.num_steps,
         "seconds": 10.0,

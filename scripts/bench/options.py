@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from scripts.bench.shapes import DEFAULT, SHAPES, Shape
-from scripts.common import ROOT
+from scripts.cli.common import ROOT
 from tasks.engine.device import pick_device
 from tasks.engine.errors import UserError
 

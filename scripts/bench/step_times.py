@@ -34,15 +34,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from results.step_times import IN_TURN_PART, write_step_times
 from scripts.bench.measure import Bench, Timing
 from scripts.bench.memory import free_bytes
 from scripts.bench.options import Options, parse
 from scripts.bench.plan import Plan, plan
 from scripts.bench.shapes import Shape
-from scripts.common import one_line_errors
+from scripts.cli.common import one_line_errors
 from tasks.engine.environment import git_commit, hardware, versions
 from tasks.engine.errors import UserError
 from tasks.engine.files import write_bytes_atomically

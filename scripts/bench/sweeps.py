@@ -23,12 +23,10 @@ from statistics import median, quantiles
 
 from omegaconf import DictConfig, OmegaConf
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from scripts.bench.made_records import metrics_of, write_run
-from scripts.common import ROOT, one_line_errors
-from scripts.plan import expand, known_artefacts, load_artefact
-from scripts.tables import size
+from scripts.cli.common import ROOT, one_line_errors
+from scripts.cli.tables import size
+from scripts.sweep.plan import expand, known_artefacts, load_artefact
 from tasks.engine import records
 from tasks.engine.errors import UserError
 

@@ -43,6 +43,10 @@ class TrainingFailed(Exception):
     ends_sweep = False
 
 
+class Diverged(TrainingFailed):
+    """A loss or a final metric is not finite (exit code 1). It is recorded, and tables count it as a result."""
+
+
 class Interrupted(Exception):
     """A signal ended the run after its checkpoint was written (exit code 128 + signal)."""
 

@@ -194,7 +194,7 @@ def is_held(folder: Path) -> bool:
 
 
 def _locked(lock: TextIO) -> bool:
-    """Tries for half a second: a look at the folder's state (scripts/states.py) holds the lock too, for an instant."""
+    """Tries for half a second: a look at the folder's state (scripts/sweep/states.py) holds the lock too, for an instant."""
     for _ in range(10):
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -41,6 +41,8 @@ NOT_IDENTITY = (
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
 )
+# How a run ends. A diverged one has a loss or a final metric that is not finite.
+STATUSES = ("finished", "diverged", "failed")
 DEFAULTS_TAKEN_UP = (("task", "lr"), ("task", "num_steps"), ("task", "parallel"), ("regularizer", "lr"))
 
 
@@ -100,7 +102,7 @@ def run_folder(cfg: DictConfig, its_id: str | None = None) -> Path:
 
 
 def has_record(cfg: DictConfig) -> bool:
-    """Whether the run has ended, finished or failed."""
+    """Return whether the run has ended: finished, diverged or failed."""
     return (run_folder(cfg) / "record.json").exists()
 
 
@@ -145,7 +147,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of a run that ended (finished or failed), or None.
+    """Return the record of a run that has ended, or None.
 
     Raises DamagedRecord if it does not match its checksum.
     """
@@ -170,13 +172,16 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         raise DamagedRecord(f"{path} is damaged: its {odd} is not what a record has")
     if record["run_id"] != folder.name:
         raise DamagedRecord(f"{path} is the record of another run, {record['run_id']}")
-    if record["status"] == "finished" and (
-        wrong := [name for name, value in record["metrics"].items() if not math.isfinite(value)]
-    ):
-        return record | {
-            "status": "failed",
-            "reason": f"final metric {wrong[0]} is {record['metrics'][wrong[0]]}",
-        }  # an older suite's
+    return _up_to_date(record)
+
+
+def _up_to_date(record: dict[str, Any]) -> dict[str, Any]:
+    """Return an older version's record as this one writes it: a diverged run has a status of its own."""
+    wrong = [name for name, value in record["metrics"].items() if not math.isfinite(value)]
+    if record["status"] == "finished" and wrong:
+        return record | {"status": "diverged", "reason": f"final metric {wrong[0]} is {record['metrics'][wrong[0]]}"}
+    if record["status"] == "failed" and str(record["reason"]).startswith(("loss is ", "final metric ")):
+        return record | {"status": "diverged"}
     return record
 
 
@@ -194,7 +199,7 @@ def _misshapen(record: dict[str, Any]) -> str | None:
     for key, kind in kinds.items():
         if not isinstance(record.get(key), kind):
             return key
-    if record["status"] not in ("finished", "failed"):
+    if record["status"] not in STATUSES:
         return "status"
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in record["metrics"].values()):
         return "metrics"

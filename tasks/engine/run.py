@@ -15,7 +15,7 @@ from tasks.engine import attempts, checkpoint, records
 from tasks.engine.checks import check
 from tasks.engine.device import set_up, without_deterministic_form
 from tasks.engine.environment import differences, git_commit, state_of
-from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, Unusable, UserError
+from tasks.engine.errors import Diverged, Interrupted, OutOfMemory, TrainingFailed, Unusable, UserError
 from tasks.engine.files import (
     DISK_FULL,
     Lock,
@@ -51,8 +51,8 @@ def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[
     Raises:
         UserError: it cannot be started as asked. Held: another process is at work on it. Unusable: its files are not to be read or
             written, or its lock is lost. DiskFull: there is no space left.
-        TrainingFailed: its loss or a final metric is not finite, now or on record.
-        OutOfMemory: now. On record after three attempts.
+        TrainingFailed: It diverged (a loss or a final metric is not finite) or failed, now or on record.
+        OutOfMemory: Now. It is recorded after three attempts.
         Interrupted: after a signal, with a checkpoint written.
     """
     check(cfg)
@@ -76,10 +76,9 @@ def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[
         record = ranks.from_first(record)
         if record is None:
             record = _train(cfg, folder, lock, ranks, device, progress)
-    if record["status"] == "failed":
-        raise TrainingFailed(
-            f"run {record['run_id']} failed: {record['reason']}; to try it again: python scripts/retry.py {folder}"
-        )
+    if record["status"] != "finished":
+        ended = f"run {record['run_id']} {record['status']}: {record['reason']}"
+        raise TrainingFailed(f"{ended}; to try it again: python scripts/retry.py {folder}")
     return record
 
 
@@ -132,16 +131,17 @@ def _train(
 ) -> dict[str, Any]:
     training: Training | None = None
     metrics: dict[str, float] = {}
+    status, reason = "finished", None
     try:
         training = _begin(cfg, folder, lock, ranks, device)
         with listening() as requests:
-            metrics, reason = _to_the_end(training, requests, progress)
-    except _Failed as failure:
-        reason = str(failure)
+            metrics = _to_the_end(training, requests, progress)
+    except TrainingFailed as failure:
+        status, reason = "diverged" if isinstance(failure, Diverged) else "failed", str(failure)
     finally:
         if training is not None:
             training.close()
-    record = _summary(cfg, training, metrics, reason, ranks, device)
+    record = _summary(cfg, training, metrics, (status, reason), ranks, device)
     with ranks.together():
         if ranks.first:
             assert lock is not None
@@ -155,10 +155,6 @@ def _train(
     return ranks.from_first(record)
 
 
-class _Failed(Exception):
-    """The run is to be recorded as failed, for this reason."""
-
-
 def _begin(cfg: DictConfig, folder: Path, lock: Lock | None, ranks: Ranks, device: torch.device) -> Training:
     """Build the model and everything else, and take the run up where its last checkpoint left it."""
     with ranks.together():
@@ -167,7 +163,7 @@ def _begin(cfg: DictConfig, folder: Path, lock: Lock | None, ranks: Ranks, devic
     if deaths >= attempts.LIMIT:
         if ranks.first:
             attempts.note_end(folder, None)
-        raise _Failed(f"it ended {deaths} times without a word before its first step: killed, or out of memory")
+        raise TrainingFailed(f"it ended {deaths} times without a word before its first step: killed, or out of memory")
     try:
         with stopping_at_once(records.run_id(cfg)):
             training = _set_up(cfg, folder, lock, ranks, device)
@@ -179,7 +175,7 @@ def _begin(cfg: DictConfig, folder: Path, lock: Lock | None, ranks: Ranks, devic
                 where = f"{folder.name} ran out of memory before its first step, in attempt {deaths + 1} of {attempts.LIMIT}"
                 raise OutOfMemory(f"{where}; {LESS}") from error
             attempts.note_end(folder, None)
-            raise _Failed(f"out of memory before its first step, in {deaths + 1} attempts") from error
+            raise TrainingFailed(f"out of memory before its first step, in {deaths + 1} attempts") from error
         if ranks.first and (ranks.world == 1 or isinstance(error, UserError | Interrupted)):
             attempts.note_end(folder, None)
         raise
@@ -211,10 +207,8 @@ def _set_up(cfg: DictConfig, folder: Path, lock: Lock | None, ranks: Ranks, devi
         return Training(cfg, folder, lock, workload, optimizer, device, ranks)
 
 
-def _to_the_end(
-    training: Training, requests: Requests, progress: Callable[[int], None] | None
-) -> tuple[dict[str, float], str | None]:
-    """Return the final metrics, or why the run failed for a reason of its own."""
+def _to_the_end(training: Training, requests: Requests, progress: Callable[[int], None] | None) -> dict[str, float]:
+    """Return the final metrics. Raise TrainingFailed if the run diverged or failed for a reason of its own."""
     step, ranks = training.step, training.ranks
     deaths = _start(training)
     try:
@@ -222,9 +216,9 @@ def _to_the_end(
             raise TrainingFailed(f"it ended {deaths} times without a word after step {step}: killed, or out of memory")
         metrics = training.train(requests, progress)
         training.record_metrics(metrics)
-    except TrainingFailed as failure:
+    except TrainingFailed:
         _note_end(training)
-        return {}, str(failure)
+        raise
     except Exception as error:
         if operation := without_deterministic_form(error):
             _note_end(training)
@@ -244,9 +238,9 @@ def _to_the_end(
             where = f"{training.run_id} ran out of memory at step {training.step}, in attempt {deaths + 1}"
             raise OutOfMemory(f"{where}; {LESS}") from error
         _note_end(training)
-        return {}, f"out of memory at step {training.step}, in {deaths + 1} attempts"
+        raise TrainingFailed(f"out of memory at step {training.step}, in {deaths + 1} attempts") from error
     _note_end(training)
-    return metrics, None
+    return metrics
 
 
 def _start(training: Training) -> int:
@@ -291,15 +285,15 @@ def _summary(
     cfg: DictConfig,
     training: Training | None,
     metrics: dict[str, float],
-    reason: str | None,
+    ending: tuple[str, str | None],
     ranks: Ranks,
     device: torch.device,
 ) -> dict[str, Any]:
     """Return the record. Without a training the run failed before its first step: what only a model could tell is None."""
     about: dict[str, Any] = {
         "run_id": records.run_id(cfg),
-        "status": "finished" if reason is None else "failed",
-        "reason": reason,
+        "status": ending[0],
+        "reason": ending[1],
         "metrics": metrics,
         "seed": cfg.seed,
         "config": records.identity(cfg),

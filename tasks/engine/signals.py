@@ -1,7 +1,7 @@
 """Signals: SIGTERM, SIGINT and SIGUSR2 end a run after a checkpoint.
 
 SIGUSR1 asks for a checkpoint, and the run continues. A cluster sends SIGUSR2 before it takes
-the machine away. The job is then queued again (scripts/launchers/slurm.py).
+the machine away. The job is then queued again (scripts/sweep/slurm.py).
 """
 
 import contextlib

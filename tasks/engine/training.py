@@ -18,7 +18,7 @@ from cpr.wrapper import CPR
 from tasks.engine import checkpoint, records, sharding
 from tasks.engine.batching import pieces, size_of
 from tasks.engine.device import autocast
-from tasks.engine.errors import Interrupted, TrainingFailed, UserError
+from tasks.engine.errors import Diverged, Interrupted, UserError
 from tasks.engine.files import Lock, Log
 from tasks.engine.parallel import Ranks
 from tasks.engine.replicas import Replicas
@@ -151,7 +151,7 @@ class Training:
         """Train to the end, evaluate, and return the final metrics.
 
         Raises:
-            TrainingFailed: a loss or a final metric is not finite.
+            Diverged: a loss or a final metric is not finite.
             Interrupted: a signal asked to stop. A checkpoint has been written.
         """
         bar = progress_bar(self.cfg, self.step, self.run_id, self.ranks.first)
@@ -173,7 +173,7 @@ class Training:
             metrics = self._evaluate(last=True)
             self.seconds += time.monotonic() - begin
             if wrong := [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]:
-                raise TrainingFailed(f"final metric {' and '.join(wrong)}")
+                raise Diverged(f"final metric {' and '.join(wrong)}")
             return metrics
         finally:
             bar.close()
@@ -215,7 +215,7 @@ class Training:
             return
         loss = (self.loss_sum / self.loss_count).item()
         if not math.isfinite(loss):
-            raise TrainingFailed(f"loss is {loss} between steps {self.step - self.loss_count + 1} and {self.step}")
+            raise Diverged(f"loss is {loss} between steps {self.step - self.loss_count + 1} and {self.step}")
         row = {"step": self.step, "loss": loss, "lr": self.optimizer.param_groups[0]["lr"]}
         sizes = {"step": self.step} | matrix_sizes(self.workload.model, self.matrix_names, self.optimizer)
         speed = self._speed()

@@ -16,7 +16,7 @@ from results import model_sizes, write_artefact
 from results.step_times import TITLES
 from scripts import report
 from scripts.bench.made_records import metrics_of, write_run
-from scripts.plan import known_artefacts, load_artefact
+from scripts.sweep.plan import known_artefacts, load_artefact
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # Nothing that Chromium does for its own sake may reach for a network.

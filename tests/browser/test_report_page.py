@@ -20,7 +20,7 @@ from driving import (
 
 from results import model_sizes
 from results.step_times import TITLES
-from scripts.plan import known_artefacts
+from scripts.sweep.plan import known_artefacts
 
 
 def test_every_artefact_has_a_figure_a_verdict_and_its_command(page):

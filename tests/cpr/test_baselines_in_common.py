@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from cpr import regularized_groups
 from cpr.baselines import AMOS, DecayScheduledAdamW, RescaledAdam
-from scripts.common import compose_config
+from scripts.cli.common import compose_config
 from tasks.engine.errors import UserError
 from tasks.engine.optimizers import build_optimizer
 

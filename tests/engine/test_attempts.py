@@ -112,7 +112,7 @@ def test_every_piece_of_a_run_is_in_its_history(tmp_path):
 
 @pytest.mark.parametrize("attempt", [1, 3])
 def test_out_of_memory_is_on_record_after_three_attempts(tmp_path, monkeypatch, attempt):
-    from scripts.common import compose_config
+    from scripts.cli.common import compose_config
     from tasks.engine import run as engine
     from tasks.engine.errors import OutOfMemory, TrainingFailed
     from tasks.engine.records import run_folder
@@ -132,7 +132,7 @@ def test_out_of_memory_is_on_record_after_three_attempts(tmp_path, monkeypatch, 
 
 
 def test_an_operation_without_a_deterministic_form_is_said_and_is_no_death(tmp_path, monkeypatch):
-    from scripts.common import compose_config
+    from scripts.cli.common import compose_config
     from tasks.engine import run as engine
     from tasks.engine.errors import UserError
     from tasks.engine.records import run_folder

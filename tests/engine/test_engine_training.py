@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from scripts.common import compose_config
+from scripts.cli.common import compose_config
 from tasks.engine import records
 from tasks.engine.errors import UserError
 from tasks.engine.optimizers import warm_start_steps

@@ -14,9 +14,9 @@ import pytest
 from commands import ROOT, call, call_forked, is_one_line, records, start, wait_until
 from omegaconf import DictConfig
 
-from scripts.common import compose_config
-from scripts.launchers.local import run_all
-from scripts.plan import ended, expand, load_artefact
+from scripts.cli.common import compose_config
+from scripts.sweep.local import run_all
+from scripts.sweep.plan import ended, expand, load_artefact
 from tasks.engine import attempts, checkpoint, errors
 from tasks.engine import run as engine
 from tasks.engine.errors import Held, OutOfMemory, TrainingFailed, Unusable, UserError
@@ -60,7 +60,7 @@ def test_the_table_of_the_docs_is_that_of_the_code():
         re.M,
     )
     assert {name for name, _, _ in rows} == {
-        "TrainingFailed",
+        "Diverged",
         "OutOfMemory",
         "Unusable",
         "Held",
@@ -81,7 +81,7 @@ def test_a_model_that_does_not_fit_is_failed_after_three_attempts(tmp_path):
             engine.run(cfg)
     with pytest.raises(TrainingFailed, match="out of memory before its first step, in 3 attempts"):
         engine.run(cfg)
-    assert [record["status"] for record in records(tmp_path).values()] == ["failed"]
+    assert [record["status"] for record in records(tmp_path).values()] == ["diverged"]
     assert ended({"layout": "dynamics"}, cfg).metrics == []  # as a table reads it
     shown = call_forked("show.py", str(run_folder(cfg)))
     assert shown.returncode == 0 and "out of memory before its first step" in shown.stdout, shown.stderr
@@ -90,7 +90,7 @@ def test_a_model_that_does_not_fit_is_failed_after_three_attempts(tmp_path):
 
 def test_a_sweep_with_a_model_that_does_not_fit_trains_the_others_and_ends(tmp_path):
     run_all([config(tmp_path, "task.model.width=4000000"), config(tmp_path, "seed=2")], 2, "a sweep")
-    assert sorted(record["status"] for record in records(tmp_path).values()) == ["failed", "finished"]
+    assert sorted(record["status"] for record in records(tmp_path).values()) == ["diverged", "finished"]
 
 
 UNUSABLE = ["another format", "a folder for a checkpoint", "a folder for starts.jsonl", "a folder for metrics.jsonl"]
@@ -185,18 +185,26 @@ def test_a_final_metric_that_is_not_finite_is_a_divergence_and_its_files_are_jso
             json.loads(line, parse_constant=refuse)
 
 
-def test_a_record_of_before_with_a_score_that_is_not_finite_counts_as_failed(tmp_path):
+@pytest.mark.parametrize(
+    "older, reason",
+    [
+        ({"metrics": {"validation_loss": float("nan")}}, "final metric validation_loss is nan"),
+        ({"status": "failed", "reason": "final metric ppl is inf", "metrics": {}}, "final metric ppl is inf"),
+        (
+            {"status": "failed", "reason": "loss is nan between steps 1 and 8", "metrics": {}},
+            "loss is nan between steps 1 and 8",
+        ),
+    ],
+)
+def test_records_of_older_versions_are_read_as_diverged_where_a_number_is_not_finite(tmp_path, older, reason):
     from tasks.engine.records import _digest
 
     cfg = config(tmp_path)
     record = engine.run(cfg)
-    path = run_folder(cfg) / "record.json"
-    changed = {key: value for key, value in record.items() if key != "checksum"} | {
-        "metrics": {"validation_loss": float("nan")}
-    }
-    path.write_text(json.dumps(changed | {"checksum": _digest(changed)}))
+    changed = {key: value for key, value in record.items() if key != "checksum"} | older
+    (run_folder(cfg) / "record.json").write_text(json.dumps(changed | {"checksum": _digest(changed)}))
     found = read_record(run_folder(cfg))
-    assert found is not None and (found["status"], found["reason"]) == ("failed", "final metric validation_loss is nan")
+    assert found is not None and (found["status"], found["reason"]) == ("diverged", reason)
 
 
 def test_a_finished_run_whose_log_was_cut_is_done_again(tmp_path, capfd):
@@ -339,7 +347,7 @@ def test_an_error_that_ends_a_sweep_ends_its_workers_too(tmp_path):
 
 def test_a_controller_that_is_away_is_asked_again_with_a_growing_pause(tmp_path, monkeypatch, capfd):
     """As after a restart of slurmctld: squeue fails, and answers later."""
-    from scripts.launchers import watch
+    from scripts.sweep import watch
 
     cfg = config(tmp_path / "runs")
     engine.run(cfg)
@@ -358,7 +366,7 @@ def test_a_controller_that_is_away_is_asked_again_with_a_growing_pause(tmp_path,
 
 
 def test_the_folder_of_submissions_is_its_owner_s_alone(tmp_path):
-    from scripts.launchers.queue import own_folder
+    from scripts.sweep.queue import own_folder
 
     assert own_folder(tmp_path).stat().st_mode & 0o777 == 0o700
     if os.geteuid() == 0:
@@ -368,7 +376,7 @@ def test_the_folder_of_submissions_is_its_owner_s_alone(tmp_path):
 
 
 def test_a_job_that_is_asked_for_its_checkpoint_when_it_starts_is_refused(tmp_path, monkeypatch):
-    from scripts.launchers import slurm
+    from scripts.sweep import slurm
 
     monkeypatch.setattr(slurm.shutil, "which", lambda _: "/usr/bin/sbatch")
     cfg = config(tmp_path, "launcher=slurm", "launcher.time=1", "launcher.grace_seconds=120")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from commands import ENVIRONMENT, ROOT, call, command, records, wait_until, write_fashion_mnist
 
-from scripts.common import compose_config
+from scripts.cli.common import compose_config
 from tasks.engine.batching import pieces
 from tasks.engine.errors import UserError
 from tasks.engine.launch import Launch, first_machine, launched, meeting_point

@@ -14,7 +14,7 @@ from commands import ROOT, call_forked, command, is_one_line, records, start
 from omegaconf import OmegaConf
 from test_failures import config, interrupt_after
 
-from scripts.launchers.local import run_all
+from scripts.sweep.local import run_all
 from tasks.engine import attempts, environment, verified
 from tasks.engine import run as engine
 from tasks.engine.errors import Unusable, UserError
@@ -212,7 +212,7 @@ def test_a_signal_while_a_command_imports_is_one_line(tmp_path, number):
     ],
 )
 def test_a_cluster_s_settings_are_checked(tmp_path, setting, monkeypatch):
-    from scripts.launchers import slurm
+    from scripts.sweep import slurm
 
     monkeypatch.setattr(slurm.shutil, "which", lambda _: "/usr/bin/sbatch")
     with pytest.raises(UserError, match=f"launcher.{setting.partition('=')[0]}="):

@@ -13,7 +13,7 @@ from commands import write_fashion_mnist
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from scripts.common import compose_config
+from scripts.cli.common import compose_config
 from tasks.cifar100.data import Images, batches, crop_and_flip, load, normalizer, subset
 from tasks.engine.batching import epoch_order
 from tasks.engine.checks import check

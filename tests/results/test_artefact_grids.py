@@ -12,7 +12,7 @@ from results.artefact import at_scale
 from results.published import FOLDER, published_cells
 from results.runs import frame
 from results.table import cell_table
-from scripts.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.plan import expand, known_artefacts, load_artefact
 from tasks.engine.optimizers import build_optimizer
 from tasks.engine.records import identity
 

@@ -9,8 +9,8 @@ import pytest
 from commands import call_forked, is_one_line
 
 from results.schema import SchemaError, check_artefact
-from scripts import plan
-from scripts.plan import expand, known_artefacts, load_artefact
+from scripts.sweep import plan
+from scripts.sweep.plan import expand, known_artefacts, load_artefact
 from tasks.engine.errors import UserError
 
 

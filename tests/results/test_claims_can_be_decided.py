@@ -12,8 +12,8 @@ from results.artefact import at_scale
 from results.claims import judge
 from results.runs import flatten
 from results.verdicts import MISSING, TOO_FEW
-from scripts.common import compose_config
-from scripts.plan import known_artefacts, seeds_of
+from scripts.cli.common import compose_config
+from scripts.sweep.plan import known_artefacts, seeds_of
 from tasks.engine.records import identity
 
 # Artefacts of which some claim cannot be decided, and why their grids are as they are.

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from scripts.common import ROOT
+from scripts.cli.common import ROOT
 
 FOLDERS = sorted(path.parent for path in (ROOT / "results").glob("*/*/table.csv"))
 

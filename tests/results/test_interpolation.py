@@ -8,7 +8,7 @@ from results.artefact import at_scale
 from results.interpolation import interpolated, interpolation_figure, interpolation_table
 from results.runs import frame
 from results.table import cell_table, readable
-from scripts.plan import expand
+from scripts.sweep.plan import expand
 
 TABLE2 = artefact("table2")
 SETTINGS = {"adamw": [{"weight_decay": decay} for decay in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)], "adamcpr_ip": [{}]}

@@ -19,7 +19,7 @@ from results.report.run_data import MOST_POINTS, pack, points_each, unpack
 from results.report.sections import COMMITTED, NOT_RUN, RECORDS, UNCORRECTED
 from scripts import compare, report, show
 from scripts.bench.made_records import MATRICES, STEPS, write_run
-from scripts.plan import known_artefacts
+from scripts.sweep.plan import known_artefacts
 from tasks.engine.errors import UserError
 
 

@@ -19,13 +19,13 @@ from results.heatmap import power_of_ten
 from results.report.run_data import unpack
 from results.step_times import TITLES
 from scripts import report, reproduce
-from scripts.arguments import read_arguments
 from scripts.bench.made_records import metrics_of, write_run
-from scripts.plan import known_artefacts, load_artefact, plan
+from scripts.cli.arguments import read_arguments
+from scripts.sweep.plan import known_artefacts, load_artefact, plan
 from tasks.engine.records import run_folder
 
 # Settings that differ from a run of an artefact, and what the record says of it.
-STRANGERS = (({"scale": "paper"}, {}), ({"seed": 1001}, {"commit": "0ld"}), ({"seed": 1002}, {"failed": True}))
+STRANGERS = (({"scale": "paper"}, {}), ({"seed": 1001}, {"commit": "0ld"}), ({"seed": 1002}, {"diverged": True}))
 MINI_TIMES = Path(__file__).resolve().parents[2] / "results" / "mini"
 
 
@@ -54,7 +54,7 @@ def write_all(results_dir: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(results_dir)
         patch.setattr("os.fsync", lambda _: None)
-        patch.setattr("scripts.plan.expand", expand_once)
+        patch.setattr("scripts.sweep.plan.expand", expand_once)
         patch.setattr("scripts.report.expand", expand_once)
         for figure in (
             "heatmap_figure",
@@ -129,9 +129,9 @@ def test_strangers_are_in_no_table_and_not_on_the_page(written):
 
 def test_an_older_commit_a_changed_tree_and_a_failed_run_of_a_table_s_own_are_said(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("scripts.plan.expand", expand_once)
+    monkeypatch.setattr("scripts.sweep.plan.expand", expand_once)
     monkeypatch.setattr("results.artefact.draw", lambda *_: [])
-    about = {0: {"commit": "0ld"}, 1: {"commit": "abc1234-dirty"}, 2: {"failed": True}}
+    about = {0: {"commit": "0ld"}, 1: {"commit": "abc1234-dirty"}, 2: {"diverged": True}}
     for number, cfg in enumerate(mini("figure4").values()):
         write_run(tmp_path / "runs", cfg, metrics_of("figure4"), **about.get(number, {}))
     reproduce.reproduce(

@@ -145,7 +145,7 @@ def test_a_loss_that_is_not_finite_is_on_record_and_the_run_is_not_tried_again(t
         assert done.returncode == 1
         is_one_line(done, "loss is nan between steps", "to try it again: python scripts/retry.py")
     (record,) = records(tmp_path).values()
-    assert record["status"] == "failed"
+    assert record["status"] == "diverged"
     assert record["metrics"] == {}
 
 
@@ -161,7 +161,7 @@ def test_a_run_that_diverges_ends_no_sweep(tmp_path):
     done = call("train.py", "-m", *arguments, "num_steps=40", "lr=1e30,1e-3", "regularizer=adamw")
     assert done.returncode == 1
     is_one_line(done, "loss is nan between steps")
-    assert sorted(record["status"] for record in records(tmp_path).values()) == ["failed", "finished"]
+    assert sorted(record["status"] for record in records(tmp_path).values()) == ["diverged", "finished"]
 
 
 def test_a_file_in_place_of_the_runs_folder_is_said(tmp_path):

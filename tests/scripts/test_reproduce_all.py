@@ -3,11 +3,10 @@
 import subprocess
 
 from commands import ROOT, call, records
-from made_runs import run
+from made_runs import out_of_memory, run
 
-from results import Run
 from scripts import reproduce_all
-from scripts.plan import Plan
+from scripts.sweep.plan import Plan
 
 
 def to_do(text):
@@ -50,17 +49,12 @@ def test_a_dry_run_lists_the_cheapest_first_and_counts_shared_runs_once(tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def failed(reason):
-    made = run("adamw", 1, None)
-    return Run(made.config, made.record | {"reason": reason})
-
-
 def test_a_run_that_diverged_is_a_result_and_one_that_was_killed_is_not():
     good = [run("adamw", seed, {"accuracy": 1.0}) for seed in (1, 2)]
     assert reproduce_all.judged("a", good, 2) == reproduce_all.Outcome("done")
-    diverged = reproduce_all.judged("a", [*good, failed("loss is nan between steps 1 and 8")], 3)
+    diverged = reproduce_all.judged("a", [*good, run("adamw", 3, None)], 3)
     assert (diverged.words, diverged.failed) == ("done, 1 of 3 runs diverged", False)
-    killed = reproduce_all.judged("a", [*good, failed("out of memory at step 3, in 3 attempts")], 3)
+    killed = reproduce_all.judged("a", [*good, out_of_memory(good[0])], 3)
     assert killed.failed
     assert "1 of 3 runs failed (out of memory" in killed.words
     assert reproduce_all.judged("a", good, 3).failed

@@ -16,10 +16,10 @@ import pytest
 from commands import ROOT, call, command, is_one_line
 from omegaconf import DictConfig
 
-from scripts.arguments import read_arguments
 from scripts.bench.sweeps import make_finished, sweep
-from scripts.plan import expand, known_artefacts, load_artefact, plan
-from scripts.tables import hours
+from scripts.cli.arguments import read_arguments
+from scripts.cli.tables import hours
+from scripts.sweep.plan import expand, known_artefacts, load_artefact, plan
 from tasks.engine import records
 from tasks.engine.attempts import history
 from tasks.engine.errors import TrainingFailed
@@ -123,8 +123,19 @@ def test_status_tells_every_state_and_names_what_is_not_done(finished, tmp_path,
         assert contents(runs_dir) == before
     assert done.returncode == 0, done.stderr
     head, counts, empty, columns, *lines = done.stdout.splitlines()
-    assert head.split()[:9] == ["artefact", "runs", "done", "failed", "running", "queued", "unusable", "stale", "to"]
-    assert counts.split()[:9] == ["grokking", "6", "2", "0", "1", "1", "0", "1", "1"]
+    assert head.split()[:10] == [
+        "artefact",
+        "runs",
+        "done",
+        "diverged",
+        "failed",
+        "running",
+        "queued",
+        "unusable",
+        "stale",
+        "to",
+    ]
+    assert counts.split()[:10] == ["grokking", "6", "2", "0", "0", "1", "1", "0", "1", "1"]
     assert counts.count("core-hours") == 2
     assert "unknown" not in counts
     assert empty == ""
@@ -142,8 +153,8 @@ def test_status_tells_every_state_and_names_what_is_not_done(finished, tmp_path,
 
 def test_status_says_why_a_run_failed_and_of_all_artefacts_one_line_each(failed, tmp_path):
     done = call("status.py", "grokking", *SETTINGS, NAN, f"runs_dir={failed}")
-    assert done.stdout.splitlines()[1].split()[:9] == ["grokking", "6", "0", "1", "0", "0", "0", "0", "5"]
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("failed")]
+    assert done.stdout.splitlines()[1].split()[:10] == ["grokking", "6", "0", "1", "0", "0", "0", "0", "0", "5"]
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("diverged")]
     assert "regularizer.weight_decay=1.0" in line
     assert "8 of 24" in line
     assert "loss is nan between steps 1 and 8" in line

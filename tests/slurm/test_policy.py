@@ -6,8 +6,8 @@ from pathlib import Path
 from commands import command, records, wait_until
 from local_slurm import Cluster
 
-from scripts.plan import expand, load_artefact
-from scripts.states import last_step
+from scripts.sweep.plan import expand, load_artefact
+from scripts.sweep.states import last_step
 from tasks.engine.records import run_folder
 
 SMALL = {"task.model.width": "32", "task.batch_size": "64", "task.log_every_steps": "8", "task.eval_every_steps": "80"}

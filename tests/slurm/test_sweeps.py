@@ -11,7 +11,7 @@ import pytest
 from commands import ROOT, command, records, wait_until
 from local_slurm import Cluster
 
-from scripts.states import last_step
+from scripts.sweep.states import last_step
 
 SWEEP = ("grokking", "task.model.width=32", "task.batch_size=64", "task.log_every_steps=8", "task.eval_every_steps=80")
 JOBS = ("launcher=slurm", "launcher.cpus=1", "launcher.memory=1", "launcher.time=30", "launcher.grace_seconds=20")

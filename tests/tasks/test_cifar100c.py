@@ -13,7 +13,7 @@ import pytest
 import torch
 from commands import call, is_one_line, records, start, wait_until, write_fashion_mnist
 
-from scripts.common import compose_config
+from scripts.cli.common import compose_config
 from scripts.prepare_data import prepare_task
 from tasks.cifar100.data import at_size, load, normalizer
 from tasks.cifar100c import corrupt, prepare

@@ -11,8 +11,8 @@ from commands import call, records, write_fashion_mnist
 from omegaconf import OmegaConf
 from PIL import Image
 
-from scripts.common import compose_config
-from scripts.plan import expand, load_artefact
+from scripts.cli.common import compose_config
+from scripts.sweep.plan import expand, load_artefact
 from tasks.clip import data as clip_data
 from tasks.clip import prepare, pretrained, small, task
 from tasks.engine import checkpoint

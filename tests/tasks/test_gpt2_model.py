@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 
 from cpr import regularized_names
-from scripts.common import compose_config
+from scripts.cli.common import compose_config
 from tasks.engine.records import identity, run_id
 from tasks.gpt2.model import GPT2, Shape, build
 

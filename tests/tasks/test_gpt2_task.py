@@ -13,7 +13,7 @@ from commands import ENVIRONMENT, ROOT, call, call_forked, is_one_line, records,
 from kills import killed_runs_end_the_same
 from torch.nn.functional import cross_entropy
 
-from scripts.common import compose_config
+from scripts.cli.common import compose_config
 from tasks.engine import throughput
 from tasks.engine.errors import UserError
 from tasks.engine.run import run

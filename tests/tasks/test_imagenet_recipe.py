@@ -14,8 +14,8 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from cpr import regularized_names
-from scripts.common import compose_config
-from scripts.plan import expand, load_artefact
+from scripts.cli.common import compose_config
+from scripts.sweep.plan import expand, load_artefact
 from tasks.engine.batching import epoch_order
 from tasks.engine.checks import check
 from tasks.engine.errors import UserError

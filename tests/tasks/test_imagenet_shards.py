@@ -10,7 +10,7 @@ import torch
 from commands import call_forked, is_one_line
 from PIL import Image
 
-from scripts.common import compose_config
+from scripts.cli.common import compose_config
 from scripts.prepare_data import prepare_task
 from tasks.engine.errors import UserError
 from tasks.imagenet import loader, shards

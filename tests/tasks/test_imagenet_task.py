@@ -17,9 +17,9 @@ from results.artefact import at_scale
 from results.heatmap import heatmap_figure
 from results.runs import frame
 from results.table import cell_table, readable
-from scripts.common import compose_config
-from scripts.plan import expand
+from scripts.cli.common import compose_config
 from scripts.prepare_data import prepare_task
+from scripts.sweep.plan import expand
 from tasks.engine import run as engine
 from tasks.engine.batching import pieces
 from tasks.engine.errors import UserError

@@ -8,7 +8,7 @@ import torch
 from made_lora import CPU, RECIPE, TARGETS, config, made_questions, sha
 
 from cpr import regularized_names
-from scripts.common import compose_config
+from scripts.cli.common import compose_config
 from tasks.engine.errors import UserError
 from tasks.engine.optimizers import build_optimizer
 from tasks.engine.run import build_workload

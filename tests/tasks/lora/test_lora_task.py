@@ -9,7 +9,7 @@ import torch
 from commands import call, call_forked, is_one_line, records, start, wait_until
 from made_lora import CPU, RECIPE, SETTINGS, TARGETS, config, made_questions
 
-from scripts.common import compose_config
+from scripts.cli.common import compose_config
 from tasks.engine.errors import UserError
 from tasks.engine.run import build_workload
 from tasks.gpt2 import tokenizer

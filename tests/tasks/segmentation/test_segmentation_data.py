@@ -14,7 +14,7 @@ from commands import call_forked, is_one_line, start, wait_until
 from made_segmentation import MADE, SETTINGS, SGD, made_case, nibabel, trainer_of, volume
 
 from scripts import prepare_data
-from scripts.common import compose_config
+from scripts.cli.common import compose_config
 from tasks.engine.errors import UserError
 from tasks.engine.run import run
 from tasks.segmentation import mni, owners, prepare, raw

@@ -5,8 +5,8 @@ import torch
 from made_segmentation import CPU, SGD, config, trainer_of
 
 from cpr import regularized_names
-from scripts.common import compose_config
-from scripts.plan import expand, load_artefact
+from scripts.cli.common import compose_config
+from scripts.sweep.plan import expand, load_artefact
 from tasks.engine.errors import UserError
 from tasks.engine.optimizers import build_optimizer
 from tasks.engine.run import build_workload

@@ -9,8 +9,8 @@ import torch
 from commands import call, is_one_line, records, start, wait_until
 from made_segmentation import CPU, SETTINGS, SGD, config, nibabel, trainer_of
 
-from scripts.common import compose_config
-from scripts.launchers.local import run_all
+from scripts.cli.common import compose_config
+from scripts.sweep.local import run_all
 from tasks.engine import checkpoint
 from tasks.engine.errors import TrainingFailed, UserError
 from tasks.engine.records import run_id
@@ -257,7 +257,7 @@ def test_a_fold_whose_loss_is_not_finite_is_on_record(made, tmp_path):
     cfg = config(made, f"runs_dir={tmp_path}", *SGD[:1], "lr=1e30", "task.grad_clip=null")
     with pytest.raises(TrainingFailed, match="loss is"):
         run(cfg)
-    assert records(tmp_path)[next(iter(records(tmp_path)))]["status"] == "failed"
+    assert records(tmp_path)[next(iter(records(tmp_path)))]["status"] == "diverged"
 
 
 def test_a_fold_that_fails_is_said_and_the_others_of_the_sweep_finish(made, tmp_path, capfd):
@@ -267,8 +267,8 @@ def test_a_fold_that_fails_is_said_and_the_others_of_the_sweep_finish(made, tmp_
     )
     run_all([failing, finishing], jobs=1, title="folds")
     ended = {record["seed"]: record["status"] for record in records(tmp_path).values()}
-    assert ended == {1: "failed", 2: "finished"}
-    assert f"run {run_id(failing)} failed: loss is" in capfd.readouterr().err
+    assert ended == {1: "diverged", 2: "finished"}
+    assert f"run {run_id(failing)} diverged: loss is" in capfd.readouterr().err
 
 
 def test_too_little_memory_for_a_patch_is_said(made, tmp_path):

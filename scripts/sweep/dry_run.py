@@ -4,11 +4,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from scripts.arguments import Request
-from scripts.cost import Prices, in_hours, time_left, unit
-from scripts.plan import expand
-from scripts.states import RunState, states
-from scripts.tables import duration, show
+from scripts.cli.arguments import Request
+from scripts.cli.tables import duration, show
+from scripts.sweep.cost import Prices, in_hours, time_left, unit
+from scripts.sweep.plan import expand
+from scripts.sweep.states import RunState, states
 from tasks.engine import records
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from scripts.states import last_step, whole_record
+from scripts.sweep.states import last_step, whole_record
 from tasks.engine.errors import UserError
 from tasks.engine.files import is_held
 

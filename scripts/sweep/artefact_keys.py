@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from results.schema import nearest
-from scripts.overrides import keys_of
+from scripts.cli.overrides import keys_of
 from tasks.engine.errors import UserError
 
 GRID = ("task", "regularizer", "seed")  # a grid's own keys

@@ -18,7 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from scripts.launchers import queue
+from scripts.sweep import queue
 from tasks.engine import records
 from tasks.engine.errors import Held, Interrupted, TrainingFailed, Unusable, UserError
 from tasks.engine.launch import launched
@@ -48,7 +48,7 @@ class Work:
         try:
             # This replaces submitit's handler, which fails if a second signal follows at once.
             with listening() as requests:
-                from scripts.launchers.local import run_all
+                from scripts.sweep.local import run_all
 
                 configs = [OmegaConf.create(config) for config in self.configs]
                 if requests.stop:

@@ -1,4 +1,4 @@
-"""Find the state of runs: done, failed, running, queued, unusable, stale or to do.
+"""Find the state of runs: done, diverged, failed, running, queued, unusable, stale or to do.
 The last attempt of an unusable run found files that it could not use. A stale run has begun, but no
 process works on it.
 """
@@ -12,12 +12,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from scripts.launchers.queue import Job, in_queue
+from scripts.sweep.queue import Job, in_queue
 from tasks.engine import records
 from tasks.engine.errors import Unusable
 from tasks.engine.files import is_held
 
-STATES = ("done", "failed", "running", "queued", "unusable", "stale", "to do")
+STATES = ("done", "diverged", "failed", "running", "queued", "unusable", "stale", "to do")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class RunState:
     def run_id(self) -> str:
         return self.folder.name
 
+    @property
+    def ended(self) -> bool:
+        """Whether the run has a record."""
+        return self.record is not None
+
 
 def states(configs: Iterable[DictConfig]) -> list[RunState]:
     """Return the state of every run, without waiting for any."""
@@ -52,7 +57,7 @@ def states(configs: Iterable[DictConfig]) -> list[RunState]:
 def _state(cfg: DictConfig, folder: Path, job: Job | None) -> RunState:
     record = whole_record(folder)
     if record is not None:
-        state = "done" if record["status"] == "finished" else "failed"
+        state = "done" if record["status"] == "finished" else record["status"]
         return RunState(cfg, folder, state, record["steps"], job, record, record["reason"])
     at_work = is_held(folder) or (job is not None and job.state == "RUNNING" and (folder / ".lock").exists())
     if at_work or job is not None:

@@ -10,9 +10,9 @@ from omegaconf import DictConfig
 from rich.live import Live
 from rich.table import Table
 
-from scripts.launchers import queue, slurm
-from scripts.launchers.local import say_unusable
-from scripts.states import STATES, RunState, states
+from scripts.sweep import queue, slurm
+from scripts.sweep.local import say_unusable
+from scripts.sweep.states import STATES, RunState, states
 from tasks.engine.errors import TrainingFailed
 from tasks.engine.files import disk_full_is_said
 from tasks.engine.terminal import say
@@ -59,7 +59,7 @@ def wait_for(configs: list[DictConfig], title: str) -> None:
                 time.sleep(pause)
                 continue
             live.update(_table(title, found))
-            now = sum(run.state in ("done", "failed", "unusable") for run in found)
+            now = sum(run.ended or run.state == "unusable" for run in found)
             if now == len(found):
                 say_unusable(title, [str(run.reason) for run in found if run.state == "unusable"], len(found))
                 return

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from scripts.launchers.local import gpus_here
+from scripts.sweep.local import gpus_here
 from tasks.engine.errors import UserError
 
 OPTIONS = ("scale", "seeds", "jobs", "results_dir", "wait")

@@ -17,9 +17,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from scripts.arguments import Request, jobs_of
-from scripts.states import RunState, whole_record
-from scripts.tables import duration, hours
+from scripts.cli.arguments import Request, jobs_of
+from scripts.cli.tables import duration, hours
+from scripts.sweep.states import RunState, whole_record
 from tasks.engine import attempts, records
 
 # Overrides that do not change how long a run takes, so the artefact file's estimate still holds.

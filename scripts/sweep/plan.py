@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from results.schema import SchemaError, nearest, read_artefact
-from scripts.artefact_keys import check_cells, check_grid
-from scripts.common import CONFIG_DIR, compose_config
+from scripts.cli.common import CONFIG_DIR, compose_config
+from scripts.sweep.artefact_keys import check_cells, check_grid
 from tasks.engine import records
 from tasks.engine.errors import Unusable, UserError
 from tasks.engine.terminal import say

@@ -1,1 +1,0 @@
-"""Launchers: train runs on this machine or on a Slurm cluster. Both use tasks.engine.run."""
