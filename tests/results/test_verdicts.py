@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_runs import CPR, FIGURE2, GROKKING, LRS, ROOT, SEEDS, curve, grid, noisy
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from results.claims import judge
 from results.differences import interval, least_signed_rank, median_of
-from results.verdicts import Finding, Verdict, decide, from_csv, holm, to_csv
+from results.verdicts import Finding, Verdict, decide, from_csv, to_csv
 
 CLAIM = {"id": "a", "text": "a > b", "published": "-"}
 
@@ -26,16 +25,6 @@ def decided(*findings: Finding | None) -> list[str]:
 
 def paired(p: float, pairs: int = 9, towards: str | None = "holds") -> Finding:
     return Finding("said", p, least_signed_rank(pairs), towards)
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-@settings(max_examples=8, deadline=None)  # statsmodels collects garbage at every call
-def test_holm_is_that_of_statsmodels(p_values):
-    corrected = holm(dict(enumerate(p_values)))
-    assert [corrected[number] for number in range(len(p_values))] == pytest.approx(
-        list(multipletests(p_values, method="holm")[1])
-    )
-    assert holm({}) == {}
 
 
 def test_a_claim_is_judged_among_the_others():
