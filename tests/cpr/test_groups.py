@@ -674,14 +674,14 @@ def test_groups_made_for_weight_decay_are_regularized_where_the_decay_is_not_zer
 
 @pytest.mark.parametrize("model", [nn.LayerNorm(4), nn.Linear(4, 4).requires_grad_(False), nn.Embedding(4, 4)], ids=str)
 def test_a_model_without_a_trainable_matrix_is_refused_by_its_name(model):
-    message = "has no matrix to regularize; pass parameter groups with regularize=True instead"
+    message = r"has no matrix to regularize\. Pass parameter groups with regularize=True instead"
     with pytest.raises(ValueError, match=f"^{type(model).__name__} {message}$"):
         regularized_groups(model)
 
 
 def test_a_lazy_module_without_a_shape_is_refused_by_its_name():
     model = nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 4))
-    message = r"^0\.weight of Sequential has no shape yet; pass one batch through the model first$"
+    message = r"^0\.weight of Sequential has no shape yet\. Pass one batch through the model first$"
     for function in (regularized_names, regularized_groups, decisions, describe):
         with pytest.raises(ValueError, match=message):
             function(model)

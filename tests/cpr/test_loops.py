@@ -514,7 +514,7 @@ def test_a_trainer_is_the_plain_loop_and_a_new_one_resumes_to_the_bit(trainer, h
 
 
 def test_a_trainer_without_weight_decay_has_nothing_to_bound_and_says_so(trainer):
-    with pytest.raises(ValueError, match=r"no parameter is regularized; .*weight_decay is not 0"):
+    with pytest.raises(ValueError, match=r"no parameter is regularized\. .*weight_decay is not 0"):
         trainer(weight_decay=0.0, optimizer_cls_and_kwargs=(AdamCPR, {"lr": 1e-2, **WARM})).create_optimizer()
 
 

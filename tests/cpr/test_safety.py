@@ -623,7 +623,7 @@ def test_what_is_bounded_already_or_keeps_a_copy_of_the_weights_is_refused():
         CPR(AdamCPR(groups()), **BOUND)
     with pytest.raises(ValueError, match="CPR bounds its matrices already"):
         CPR(CPR(torch.optim.SGD(groups(), lr=0.1)), **BOUND)
-    with pytest.raises(ValueError, match="MADGRAD computes the weights anew"):
+    with pytest.raises(ValueError, match="MADGRAD recomputes the weights"):
         CPR(timm_optim.MADGRAD(groups()), **BOUND)
 
 
@@ -689,7 +689,7 @@ def test_adam_s_settings_and_state_are_checked_when_they_are_loaded():
         optimizer.load_state_dict(state)
     sgd = torch.optim.SGD(regularized_groups(model), lr=0.1, momentum=0.9)
     train(model, sgd, 1)
-    with pytest.raises(ValueError, match="has no step; AdamCPR goes on from the state of an Adam alone"):
+    with pytest.raises(ValueError, match=r"has no step\. AdamCPR can only load the state of an Adam"):
         optimizer.load_state_dict(sgd.state_dict())
 
 
@@ -724,19 +724,19 @@ def test_the_state_of_the_other_class_is_refused_and_no_bound_is_lost():
     one = stepped(AdamCPR(groups(p), **bound), p)
     other = stepped(CPR(torch.optim.Adam(groups(q)), **bound), q)
     with pytest.raises(
-        ValueError, match="this is the state of AdamCPR, whose bounds CPR would not take over; load it into AdamCPR"
+        ValueError, match=r"AdamCPR saved this state, and CPR would lose its bounds\. Load it into AdamCPR"
     ):
         other.load_state_dict(one.state_dict())
     with pytest.raises(
-        ValueError, match="this is the state of CPR, whose bounds AdamCPR would not take over; load it into CPR"
+        ValueError, match=r"^CPR saved this state, and AdamCPR would lose its bounds\. Load it into CPR"
     ):
         one.load_state_dict(other.state_dict())
 
 
 def test_a_model_for_an_optimizer_and_an_optimizer_for_a_model_are_refused_in_their_own_words():
     model = network()
-    with pytest.raises(TypeError, match=r"CPR goes around an optimizer, .* not Sequential"):
+    with pytest.raises(TypeError, match=r"CPR wraps an optimizer, .* not Sequential"):
         CPR(model)
     for use in (cpr.describe, regularized_groups, cpr.regularized_names):
-        with pytest.raises(TypeError, match=r"this takes the model itself, .* not generator"):
+        with pytest.raises(TypeError, match="pass the model itself, not generator"):
             use(model.parameters())
