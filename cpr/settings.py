@@ -200,7 +200,7 @@ def require_said(given: Iterable[str]) -> None:
     """Raise ValueError if the keys of a parameter group do not say whether it is regularized."""
     if not {"regularize", "weight_decay"} & set(given):
         raise ValueError(
-            "this parameter group says neither regularize=True nor regularize=False. "
+            "this parameter group says neither regularize=True nor regularize=False, so no parameter is regularized. "
             "Add one of them to the group, or pass the module itself as params"
         )
 
