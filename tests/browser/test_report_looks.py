@@ -38,7 +38,7 @@ def test_nothing_is_wider_than_the_screen(browser, report_page, width, colours):
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("colours", COLOURS)
-def test_pictures_to_look_at(browser, report_page, width, colours, tmp_path):
+def test_pictures_of_every_layout_are_kept(browser, report_page, width, colours, tmp_path):
     folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
     with opened(browser, report_page, width, colours) as page:
@@ -68,7 +68,7 @@ def test_the_button_changes_light_to_dark(page):
     assert page.evaluate("document.querySelector('#figure2 .plot').data[0].colorscale[0][1]") != best
 
 
-def test_in_print_everything_is_drawn_and_the_controls_are_gone(page):
+def test_the_printed_page_draws_everything_and_has_no_controls(page):
     page.emulate_media(color_scheme="dark")
     page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
     page.emulate_media(media="print", color_scheme="dark")

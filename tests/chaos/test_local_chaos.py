@@ -90,7 +90,7 @@ RECOVERABLE = [
 
 
 @every_seed
-def test_a_local_sweep_under_random_faults_ends_as_an_undisturbed_one(tmp_path, seed):
+def test_a_local_sweep_under_random_faults_ends_like_an_undisturbed_one(tmp_path, seed):
     random_, runs_dir = random.Random(seed), tmp_path / "runs"
     told = []
     for _ in range(FAULTS):
@@ -140,7 +140,7 @@ UNUSABLE = [
 
 
 @every_seed
-def test_what_only_a_user_can_mend_is_named_and_the_other_runs_end_as_undisturbed(tmp_path, seed):
+def test_faults_that_only_a_user_can_fix_are_reported_and_the_other_runs_finish(tmp_path, seed):
     """Three runs of a sweep that was stopped at a random moment get files that can't be used."""
     random_, runs_dir = random.Random(seed), tmp_path / "runs"
     process = sweep(runs_dir)
@@ -169,7 +169,7 @@ def moments(random_: random.Random, count: int) -> Iterator[float]:
 
 
 @pytest.mark.parametrize("seed", SEEDS[:1])
-def test_ctrl_c_at_twenty_moments_of_a_sweep_through_make_stops_everything_within_ten_seconds(tmp_path, seed):
+def test_ctrl_c_at_twenty_moments_of_a_make_sweep_stops_everything_within_ten_seconds(tmp_path, seed):
     random_, runs_dir = random.Random(seed), tmp_path / "runs"
     given = [argument for argument in SWEEP[2:] if not argument.startswith(("seeds=", "jobs="))]
     arguments = ["make", "--no-print-directory", "reproduce-grokking", "SEEDS=1,2", "JOBS=2"]

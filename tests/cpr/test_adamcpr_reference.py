@@ -96,7 +96,7 @@ def usual(method: str, measure: str) -> tuple[str, float]:
 @pytest.mark.parametrize("evaluate_at", ["before", "after"])
 @pytest.mark.parametrize("method", BOUNDS)
 @pytest.mark.parametrize("measure", MEASURES)
-def test_it_equals_the_reference_where_the_constraint_acts(measure, method, evaluate_at, adaptive):
+def test_it_equals_the_reference_when_the_constraint_acts(measure, method, evaluate_at, adaptive):
     plain = compare(measure, usual(method, measure), seed=7, evaluate_at=evaluate_at, adaptive=adaptive)
     assert plain.kappa is not None
     assert max(lam for _, _, lam in plain.history) > 0
@@ -133,22 +133,22 @@ def test_float64_equals_the_reference(measure, problem):
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_without_the_safeguard_it_equals_the_reference_to_the_letter(measure):
+def test_without_the_safeguard_it_equals_the_reference(measure):
     compare(measure, ("dependent", 1.1), seed=7, safeguard=False)
 
 
-def test_a_pull_scaled_by_the_learning_rate_equals_the_reference_where_it_acts():
+def test_a_pull_scaled_by_the_learning_rate_equals_the_reference():
     plain = compare("l2", ("dependent", 1.1), seed=7, reg_by_lr=True, lr=0.03)
     assert plain.lam > 0
 
 
 @pytest.mark.parametrize("adaptive", ["transition", "latched"])
-def test_adapting_lowers_the_bound_in_the_problems_compared(adaptive):
+def test_adaptive_bounds_get_lower_in_the_compared_problems(adaptive):
     kappas = [kappa for _, kappa, _ in compare("l2", ("dependent", 1.1), seed=7, adaptive=adaptive).history]
     assert kappas[-1] < kappas[0]
 
 
-def test_the_problems_are_ones_in_which_the_constraint_acts():
+def test_the_constraint_acts_in_the_compared_problems():
     plain = compare("l2", ("warm_start", 20), seed=1)
     assert plain.kappa is not None and max(lam for _, _, lam in plain.history) > 0
 
@@ -187,7 +187,7 @@ def test_a_group_that_is_not_regularized_is_adam_to_the_bit():
     assert torch.equal(a, b)
 
 
-def test_a_step_of_l2_before_is_adamw_s_with_twice_the_multiplier_over_lr_as_decay():
+def test_an_l2_step_evaluated_before_is_adamw_s_with_decay_2_lambda_over_lr():
     generator = torch.Generator().manual_seed(0)
     lr, kappa = 1e-2, 0.02
     start = 0.2 * torch.randn(6, 5, generator=generator, dtype=torch.float64)
@@ -254,7 +254,7 @@ def test_the_inflection_point_is_the_first_sample_from_the_fourth_on_that_grew_l
     assert (state["kappa"].item() if state["kappa_set"] else None) == expected
 
 
-def test_the_inflection_point_s_smoothing_is_a_moving_average_over_steps_from_the_first_value():
+def test_the_inflection_point_is_smoothed_by_a_moving_average_from_the_first_value_on():
     values = [1 + 0.01 * t**2 for t in range(13)]
     optimizer, theta = shown(values, kappa_init_method="inflection_point", reg_step_size=4, reg_ema_decay=0.8)
     average = values[0]
@@ -269,7 +269,7 @@ def test_a_latched_bound_is_not_raised_by_a_matrix_that_is_suddenly_too_large():
     assert optimizer.state[theta]["kappa"] == 0.5
 
 
-def test_a_transition_bound_follows_once_and_a_latched_one_goes_on_following():
+def test_a_transition_bound_follows_r_once_and_a_latched_one_at_every_step():
     options = {"kappa_init_method": "uniform", "kappa_init_param": 1.0}
     kappas = {}
     for adaptive in (False, "transition", "latched"):

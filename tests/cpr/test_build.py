@@ -197,13 +197,13 @@ def test_a_compile_error_is_remembered_for_a_day(tmp_path, cache, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"reason": "x"}', "\0"])
-def test_a_damaged_note_is_no_reason_not_to_build(content, tmp_path):
+def test_a_damaged_note_does_not_prevent_a_build(content, tmp_path):
     note = tmp_path / "cpu.failed"
     note.write_text(content)
     assert build._remembered(note, {}) is None
 
 
-def test_the_remains_of_a_killed_build_are_removed_by_a_later_one(library, compiler, cache):
+def test_a_later_build_removes_the_remains_of_a_killed_one(library, compiler, cache):
     process = start(LOAD, cache, compiler.install(then="sleep 60").environment)
     for _ in range(600):
         if compiler.commands:
@@ -241,7 +241,7 @@ def test_a_cache_folder_that_is_a_file_is_named(cache, monkeypatch):
     assert "Set CPR_CACHE" in message
 
 
-def test_without_a_home_the_cache_is_where_it_is_said_to_be(tmp_path, monkeypatch):
+def test_without_a_home_the_cache_is_the_folder_in_cpr_cache(tmp_path, monkeypatch):
     def homeless():
         raise RuntimeError("Could not determine home directory.")  # no HOME, and no entry in the password file
 
@@ -253,7 +253,7 @@ def test_without_a_home_the_cache_is_where_it_is_said_to_be(tmp_path, monkeypatc
     assert "Could not determine home directory. Set CPR_CACHE" in failed(monkeypatch)
 
 
-def test_a_relative_cache_folder_is_one_below_the_current_folder(tmp_path, monkeypatch):
+def test_a_relative_cache_folder_is_below_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CPR_CACHE", "kernels")
     assert build.cache_folder() == tmp_path / "kernels"

@@ -280,16 +280,16 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def test_sharded_over_two_processes_is_the_same_as_alone(tmp_path):
+def test_sharding_over_two_processes_gives_the_same_as_one_process(tmp_path):
     multiprocessing.spawn(every_way, (2, free_port(), tmp_path), nprocs=2)
 
 
-def test_sharded_over_four_processes_is_the_same_and_its_checkpoint_goes_on_with_two(tmp_path):
+def test_sharding_over_four_processes_gives_the_same_and_two_can_resume_it(tmp_path):
     multiprocessing.spawn(every_way, (4, free_port(), tmp_path), nprocs=4)
     multiprocessing.spawn(reshard, (2, free_port(), tmp_path), nprocs=2)
 
 
-def test_a_step_starts_one_collective_for_all_groups_and_waits_for_it_in_the_next():
+def test_a_step_starts_one_collective_for_all_groups_and_the_next_step_waits_for_it():
     multiprocessing.spawn(collectives, (2, free_port()), nprocs=2)
 
 

@@ -116,7 +116,7 @@ examples = settings(max_examples=15, deadline=None, derandomize=True, phases=(Ph
 @but_triton_weekly(PATHS)
 @examples
 @given(options=problems(), shape=shapes, seed=seeds)
-def test_no_problem_is_found_that_it_solves_otherwise(path, options, shape, seed):
+def test_every_kernel_solves_random_problems_like_the_reference(path, options, shape, seed):
     starts, gradients = outward([shape, (5, 3)], steps=20, seed=seed)
     assert_equals_the_reference(path, starts, gradients, **options)
 
@@ -124,7 +124,7 @@ def test_no_problem_is_found_that_it_solves_otherwise(path, options, shape, seed
 @but_triton_weekly(OPTIMIZERS)
 @examples
 @given(options=problems(), shape=shapes, seed=seeds, maximize=st.booleans())
-def test_with_amsgrad_no_problem_is_found_that_float64_solves_otherwise(path, options, shape, seed, maximize):
+def test_with_amsgrad_random_problems_agree_with_float64(path, options, shape, seed, maximize):
     options |= {"amsgrad": True, "maximize": maximize}
     starts, gradients = rounded(*outward([shape, (5, 3)], steps=20, seed=seed))
     found = train(path, starts, gradients, **options)
@@ -137,13 +137,13 @@ def test_with_amsgrad_no_problem_is_found_that_float64_solves_otherwise(path, op
 @but_triton_weekly(OPTIMIZERS)
 @examples
 @given(options=problems(), shape=shapes, seed=seeds)
-def test_no_bfloat16_step_is_found_that_is_further_off_than_its_roundings(path, options, shape, seed):
+def test_bfloat16_steps_of_random_problems_are_within_their_roundings(path, options, shape, seed):
     starts, gradients = rounded(*outward([shape, (5, 3)], steps=1, seed=seed), torch.bfloat16)
     assert_equal_up_to_bfloat16(path, starts, gradients, **options)
 
 
 @every_path
-def test_matrices_larger_than_a_chunk_of_the_kernels_are_the_same(path):
+def test_matrices_larger_than_a_chunk_of_the_kernels_agree_too(path):
     starts, gradients = outward([(130, 127), (1, 1025)], steps=4, seed=1)
     for measure in MEASURES:
         assert_equals_the_reference(
@@ -164,7 +164,7 @@ def test_the_measure_of_a_matrix_of_four_million_elements_is_exact_to_1e_6(path,
 
 @every_path
 @pytest.mark.parametrize("measure", MEASURES)
-def test_a_matrix_far_beyond_its_bound_is_put_onto_it(path, measure):
+def test_a_matrix_far_above_its_bound_is_put_onto_it(path, measure):
     start = 0.2 * torch.randn(20, 10, generator=torch.Generator().manual_seed(0))
     options = {"kappa_init_method": "uniform", "kappa_init_param": 1e-3, "reg_function": measure}
     (end,) = train(path, [start], [[torch.zeros(20, 10)]], lr=1.0, **options)
@@ -173,7 +173,7 @@ def test_a_matrix_far_beyond_its_bound_is_put_onto_it(path, measure):
 
 
 @every_path
-def test_a_matrix_without_a_gradient_rests_and_counts_its_own_steps(path):
+def test_a_matrix_without_a_gradient_does_not_change_and_counts_its_own_steps(path):
     starts, gradients = rounded(*outward([(4, 4), (3, 5)], steps=30, seed=2))
     some = [[step[0], step[1] if t % 3 else None] for t, step in enumerate(gradients)]
     alone = train(
@@ -188,7 +188,7 @@ def test_a_matrix_without_a_gradient_rests_and_counts_its_own_steps(path):
 @pytest.mark.parametrize(
     "options", [{}, {"amsgrad": True}, {"maximize": True}, {"amsgrad": True, "evaluate_at": "after"}]
 )
-def test_where_no_bound_is_reached_it_is_torch_s_adam(path, options):
+def test_below_every_bound_it_is_torch_s_adam(path, options):
     starts, gradients = rounded(*outward(SHAPES, steps=30, seed=4))
     found = train(path, starts, gradients, lr=1e-2, **NEVER, **options)
     theirs = [torch.nn.Parameter(s.clone()) for s in starts]
@@ -214,7 +214,7 @@ def test_a_bfloat16_step_is_rounded_once_from_float32_arithmetic(path, measure):
 
 
 @every_optimizer
-def test_a_change_by_somebody_else_is_seen_at_the_next_step(path):
+def test_a_change_made_outside_is_seen_at_the_next_step(path):
     starts, gradients = rounded(*outward(SHAPES, steps=20, seed=7))
     ours, parameters = optimizer(path, starts, lr=1e-2, **BOUNDS["warm_start"])
     plain = [Reference(s.double(), ("warm_start", 10), lr=1e-2) for s in starts]
@@ -234,7 +234,7 @@ def test_a_change_by_somebody_else_is_seen_at_the_next_step(path):
 
 @every_optimizer
 @pytest.mark.parametrize("method", ["warm_start", "inflection_point"])
-def test_saved_and_loaded_it_goes_on_to_the_same_bits(path, method):
+def test_a_loaded_state_continues_with_the_same_bits(path, method):
     starts, gradients = rounded(*outward(SHAPES[:2], steps=50, seed=8))
     options = {"lr": 1e-2} | BOUNDS[method]
     undisturbed, parameters = optimizer(path, starts, **options)

@@ -191,7 +191,7 @@ def test_after_the_weights_are_replaced_lambda_follows_their_size(make):
 
 
 @every_kind
-def test_stochastic_weight_averaging_is_the_mean_of_the_weights_and_training_goes_on_from_it(make):
+def test_stochastic_weight_averaging_is_the_mean_of_the_weights_and_training_continues_from_it(make):
     def build() -> tuple[nn.Sequential, torch.optim.Optimizer]:
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
@@ -254,7 +254,7 @@ def test_weights_in_new_memory_change_no_bit(make):
     assert_same((net, optimizer), (plain, reference))
 
 
-def test_one_optimizer_for_each_parameter_stepped_in_the_backward_pass_is_one_for_all():
+def test_one_optimizer_per_parameter_stepped_in_the_backward_pass_equals_one_for_all():
     net, plain = network(), network()
     reference = AdamCPR(plain, lr=1e-2, **ACTING)
     optimizers: dict[Tensor, torch.optim.Optimizer] = {p: torch.optim.Adam([p], lr=1e-2) for p in net.parameters()}
@@ -297,7 +297,7 @@ def test_a_layer_unfrozen_later_trains_as_if_its_gradients_came_later(make):
 
 
 @every_kind
-def test_a_head_exchanged_for_a_larger_one_joins_as_a_module(make):
+def test_a_larger_head_can_be_added_as_a_module(make):
     net = network()
     optimizer = make(net, **ACTING)
     train(net, optimizer, range(5))
@@ -312,7 +312,7 @@ def test_a_head_exchanged_for_a_larger_one_joins_as_a_module(make):
 
 
 @every_kind
-def test_a_model_cast_to_bfloat16_after_the_optimizer_was_built_goes_on_as_from_a_loaded_state(make):
+def test_a_model_cast_to_bfloat16_after_the_optimizer_was_built_continues_as_from_a_loaded_state(make):
     net, again = network(), network()
     optimizer = make(net, **ACTING)
     train(net, optimizer, range(10))
@@ -477,7 +477,7 @@ HOW = {
 
 
 @pytest.mark.parametrize("how", HOW.values(), ids=HOW)
-def test_a_trainer_is_the_plain_loop_and_a_new_one_resumes_to_the_bit(trainer, how):
+def test_a_trainer_equals_the_plain_loop_and_a_new_one_resumes_to_the_bit(trainer, how):
     def build() -> Any:
         model = gpt2()
         return trainer(model=model, **how(model))
@@ -513,7 +513,7 @@ def test_a_trainer_is_the_plain_loop_and_a_new_one_resumes_to_the_bit(trainer, h
     )
 
 
-def test_a_trainer_without_weight_decay_has_nothing_to_bound_and_says_so(trainer):
+def test_a_trainer_without_weight_decay_is_refused(trainer):
     with pytest.raises(ValueError, match=r"no parameter is regularized\. .*weight_decay is not 0"):
         trainer(weight_decay=0.0, optimizer_cls_and_kwargs=(AdamCPR, {"lr": 1e-2, **WARM})).create_optimizer()
 
@@ -522,7 +522,7 @@ def test_a_trainer_without_weight_decay_has_nothing_to_bound_and_says_so(trainer
 
 
 @every_kind
-def test_accelerate_accumulates_clips_saves_and_goes_on_as_the_plain_loop(make, tmp_path):
+def test_accelerate_accumulates_clips_saves_and_resumes_as_the_plain_loop(make, tmp_path):
     accelerate = pytest.importorskip("accelerate")
     net, plain = network(), network()
     reference = make(plain, **ACTING)
@@ -563,7 +563,7 @@ def test_accelerate_accumulates_clips_saves_and_goes_on_as_the_plain_loop(make, 
 # --- several processes
 
 
-def test_a_flat_shard_is_refused_where_it_would_be_bounded():
+def test_a_flat_shard_is_refused_in_a_regularized_group():
     """FSDP1 and DeepSpeed mark their parameters so."""
     flat, bias = nn.Parameter(torch.ones(64)), nn.Parameter(torch.ones(3))
     flat._fsdp_flattened = True
@@ -761,7 +761,7 @@ def in_two_processes(rank: int, port: int, folder: Path) -> None:
     os._exit(0)  # Python's finalization may abort beside gloo's threads (pytorch issue 190489)
 
 
-def test_in_two_processes(tmp_path):
+def test_the_loops_work_in_two_processes(tmp_path):
     """One test for all checks, since each process needs seconds to import torch."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

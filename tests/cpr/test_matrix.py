@@ -154,7 +154,7 @@ def combinations() -> list[Any]:
     measure=st.sampled_from(["l2", "l1", "huber"]),
     after=st.booleans(),
 )
-def test_without_a_bound_it_is_torch_s_adam_and_touches_nothing_else(
+def test_without_a_bound_it_is_torch_s_adam_and_changes_nothing_else(
     kernel, dtype, name, amsgrad, maximize, beta1, eps, measure, after
 ):
     layout = for_kernel(LAYOUTS[name], kernel)
@@ -354,7 +354,7 @@ def starts(kernel: str) -> list[nn.Parameter]:
 
 @every_life
 @every_kernel
-def test_without_a_bound_it_lives_as_torch_s_adam_does(kernel, life):
+def test_without_a_bound_it_follows_torch_s_adam_through_everything(kernel, life):
     adam = {"lr": 1e-2, "betas": (0.9, 0.98), "eps": 1e-6}
     worlds = [
         World(lambda groups, k=k: optimizer_of(k, groups, **adam, **NO_BOUND), starts(kernel))
@@ -414,7 +414,7 @@ class Plain:
 @pytest.mark.parametrize("measure", ["l2", "std"])
 @every_life
 @every_kernel
-def test_with_a_bound_it_lives_as_the_reference_does(kernel, life, measure, evaluate_at):
+def test_with_a_bound_it_follows_the_reference_through_everything(kernel, life, measure, evaluate_at):
     if kernel == "triton" and life is halve_data:
         pytest.skip("on a GPU a change through .data is seen one step late, as the docstring says")
     options = {"reg_function": measure, "evaluate_at": evaluate_at, **BOUND}

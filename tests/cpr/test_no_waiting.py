@@ -91,7 +91,7 @@ def come_and_go(wrapped: bool, measure: str = "l2"):
 # Not of Triton's path: it reads tables that lie on the host, which on a CPU cannot be told from the device.
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("measure", ["l2", "l1", "huber", "std"])
-def test_gradients_that_come_and_go_bring_no_value_to_the_host(wrapped, measure):
+def test_gradients_that_come_and_go_cause_no_copy_to_the_host(wrapped, measure):
     for t, (ours, parameters) in enumerate(come_and_go(wrapped, measure), start=1):
         with Forbidden():
             ours.step()
@@ -101,7 +101,7 @@ def test_gradients_that_come_and_go_bring_no_value_to_the_host(wrapped, measure)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_tables_are_made_on_the_host_only_when_other_parameters_have_a_gradient(wrapped, monkeypatch):
+def test_address_tables_are_rebuilt_only_when_the_set_of_gradients_changes(wrapped, monkeypatch):
     made, make = [], torch.tensor
     monkeypatch.setattr(torch, "tensor", lambda *args, **kwargs: made.append(args) or make(*args, **kwargs))
     counts = []
@@ -130,7 +130,7 @@ def test_no_step_after_the_first_waits_for_the_gpu(path):
 
 
 @needs_a_gpu
-def test_a_step_captured_in_a_cuda_graph_is_the_same_as_outside_of_it():
+def test_a_step_captured_in_a_cuda_graph_equals_an_uncaptured_step():
     starts, pushes = gradients(20)
     ends = []
     for captured in (False, True):
@@ -155,7 +155,7 @@ def test_a_step_captured_in_a_cuda_graph_is_the_same_as_outside_of_it():
 
 
 @needs_a_gpu
-def test_a_captured_training_step_whose_gradients_lie_in_the_graph_is_the_same_as_outside_of_it():
+def test_a_captured_training_step_with_its_backward_pass_equals_an_uncaptured_one():
     generator = torch.Generator().manual_seed(0)
     batches = [
         (torch.randn(32, 8, generator=generator).cuda(), 5 * torch.randn(32, 1, generator=generator).cuda())
@@ -195,7 +195,7 @@ def test_a_captured_training_step_whose_gradients_lie_in_the_graph_is_the_same_a
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
-def test_a_step_leaves_its_sums_where_the_step_before_has_left_them():
+def test_a_step_writes_its_sums_to_the_same_memory_as_the_step_before():
     """A captured step reads them at every replay from where they were when it was captured."""
     starts, pushes = gradients()
     ours, parameters = optimizer("triton", starts, lr=1e-2, **BOUND)

@@ -44,7 +44,7 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
 
 
-def test_every_heading_with_code_is_run():
+def test_the_code_under_every_heading_is_run():
     assert [heading for heading in sections() if heading not in ("Is it working?", "FSDP2")] == [
         *("A plain loop", "timm", "Hugging Face Trainer", "Resume", "Coming from AdamW")
     ]
@@ -59,7 +59,7 @@ def test_the_plain_loop_learns_within_its_bounds(capsys):
     assert isinstance(names["optimizer"], names["cpr"].CPR)
 
 
-def test_the_run_of_the_picture_is_as_the_page_describes_it(capsys):
+def test_the_run_in_the_picture_is_as_the_page_describes_it(capsys):
     history = run("Is it working?")["history"]
     assert capsys.readouterr().out.count("κ = ") == 3
     for name in history[600]:
@@ -132,7 +132,7 @@ def test_the_resumed_run_ends_with_the_same_bits():
     assert names["again"].state[names["resumed"].weight]["kappa_set"]
 
 
-def test_adamw_s_groups_and_moments_go_on():
+def test_adamw_s_groups_and_moments_are_kept():
     names = run("Coming from AdamW")
     optimizer, weight = names["optimizer"], names["model"].weight
     assert optimizer.state[weight]["kappa_set"] and "kappa" not in optimizer.state[names["model"].bias]

@@ -138,7 +138,7 @@ TAKEN = [entry for entry in ADAM_INPUTS if entry not in TENSOR_BETAS]
 TOLERANCE = {torch.float64: 1e-14, torch.float32: 2e-7, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 
 
-def test_the_inputs_of_torch_s_adam_tests_are_those_known_here():
+def test_the_inputs_of_torch_s_adam_tests_are_known_here():
     assert len(TAKEN) >= 20
     (info,) = (info for info in optim_db if info.optim_cls is torch.optim.Adam)
     assert info.optim_inputs_func is optim_inputs_func_adam
@@ -231,7 +231,7 @@ FLAGS = [{"foreach": True}, {"fused": True}, {"foreach": True, "fused": True}, {
 
 
 @pytest.mark.parametrize("flag", FLAGS, ids=str)
-def test_torch_s_flags_are_taken_and_change_no_bit(flag):
+def test_torch_s_flags_are_accepted_and_change_no_bit(flag):
     (weight, bias), (plain, free) = weight_and_bias(), weight_and_bias()
     flagged, without = (
         AdamCPR(groups_of(weight, bias), lr=1e-2, **flag, **ACTING),
@@ -264,7 +264,7 @@ def test_a_flag_set_in_defaults_and_groups_after_construction_changes_no_bit(fla
     assert torch.equal(weight, plain) and torch.equal(bias, free)
 
 
-def test_foreach_set_in_the_groups_of_a_wrapped_adam_is_the_wrapped_adam_s():
+def test_foreach_in_the_groups_of_a_wrapped_adam_reaches_that_adam():
     (weight, bias), (plain, free) = weight_and_bias(torch.float64), weight_and_bias(torch.float64)
     optimizer = CPR(torch.optim.Adam(groups_of(weight, bias), lr=1e-2, foreach=False), **ACTING)
     reference = CPR(torch.optim.Adam(groups_of(plain, free), lr=1e-2, foreach=True), **ACTING)
@@ -444,7 +444,7 @@ def test_zero_grad_sets_to_none_or_to_zero_in_place(make, set_to_none):
 @every_kind
 @pytest.mark.parametrize("measure", ["l2", "l1", "huber"])
 @every_bound
-def test_an_empty_matrix_beside_others_changes_nothing_about_them(make, bound, measure):
+def test_an_empty_matrix_does_not_change_the_others(make, bound, measure):
     (weight, bias), (plain, free), empty = weight_and_bias(), weight_and_bias(), nn.Parameter(torch.zeros(0, 5))
     if bound is ACTING:
         bound = {"kappa_init_method": "warm_start", "kappa_init_param": 2}  # kI0 refuses a matrix of size 0
@@ -466,7 +466,7 @@ def test_an_empty_matrix_beside_others_changes_nothing_about_them(make, bound, m
 
 
 @every_kind
-def test_parameters_of_several_dtypes_in_one_group_step_as_alone(make):
+def test_parameters_of_several_dtypes_in_one_group_step_as_in_separate_groups(make):
     dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float32)
     together = [nn.Parameter(0.1 * numbers(6, 4, seed=i, dtype=dtype)) for i, dtype in enumerate(dtypes)]
     alone = copies([p.detach() for p in together])
@@ -641,7 +641,7 @@ SCHEDULERS: dict[str, Scheduler] = {
 
 @every_kind
 @pytest.mark.parametrize("schedule", SCHEDULERS.values(), ids=SCHEDULERS)
-def test_every_scheduler_sets_what_it_sets_of_torch_s_adam_and_the_step_takes_it(make, schedule):
+def test_every_scheduler_sets_the_same_lr_as_with_torch_s_adam_and_the_step_uses_it(make, schedule):
     """The plain optimizer gives the lr and betas of each step. A third one gets these by hand: the same bits."""
     (weight, bias), (plain, free), (manual, other) = weight_and_bias(), weight_and_bias(), weight_and_bias()
     optimizer, by_hand = (make(groups_of(*pair), lr=1e-2, **ACTING) for pair in ((weight, bias), (manual, other)))
@@ -670,7 +670,7 @@ def test_every_scheduler_sets_what_it_sets_of_torch_s_adam_and_the_step_takes_it
 
 
 @every_kind
-def test_a_scheduler_s_state_and_the_optimizer_s_go_on_together(make):
+def test_the_states_of_a_scheduler_and_the_optimizer_resume_together(make):
     (weight, bias), (again, free) = weight_and_bias(), weight_and_bias()
     whole = make(groups_of(weight, bias), lr=1e-2, **ACTING)
     schedule = lr_scheduler.OneCycleLR(whole, 1e-2, total_steps=20)
@@ -698,7 +698,7 @@ def test_a_scheduler_s_state_and_the_optimizer_s_go_on_together(make):
 @every_kind
 @every_bound
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_a_loaded_state_goes_on_in_step_and_the_saved_one_is_not_touched(make, bound, dtype):
+def test_a_loaded_state_continues_in_step_and_the_saved_state_does_not_change(make, bound, dtype):
     (weight, bias), (again, free) = weight_and_bias(dtype), weight_and_bias(dtype)
     optimizer, loaded = (make(groups_of(*pair), lr=1e-2, **bound) for pair in ((weight, bias), (again, free)))
     feed(optimizer, [weight, bias], range(15))
@@ -717,7 +717,7 @@ def test_a_loaded_state_goes_on_in_step_and_the_saved_one_is_not_touched(make, b
 
 
 @every_kind
-def test_a_state_saved_beside_float64_goes_on_beside_float32(make):
+def test_a_state_saved_with_float64_parameters_continues_with_float32_parameters(make):
     (weight, bias), (again, free) = weight_and_bias(torch.float64), weight_and_bias(torch.float32)
     optimizer, loaded = (make(groups_of(*pair), lr=1e-2, **ACTING) for pair in ((weight, bias), (again, free)))
     feed(optimizer, [weight, bias], range(15))
@@ -736,7 +736,7 @@ def test_a_state_saved_beside_float64_goes_on_beside_float32(make):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @every_kind
-def test_a_state_saved_on_the_cpu_goes_on_on_the_gpu_and_back(make):
+def test_a_state_saved_on_the_cpu_continues_on_the_gpu_and_back(make):
     (weight, bias), (again, free) = weight_and_bias(), [nn.Parameter(p.detach().cuda()) for p in weight_and_bias()]
     optimizer, loaded = (make(groups_of(*pair), lr=1e-2, **ACTING) for pair in ((weight, bias), (again, free)))
     feed(optimizer, [weight, bias], range(15))
@@ -790,7 +790,7 @@ def test_a_state_of_other_groups_is_refused_and_nothing_is_loaded(make, change):
 
 @every_kind
 @pytest.mark.parametrize("bound", [NO_BOUND, ACTING], ids=["no bound acts", "a bound acts"])
-def test_older_states_without_later_flags_and_with_steps_as_numbers_go_on(make, bound):
+def test_older_states_without_later_flags_and_with_steps_as_numbers_can_be_resumed(make, bound):
     (weight, bias), (again, free) = weight_and_bias(), weight_and_bias()
     optimizer, loaded = (make(groups_of(*pair), lr=1e-2, **bound) for pair in ((weight, bias), (again, free)))
     feed(optimizer, [weight, bias], range(10))
@@ -836,7 +836,7 @@ def through_pickle(pair: Any) -> Any:
 
 @every_kind
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, through_pickle])
-def test_a_copy_has_every_public_attribute_and_goes_on_alone(make, duplicate):
+def test_a_copy_has_every_public_attribute_and_is_independent(make, duplicate):
     weight, bias = weight_and_bias()
     optimizer = make(groups_of(weight, bias), lr=1e-2, **ACTING)
     feed(optimizer, [weight, bias], range(10))
@@ -855,7 +855,7 @@ def test_a_copy_has_every_public_attribute_and_goes_on_alone(make, duplicate):
 
 
 @every_kind
-def test_an_entry_put_into_state_before_the_first_step_is_kept(make):
+def test_a_state_entry_set_before_the_first_step_is_kept(make):
     weight, bias = weight_and_bias()
     optimizer = make(groups_of(weight, bias), lr=1e-2, **ACTING)
     optimizer.state[weight]["mine"] = torch.tensor(3.0)
@@ -882,7 +882,7 @@ def test_a_saved_state_may_be_changed_without_changing_the_optimizer_s_groups(ma
 
 @every_kind
 @pytest.mark.parametrize(("saved_names", "loaded_names"), [(True, True), (True, False), (False, True)])
-def test_states_go_between_named_and_unnamed_groups(make, saved_names, loaded_names):
+def test_states_load_between_named_and_unnamed_groups(make, saved_names, loaded_names):
     def build(named: bool) -> tuple[nn.Parameter, nn.Parameter, torch.optim.Optimizer]:
         weight, bias = weight_and_bias()
         pair = (("net.weight", weight), ("net.bias", bias)) if named else (weight, bias)
@@ -1071,7 +1071,7 @@ def test_load_state_dict_hooks_fire_in_order_and_may_change_or_replace_the_state
     assert optimizer.param_groups[0]["lr"] == 1e-2
 
 
-def test_a_load_pre_hook_may_bring_another_optimizer_s_state():
+def test_a_load_pre_hook_may_supply_another_optimizer_s_state():
     (weight, bias), (again, free) = weight_and_bias(), weight_and_bias()
     adam = torch.optim.AdamW([{"params": [weight]}, {"params": [bias]}], lr=1e-2)
     feed(adam, [weight, bias], range(3))

@@ -68,7 +68,7 @@ def matrices(group: dict, seed: int) -> dict:
 @pytest.mark.parametrize("measure", MEASURES)
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(group=groups(), seed=st.integers(0, 1000))
-def test_it_is_that_of_the_rules_in_torch_s_operations(measure, group, seed):
+def test_the_pull_kernel_equals_the_rules_in_torch_s_operations(measure, group, seed):
     pytest.importorskip("triton")
     group |= {"reg_function": measure}
     made = matrices(group, seed)

@@ -133,14 +133,14 @@ def trained(name: str, around: Callable[[Optimizer], Optimizer]) -> list[Tensor]
 
 
 @each
-def test_with_a_bound_out_of_reach_and_a_scheduler_a_network_is_trained_as_without_cpr_to_the_bit(name):
+def test_an_unreached_bound_and_a_scheduler_train_a_network_as_without_cpr_to_the_bit(name):
     alone = trained(name, around=lambda base: base)
     wrapped = trained(name, around=lambda base: CPR(base, **OUT_OF_REACH))
     assert all(map(torch.equal, wrapped, alone))
 
 
 @each
-def test_a_gradient_scaler_changes_no_bit_and_its_skipped_step_nothing_at_all(name):
+def test_a_gradient_scaler_changes_no_bit_and_its_skipped_step_changes_nothing(name):
     scaled, plain = nn.Parameter(start(name)), nn.Parameter(start(name))
     with_scaler, without = bounded(name, scaled, **WS), bounded(name, plain, **WS)
     scaler = torch.amp.GradScaler("cpu")  # its scale is a power of two
@@ -173,7 +173,7 @@ def go_on(name: str, path: Path) -> None:
 
 
 @each
-def test_another_process_goes_on_from_the_state_to_the_bit(name, tmp_path, another_process):
+def test_another_process_resumes_from_the_state_to_the_bit(name, tmp_path, another_process):
     theta, path = nn.Parameter(start(name)), tmp_path / "saved.pt"
     optimizer = bounded(name, theta, **WS)
     feed(optimizer, theta, outward(name, 40))

@@ -50,7 +50,7 @@ def test_a_signal_reaches_the_process_of_a_step(cluster, tmp_path):
     assert lines(tmp_path / "got") == ["USR2"]
 
 
-def test_a_job_of_high_evicts_one_of_low_which_is_signalled_and_queued_again(cluster, tmp_path):
+def test_a_job_of_high_evicts_one_of_low_which_gets_a_signal_and_is_queued_again(cluster, tmp_path):
     process = "trap 'echo USR2 >>log' USR2; trap 'echo TERM >>log; exit' TERM; echo ready >>log; while :; do sleep 1 & wait; done"
     (tmp_path / "process.sh").write_text(process)
     first_time = '[ -z "$SLURM_RESTART_COUNT" ] || { echo restart $SLURM_RESTART_COUNT >>log; exit; }'
@@ -76,7 +76,7 @@ def test_a_job_whose_process_is_killed_has_failed(cluster, tmp_path):
     assert cluster.wait_for(job, {"FAILED", "COMPLETED"}) == "FAILED"
 
 
-def test_a_job_outlives_its_slurmd(cluster, tmp_path):
+def test_a_job_survives_its_slurmd(cluster, tmp_path):
     job = cluster.sbatch("touch started; until [ -e end ]; do sleep 0.1; done", tmp_path, "--nodelist=n2")
     wait_until((tmp_path / "started").exists)
     cluster.kill_node("n2")

@@ -108,7 +108,7 @@ RECOVERABLE: list[Callable[[random.Random, Sweep], None]] = [
 
 
 @every_seed
-def test_a_sweep_on_slurm_under_random_faults_ends_as_an_undisturbed_one(cluster, tmp_path, seed):
+def test_a_slurm_sweep_under_random_faults_ends_like_an_undisturbed_one(cluster, tmp_path, seed):
     random_, sweep = random.Random(seed), Sweep(cluster, tmp_path / "runs")
     told = []
     for _ in range(FAULTS):

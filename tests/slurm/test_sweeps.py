@@ -86,7 +86,7 @@ def trained_in_pieces(folder: Path, checkpoint_every: int, last: int = STEPS) ->
     return steps
 
 
-def test_a_cluster_gives_the_same_tables_as_this_machine_and_each_skips_the_runs_of_the_other(cluster, tmp_path):
+def test_a_cluster_and_this_machine_give_the_same_tables_and_skip_each_other_s_runs(cluster, tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     assert reproduce(cluster, f"runs_dir={here}", "num_steps=80", "jobs=2").returncode == 0
     on_cluster = (f"runs_dir={there}", "num_steps=80", *JOBS, "launcher.runs_per_job=3", "launcher.parallel=2")
@@ -177,7 +177,7 @@ def test_two_sweeps_submitted_at_once_queue_and_train_every_run_once(cluster, tm
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
-def test_a_disk_that_is_full_is_said_and_when_it_has_room_the_sweep_ends_as_if_it_always_had(cluster, tmp_path):
+def test_a_full_disk_is_reported_and_the_sweep_finishes_once_there_is_room(cluster, tmp_path):
     small, undisturbed = tmp_path / "small", tmp_path / "undisturbed"
     small.mkdir()
     mount = ("mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", small)
@@ -233,7 +233,7 @@ def test_two_processes_under_srun_equal_one(cluster, tmp_path):
     assert max(abs(a - b) for a, b in zip(*curves, strict=True)) <= 1e-5
 
 
-def test_runs_of_two_processes_each_are_submitted_as_jobs_of_two_tasks(cluster, tmp_path):
+def test_runs_with_two_processes_are_submitted_as_jobs_with_two_tasks(cluster, tmp_path):
     common = (
         "num_steps=24",
         "lr=1e-3",
@@ -248,7 +248,7 @@ def test_runs_of_two_processes_each_are_submitted_as_jobs_of_two_tasks(cluster, 
     assert {(r["status"], r["hardware"]["processes"]) for r in records(tmp_path).values()} == {("finished", 2)}
 
 
-def test_hydra_s_own_sweep_goes_to_the_cluster_and_is_preempted_and_goes_on(cluster, tmp_path):
+def test_hydra_s_own_sweep_runs_on_the_cluster_and_resumes_after_preemption(cluster, tmp_path):
     run = (
         "-m",
         "task=grokking",
