@@ -29,7 +29,7 @@ def compare(
     scale: float = 0.05,
     **options,
 ) -> Reference:
-    """Both optimizers on one matrix, with the same noisy gradients that push it outward ever less; fails where θ, λ or κ differ.
+    """Train one matrix with both optimizers and the same noisy gradients. Fail if θ, λ or κ differ.
 
     θ is compared relative to max |θ| at the start or the end and to μ, with which λ gathers R's roundings; λ relative to the largest λ or
     increment of λ that has occurred.
@@ -66,7 +66,7 @@ def compare(
 
 
 def gradients(shape: tuple[int, ...], seed: int) -> Iterator[torch.Tensor]:
-    """θ_0 at scale 1, then the noisy gradients, which push outward ever less."""
+    """Return θ_0 at scale 1, and noisy gradients that push it outward with falling strength."""
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(shape, generator=generator, dtype=torch.float64)
     yield start
@@ -75,7 +75,9 @@ def gradients(shape: tuple[int, ...], seed: int) -> Iterator[torch.Tensor]:
 
 
 def chaotic(measure, bound, seed, shape, lr, mu, scale, **options) -> bool:
-    """Whether the reference itself ends elsewhere when it starts a rounding or two away: few elements under a large μ can do that."""
+    """Tell whether the reference itself ends elsewhere after a start that differs by a rounding or two.
+
+    A few elements under a large μ can do that."""
     first, *rest = gradients(shape, seed)
     ends = []
     for rounding in (0, 1e-15, -1e-15, 5e-15):
@@ -87,7 +89,7 @@ def chaotic(measure, bound, seed, shape, lr, mu, scale, **options) -> bool:
 
 
 def usual(method: str, measure: str) -> tuple[str, float]:
-    """A bound that becomes active in `compare`'s problem."""
+    """Return a bound that becomes active in the problem of `compare`."""
     uniform = 0.01 if measure in ("l2", "huber") else 0.1
     return method, {"uniform": uniform, "dependent": 1.1, "warm_start": 20, "inflection_point": 25}[method]
 
@@ -224,7 +226,9 @@ def test_the_wrapper_around_adam_equals_adamcpr():
 
 
 def shown(values: list[float], **options) -> tuple[AdamCPR, torch.nn.Parameter]:
-    """An optimizer that has seen R(θ_0), R(θ_1), ...: l1 of a constant matrix is the constant, and lr = 0 leaves it there."""
+    """Return an optimizer that has seen these values of R, and its matrix.
+
+    The l1 measure of a constant matrix is the constant, and lr = 0 keeps it."""
     theta = torch.nn.Parameter(torch.ones(4, 4, dtype=torch.float64))
     optimizer = AdamCPR([{"params": [theta], "regularize": True}], lr=1.0, reg_function="l1", **options)
     for value in values:
@@ -237,12 +241,12 @@ def shown(values: list[float], **options) -> tuple[AdamCPR, torch.nn.Parameter]:
 @pytest.mark.parametrize(
     ("samples", "expected"),
     [
-        ([1, 2, 3, 4, 5, 6, 7, 8], None),  # never less than before
+        ([1, 2, 3, 4, 5, 6, 7, 8], None),  # growth never falls
         ([1, 2, 4, 7, 11, 16, 22, 29], None),
-        ([1, 4, 6, 7, 9, 12], 7),  # the third sample grew less already, the fourth decides first
+        ([1, 4, 6, 7, 9, 12], 7),  # the third sample grew less already, but the fourth is the first that decides
         ([1, 2, 4, 8, 15, 21, 28], 21),
         ([1, 2, 3, 3, 2, 1], 3),
-        ([1, 2, 3, 0, 5, 6], 6),  # zero is no bound
+        ([1, 2, 3, 0, 5, 6], 6),  # zero can't be a bound
     ],
 )
 def test_the_inflection_point_is_the_first_sample_from_the_fourth_on_that_grew_less_than_the_one_before(

@@ -1,4 +1,4 @@
-"""The arguments that are refused, each with its value."""
+"""Arguments out of range are refused, and the message has the value."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The methods that CPR is compared with, each against its formula written out."""
+"""Each baseline equals its formula written out."""
 
 import math
 import statistics
@@ -33,7 +33,7 @@ torch.set_num_threads(1)
 
 
 class PlainAdam:
-    """a = m̂ / (√v̂ + eps) of every parameter, written out."""
+    """Compute a = m̂ / (√v̂ + eps) of every parameter, written out."""
 
     def __init__(self) -> None:
         self.t = 0
@@ -90,7 +90,7 @@ def test_decay_factors_lie_between_0_and_2_and_rise_with_the_size_of_the_gradien
     ordered = factors[gradient.abs().argsort(stable=True)]
     assert (
         ordered.diff() >= -1e-15
-    ).all()  # equal gradients may differ by a rounding: vector and scalar code take the exponential
+    ).all()  # equal gradients may differ by a rounding, since vector and scalar code compute the exponential
     assert torch.equal(decay_factors(-gradient, alpha), factors)
     if gradient.abs().std(correction=0) > 1e-4:
         assert torch.allclose(decay_factors(scale * gradient, alpha), factors, atol=1e-6)
@@ -184,9 +184,7 @@ def test_amos_is_its_formula(legacy_sign):
 
 
 @pytest.mark.parametrize("legacy_sign, factor", [(False, 0.99), (True, 1.005)])
-def test_without_gradients_extra_l2_of_amos_shrinks_weights_and_its_legacy_sign_grows_them(
-    legacy_sign, factor
-):
+def test_without_gradients_extra_l2_of_amos_shrinks_weights_and_its_legacy_sign_grows_them(legacy_sign, factor):
     parameters = starts()
     first = [p.detach().clone() for p in parameters]
     optimizer = AMOS(two_groups(parameters), extra_l2=0.01, legacy_sign=legacy_sign)

@@ -1,4 +1,4 @@
-"""What the methods that CPR is compared with have in common: groups, state, gradients, arguments and configuration."""
+"""All baselines share these rules: groups, state, gradients, arguments and configuration."""
 
 import copy
 import math
@@ -261,7 +261,7 @@ def built(*overrides: str) -> Optimizer:
 @pytest.mark.parametrize(
     "regularizer, setting, key, value",
     [
-        # At mini scale decays that add up over the steps are multiplied by 25.
+        # Mini scale multiplies decays that add up over the steps by 25.
         ("adadecay", "weight_decay=0.02", "decay", 0.5),
         ("adadecay", "alpha=8", "alpha", 8),
         ("awd", "weight_decay=0.02", "decay", 0.5),

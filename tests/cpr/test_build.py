@@ -1,7 +1,8 @@
-"""How the compiled kernel is built, cached and loaded: real processes and files and, once, two real compilers at once.
+"""Build, cache and load the compiled kernel, with real processes and files.
 
-A build takes 15 seconds, so most tests put a script in the compiler's place that copies a library built before. Builds
-always run in a process of their own. A test starts one for loading too, unless no library can come of it.
+A build takes 15 seconds, so most tests replace the compiler by a script that copies a finished
+library. One test runs two real compilers at once. Each build runs in its own process. Loading does
+too, unless the build must fail.
 """
 
 import json
@@ -19,7 +20,7 @@ from cpr.kernels import build
 
 pytestmark = pytest.mark.weekly
 ROOT = Path(__file__).resolve().parents[2]
-# Without the rest of the package, whose import takes longer than torch's.
+# This imports build.py alone, since the package's import takes longer than torch's.
 LOAD = f"""
 import importlib.util
 specification = importlib.util.spec_from_file_location("build", {build.__file__!r})
@@ -60,7 +61,7 @@ def warnings_of(process: subprocess.Popen[str]) -> list[str]:
 
 
 class Compiler:
-    """A script in the compiler's place; `commands` are the compilations and links that it was asked for."""
+    """A script in place of the compiler. `commands` are the compilations and links that it received."""
 
     def __init__(self, folder: Path, body: str) -> None:
         self.script, self.log = folder / "compiler", folder / "commands"
@@ -84,7 +85,7 @@ def copying(source: Path) -> str:
 
 @pytest.fixture(scope="module")
 def library() -> Path:
-    """A library that the real compiler built."""
+    """Return a library from the real compiler."""
     assert build.load()
     return build.library_path()
 
@@ -102,7 +103,7 @@ def compiler(library: Path, tmp_path: Path) -> Compiler:
 
 
 def failed(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str] | None = None) -> str:
-    """Try to load the kernel in this process; return the one warning."""
+    """Try to load the kernel in this process and return its one warning."""
     for name, value in (environment or {}).items():
         monkeypatch.setenv(name, value)
     with warnings.catch_warnings(record=True) as caught:

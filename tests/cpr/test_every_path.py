@@ -1,7 +1,8 @@
-"""What every path of a CPR step must do: the plain reference, torch's operations, C++, Triton (its interpreter, without a GPU), shards.
+"""Every path of a CPR step follows the same rules: reference, torch's operations, C++, Triton, shards.
 
-The references run in float64 on the same rounded numbers. Tolerances: 1e-6 of the largest element (at least of 1) for float32, times four
-of the largest multiplier or increment of it, as λ adds up rounded values of R.
+Without a GPU, Triton runs in its interpreter. References run in float64 on the same rounded
+numbers. Elements agree to 1e-6 of the largest one (at least of 1) in float32. λ adds up rounded
+values of R, so it agrees to 4e-6 of its largest value or increment.
 """
 
 import pytest
@@ -29,7 +30,7 @@ every_optimizer = pytest.mark.parametrize("path", OPTIMIZERS)
 
 
 def but_triton_weekly(paths: tuple[str, ...]) -> pytest.MarkDecorator:
-    """Many examples on every path. Triton's interpreter is slow."""
+    """Test many examples on every path, and Triton's weekly: its interpreter is slow."""
     return pytest.mark.parametrize(
         "path", [pytest.param(p, marks=pytest.mark.weekly if p == "triton" else ()) for p in paths]
     )
@@ -42,7 +43,10 @@ def rounded(starts, gradients, dtype=torch.float32):
 def assert_equals_the_reference(
     path: str, starts, gradients, bound_tolerance: float = 20 * TOLERANCE, **options
 ) -> list:
-    """In float32; returns where the reference ended. bound_tolerance: of κ, relative; κ is R at one moment of what may be a swing."""
+    """Check a path in float32 and return the end of the reference.
+
+    `bound_tolerance` is relative to κ. R may swing, and κ is its value at one moment.
+    """
     starts, gradients = rounded(starts, gradients)
     found = train(path, starts, gradients, **options)
     exact = train("reference", [s.double() for s in starts], gradients, **options)
@@ -60,7 +64,7 @@ def assert_equals_the_reference(
 def assert_equal_up_to_bfloat16(path: str, starts, gradients, **options) -> None:
     found = train(path, starts, gradients, **options)
     exact = train("reference", [s.double() for s in starts], gradients, **options)
-    # Triton's interpreter cuts the bits off where a GPU rounds; torch's own operations round the pull and Adam's update each, and so does
+    # Triton's interpreter truncates where a GPU rounds. torch's own operations round the pull and Adam's update separately, and so does
     # every path whose pull comes after.
     rounds_once = path in ("cpu", "dtensor") and options.get("evaluate_at") != "after"
     precision = 2**-8 if rounds_once else 2**-6
@@ -105,7 +109,7 @@ def problems(draw: st.DrawFn) -> dict:
     } | BOUNDS[method]
 
 
-# Small ones, and some around a chunk of the kernels, 16,384 elements.
+# Small shapes, and some near the kernels' chunk of 16,384 elements.
 shapes = st.tuples(st.integers(2, 40), st.integers(1, 40)) | st.sampled_from(
     [(128, 128), (5, 3277), (1, 16_385), (3, 11_000)]
 )
@@ -154,7 +158,7 @@ def test_matrices_larger_than_a_chunk_of_the_kernels_agree_too(path):
 @every_path
 @pytest.mark.parametrize("measure", MEASURES)
 def test_the_measure_of_a_matrix_of_four_million_elements_is_exact_to_1e_6(path, measure):
-    # In Triton's interpreter, which needs half a minute for four million, a quarter of a million.
+    # Triton's interpreter needs half a minute for four million elements, so it gets a quarter of a million.
     shape = (511, 513) if path == "triton" and device(path) == "cpu" else (2047, 2049)
     starts, gradients = outward([shape], steps=2, seed=2)
     at_once = {"kappa_init_method": "warm_start", "kappa_init_param": 1}

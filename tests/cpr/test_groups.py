@@ -1,4 +1,4 @@
-"""Which parameters are regularized, in small modules and in models of the libraries that people use."""
+"""These parameters are regularized, in small modules and in models of common libraries."""
 
 import pytest
 import torch
@@ -17,13 +17,13 @@ def weights_of(model: nn.Module, *kinds: type[nn.Module]) -> set[str]:
 
 
 def exempt_matrices(model: nn.Module, reg_embedding: bool = False) -> dict[str, str | None]:
-    """The reasons for the exempt parameters that have two dimensions or more."""
+    """Return the reasons of the exempt parameters with two or more dimensions."""
     decided = decisions(model, reg_embedding)
     return {name: decided[name] for name, p in model.named_parameters() if decided[name] and p.ndim >= 2}
 
 
 def switched(model: nn.Module) -> set[str]:
-    """The parameters that only `reg_embedding=True` regularizes."""
+    """Return the parameters that only `reg_embedding=True` regularizes."""
     with_embeddings, without = regularized_names(model, reg_embedding=True), regularized_names(model)
     assert set(without) <= set(with_embeddings)
     return set(with_embeddings) - set(without)
@@ -84,7 +84,7 @@ EMBEDDINGS = "wte embed_tokens tokens embed_token token_type_embeddings word_emb
 
 
 class Holder(nn.Module):
-    """A module of no known type that holds the given parameters."""
+    """A module of an unknown type that holds the given parameters."""
 
     def __init__(self, **parameters: nn.Parameter) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Holder(nn.Module):
 
 
 class Wrapper(nn.Module):
-    """What DDP does to names."""
+    """Add a prefix to names, as DDP does."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class LinearNorm(nn.Module):
 
 
 class Conv1D(nn.Module):
-    """As in transformers."""
+    """The layer of the same name in transformers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -333,7 +333,7 @@ def test_an_untied_head_is_a_matrix_like_any_other():
     assert "transformer.wte.weight" not in names
 
 
-# What the model itself exempts
+# Exempted by the model itself
 
 
 def test_a_parameter_marked_no_weight_decay_is_exempt():
@@ -505,7 +505,7 @@ def test_mamba_s_projections_and_convolution_are_regularized_and_its_state_matri
 
 
 class ClipLike(nn.Module):
-    """The parameters of open_clip's CLIP: an image tower with tokens, a text tower, projections and the logit scale."""
+    """A module with the parameters of open_clip's CLIP: two towers, tokens, projections, logit scale."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -689,7 +689,7 @@ def test_a_lazy_module_without_a_shape_is_refused_by_its_name():
     assert regularized_names(model) == ["0.weight", "1.weight"]
 
 
-# What was decided
+# The decisions as text
 
 
 class Small(nn.Module):

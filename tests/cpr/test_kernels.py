@@ -1,4 +1,4 @@
-"""The compiled single-pass kernel against torch's own operations, and how it is built."""
+"""The compiled single-pass kernel equals torch's own operations."""
 
 import warnings
 from pathlib import Path
@@ -16,7 +16,7 @@ from scripts.bench.memory import extra_peak_bytes
 ROOT = Path(__file__).resolve().parents[2]
 every_measure = pytest.mark.parametrize("measure", MEASURES)
 either_dtype = pytest.mark.parametrize("dtype", cpu.DTYPES, ids=["float32", "bfloat16"])
-# Around the kernel's vectors of 8 or 16 elements, its blocks of 1,024 and its chunks of 16,384.
+# Sizes near the kernel's vectors of 8 or 16 elements, blocks of 1,024 and chunks of 16,384.
 SIZES = (1, 2, 15, 16, 17, 63, 1023, 1024, 1025, 16_383, 16_384, 16_385, 40_000)
 WS = {"kappa_init_method": "warm_start", "kappa_init_param": 3}
 
@@ -27,16 +27,16 @@ def matrices(sizes, dtype=torch.float32, seed=0) -> list[torch.nn.Parameter]:
 
 
 def optimizer_of(parameters, path: str, **options) -> AdamCPR | CPR:
-    """path: a kernel of AdamCPR, or "wrapper", CPR around SGD."""
+    """Return AdamCPR with the kernel `path`, or CPR around SGD for "wrapper"."""
     groups = [{"params": parameters, "regularize": True}]
     if path == "wrapper":
-        # A power of two: of another lr the last bit of torch's own bfloat16 update depends on the number of threads.
+        # A power of two. With another lr, the last bit of torch's bfloat16 update depends on the number of threads.
         return CPR(torch.optim.SGD(groups, lr=2**-7), **(WS | options))
     return AdamCPR(groups, lr=1e-2, kernel=path, **(WS | options))
 
 
 def trained(parameters, path: str, steps: int = 12, **options) -> AdamCPR | CPR:
-    """The parameters after some steps outward, which the bound pulls back."""
+    """Return the parameters after some outward steps, which the bound pulls back."""
     optimizer = optimizer_of(parameters, path, **options)
     generator = torch.Generator().manual_seed(1)
     signs = [p.detach().sign() for p in parameters]
@@ -107,7 +107,7 @@ def test_a_step_makes_no_temporary_of_the_parameter_s_size(path, evaluate_at, me
         optimizer.step()
     extra = extra_peak_bytes(optimizer.step, parameter.device)
     assert optimizer.state[parameter]["lagmul"] > 0
-    assert extra is None or extra <= 4_000_000  # 1 MB of pieces; what the allocator keeps of them varies by 2 MB
+    assert extra is None or extra <= 4_000_000  # 1 MB of pieces, and the allocator keeps up to 2 MB of them
 
 
 def test_channels_last_weights_and_gradients_of_another_layout_are_handled():
@@ -177,7 +177,7 @@ def test_moments_saved_in_one_memory_format_continue_in_another():
 
 
 def plain_step(**exchanged) -> None:
-    """A step of the kernel itself, on two matrices of 4 x 3, with some arguments exchanged."""
+    """Call the kernel's step on two 4 x 3 matrices, with some arguments replaced."""
     count = 2
     lists = {name: [torch.ones(4, 3) for _ in range(count)] for name in ("params", "grads", "exp_avgs", "exp_avg_sqs")}
     tensors = {

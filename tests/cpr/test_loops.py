@@ -1,4 +1,4 @@
-"""Training loops as users write them. Each is compared with a plain loop."""
+"""Training loops as users write them give the same as a plain loop."""
 
 import contextlib
 import copy
@@ -72,7 +72,7 @@ def loss_of(net: nn.Module, step: int) -> Tensor:
 
 
 def train(net: nn.Module, optimizer: torch.optim.Optimizer, steps: Iterable[int]) -> None:
-    """The plain loop."""
+    """Train with the plain loop."""
     for step in steps:
         optimizer.zero_grad()
         loss_of(net, step).backward()
@@ -150,7 +150,7 @@ def test_gradients_clipped_by_value_and_added_over_micro_batches_step_as_one_bat
     assert_acting(bounds(optimizer, net))
 
 
-# --- weights that others change between steps
+# --- weights that change between steps
 
 
 @every_kind
@@ -406,7 +406,7 @@ def test_an_optimizer_built_from_a_compiled_model_bounds_the_same_matrices_under
 
 @pytest.fixture
 def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """A function that builds a Trainer of a tiny GPT-2, without a network and with the batches in order."""
+    """Return a function that builds a Trainer of a tiny GPT-2, with no network and ordered batches."""
     transformers = pytest.importorskip("transformers")
     accelerate = pytest.importorskip("accelerate")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -451,7 +451,7 @@ def texts() -> list[dict[str, Tensor]]:
 
 
 def plain_loop(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    """What Trainer does with these arguments: clipping to 1, a linear warm-up of 3 steps and a linear decay."""
+    """Train as Trainer does with these arguments: clip to 1, warm up for 3 steps, decay linearly."""
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: min(t / 3, max(0.0, (steps - t) / (steps - 3))))
     data = texts()
     for t in range(steps):
@@ -564,7 +564,7 @@ def test_accelerate_accumulates_clips_saves_and_resumes_as_the_plain_loop(make, 
 
 
 def test_a_flat_shard_is_refused_in_a_regularized_group():
-    """FSDP1 and DeepSpeed mark their parameters so."""
+    """FSDP1 and DeepSpeed set these marks on their parameters."""
     flat, bias = nn.Parameter(torch.ones(64)), nn.Parameter(torch.ones(3))
     flat._fsdp_flattened = True
     message = r"shape \(64,\) is a flat shard of FullyShardedDataParallel.*fully_shard \(FSDP2\)"
@@ -575,7 +575,7 @@ def test_a_flat_shard_is_refused_in_a_regularized_group():
 
 
 def ddp(make: Make) -> None:
-    """Each rank has half of the batch."""
+    """Train with DDP, each rank with half of the batch."""
     net, plain = network().double(), network().double()
     model = nn.parallel.DistributedDataParallel(net)
     optimizer, reference = make(model, **ACTING), make(plain, **ACTING)
@@ -636,7 +636,7 @@ WAYS = {
 
 
 def a_state_goes_on(make: Make, way: str, folder: Path) -> None:
-    """Set the model's state, then the optimizer's, on fresh ones. CPR may refuse a flattened one."""
+    """Load the states into a fresh model and optimizer. CPR may refuse a flattened state."""
     saving, loading = WAYS[way]
     net = sharded()
     optimizer = make(net, **ACTING)
@@ -669,7 +669,7 @@ def a_state_goes_on(make: Make, way: str, folder: Path) -> None:
 
 
 def zero_groups(net: nn.Sequential, matrices: int) -> list[dict[str, Any]]:
-    """The first matrices are bounded: with one of them, one of two ranks gets none."""
+    """Return groups with the first matrices bounded. With only one, one of two ranks has none."""
     chosen = [p for p in net.parameters() if p.ndim == 2][:matrices]
     others = [p for p in net.parameters() if all(p is not matrix for matrix in chosen)]
     return [{"params": chosen, "regularize": True}, {"params": others, "regularize": False}]
@@ -745,7 +745,7 @@ if hasattr(torch.cpu.Stream, "record_event"):  # without it, as in torch 2.6, th
 
 
 def in_two_processes(rank: int, port: int, folder: Path) -> None:
-    """Run every check, and write down why one failed. Ranks that fail unlike run out of time in the next one."""
+    """Run every check and record why one failed. Ranks that disagree time out in the next check."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=20))
@@ -758,7 +758,7 @@ def in_two_processes(rank: int, port: int, folder: Path) -> None:
     (folder / f"done {rank}").touch()
     with contextlib.suppress(RuntimeError):
         dist.barrier()
-    os._exit(0)  # Python's finalization may abort beside gloo's threads (pytorch issue 190489)
+    os._exit(0)  # gloo's threads may abort Python's finalization (pytorch issue 190489)
 
 
 def test_the_loops_work_in_two_processes(tmp_path):

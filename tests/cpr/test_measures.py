@@ -1,4 +1,4 @@
-"""The measures R(θ): value, pull, and the largest pull that is allowed."""
+"""The measures R(θ) have the right value, pull and largest allowed pull."""
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ def test_the_l1_pull_stops_at_zero(shape, seed, multiplier):
 @given(shape=shapes, seed=st.integers(0, 10_000), scale=st.sampled_from([1e-2, 1.0, 10.0]))
 def test_the_largest_pull_removes_at_most_half_and_flips_no_sign(name, shape, seed, scale):
     theta = random_matrix(shape, seed, scale)
-    theta -= theta.mean() if name == "std" else 0  # std does not see the mean
+    theta -= theta.mean() if name == "std" else 0  # std does not depend on the mean
     result = pulled(name, theta, most(name, theta))
     assert (result * theta >= 0).all()
     assert result.norm(p=1) >= (0.5 - 1e-12) * theta.norm(p=1)
@@ -167,7 +167,7 @@ def test_the_value_of_twenty_million_elements_is_exact_to_1e_6(name, start):
         if start == "normal"
         else torch.full((20_000_001,), 0.0123)
     )
-    theta[0] = 2.0  # std of what is all equal would be zero
+    theta[0] = 2.0  # the std of equal elements would be zero
     assert value_of(name, theta).item() == pytest.approx(value_of(name, theta.double()).item(), rel=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Against the authors' package, pytorch-cpr 0.3.1: where the two agree, where ours differs on purpose, and its checkpoints."""
+"""Compare with the authors' package, pytorch-cpr 0.3.1: agreement, deliberate differences, checkpoints."""
 
 import copy
 
@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_cpr", "ignore::DeprecationWarning:pytorch_cpr")
 
 foreach_too = pytest.mark.parametrize("foreach", [True, False], ids=["foreach", "single"])
-NEVER_SET = 1e6  # the package's kappa of an inflection point not yet found
+NEVER_SET = 1e6  # the package's κ before it has found an inflection point
 
 
 def regularize(parameter: torch.Tensor) -> list[dict]:
@@ -30,7 +30,7 @@ def step(optimizer: torch.optim.Optimizer, parameter: torch.Tensor, gradient: to
 
 
 def follow(optimizer: torch.optim.Optimizer, parameter: torch.Tensor, norms: list[float]) -> None:
-    """Shows the optimizer a matrix whose norm is norms[t - 1] when step t evaluates it after its (zero) update."""
+    """Step with a matrix of norm norms[t - 1] at step t. Its update is zero."""
     for norm in norms:
         parameter.data.fill_(norm / parameter.numel() ** 0.5)
         step(optimizer, parameter)
@@ -116,12 +116,14 @@ def test_single_tensor_l1_pulls_by_the_sign_in_the_package_too():
 
 
 INTERVAL = 10
-CONCAVE_AND_SLOW = [1 + 0.02 * (t / 100) ** 0.5 for t in range(1, 101)]  # grows by under 1 % per interval, ever less
+CONCAVE_AND_SLOW = [
+    1 + 0.02 * (t / 100) ** 0.5 for t in range(1, 101)
+]  # grows by less than 1 % per interval, and less each time
 CONVEX_SQUARE = [1 + t / 20 for t in range(1, 101)]  # linear norm: R accelerates, its relative growth falls
 
 
 def inflections(norms: list[float], foreach: bool, **options) -> tuple[bool, bool]:
-    """Whether an inflection point has been found (there, here)."""
+    """Tell whether an inflection point was found, as (in the package, here)."""
     a, b = two_of(torch.ones(5, 4))
     arguments = {"lr": 1.0, "kappa_init_method": "inflection_point", "reg_step_size": INTERVAL}
     ours = AdamCPR(regularize(a), evaluate_at="after", **arguments)

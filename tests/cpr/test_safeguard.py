@@ -1,4 +1,4 @@
-"""The limits on one pull (derivation: cpr/constraint.py)."""
+"""The safeguard limits each pull (derivation: cpr/bounds.py)."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ bounds = st.sampled_from([1e-4, 1e-2, 1.0, 100.0])  # a swing takes 1 / sqrt(mu 
 
 
 def start_of_size(value: float, measure: str, seed: int = 0) -> torch.Tensor:
-    """A random matrix of mean zero whose measure is `value`, found by bisection because Huber is not homogeneous."""
+    """Return a random matrix with mean 0 and measure `value`. Huber is not homogeneous, so bisect."""
     start = torch.randn(8, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     start -= start.mean()
     low, high = -15.0, 15.0
@@ -29,7 +29,7 @@ def start_of_size(value: float, measure: str, seed: int = 0) -> torch.Tensor:
 def without_gradient(
     start: torch.Tensor, measure: str, kappa: float, steps: int = 6000, **options
 ) -> list[torch.Tensor]:
-    """The matrix after each step, as long as the constraint, which alone moves it, does so."""
+    """Return the matrix after each step until it stops moving. Only the constraint moves it."""
     theta = torch.nn.Parameter(start.clone())
     group = [{"params": [theta], "regularize": True}]
     optimizer = AdamCPR(
@@ -90,7 +90,7 @@ def test_a_matrix_enlarged_during_training_comes_back(measure, factor):
             torch.zeros_like(theta) if step >= 100 else torch.randn(8, 6, generator=generator, dtype=torch.float64)
         )
         optimizer.step()
-        if step == 100 and measure != "std":  # the pull of std leaves the mean and so may turn a sign
+        if step == 100 and measure != "std":  # std's pull keeps the mean, so it may flip a sign
             assert torch.equal(theta.detach().sign(), signs)
     kappa = optimizer.state[theta]["kappa"]
     assert 0.05 * kappa <= value_of(measure, theta.detach()) <= 1.1 * kappa
@@ -160,7 +160,7 @@ def test_without_the_safeguard_a_small_bound_violated_ten_thousand_times_is_crus
 def both_ways(
     start: torch.Tensor, method: str, parameter: float, lr: float, seed: int, drift: float
 ) -> list[tuple[torch.Tensor, ...]]:
-    """θ, λ and the largest λ with and without the safeguard, after 300 steps of the same gradients."""
+    """Return θ, λ and the largest λ after 300 equal steps, with and without the safeguard."""
     results = []
     for safeguard in (True, False):
         generator = torch.Generator().manual_seed(seed)

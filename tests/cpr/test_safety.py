@@ -1,4 +1,4 @@
-"""What must never be silent: sizes that do not fit, changed settings and state, numbers that are not finite, parameters nobody trains."""
+"""Nothing fails silently: wrong sizes, changed settings and state, non-finite numbers, untrained parameters."""
 
 import copy
 import gc
@@ -65,7 +65,7 @@ def test_the_state_of_another_head_is_refused_with_its_name_and_both_shapes(make
     before = weights(new)
     with pytest.raises(ValueError, match=rf"has shape \(10, 64\), and the parameter has \({rows}, 64\)"):
         second.load_state_dict(first.state_dict())
-    train(new, second, 1)  # and nothing of the refused state was taken
+    train(new, second, 1)  # the refused state changed nothing
     assert not same(weights(new), before)
 
 
@@ -80,7 +80,7 @@ def test_adamcpr_of_a_model_names_the_parameter():
 @pytest.mark.parametrize("kernel", ["eager", "cpu"])
 @pytest.mark.parametrize("evaluate_at", ["before", "after"])
 def test_a_grown_matrix_with_cleared_state_is_measured_by_its_new_size(kernel, evaluate_at):
-    """R is a mean: with the old number of elements κ and λ would be wrong."""
+    """R is a mean, so the old number of elements would give a wrong κ and λ."""
     torch.manual_seed(0)
     old, new = nn.Parameter(torch.randn(6, 8)), torch.randn(12, 8)
     gradients = [torch.randn(12, 8) for _ in range(3)]
@@ -148,7 +148,7 @@ def test_a_gradient_of_another_shape_is_refused(kernel):
         optimizer.step()
 
 
-# --- state and settings that somebody changes
+# --- changed state and settings
 
 
 @every_maker
@@ -201,7 +201,7 @@ def test_a_group_that_is_no_longer_regularized_is_not_pulled(make):
     ids=lambda change: "-".join(map(str, change)),
 )
 def test_a_setting_changed_during_training_applies_from_the_next_step(change):
-    """The same as a checkpoint of that moment loaded into an optimizer whose group has the new setting."""
+    """Compare with a checkpoint of that moment, loaded into an optimizer with the new setting."""
     options = {"kappa_init_method": "dependent", "kappa_init_param": 0.9}
     model = network()
     optimizer = MAKERS["cpu"](model, **options)
@@ -221,7 +221,7 @@ def test_a_setting_changed_during_training_applies_from_the_next_step(change):
     third = MAKERS["cpu"](unchanged, **options)
     train(unchanged, third, 5)
     train(unchanged, third, 5, seed=1)
-    if not {"kernel", "adaptive", "safeguard"} & set(change):  # which make no difference here
+    if not {"kernel", "adaptive", "safeguard"} & set(change):  # these make no difference here
         assert not same(weights(model), weights(unchanged))
 
 
@@ -268,13 +268,13 @@ def test_a_setting_changed_before_a_refused_step_applies_from_the_next_step():
     assert same(*ends)
 
 
-# --- torch.distributed.checkpoint makes state by a step with lr 0 and zero gradients
+# --- torch.distributed.checkpoint makes state with a step of lr 0 and zero gradients
 
 
 @every_maker
 @pytest.mark.parametrize("lr", [0.0, torch.tensor(0.0)], ids=["number", "tensor"])
 def test_a_step_that_only_makes_state_changes_nothing_and_is_not_counted(make, lr):
-    options = {"kappa_init_method": "dependent", "kappa_init_param": 0.5}  # which would pull at once
+    options = {"kappa_init_method": "dependent", "kappa_init_param": 0.5}  # this would pull at once
     ends = []
     for makes_state in (False, True):
         model = network()
@@ -334,7 +334,7 @@ def test_a_matrix_that_is_not_finite_leaves_lambda_kappa_and_samples_alone(kerne
         p[0, 0] = value
     before = {name: state[name].clone() for name in cpr.bounds.STATE if name in state}
     p.grad = torch.zeros_like(p)
-    optimizer.step()  # the eighth: the warm start's moment, and a sample's
+    optimizer.step()  # the eighth step: the warm start ends, and R is sampled
     assert {name: state[name] for name in before} == before
     with torch.no_grad():
         p.copy_(good)
@@ -349,7 +349,7 @@ def test_a_matrix_that_is_not_finite_leaves_lambda_kappa_and_samples_alone(kerne
     assert bool(state["kappa_set"]) or method == "inflection_point"
 
 
-# --- parameters that nobody bounds, or trains
+# --- parameters that are not bounded or not trained
 
 
 @every_maker
@@ -489,11 +489,11 @@ def test_an_argument_of_a_wrong_type_or_range_is_refused_with_name_value_and_ran
             AdamAWD(network(), **options)
 
 
-# --- a run in which nothing is ever bounded
+# --- a run without any bound
 
 
 def warned(make: Any, steps: int, **options: Any) -> list[str]:
-    """The warnings of an optimizer that takes some steps and is dropped."""
+    """Return the warnings of an optimizer that takes some steps and is deleted."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = network()
@@ -512,10 +512,10 @@ def test_a_run_without_any_bound_ends_with_one_warning_and_its_remedy(make):
     assert "kappa_init_param=100" in text
     assert warned(make, 30, kappa_init_method="warm_start", kappa_init_param=10) == []
     assert warned(make, 30, kappa_init_method="uniform", kappa_init_param=1.0) == []
-    assert warned(make, 5) == []  # a few steps are no run
+    assert warned(make, 5) == []  # a few steps give no warning
 
 
-# --- what one can see
+# --- snapshots, repr and names
 
 
 @every_maker
@@ -573,7 +573,7 @@ def test_hooks_of_the_wrapper_fire_once_in_torch_s_order():
     assert heard == ["global", "before", "inside", "after", "saving", "loading 1", "loaded 2"]
 
 
-# --- what a fresh reader found
+# --- other mistakes
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

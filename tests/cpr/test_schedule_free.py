@@ -1,4 +1,4 @@
-"""Schedule-free training goes around CPR: the bound holds for its sequence z, and so for the average x that is evaluated."""
+"""Schedule-free training wraps CPR. The bound holds for its sequence z, and so for the evaluated average x."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""State that decides the future: saved, loaded, started late."""
+"""The optimizer's state is complete: saved, loaded, started late."""
 
 import copy
 import pickle
@@ -55,7 +55,7 @@ def assert_same(a: nn.Parameter, b: nn.Parameter, first: AdamCPR, second: AdamCP
 def interrupted(
     step: int, path, dtype: torch.dtype = torch.float32, **options
 ) -> tuple[nn.Parameter, nn.Parameter, AdamCPR, AdamCPR]:
-    """A run of STEPS, and one saved at `step` and continued from the file by a new optimizer."""
+    """Return a run of STEPS steps, and one that was saved at `step` and resumed by a new optimizer."""
     a = nn.Parameter(start(dtype))
     whole = optimizer_of(a, **options)
     feed(whole, a, gradients()[:step])
@@ -269,7 +269,7 @@ def test_an_inflection_point_after_another_adam_s_steps_needs_new_samples():
         adam.step()
     optimizer = optimizer_of(parameter, lr=0, kappa_init_method="inflection_point", reg_step_size=5)
     optimizer.load_state_dict(adam.state_dict())
-    for t in range(60):  # the size accelerates up to t = 39, and then stands still
+    for t in range(60):  # the growth accelerates up to t = 39, then stops
         parameter.data.fill_(1 + min(t, 39) / 20)
         feed(optimizer, parameter, [torch.zeros_like(parameter)])
         assert bool(optimizer.state[parameter]["kappa_set"]) == (
@@ -278,7 +278,7 @@ def test_an_inflection_point_after_another_adam_s_steps_needs_new_samples():
 
 
 def adamw_of_all_parameters(model: nn.Module) -> dict:
-    """The state of AdamW(model.parameters()), one group, after a few steps."""
+    """Return the state of AdamW(model.parameters()), one group, after a few steps."""
     adamw = torch.optim.AdamW(model.parameters(), lr=0)
     for _ in range(3):
         for p in model.parameters():

@@ -1,4 +1,4 @@
-"""The situations of timm's optimizer tests, and timm's factory, schedulers and EMA, with AdamCPR and CPR."""
+"""AdamCPR and CPR pass timm's optimizer tests and work with its factory, schedulers and EMA."""
 
 import copy
 from argparse import Namespace
@@ -60,7 +60,7 @@ def vit() -> nn.Module:
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range, schedule: Any = None) -> float:
-    """Return the last loss of a classification that does not change."""
+    """Train on a fixed classification problem and return the last loss."""
     images, classes = numbers(8, 3, 16, 16, seed=5), torch.arange(8) % 4
     for t in steps:
         optimizer.zero_grad()
@@ -276,7 +276,7 @@ def test_lookahead_equals_lookahead_written_out(make):
         optimizer.step(closure)
         inner.step(plain)
         if t % 3 == 0:
-            for p in (plain_weight, plain_bias):  # timm's slow weights begin at the first exchange
+            for p in (plain_weight, plain_bias):  # timm's slow weights start at the first exchange
                 slow[p] = p.detach().clone() if p not in slow else slow[p] + 0.5 * (p.detach() - slow[p])
                 p.data.copy_(slow[p])
         torch.testing.assert_close(weight, plain_weight, rtol=0, atol=1e-6)

@@ -1,4 +1,4 @@
-"""The situations of torch's own optimizer tests, on AdamCPR and on CPR around SGD and Adam."""
+"""AdamCPR, and CPR around SGD and Adam, pass torch's own optimizer tests."""
 
 import copy
 import gc
@@ -20,7 +20,7 @@ from cpr import CPR, AdamCPR
 pytest.importorskip("expecttest", reason="torch.testing._internal.common_optimizers imports it")
 
 with pytest.MonkeyPatch.context() as _patch:
-    # Its import forbids the whole process to set torch.backends' flags, which the engine's tests do.
+    # Importing it here would stop the whole process from setting torch.backends' flags, as the engine's tests do.
     _patch.setattr(torch.backends, "disable_global_flags", lambda: None)
     from torch.testing._internal.common_optimizers import (
         optim_db,
@@ -36,7 +36,7 @@ NO_BOUND = {"kappa_init_method": "uniform", "kappa_init_param": 1e9}
 ACTING = {
     "kappa_init_method": "dependent",
     "kappa_init_param": 1.0,
-}  # no larger than at the start: the gradients push outward
+}  # no larger than at the start, while gradients push outward
 Make = Callable[..., torch.optim.Optimizer]
 
 
@@ -120,7 +120,7 @@ def copies(tensors: Sequence[Tensor]) -> list[nn.Parameter]:
     return [nn.Parameter(t.new_empty_strided(t.shape, t.stride()).copy_(t)) for t in tensors]
 
 
-# --- no bound acts: it is torch's Adam
+# --- without an active bound it is torch's Adam
 
 ADAM_INPUTS = [
     *(
@@ -134,7 +134,7 @@ ADAM_INPUTS = [
 ]
 TENSOR_BETAS = [entry for entry in ADAM_INPUTS if isinstance(entry[2].kwargs.get("betas", (0,))[0], Tensor)]
 TAKEN = [entry for entry in ADAM_INPUTS if entry not in TENSOR_BETAS]
-# Of one element, after the steps below. Half precision: one rounding more or less in a step of lr.
+# Per element, after the steps below. In half precision, one rounding more or less in a step of lr.
 TOLERANCE = {torch.float64: 1e-14, torch.float32: 2e-7, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 
 
@@ -174,7 +174,7 @@ def test_betas_as_tensors_are_refused(given):
         AdamCPR(groups_of(weight, bias), **{k: v for k, v in given.kwargs.items() if k != "weight_decay"})
 
 
-# What AdamCPR says to torch's error inputs. None: torch's limits on foreach, which has no effect here.
+# AdamCPR's messages for torch's error inputs. None: torch's limits on foreach, which has no effect here.
 ERRORS = {
     "invalid param type": (
         TypeError,
@@ -282,7 +282,7 @@ def test_foreach_in_the_groups_of_a_wrapped_adam_reaches_that_adam():
 def descend(
     make: Make, weight: Tensor, bias: Tensor, schedulers: Sequence[Callable] = (), steps: int = 100, **options
 ) -> tuple[float, float]:
-    """Return the loss |W x + b|² before and after training, as torch's basic cases have it."""
+    """Return the loss |W x + b|² before and after training, as in torch's basic cases."""
     optimizer = make(groups_of(weight, bias, **options.pop("of_bias", {})), **options)
     schedules = [schedule(optimizer) for schedule in schedulers]
     inputs = numbers(5, seed=9, dtype=weight.dtype)
@@ -389,7 +389,7 @@ def test_a_group_that_is_refused_is_not_added(make, message):
     assert multiplier(optimizer, weight) > 0
 
 
-# --- steps with little to do
+# --- steps with few or no gradients
 
 
 @every_kind
@@ -642,7 +642,7 @@ SCHEDULERS: dict[str, Scheduler] = {
 @every_kind
 @pytest.mark.parametrize("schedule", SCHEDULERS.values(), ids=SCHEDULERS)
 def test_every_scheduler_sets_the_same_lr_as_with_torch_s_adam_and_the_step_uses_it(make, schedule):
-    """The plain optimizer gives the lr and betas of each step. A third one gets these by hand: the same bits."""
+    """Read lr and betas of each step from torch's Adam. Setting them by hand gives the same bits."""
     (weight, bias), (plain, free), (manual, other) = weight_and_bias(), weight_and_bias(), weight_and_bias()
     optimizer, by_hand = (make(groups_of(*pair), lr=1e-2, **ACTING) for pair in ((weight, bias), (manual, other)))
     sgd = make is KINDS["CPR around SGD"]
@@ -664,7 +664,7 @@ def test_every_scheduler_sets_the_same_lr_as_with_torch_s_adam_and_the_step_uses
             each.step(1.0) if isinstance(each, lr_scheduler.ReduceLROnPlateau) else each.step()
     assert len(rates) > 1
     assert torch.equal(weight, manual) and torch.equal(bias, other)
-    torch.testing.assert_close(bias, free, rtol=0, atol=1e-7)  # which has no bound
+    torch.testing.assert_close(bias, free, rtol=0, atol=1e-7)  # the bias has no bound
     assert multiplier(optimizer, weight) == multiplier(by_hand, manual)
     assert not torch.equal(weight, plain)
 
@@ -898,7 +898,10 @@ def test_states_load_between_named_and_unnamed_groups(make, saved_names, loaded_
     feed(loaded, [again, free], range(10, 15))
     assert torch.equal(weight, again) and torch.equal(bias, free)
     names = [group.get("param_names") for group in loaded.param_groups]
-    assert names == [["net.weight"], ["net.bias"]]  # torch's rule: the saved names, or else the optimizer's own
+    assert names == [
+        ["net.weight"],
+        ["net.bias"],
+    ]  # torch's rule: the saved names, or the optimizer's own if there are none
     if loaded_names:
         assert "net.weight (10, 5)" in repr(loaded)
         with pytest.raises(ValueError, match="cannot add param group without names to the optimizer"):
@@ -946,7 +949,7 @@ def test_step_hooks_fire_once_in_torch_s_order_and_not_after_their_removal(make)
         feed(optimizer, [weight, bias], range(1))
         assert calls == [(name, optimizer) for name in ("all, before", "before", "after", "all, after")]
         calls.clear()
-        lr_scheduler.StepLR(optimizer, 1)  # which replaces the instance's step
+        lr_scheduler.StepLR(optimizer, 1)  # the scheduler replaces the instance's step
         feed(optimizer, [weight, bias], range(1))
         assert calls == [(name, optimizer) for name in ("all, before", "before", "after", "all, after")]
         calls.clear()
@@ -1086,7 +1089,7 @@ def test_a_load_pre_hook_may_supply_another_optimizer_s_state():
 
 
 class Largest(TorchDispatchMode):
-    """Notes the elements of the largest tensor that an operation makes."""
+    """Record the size of the largest tensor that an operation makes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -1121,7 +1124,7 @@ def test_an_ordinary_loop_learns_without_a_warning(make, bound):
     groups[0]["params"].append(model[2].weight)
     groups[1]["params"].append(model[2].bias)
     inputs = numbers(16, 5)
-    gc.collect()  # optimizers of other tests, which may warn that no bound was set
+    gc.collect()  # collects optimizers of other tests, which may warn that no bound was set
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optimizer = make(groups, lr=1e-2, **bound)

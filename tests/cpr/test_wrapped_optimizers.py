@@ -1,4 +1,4 @@
-"""CPR around optimizers of torch, timm and bitsandbytes: the same facts for each of them."""
+"""CPR works around optimizers of torch, timm and bitsandbytes. Each passes the same tests."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -32,7 +32,7 @@ def adam8bit(groups: list[dict[str, Any]]) -> Optimizer:
     return package.optim.Adam8bit(groups, lr=2e-3)
 
 
-# The rates give each of them an update of about 0.001 to 0.003 per element and step under the gradients of `outward`.
+# With these rates and the gradients of `outward`, each updates an element by about 0.001 to 0.003 a step.
 OPTIMIZERS: dict[str, Build] = {
     "SGD": lambda groups: torch.optim.SGD(groups, lr=1e-3, momentum=0),
     "SGD, momentum": lambda groups: torch.optim.SGD(groups, lr=1e-4, momentum=0.9),
@@ -57,7 +57,7 @@ def start(name: str) -> Tensor:
 
 
 def outward(name: str, steps: int = STEPS) -> list[Tensor]:
-    """Gradients that make the matrix grow as long as nothing holds it."""
+    """Return gradients that make the matrix grow unless a bound holds it."""
     generator = torch.Generator().manual_seed(1)
     away = start(name).sign()
     return [torch.randn(SIZE, SIZE, generator=generator, dtype=dtype_of(name)) - away for _ in range(steps)]
@@ -75,7 +75,7 @@ def feed(optimizer: Optimizer, theta: nn.Parameter, gradients: list[Tensor]) -> 
 
 @dataclass
 class Around(Reference):
-    """The reference's Algorithm 1 with any optimizer as Opt: its update is what it makes of zeros."""
+    """The reference's Algorithm 1 with any optimizer as Opt. The update is the optimizer's step from zero."""
 
     build: Build = field(kw_only=True)
 
@@ -115,7 +115,7 @@ def test_without_a_bound_the_matrix_grows_far_beyond_it(name):
 
 
 def trained(name: str, around: Callable[[Optimizer], Optimizer]) -> list[Tensor]:
-    """Parameters of a network after 40 steps with a falling lr; its vectors have an optimizer of their own around Muon."""
+    """Return a network's parameters after 40 steps with a falling lr. With Muon, vectors have another optimizer."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(SIZE, SIZE), nn.Tanh(), nn.Linear(SIZE, SIZE)).to(dtype_of(name))
     matrices, vectors = regularized_groups(model)
@@ -163,7 +163,7 @@ def another_process() -> Iterator[Executor]:
 
 
 def go_on(name: str, path: Path) -> None:
-    """Loads what was saved at `path`, takes the last 40 of 80 steps and saves the end there."""
+    """Load the state at `path`, take the last 40 of 80 steps and save the end there."""
     saved = torch.load(path, weights_only=True)
     theta = nn.Parameter(saved["theta"])
     optimizer = bounded(name, theta, **WS)

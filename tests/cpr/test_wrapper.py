@@ -66,7 +66,7 @@ def test_around_adam_it_is_adamcpr_to_the_bit(measure, evaluate_at, bound):
     ours = AdamCPR(regularize(a), lr=1e-2, **options)
     wrapped = CPR(
         torch.optim.Adam(regularize(b), lr=1e-2, fused=True), **options
-    )  # as kernel="eager", which float64 takes
+    )  # like kernel="eager", which float64 uses
     feed(ours, a, outward(100))
     feed(wrapped, b, outward(100))
     assert torch.equal(a, b)
