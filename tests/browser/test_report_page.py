@@ -1,4 +1,4 @@
-"""The report page as a reader uses it: figures, hover, click and filters. Its looks are in test_report_looks.py."""
+"""A reader can use the report page's figures, hover texts, clicks and filters."""
 
 import json
 
@@ -55,14 +55,14 @@ def test_pointing_at_a_cell_shows_its_seeds_and_a_click_shows_its_runs(page):
     assert all(name in text for name in ids) and "abc1234" in text
     page.wait_for_function(
         "document.querySelectorAll('#dynamics .scatterlayer .trace').length === 3"
-    )  # R of three seeds: AdamW has no bound
+    )  # R of three seeds, since AdamW has no bound
     page.keyboard.press("Escape")
     page.wait_for_selector("#runs", state="hidden")
 
 
 @pytest.mark.parametrize("figure", ["evaluate_at-0", "figure1-0", "figure1-1", "grokking-0", "figure5-0"])
 def test_pointing_at_a_line_or_dot_names_it_and_a_click_shows_its_runs(page, figure):
-    """Pairs, the two figures of budgets, curves, and dynamics."""
+    """Check pairs, the two figures of budgets, curves, and dynamics."""
     drawn(page, figure.rpartition("-")[0])
     x, y, ids = visible_point(page, figure)
     place = point_at(page, figure, x, y)

@@ -1,11 +1,11 @@
-"""The local cluster does what a real one does to a job: the ground that tests of sweeps stand on."""
+"""The local cluster treats jobs like a real one. The tests of sweeps rely on it."""
 
 import os
 import signal
 
 from commands import wait_until
 
-HOLD = "sleep 300"  # longer than any test waits
+HOLD = "sleep 300"  # longer than any test
 
 
 def lines(path):
@@ -30,7 +30,7 @@ def test_an_array_runs_no_more_tasks_at_once_than_its_limit(cluster, tmp_path):
 
 
 def test_jobs_on_one_node_see_different_gpus(cluster, tmp_path):
-    # Each waits for the other three, so that all four run at once.
+    # Each job waits for the other three, so all four run at once.
     job = cluster.sbatch(
         "echo $CUDA_VISIBLE_DEVICES >>gpus; until [ $(wc -l <gpus) = 4 ]; do sleep 0.1; done",
         tmp_path,

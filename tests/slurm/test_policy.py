@@ -1,4 +1,6 @@
-"""docs/reference/failures.md on a real Slurm: what goes wrong with one run or the controller leaves the others alone."""
+"""On a real Slurm, a failure of one run or of the controller does not affect other runs.
+
+docs/reference/failures.md has the rules."""
 
 import subprocess
 from pathlib import Path
@@ -51,7 +53,7 @@ def test_a_model_that_does_not_fit_is_failed_after_three_attempts_and_not_queued
 
 
 def test_runs_with_unusable_files_are_reported_and_the_others_are_trained(cluster, tmp_path):
-    """One has a folder in the place of its checkpoint, of one the lock is deleted while it trains."""
+    """One run has a folder in place of its checkpoint. Another loses its lock while it trains."""
     here, there = arguments(tmp_path / "here", num_steps="1200"), arguments(tmp_path / "there", num_steps="1200")
     assert cluster.call(*typed(here, "jobs=2"), timeout=300).returncode == 0
     blocked, unlocked, *good = folders(there)
