@@ -89,7 +89,8 @@ def check_moments(state_dict: dict[str, Any]) -> None:
         lacking = [name for name in ("step", *MOMENTS[:2]) if name not in entry]
         if entry and lacking:
             raise ValueError(
-                f"the saved state of parameter {identifier} has no {lacking[0]}. AdamCPR can only load the state of an Adam"
+                f"the saved state of parameter {identifier} has no {lacking[0]}. "
+                "AdamCPR can only load the state of an Adam"
             )
 
 
@@ -129,8 +130,9 @@ def completed(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any
     ours, saved = optimizer.param_groups, state_dict["param_groups"]
     if len(ours) != len(saved):
         raise ValueError(
-            f"loaded state dict has a different number of parameter groups: {len(saved)}, not {len(ours)}. Load it into "
-            "an optimizer `old` with the saved groups, then copy its moments: optimizer.state.update(old.state)"
+            f"loaded state dict has a different number of parameter groups: {len(saved)}, not {len(ours)}. "
+            "Load it into an optimizer `old` with the saved groups, then copy its moments: "
+            "optimizer.state.update(old.state)"
         )
     groups = [
         own | its | ({"weight_decay": 0.0} if "weight_decay" in its else {})

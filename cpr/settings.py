@@ -226,7 +226,8 @@ def require_regularized(groups: Iterable[dict[str, Any]]) -> None:
     if not any(group["regularize"] for group in groups):
         raise ValueError(
             "no parameter is regularized. Pass the model itself, or groups with regularize=True "
-            "(cpr.regularized_groups(model) makes them). A group made for weight decay counts if its weight_decay is not 0"
+            "(cpr.regularized_groups(model) makes them). "
+            "A group made for weight decay counts if its weight_decay is not 0"
         )
 
 
@@ -270,8 +271,8 @@ class Watch:
         if changed and any("kappa_set" in optimizer.state.get(p, {}) for p in group["params"]):
             name = changed[0]
             raise ValueError(
-                f"{name} was changed from {before[name]!r} to {group[name]!r} while bounds are in force that depend on it. "
-                f"Make a new optimizer, or change state[p]['kappa'] of each parameter"
+                f"{name} was changed from {before[name]!r} to {group[name]!r} while bounds are in force "
+                f"that depend on it. Make a new optimizer, or change state[p]['kappa'] of each parameter"
             )
         for parameter in group["params"] if group["regularize"] else ():
             _check_parameter(parameter, group)

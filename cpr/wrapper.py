@@ -73,7 +73,8 @@ class CPR(Named):
             raise TypeError(f"CPR wraps an optimizer, as in CPR(torch.optim.SGD(...)), not {type(optimizer).__name__}")
         if hasattr(optimizer, "eval"):
             raise ValueError(
-                f"{type(optimizer).__name__} evaluates other weights than it trains, and CPR would bound only the trained ones. "
+                f"{type(optimizer).__name__} evaluates other weights than it trains, "
+                "and CPR would bound only the trained ones. "
                 "Wrap AdamCPR instead: schedulefree.ScheduleFreeWrapper(cpr.AdamCPR(model, betas=(0, 0.999), ...))"
             )
         name = type(optimizer).__name__
@@ -90,7 +91,8 @@ class CPR(Named):
         closure = inspect.signature(optimizer.step).parameters.get("closure")
         if closure is not None and closure.default is inspect.Parameter.empty:
             raise ValueError(
-                f"{name} evaluates its closure several times in a step, and CPR can't pull in between. Use another optimizer"
+                f"{name} evaluates its closure several times in a step, and CPR can't pull in between. "
+                "Use another optimizer"
             )
         defaults = settings.checked_defaults(
             kappa_init_method=kappa_init_method,

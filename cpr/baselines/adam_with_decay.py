@@ -100,7 +100,8 @@ class AdamWithDecay(torch.optim.Adam, ABC):
         for group in self.param_groups:
             if group["weight_decay"]:
                 raise ValueError(
-                    f"weight_decay={group['weight_decay']} in a group of {type(self).__name__}. Change its entry 'decay' instead"
+                    f"weight_decay={group['weight_decay']} in a group of {type(self).__name__}. "
+                    "Change the group's entry 'decay' instead"
                 )
         self._decay()
         plain_adam_step()(self)

@@ -31,8 +31,9 @@ def compare(
 ) -> Reference:
     """Train one matrix with both optimizers and the same noisy gradients. Fail if θ, λ or κ differ.
 
-    θ is compared relative to max |θ| at the start or the end and to μ, with which λ gathers R's roundings; λ relative to the largest λ or
-    increment of λ that has occurred.
+    θ is compared relative to max |θ| at the start or the end, and to μ, since λ adds up R's roundings
+    times μ. λ is compared relative to its largest value or increment so far.
+
     """
     first, *rest = gradients(shape, seed)
     start = scale * first

@@ -64,8 +64,8 @@ def assert_equals_the_reference(
 def assert_equal_up_to_bfloat16(path: str, starts, gradients, **options) -> None:
     found = train(path, starts, gradients, **options)
     exact = train("reference", [s.double() for s in starts], gradients, **options)
-    # Triton's interpreter truncates where a GPU rounds. torch's own operations round the pull and Adam's update separately, and so does
-    # every path whose pull comes after.
+    # Triton's interpreter truncates where a GPU rounds. torch's own operations round the pull and Adam's
+    # update separately. So does every path that pulls after the update.
     rounds_once = path in ("cpu", "dtensor") and options.get("evaluate_at") != "after"
     precision = 2**-8 if rounds_once else 2**-6
     for ours, plain in zip(found, exact, strict=True):
