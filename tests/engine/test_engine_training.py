@@ -1,4 +1,4 @@
-"""What a run does and leaves behind: its steps, its logs, its record and its name."""
+"""A run's steps, logs, record and name."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def losses(cfg: DictConfig) -> dict[int, float]:
 
 
 def flat(optimizer: Optimizer, of: str) -> Tensor:
-    """All parameters ("data") or gradients ("grad") of the optimizer in one vector."""
+    """Return all parameters ("data") or gradients ("grad") of the optimizer as one vector."""
     tensors = [
         getattr(p, of) for group in optimizer.param_groups for p in group["params"] if getattr(p, of) is not None
     ]
@@ -52,7 +52,7 @@ def flat(optimizer: Optimizer, of: str) -> Tensor:
 
 @contextmanager
 def watched_steps() -> Iterator[list[dict[str, Any]]]:
-    """What every optimizer step of the block got and did: learning rates, the gradient's norm and the length of the step."""
+    """Record learning rates, gradient norm and step length of every optimizer step in the block."""
     seen: list[dict[str, Any]] = []
     before: list[Tensor] = []
 
@@ -74,7 +74,7 @@ def watched_steps() -> Iterator[list[dict[str, Any]]]:
 
 @pytest.fixture(autouse=True)
 def process_as_before() -> Iterator[None]:
-    """A run sets threads and determinism for its whole process, which other tests share."""
+    """Restore the process's settings: a run sets threads and determinism, and other tests share them."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     precision = torch.get_float32_matmul_precision()
     yield
@@ -200,7 +200,7 @@ def test_the_record_says_what_was_run_how_it_ended_and_on_what(tmp_path):
     assert record["metric"] == {"name": "validation_accuracy", "unit": "%", "better": "higher"}
     assert 0 <= record["metrics"]["validation_accuracy"] <= 100
     assert record["seconds"] > 0
-    assert record["steps_per_second"] >= 20 / record["seconds"]  # updates alone, without evaluations
+    assert record["steps_per_second"] >= 20 / record["seconds"]  # only updates, without evaluations
     assert record["versions"]["torch"] == metadata.version("torch")
     assert re.fullmatch(r"[0-9a-f]{12,}(-dirty(-[0-9a-f]{8})?)?", record["git_commit"])
     assert record["hardware"]["gpu"] is None and record["hardware"]["threads"] == 1 and record["hardware"]["cpu"]

@@ -1,4 +1,4 @@
-"""Claims judged together: Holm's correction, intervals of differences, and what claims.csv holds."""
+"""Claims judged together: Holm's correction, intervals of differences, and claims.csv."""
 
 import itertools
 import warnings
@@ -51,7 +51,7 @@ def test_six_pairs_are_too_few_for_two_claims_unless_the_other_is_significant():
 
 
 def test_made_runs_are_judged_by_what_is_left_of_p_after_four_claims():
-    """WS is ahead of AdamW by 1 at every pair but the last ones: significant alone, and not among four claims."""
+    """WS leads AdamW by 1 in all pairs but the last. This is significant alone, but not among four claims."""
     behind = {(LRS[0], 1), (LRS[1], 2)}
 
     def value(name, lr, setting, seed):
@@ -68,7 +68,7 @@ def test_made_runs_are_judged_by_what_is_left_of_p_after_four_claims():
         and together[0].p == by_itself.p
         and together[0].p_holm == pytest.approx(4 * by_itself.p)
     )
-    assert together[0].pairs == 9 and together[2].pairs is None  # of cells there are no pairs
+    assert together[0].pairs == 9 and together[2].pairs is None  # claims about cells have no pairs
 
 
 def test_the_interval_is_scipy_s_of_the_plain_differences():
