@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.cifar100.data import load as load_clean
+from tasks.data.images.arrays import load as load_clean
 from tasks.engine.errors import UserError
 
 # The clean set's name, and the folder of its corrupted test images.

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +17,18 @@ from results.code import code_remark
 from tasks.engine import attempts, environment, verified
 from tasks.engine import run as engine
 from tasks.engine.errors import UserError
-from tasks.engine.kept import kept
+from tasks.engine.kept import trained
 from tasks.engine.records import read_record, run_folder
+from tasks.engine.workload import Metric, Workload
+
+
+def small_training() -> tuple[Workload, torch.optim.Optimizer]:
+    """One weight, drawn towards 0."""
+    model = torch.nn.Linear(1, 1)
+    metric = Metric("loss", "1", "lower")
+    loss = lambda model, batch: model(batch).square().mean()  # noqa: E731
+    workload = Workload(model, lambda step: torch.ones(2, 1), loss, lambda model: {}, metric)
+    return workload, torch.optim.SGD(model.parameters())
 
 
 def under(monkeypatch: pytest.MonkeyPatch, commit: str) -> None:
@@ -157,10 +168,12 @@ def test_data_on_a_read_only_disk_is_trained_on_and_what_is_missing_is_one_line(
     try:
         write_fashion_mnist(disk)
         write_tokens(disk, "OpenWebText", 50257)
-        weights = kept(disk / "small.pt", {}, lambda: {"weight": torch.ones(2)})
+        recipe = SimpleNamespace(seed=0, steps=1, lr=0.1, warmup_steps=0)
+        weights = trained(disk / "small.pt", recipe, small_training, final_factor=0, quiet=True)
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         assert torch.equal(
-            kept(disk / "small.pt", {}, lambda: pytest.fail("it was made again"))["weight"], weights["weight"]
+            trained(disk / "small.pt", recipe, lambda: pytest.fail("it was made again"), 0, quiet=True)["weight"],
+            weights["weight"],
         )
         small = ("num_steps=2", "task.log_every_steps=1", "quiet=true", f"data_dir={disk}", f"runs_dir={runs_dir}")
         images = ("task=cifar100", "scale=mini", "task.batch_size=8", "task.data.train_size=200")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT, call, call_forked, is_one_line, records, write_fashion_mnist
 
-from tasks.cifar100.prepare import FASHION_MNIST
+from tasks.data.images.torchvision_sets import FASHION_MNIST
 
 GROKKING = ("task=grokking", "quiet=true")
 

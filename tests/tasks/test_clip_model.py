@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from cpr import regularized_names
 from scripts.cli.common import compose_config
 from tasks.clip import prepare, pretrained, wise_ft, zero_shot
-from tasks.clip.model import Classifier, Head, build_clip, flops_per_image, shape_of
+from tasks.clip.model import Classifier, Head, build_clip, shape_of
 from tasks.engine.errors import UserError
+from tasks.models.flops import flops_per_image
 
 CPU = torch.device("cpu")
 SHAPE = {

@@ -15,6 +15,8 @@ from scripts.cli.common import compose_config
 from scripts.sweep.plan import expand, load_artefact
 from tasks.clip import data as clip_data
 from tasks.clip import prepare, pretrained, small, task
+from tasks.data.images import loader
+from tasks.data.images.labelled import load
 from tasks.engine import checkpoint
 from tasks.engine.batching import pieces
 from tasks.engine.errors import UserError
@@ -23,9 +25,7 @@ from tasks.engine.optimizers import warm_start_steps
 from tasks.engine.run import build_workload
 from tasks.engine.schedule import lr_factor
 from tasks.engine.seeding import random_state
-from tasks.imagenet import loader
-from tasks.imagenet.data import load
-from tasks.imagenet.recipe import eval_transform
+from tasks.recipes.timm import eval_transform
 
 CPU = torch.device("cpu")
 TINY = [
@@ -105,15 +105,13 @@ def test_the_small_clip_that_is_prepared_is_that_of_a_run():
 
 def test_the_small_clip_is_kept_by_recipe_and_images(root, tmp_path):
     own = recipe(root)
-    first = small.trained(root, own, print, quiet=True)
+    first = small.trained(root, own, quiet=True)
     path = small.kept_at(root, own)
     changed = path.stat().st_mtime_ns
-    assert sha(small.trained(root, own, print, quiet=True)) == sha(first)
+    assert sha(small.trained(root, own, quiet=True)) == sha(first)
     assert path.stat().st_mtime_ns == changed
     path.write_bytes(path.read_bytes()[:-100])
-    assert sha(small.trained(root, own, print, quiet=True)) == sha(
-        first
-    )  # a damaged one is made again, with the same bits
+    assert sha(small.trained(root, own, quiet=True)) == sha(first)  # a damaged one is made again, with the same bits
     assert small.kept_at(root, replace(own, lr=1e-4)) != path
     assert small.kept_at(write_fashion_mnist(tmp_path, train=300), own).name != path.name
 

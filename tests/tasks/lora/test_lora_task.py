@@ -10,9 +10,9 @@ from commands import call, call_forked, is_one_line, records, start, wait_until
 from made_lora import CPU, RECIPE, SETTINGS, TARGETS, config, made_questions
 
 from scripts.cli.common import compose_config
+from tasks.data.text import tokenizer
 from tasks.engine.errors import UserError
 from tasks.engine.run import build_workload
-from tasks.gpt2 import tokenizer
 from tasks.lora import adapters, data, harness, mistral, plays, pubmedqa, questions, small
 from tasks.lora.questions import Question
 from tasks.lora.scoring import Exam, answer_losses

@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_gpt2 import HARD, MADE
+from made_texts import HARD, MADE
 
+from tasks.data.text import tokenizer
 from tasks.engine.errors import UserError
-from tasks.gpt2 import tokenizer
 
 END_OF_TEXT = tokenizer.VOCABULARY_SIZE - 1
 

@@ -12,9 +12,10 @@ from PIL import Image
 
 from scripts.cli.common import compose_config
 from scripts.prepare_data import prepare_task
+from tasks.data.images import shards
+from tasks.data.images.labelled import load, read
 from tasks.engine.errors import UserError
-from tasks.imagenet import loader, shards
-from tasks.imagenet.data import load, read
+from tasks.imagenet.data import batches
 from tasks.imagenet.task import build
 
 KEYS = ("c", "a", "b")
@@ -70,14 +71,14 @@ def test_images_come_by_index_in_the_order_of_shards_and_keys(root):
 
 
 def test_a_batch_of_shards_is_a_function_of_its_step_with_and_without_workers(root):
-    batches = []
+    made = []
     for workers in (0, 1):
         cfg = compose_config(
             [*SHARDS, "task.batch_size=4", "num_steps=4", f"loader_workers={workers}", f"data_dir={root}"]
         )
-        batches.append(loader.batches(load(cfg.task.data, root, "train"), cfg, torch.device("cpu")))
+        made.append(batches(load(cfg.task.data, root, "train"), cfg, torch.device("cpu")))
     for step in (2, 3, 0):
-        first, second = (batch_at(step)[0:4] for batch_at in batches)
+        first, second = (batch_at(step)[0:4] for batch_at in made)
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     few = compose_config(
         [*SHARDS, "task.data.val_size=null", "task.batch_size=4", "task.model.num_classes=2", f"data_dir={root}"]
@@ -143,7 +144,7 @@ def test_an_image_that_breaks_off_is_one_line_that_says_where_it_lies(root, work
     whole = sample("a", 1, 1)
     write_shard(root / "imagenet-wds" / "imagenet1k-train-0000.tar", whole | {"a.png": whole["a.png"][:600]})
     cfg = compose_config([*SHARDS, "task.batch_size=4", "num_steps=1", f"loader_workers={workers}", f"data_dir={root}"])
-    batch_at = loader.batches(load(cfg.task.data, root, "train"), cfg, torch.device("cpu"))
+    batch_at = batches(load(cfg.task.data, root, "train"), cfg, torch.device("cpu"))
     with pytest.raises(
         UserError, match=r"^the 600 bytes from [\d,]+ on of .*-0000\.tar are no whole image \(.*truncated.*\)"
     ) as error:

@@ -13,20 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import ROOT, wait_until
-from made_gpt2 import MADE, RECIPE, texts_of
+from made_texts import MADE, RECIPE, texts_of
 
+from tasks.data.text import prepare, shards
+from tasks.data.text.groups import Recipe, is_validation
+from tasks.data.text.pool import write_all
 from tasks.engine.errors import UserError
-from tasks.gpt2 import prepare, shards
-from tasks.gpt2.groups import Recipe, is_validation
-from tasks.gpt2.pool import write_all
 
 # Prepares MADE into the folder argv[1], 20 groups a second.
 SLOWLY = """
 import sys, time
 from pathlib import Path
-sys.path[:0] = [{root!r}, {tests!r}]
-from tasks.gpt2.pool import write_all
-from made_gpt2 import MADE, RECIPE
+sys.path[:0] = [{root!r}, {here!r}]
+from tasks.data.text.pool import write_all
+from made_texts import MADE, RECIPE
 
 class Slow(list):
     def __getitem__(self, span):
@@ -71,7 +71,7 @@ def test_two_processes_write_the_same_bytes_as_one(made, root):
 
 def test_a_killed_preparation_keeps_whole_groups_and_ends_with_the_same_bytes(made, root, tmp_path):
     script = tmp_path / "slowly.py"
-    script.write_text(SLOWLY.format(root=str(ROOT), tests=str(ROOT / "tests")))
+    script.write_text(SLOWLY.format(root=str(ROOT), here=str(Path(__file__).parent)))
     folder = root / "gpt2" / "Made"
     process = subprocess.Popen([sys.executable, str(script), str(root)], stderr=subprocess.DEVNULL)
     wait_until(lambda: len(list(folder.glob("group-*.json"))) >= 3)

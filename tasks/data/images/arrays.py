@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.cifar100.prepare import DATA_SETS
+from tasks.data.images.torchvision_sets import DATA_SETS
 from tasks.engine.batching import epoch_order
 from tasks.engine.errors import UserError
 from tasks.engine.seeding import generator_for
