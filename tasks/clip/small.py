@@ -97,7 +97,7 @@ def pairs(root: Path, recipe: Recipe) -> tuple[Tensor, Tensor]:
     if not 1 <= recipe.images <= len(images):
         raise UserError(f"task.small.images={recipe.images} must lie in 1..{len(images)}")
     if unknown := set(recipe.unnamed) - set(recipe.classes):
-        raise UserError(f"task.small.unnamed: {min(unknown)!r} is none of task.small.classes")
+        raise UserError(f"task.small.unnamed: {min(unknown)!r} is not one of task.small.classes")
     chosen = subset(len(images), recipe)
     named = torch.tensor([name not in recipe.unnamed for name in recipe.classes])
     chosen = chosen[named[classes[chosen]]]

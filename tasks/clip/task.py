@@ -92,7 +92,7 @@ def _recipe(task: Any, root: Path) -> small.Recipe:
     together = recipe.subset_seed != task.data.subset_seed or size + recipe.images > count
     if task.data.name == small.DATA and together:
         raise UserError(
-            f"task.small.images={recipe.images} and task.data.train_size={task.data.train_size} must be different ones of {count} images: "
+            f"task.small.images={recipe.images} and task.data.train_size={task.data.train_size} must be disjoint parts of {count} images: "
             f"together at most as many, and drawn with the same subset_seed"
         )
     return recipe

@@ -71,7 +71,7 @@ def test_a_run_that_goes_on_under_other_code_says_so_and_is_marked(tmp_path, mon
     ):
         engine.run(config(tmp_path, "strict=true"))
     record = engine.run(cfg)
-    assert "goes on from step 8 under another state: code first -> second" in capfd.readouterr().err
+    assert "resumes at step 8 under another state: code first -> second" in capfd.readouterr().err
     assert [(state["from"], state["git_commit"]) for state in record["states"]] == [(0, "first"), (8, "second")]
     assert read_record(run_folder(cfg)) == {key: value for key, value in record.items() if key != "checksum"}
 
@@ -132,7 +132,7 @@ def test_damaged_tokens_are_refused_before_they_are_trained_on(tmp_path):
         file.seek(1000)
         file.write(b"x" * 4000)
     with pytest.raises(
-        UserError, match=r"a\.bin is damaged: its SHA-256 is not the one on record; delete it, then mend it"
+        UserError, match=r"a\.bin is damaged: its SHA-256 is not the recorded one; delete it, then mend it"
     ):
         verified.verify(tmp_path, known, "mend it")
     (tmp_path / "a.bin").write_bytes(bytes(8000))

@@ -224,7 +224,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(small_disk, tmp_pat
     arguments = (*GROKKING, "regularizer=adamcpr_ip", "num_steps=30", "checkpoint_every_steps=10")
     done = call("train.py", *arguments, f"runs_dir={small_disk}")
     assert done.returncode == 2
-    is_one_line(done, "no space left", "start the same command again")
+    is_one_line(done, "no space left", "run the same command again")
     (folder,) = (small_disk / "grokking").iterdir()
     assert not (folder / "record.json").exists()
     assert not list(folder.glob(".*.tmp"))

@@ -133,7 +133,7 @@ def test_the_small_clip_sees_no_image_of_the_fine_tuning_and_none_of_an_unnamed_
     pixels, classes = small.pairs(root, own)
     assert set(classes.tolist()) == set(range(10)) - unnamed and 100 < len(pixels) == len(classes) < 200
     with pytest.raises(
-        UserError, match=r"task\.small\.images=200 and task\.data\.train_size=201 must be different ones of 400 images"
+        UserError, match=r"task\.small\.images=200 and task\.data\.train_size=201 must be disjoint parts of 400 images"
     ):
         task.build(config(root, "task.data.train_size=201"), CPU)
 
@@ -244,8 +244,8 @@ def test_missing_weights_are_one_line_with_the_command(tmp_path):
         ("task.batch_size=64", r"60 training images, fewer than task\.batch_size=64"),
         ("+task.small.colour=red", r"task\.small: .*unexpected keyword argument 'colour'"),
         ("+task.small.shape.colour=red", r"task\.small\.shape: open_clip cannot make a CLIP of it"),
-        ("task.small.unnamed=[hat]", r"task\.small\.unnamed: 'hat' is none of task\.small\.classes"),
-        ("task.small.images=401", r"task\.small\.images=401 and task\.data\.train_size=60 must be different ones"),
+        ("task.small.unnamed=[hat]", r"task\.small\.unnamed: 'hat' is not one of task\.small\.classes"),
+        ("task.small.images=401", r"task\.small\.images=401 and task\.data\.train_size=60 must be disjoint parts"),
     ],
 )
 def test_a_mistake_is_one_line(root, override, message):

@@ -57,7 +57,7 @@ def _read(name: str, root: Path, train: bool) -> Images:
         data = getattr(datasets, name)(root=root, train=train, download=False)
     except RuntimeError as error:
         raise UserError(
-            f"{name} is not in {root}; fetch it with: python scripts/prepare_data.py cifar100 {name}"
+            f"{name} is not in {root}; prepare it with: python scripts/prepare_data.py cifar100 {name}"
         ) from error
     images = torch.as_tensor(data.data)
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)

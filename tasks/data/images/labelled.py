@@ -138,7 +138,7 @@ def digest(name: str, root: Path) -> str | None:
             samples = read(name, root, split).samples  # type: ignore[attr-defined]
             names[split] = verified.overall({path: str(label) for path, label in samples})
         return verified.overall(names)
-    return verified.verify_remembered(root / FOLDERS[name], shard_names(name, root), "get this shard anew")
+    return verified.verify_remembered(root / FOLDERS[name], shard_names(name, root), "download this shard again")
 
 
 def shard_names(name: str, root: Path) -> list[str]:
@@ -158,4 +158,4 @@ def classes_of(images: Images) -> int | None:
 
 def _missing(name: str, root: Path, split: str) -> str:
     command = f"python scripts/prepare_data.py imagenet {name} data_dir={root}"
-    return f"{name} ({split}) is not in {root / FOLDERS[name]}; bring it with: {command}"
+    return f"{name} ({split}) is not in {root / FOLDERS[name]}; prepare it with: {command}"

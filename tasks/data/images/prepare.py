@@ -50,12 +50,12 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
                 f"{name}: its Arrow copy in {folder / 'arrow'} takes another 150 GB and some minutes, unless it is there"
             )
         else:
-            say(f"{name}: looking up where its images lie takes some minutes, unless that is in {folder / 'index'}")
+            say(f"{name}: indexing its images takes some minutes, unless the index is in {folder / 'index'}")
         for split in SPLITS:
             images = read(name, root, split)
             _check_count(name, folder, split, classes_of(images) or CLASSES, len(images))
         if digest(name, root) is None:
-            say(f"{name}: putting the checksums of its shards on record, some minutes")
+            say(f"{name}: recording the checksums of its shards takes some minutes")
             verified.remember(folder, shard_names(name, root))
 
 
@@ -66,14 +66,16 @@ def _unpack(folder: Path, split: str, say: Callable[[str], None]) -> None:
     if missing := [file for file in (ARCHIVES[split], DEVKIT) if not (folder / file).exists()]:
         raise UserError(
             f"ImageNet ({split}) is not in {folder}: register at https://image-net.org/download-images, put {' and '.join(missing)} there "
-            "and start the same command again; or put, or link, folders train and val there with a folder of JPEG files for each class"
+            "and run the same command again; or put, or link, folders train and val there with a folder of JPEG files for each class"
         )
     say(f"ImageNet ({split}): unpacking {ARCHIVES[split]}")
     try:
         ImageNet(folder, split=split)
     # A checksum does not match, or the disk is full.
     except (OSError, RuntimeError) as error:
-        raise UserError(f"ImageNet ({split}): {error}; delete {folder / split} and try again") from error
+        raise UserError(
+            f"ImageNet ({split}): {error}; delete {folder / split}, then run the same command again"
+        ) from error
 
 
 def _files(folder: Path) -> tuple[int, int]:
@@ -86,5 +88,5 @@ def _check_count(name: str, folder: Path, split: str, classes: int, images: int)
     if (classes, images) != (CLASSES, IMAGES[split]):
         raise UserError(
             f"{name} ({split}) in {folder} has {images:,} images of {classes:,} classes, not {IMAGES[split]:,} of {CLASSES:,}; "
-            "it was not unpacked to the end, or is another data set"
+            "it was not completely unpacked, or is another data set"
         )

@@ -47,7 +47,9 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
             _from_debian(raw)
             say(f"{name}: from Debian's package dataset-fashion-mnist, checksums match")
         if not all(_whole(raw / file) for file in FASHION_MNIST):
-            raise UserError(f"{name}: the files in {raw} do not match their checksums; delete them and try again")
+            raise UserError(
+                f"{name}: the files in {raw} do not match their checksums; delete them, then run the same command again"
+            )
 
 
 def digest(name: str, root: Path) -> str:
@@ -58,10 +60,10 @@ def digest(name: str, root: Path) -> str:
     Raises:
         UserError: a file is missing or damaged.
     """
-    mend = f"fetch it with: python scripts/prepare_data.py cifar100 {name}"
+    fix = f"prepare it with: python scripts/prepare_data.py cifar100 {name}"
     if name == "FashionMNIST":
         raw = root / name / "raw"
-        return verified.verify_remembered(raw, FASHION_MNIST, mend) or verified.verify(raw, FASHION_MNIST, mend)
+        return verified.verify_remembered(raw, FASHION_MNIST, fix) or verified.verify(raw, FASHION_MNIST, fix)
     from torchvision.datasets import CIFAR100
 
     # torchvision compared their MD5 sums when it opened them.
@@ -94,7 +96,7 @@ def _from_debian(raw: Path) -> None:
     """Unpack Debian's package with apt's tools but without root. apt's package lists go to a temporary folder."""
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise UserError(
-            "Fashion-MNIST: neither its download site nor apt-get is at hand; put its four files into " + str(raw)
+            "Fashion-MNIST: neither its download site nor apt-get is available; put its four files into " + str(raw)
         )
     with tempfile.TemporaryDirectory() as folder:
         options = [f"-oDir::State::Lists={folder}/lists", f"-oDir::Cache={folder}/cache", "-oAPT::Sandbox::User="]
@@ -110,7 +112,7 @@ def _from_debian(raw: Path) -> None:
             content = gzip.decompress(Path(folder, "usr/share/datasets/fashion-mnist", f"{name}.gz").read_bytes())
             if _digest(content) != digest:
                 raise UserError(
-                    f"Fashion-MNIST: {name} does not match its checksum; the archive holds another file than expected"
+                    f"Fashion-MNIST: {name} does not match its checksum; the archive is not the expected one"
                 )
             raw.mkdir(parents=True, exist_ok=True)
             write_bytes_atomically(raw / name, content)

@@ -88,9 +88,7 @@ def _made(
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
-            reason = (
-                "a process was killed, perhaps for want of memory; start the same command again, it keeps what is done"
-            )
+            reason = "a process was killed, perhaps because memory ran out; run the same command to resume"
             raise UserError(f"{recipe.name}: {reason}") from error
         finally:
             stop.set()

@@ -110,9 +110,9 @@ def test_a_shard_that_is_damaged_or_none_is_one_line(root, tmp_path):
     spoiled[whole.index(b"a.png") - 2 + 148 : whole.index(b"a.png") + 150] = b"XXXX"  # its header's checksum
     image = dict(sample("a", 1, 1))
     wrong = {
-        "cut in an image": (whole[:3000], "is damaged: .*get this shard anew"),
-        "cut between members": (whole[: whole.index(b"./a.json")], "is damaged: it breaks off at byte"),
-        "header": (bytes(spoiled), "is damaged: it breaks off at byte"),
+        "cut in an image": (whole[:3000], "is damaged: .*download this shard again"),
+        "cut between members": (whole[: whole.index(b"./a.json")], "is damaged: it ends at byte"),
+        "header": (bytes(spoiled), "is damaged: it ends at byte"),
         "text": (b"404: not found\n" * 100, "is damaged: "),
         "nothing": (b"", "is damaged: "),
         "no class": ({"a.png": image["a.png"]}, r"'a' must have one image \(jpg, jpeg, png\) and a \.cls"),
@@ -131,11 +131,12 @@ def test_a_shard_that_is_damaged_or_none_is_one_line(root, tmp_path):
         assert "\n" not in str(error.value) and name in str(error.value)
     none = shards.TarShards([write_shard(tmp_path / "bytes.tar", image | {"a.png": b"no pixels"})], tmp_path / "index")
     with pytest.raises(
-        UserError, match=r"the 9 bytes from [\d,]+ on of .*bytes\.tar are no whole image \(cannot identify image file\)"
+        UserError,
+        match=r"the 9 bytes from [\d,]+ on of .*bytes\.tar are not a complete image \(cannot identify image file\)",
     ):
         none[0]
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot be kept in .*file: File exists"):
+    with pytest.raises(UserError, match=r"the index of the shards cannot be written into .*file: File exists"):
         shards.TarShards(sorted((root / "imagenet-wds").glob("*train*")), tmp_path / "file")
 
 
@@ -146,7 +147,7 @@ def test_an_image_that_breaks_off_is_one_line_that_says_where_it_lies(root, work
     cfg = compose_config([*SHARDS, "task.batch_size=4", "num_steps=1", f"loader_workers={workers}", f"data_dir={root}"])
     batch_at = batches(load(cfg.task.data, root, "train"), cfg, torch.device("cpu"))
     with pytest.raises(
-        UserError, match=r"^the 600 bytes from [\d,]+ on of .*-0000\.tar are no whole image \(.*truncated.*\)"
+        UserError, match=r"^the 600 bytes from [\d,]+ on of .*-0000\.tar are not a complete image \(.*truncated.*\)"
     ) as error:
         batch_at(0)
     assert "\n" not in str(error.value)

@@ -51,6 +51,6 @@ def test_a_missing_or_damaged_vocabulary_is_said_with_the_command(root):
     (root / "gpt2_bpe" / "vocab.bpe").write_text("#version: 0.2\n")
     for place in (root, root / "nowhere"):
         with pytest.raises(
-            UserError, match=r"missing or damaged; bring them with: python scripts/prepare_data\.py gpt2 data_dir="
+            UserError, match=r"missing or damaged; prepare them with: python scripts/prepare_data\.py gpt2 data_dir="
         ):
             tokenizer.load(place)
