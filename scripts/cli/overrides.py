@@ -12,8 +12,8 @@ from results.schema import nearest
 from tasks.engine.errors import UserError
 
 GROUPS = ("task", "regularizer", "scale", "launcher", "logging")
-# Arguments of an optimizer that its file leaves at their defaults. tasks/engine/optimizers.py checks them.
-ADDABLE = ("regularizer.", "hydra.", "hydra/")
+# Arguments that a file leaves at their defaults. tasks/engine/optimizers.py checks an optimizer's, timm and open_clip a model's.
+ADDABLE = ("regularizer.", "task.model.arguments.", "task.small.shape.", "hydra.", "hydra/")
 
 
 def check_added(overrides: Sequence[str], config_dir: str) -> None:
