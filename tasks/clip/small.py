@@ -30,8 +30,8 @@ DATA = "FashionMNIST"
 LARGEST_SCALE = math.log(100)  # of the logits, as in CLIP
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, kw_only=True)
+class Recipe(kept.Recipe):
     """What determines the weights, together with the images. configs/scale/mini/clip.yaml explains each value."""
 
     images: int
@@ -42,12 +42,6 @@ class Recipe:
     templates: Sequence[str]
     unnamed: Sequence[str]
     shape: dict[str, Any]
-    batch_size: int
-    steps: int
-    lr: float
-    weight_decay: float
-    warmup_steps: int
-    seed: int
 
 
 def recipe_of(cfg: Any) -> Recipe:

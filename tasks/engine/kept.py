@@ -7,8 +7,8 @@ import contextlib
 import fcntl
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from omegaconf import OmegaConf
@@ -27,17 +27,19 @@ from tasks.engine.workload import Workload
 Weights = dict[str, Tensor]
 
 
-class Recipe(Protocol):
-    """What determines the weights: a dataclass that has at least these fields."""
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What determines the weights of every small model. A task adds its own fields.
 
-    @property
-    def seed(self) -> int: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def lr(self) -> float: ...
-    @property
-    def warmup_steps(self) -> int: ...
+    The learning rate rises in `warmup_steps` to `lr` and then follows a cosine.
+    """
+
+    batch_size: int
+    steps: int
+    lr: float
+    weight_decay: float
+    warmup_steps: int
+    seed: int
 
 
 def trained(
@@ -51,7 +53,7 @@ def trained(
 
     Args:
         path: the file of the weights.
-        recipe: a dataclass with seed, steps, learning rate and steps of its linear warm-up.
+        recipe: what determines the weights.
         build: makes workload and optimizer, with random numbers of the recipe's seed.
         final_factor: share of the learning rate that is left at the end of the cosine.
         quiet: show no message and no progress bar.
@@ -75,7 +77,7 @@ def trained(
                     left_over.unlink()
                 if not quiet:
                     say(f"training the small model that runs start from: {recipe.steps} steps, once; kept as {path}")
-                content = {"recipe": vars(recipe), "model": _train(folder, recipe, build, final_factor, quiet)}
+                content = {"recipe": asdict(recipe), "model": _train(folder, recipe, build, final_factor, quiet)}
                 write_atomically(path, lambda file: torch.save(content, file))
                 shutil.rmtree(folder)
     return content["model"]

@@ -28,8 +28,8 @@ from tasks.lora.scoring import answer_losses
 CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, kw_only=True)
+class Recipe(kept.Recipe):
     """What determines the weights, together with the text. configs/scale/mini/lora.yaml explains each value."""
 
     text: str
@@ -41,13 +41,7 @@ class Recipe:
     kv_heads: int
     vocabulary: int
     context: int
-    batch_size: int
-    steps: int
     question_every: int
-    lr: float
-    weight_decay: float
-    warmup_steps: int
-    seed: int
 
 
 def empty(recipe: Recipe) -> nn.Module:

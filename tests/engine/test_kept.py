@@ -2,18 +2,17 @@
 
 import os
 import signal
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tasks.engine.checkpoint import digest
 from tasks.engine.errors import Interrupted
-from tasks.engine.kept import trained
+from tasks.engine.kept import Recipe, trained
 from tasks.engine.seeding import random_state
 from tasks.engine.workload import Metric, Workload
 
-RECIPE = SimpleNamespace(seed=3, steps=8, lr=0.1, warmup_steps=2)
+RECIPE = Recipe(batch_size=6, steps=8, lr=0.1, weight_decay=0.01, warmup_steps=2, seed=3)
 
 
 def training(signal_at: int | None = None) -> tuple[Workload, torch.optim.Optimizer]:

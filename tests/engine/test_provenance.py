@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from results.code import code_remark
 from tasks.engine import attempts, environment, verified
 from tasks.engine import run as engine
 from tasks.engine.errors import UserError
-from tasks.engine.kept import trained
+from tasks.engine.kept import Recipe, trained
 from tasks.engine.records import read_record, run_folder
 from tasks.engine.workload import Metric, Workload
 
@@ -168,7 +167,7 @@ def test_data_on_a_read_only_disk_is_trained_on_and_what_is_missing_is_one_line(
     try:
         write_fashion_mnist(disk)
         write_tokens(disk, "OpenWebText", 50257)
-        recipe = SimpleNamespace(seed=0, steps=1, lr=0.1, warmup_steps=0)
+        recipe = Recipe(batch_size=2, steps=1, lr=0.1, weight_decay=0, warmup_steps=0, seed=0)
         weights = trained(disk / "small.pt", recipe, small_training, final_factor=0, quiet=True)
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         assert torch.equal(

@@ -8,6 +8,7 @@ import torch
 from PIL.Image import Image
 from torch.utils.data import Subset
 
+from tasks.data.downloads import import_datasets
 from tasks.data.images.shards import TarShards, decoded
 from tasks.data.images.torchvision_sets import digest as small_images_digest
 from tasks.engine import verified
@@ -45,7 +46,7 @@ class ParquetShards:
     """
 
     def __init__(self, files: list[Path], folder: Path) -> None:
-        datasets = import_datasets()
+        datasets = import_datasets("ImageNetParquet")
         table = datasets.load_dataset(
             "parquet", data_files=[str(file) for file in files], split="train", cache_dir=str(folder / "arrow")
         )
@@ -66,17 +67,6 @@ class ParquetShards:
 def of_file(path: str) -> Image:
     """Return the image of a file, or raise UserError if it is not an image."""
     return decoded(Path(path).read_bytes(), f"the bytes of {path}")
-
-
-def import_datasets() -> Any:
-    """Return the package `datasets`, or raise UserError if it is not installed."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError(
-            "ImageNetParquet needs the package datasets; install it with: pip install '.[language]'"
-        ) from error
-    return datasets
 
 
 def load(cfg: Any, root: Path, split: str) -> Images:
