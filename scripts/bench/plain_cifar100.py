@@ -14,7 +14,7 @@ from torch.nn.functional import avg_pool2d, cross_entropy
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from tasks.cifar100.model import ResNet18
+from tasks.models.resnet18 import ResNet18
 
 
 def train(cfg: Any, turn: Callable[[], None], augment: bool) -> None:

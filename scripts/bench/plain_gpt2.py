@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from tasks.data.text.shards import data_set_folder
 from tasks.gpt2.model import build
-from tasks.gpt2.shards import data_set_folder
 
 
 def train(cfg: Any, turn: Callable[[], None]) -> None:

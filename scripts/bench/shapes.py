@@ -35,7 +35,7 @@ class Shape:
 
 
 def resnet18() -> nn.Module:
-    from tasks.cifar100.model import ResNet18
+    from tasks.models.resnet18 import ResNet18
 
     return ResNet18(100)
 

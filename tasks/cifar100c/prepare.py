@@ -5,7 +5,6 @@ These are CIFAR-100 and CIFAR-100-C, or Fashion-MNIST and corruptions of its tes
 
 import json
 import shutil
-import socket
 import tarfile
 from collections.abc import Callable
 from functools import partial
@@ -15,9 +14,10 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from tasks.cifar100 import prepare as clean
 from tasks.cifar100c import corrupt
 from tasks.cifar100c.data import CORRUPTIONS, EXTRA, FOLDERS, SEVERITIES, SHAPES
+from tasks.data.downloads import giving_up_after
+from tasks.data.images import torchvision_sets as clean
 from tasks.engine import verified
 from tasks.engine.errors import UserError, one_line
 from tasks.engine.files import disk_full_is_said, write_atomically
@@ -59,11 +59,11 @@ def digest(name: str, root: Path) -> str:
         UserError: a file is missing or damaged.
     """
     folder = root / FOLDERS[name]
-    mend = f"bring it with: python scripts/prepare_data.py cifar100c {name} data_dir={root}"
+    fix = f"prepare it with: python scripts/prepare_data.py cifar100c {name} data_dir={root}"
     if name == "CIFAR100":
-        corrupted = verified.verify_remembered(folder, FILES, mend)
+        corrupted = verified.verify_remembered(folder, FILES, fix)
     else:
-        corrupted = verified.verify(folder, json.loads((folder / "manifest.json").read_bytes())["files"], mend)
+        corrupted = verified.verify(folder, json.loads((folder / "manifest.json").read_bytes())["files"], fix)
     return verified.overall({"clean": clean.digest(name, root), "corrupted": str(corrupted)})
 
 
@@ -77,7 +77,7 @@ def published(root: Path, say: Callable[[str], None]) -> None:
 
     folder, archive = root / FOLDERS["CIFAR100"], root / ARCHIVE
     if whole(folder):
-        if verified.verify_remembered(folder, FILES, f"delete {folder}, then start the same command again") is None:
+        if verified.verify_remembered(folder, FILES, f"delete {folder}, then run the same command again") is None:
             verified.remember(folder, FILES)
         return
     there = archive.stat().st_size if archive.exists() else 0
@@ -86,17 +86,14 @@ def published(root: Path, say: Callable[[str], None]) -> None:
         raise UserError(f"CIFAR-100-C {room}; free some, or choose another data_dir")
     if not check_integrity(str(archive), MD5):
         say(f"CIFAR-100-C: 2.9 GB, downloaded into {root}; 6 GB on disk, 3 GB once {ARCHIVE} is deleted")
-        # A network that drops packets would otherwise mean minutes of silence.
-        socket.setdefaulttimeout(30)
         try:
-            download_url(URL, root, ARCHIVE, MD5)
+            with giving_up_after():
+                download_url(URL, root, ARCHIVE, MD5)
         except (OSError, RuntimeError) as error:
             reason = one_line(error)
             raise UserError(
                 f"CIFAR-100-C cannot be downloaded ({reason}); put {ARCHIVE} of {URL} into {root}"
             ) from error
-        finally:
-            socket.setdefaulttimeout(None)
     unpack(archive, folder)
 
 
@@ -118,7 +115,7 @@ def unpack(archive: Path, folder: Path) -> None:
     with tarfile.open(archive) as tar:
         members = {Path(member.name).name: member for member in tar.getmembers() if member.isfile()}
         if missing := [name for name in FILES if name not in members]:
-            raise UserError(f"{archive} lacks {', '.join(missing)}; delete it and start the same command again")
+            raise UserError(f"{archive} lacks {', '.join(missing)}; delete it, then run the same command again")
         for name in FILES:
             source: Any = tar.extractfile(members[name])
             write_atomically(folder / name, partial(shutil.copyfileobj, source))

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.cifar100.data import at_size, normalizer
-from tasks.cifar100.task import build as build_clean
 from tasks.cifar100c.data import Corrupted, load
 from tasks.cifar100c.prepare import digest
+from tasks.data.images.arrays import at_size, normalizer
 from tasks.engine.halves import with_halves
 from tasks.engine.workload import Metric, Workload
+from tasks.recipes.resnet18 import build as build_clean
 
 
 def build(cfg: Any, device: torch.device) -> Workload:

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from tasks.clip import pretrained, small
-from tasks.imagenet import prepare as images
+from tasks.data.images import prepare as images
 
 DATA_SETS = images.DATA_SETS
 MINI = Path(__file__).parents[2] / "configs" / "scale" / "mini" / "clip.yaml"
@@ -25,7 +25,7 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
     if name == "FashionMNIST":
         images.prepare(name, root, say)
         cfg: Any = OmegaConf.load(MINI)
-        small.trained(root, small.recipe_of(cfg.task.small), say)
+        small.trained(root, small.recipe_of(cfg.task.small))
         return
     # The weights come first, since ImageNet may have to be downloaded by hand.
     pretrained.fetch(root, say)

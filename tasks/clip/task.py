@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from tasks.clip import pretrained, small, wise_ft, zero_shot
 from tasks.clip.data import batches
-from tasks.clip.model import Classifier, Head, flops_per_image
+from tasks.clip.model import Classifier, Head
+from tasks.data.images.labelled import Images, classes_of, digest, load
+from tasks.data.images.loader import Batch, in_order
 from tasks.engine.errors import UserError
 from tasks.engine.halves import with_halves
-from tasks.engine.terminal import say
 from tasks.engine.workload import Metric, Work, Workload
-from tasks.imagenet.data import Images, classes_of, digest, load
-from tasks.imagenet.loader import Batch, in_order
+from tasks.models.flops import flops_per_image
+from tasks.recipes.timm import eval_transform
 
 HEADS = ("random", "zero_shot")
 
@@ -52,7 +53,9 @@ def build(cfg: Any, device: torch.device) -> Workload:
 
     def at_end(model: nn.Module) -> dict[str, float]:
         assert isinstance(model, Classifier)
-        found = wise_ft.accuracies(start, model.eval(), sorted({0.0, *alphas}), in_order(validation, cfg, device))
+        found = wise_ft.accuracies(
+            start, model.eval(), sorted({0.0, *alphas}), in_order(validation, eval_transform(task.data), cfg, device)
+        )
         return {"zero_shot_accuracy": found[0.0]} | {f"wise_ft_{alpha}": found[alpha] for alpha in alphas}
 
     return Workload(
@@ -77,7 +80,7 @@ def _clip(cfg: Any, root: Path) -> open_clip.CLIP:
     """Return the pre-trained model with both towers."""
     task = cfg.task
     if task.small is not None and task.checkpoint is None:
-        return small.trained(root, _recipe(task, root), say, cfg.quiet)
+        return small.trained(root, _recipe(task, root), cfg.quiet)
     path = pretrained.kept_at(root, task.architecture) if task.checkpoint is None else Path(task.checkpoint)
     return pretrained.load(task.architecture, path)
 
@@ -89,7 +92,7 @@ def _recipe(task: Any, root: Path) -> small.Recipe:
     together = recipe.subset_seed != task.data.subset_seed or size + recipe.images > count
     if task.data.name == small.DATA and together:
         raise UserError(
-            f"task.small.images={recipe.images} and task.data.train_size={task.data.train_size} must be different ones of {count} images: "
+            f"task.small.images={recipe.images} and task.data.train_size={task.data.train_size} must be disjoint parts of {count} images: "
             f"together at most as many, and drawn with the same subset_seed"
         )
     return recipe
@@ -116,7 +119,7 @@ def accuracy(images: Images, cfg: Any, device: torch.device) -> Callable[[nn.Mod
     def evaluate(model: nn.Module) -> dict[str, float]:
         model.eval()
         right, losses = [], []
-        for pixels, classes in in_order(images, cfg, device):
+        for pixels, classes in in_order(images, eval_transform(cfg.task.data), cfg, device):
             logits = model(pixels).float()
             right.append(logits.argmax(1) == classes)
             losses.append(F.cross_entropy(logits, classes, reduction="none"))

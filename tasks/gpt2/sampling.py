@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tasks.data.text import tokenizer
 from tasks.engine.seeding import generator_for
-from tasks.gpt2 import tokenizer
 
 
 @torch.no_grad()

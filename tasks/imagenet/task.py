@@ -8,14 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tasks.data.images.labelled import Images, classes_of, digest, load
+from tasks.data.images.loader import Batch, in_order
 from tasks.engine.errors import UserError
 from tasks.engine.halves import with_halves
 from tasks.engine.workload import Metric, Work, Workload
-from tasks.imagenet.data import Images, classes_of, digest, load
-from tasks.imagenet.loader import Batch, batches, in_order
+from tasks.imagenet.data import batches
 from tasks.imagenet.model import build as build_model
-from tasks.imagenet.model import flops_per_image
-from tasks.imagenet.recipe import criterion
+from tasks.models.flops import flops_per_image
+from tasks.recipes.timm import criterion, eval_transform
 
 
 def build(cfg: Any, device: torch.device) -> Workload:
@@ -46,7 +47,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
         work=Work(
             "image",
             task.batch_size,
-            flops_per_image(task.model, task.data.image_size) if device.type == "cuda" else None,
+            flops_per_image(model, task.data.image_size) if device.type == "cuda" else None,
         ),
         data=digest(task.data.name, root),
     )
@@ -63,7 +64,7 @@ def accuracy(images: Images, cfg: Any, device: torch.device) -> Callable[[nn.Mod
     def evaluate(model: nn.Module) -> dict[str, float]:
         model.eval()
         first, among, losses = [], [], []
-        for pixels, labels in in_order(images, cfg, device):
+        for pixels, labels in in_order(images, eval_transform(cfg.task.data), cfg, device):
             if cfg.task.channels_last:
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
             logits = model(pixels).float()

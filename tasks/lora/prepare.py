@@ -9,9 +9,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from tasks.gpt2 import prepare as text
-from tasks.gpt2.corpora import shakespeare
-from tasks.gpt2.shards import data_set_folder
+from tasks.data.text import prepare as text
+from tasks.data.text.corpora import shakespeare
+from tasks.data.text.shards import data_set_folder
 from tasks.lora import mistral, plays, pubmedqa, questions, small
 
 DATA_SETS = ("Plays", "PubMedQA")
@@ -36,7 +36,7 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
         texts = data_set_folder(root, "texts")
         shakespeare(texts, say)
         questions.write(root, name, plays.RECIPE, plays.questions(texts))
-    small.trained(root, recipe, say)
+    small.trained(root, recipe)
 
 
 def mini_recipe() -> small.Recipe:

@@ -8,20 +8,18 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
-from torch import nn
-from tqdm import tqdm
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from tasks.engine.kept import Weights, kept, one_thread
-from tasks.engine.schedule import lr_factor
-from tasks.engine.seeding import derive, generator_for
-from tasks.gpt2 import tokenizer
-from tasks.gpt2.data import Blocks, batches
-from tasks.gpt2.shards import manifest, open_split
+from tasks.data.text import tokenizer
+from tasks.data.text.blocks import Blocks, batches
+from tasks.data.text.shards import manifest, open_split
+from tasks.engine import kept
+from tasks.engine.seeding import generator_for
+from tasks.engine.workload import Metric, Workload
 from tasks.lora import data
 from tasks.lora.data import Batch
 from tasks.lora.questions import fingerprint, read
@@ -30,8 +28,8 @@ from tasks.lora.scoring import answer_losses
 CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, kw_only=True)
+class Recipe(kept.Recipe):
     """What determines the weights, together with the text. configs/scale/mini/lora.yaml explains each value."""
 
     text: str
@@ -43,13 +41,7 @@ class Recipe:
     kv_heads: int
     vocabulary: int
     context: int
-    batch_size: int
-    steps: int
     question_every: int
-    lr: float
-    weight_decay: float
-    warmup_steps: int
-    seed: int
 
 
 def empty(recipe: Recipe) -> nn.Module:
@@ -75,7 +67,7 @@ def empty(recipe: Recipe) -> nn.Module:
     return MistralForCausalLM(config)
 
 
-def trained(root: Path, recipe: Recipe, say: Callable[[str], None], quiet: bool = False) -> nn.Module:
+def trained(root: Path, recipe: Recipe, quiet: bool = False) -> nn.Module:
     """Return the recipe's model on the CPU, training and keeping it first if necessary.
 
     One process trains while others wait.
@@ -84,17 +76,8 @@ def trained(root: Path, recipe: Recipe, say: Callable[[str], None], quiet: bool 
         UserError: the text is not prepared or the disk is full.
     """
     path = kept_at(root, recipe)
-
-    def train() -> Weights:
-        if not quiet:
-            say(
-                f"training the small model that LoRA starts from: {recipe.steps} steps on {recipe.text}, once; kept as {path}"
-            )
-        return _train(root, recipe, quiet)
-
-    weights = kept(path, asdict(recipe), train)
     model = empty(recipe)
-    model.load_state_dict(weights)
+    model.load_state_dict(kept.trained(path, recipe, lambda: _build(root, recipe), final_factor=0.1, quiet=quiet))
     return model
 
 
@@ -105,34 +88,23 @@ def kept_at(root: Path, recipe: Recipe) -> Path:
     return root / "lora" / "small" / f"{hashlib.sha256(content).hexdigest()[:16]}.pt"
 
 
-def _train(root: Path, recipe: Recipe, quiet: bool) -> Weights:
-    """Train with AdamW at settings usual for language models, on one CPU thread.
-
-    Every process of a machine thus gets the same bits.
-    """
+def _build(root: Path, recipe: Recipe) -> tuple[Workload, Optimizer]:
+    """Return a new model with its loss on text and questions, and AdamW at settings usual for language models."""
     blocks = Blocks(open_split(root, recipe.text, "train"), recipe.context)
-    batch_at = batches(blocks, recipe.batch_size, recipe.seed, CPU)
-    questions_at = _questions(root, recipe)
-    schedule: Any = OmegaConf.create({"warmup_steps": recipe.warmup_steps, "decay": "cosine", "final_factor": 0.1})
-    with one_thread():
-        # A run's own random numbers must not depend on whether it had to train this model.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(recipe.seed, "small"))
-            model = empty(recipe).train()
-        optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=recipe.weight_decay)
-        for step in tqdm(range(recipe.steps), desc="small model", unit="step", disable=quiet):
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * lr_factor(schedule, step, recipe.steps)
-            if step % recipe.question_every == 0:
-                loss = answer_losses(model, questions_at(step)).mean()
-            else:
-                tokens, targets = batch_at(step)
-                loss = F.cross_entropy(model(input_ids=tokens, use_cache=False).logits.flatten(0, 1), targets.flatten())
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-    return {name: value.clone() for name, value in model.state_dict().items()}
+    text_at, questions_at = batches(blocks, recipe.batch_size, recipe.seed, CPU), _questions(root, recipe)
+    model = empty(recipe)
+
+    def batch_at(step: int) -> Batch:
+        return text_at(step) if step % recipe.question_every else questions_at(step)
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        tokens, targets = batch
+        if (targets == data.IGNORED).any():  # questions
+            return answer_losses(model, batch).mean()
+        return F.cross_entropy(model(input_ids=tokens, use_cache=False).logits.flatten(0, 1), targets.flatten())
+
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=recipe.weight_decay)
+    return Workload(model, batch_at, loss, evaluate=lambda _: {}, metric=Metric("loss", "nats", "lower")), optimizer
 
 
 def _questions(root: Path, recipe: Recipe) -> Callable[[int], Batch]:

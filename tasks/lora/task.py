@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tasks.data.text import tokenizer as bpe
+from tasks.data.text.blocks import Blocks
+from tasks.data.text.shards import open_split, verify
 from tasks.engine import verified
 from tasks.engine.errors import UserError
 from tasks.engine.halves import SUFFIXES, with_halves
-from tasks.engine.terminal import say
 from tasks.engine.workload import Metric, Workload
-from tasks.gpt2 import tokenizer as bpe
-from tasks.gpt2.data import Blocks
-from tasks.gpt2.shards import open_split, verify
 from tasks.lora import adapters, data, harness, mistral, questions, small
 from tasks.lora.data import Batch, Encode
 from tasks.lora.scoring import Exam, answer_losses, language_scores
@@ -75,7 +74,7 @@ def _base(cfg: Any, root: Path) -> tuple[nn.Module, Encode, Any]:
         return model, mistral.encoder(tokenizer), tokenizer
     try:
         recipe = small.Recipe(**task.small)
-        model = small.trained(root, recipe, say, cfg.quiet)
+        model = small.trained(root, recipe, cfg.quiet)
     except (TypeError, ValueError) as error:
         raise UserError(f"task.small: {error}") from error
     return model, bpe.load(root, recipe.vocabulary).encode_batch, None

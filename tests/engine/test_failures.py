@@ -227,7 +227,7 @@ def test_a_lock_that_is_deleted_under_a_run_stops_it_before_it_writes_again(tmp_
             with only_process(folder):  # a second process gets this lock
                 pass
 
-    with pytest.raises(Unusable, match=r"\.lock is not this process's any more"):
+    with pytest.raises(Unusable, match=r"\.lock is no longer this process's lock"):
         engine.run(cfg, delete)
     content = checkpoint.read(folder / "checkpoint.pt")
     assert content is not None and content["step"] == 8
@@ -238,7 +238,7 @@ def test_a_lock_that_another_process_overwrites_is_lost(tmp_path):
     with only_process(tmp_path) as lock:
         lock.check()
         (tmp_path / ".lock").write_text("process 1 on another machine")  # a file system without locks
-        with pytest.raises(Unusable, match="another process took the run up"):
+        with pytest.raises(Unusable, match="another process took over the run"):
             lock.check()
 
 

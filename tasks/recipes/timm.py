@@ -1,19 +1,16 @@
-"""Transform images and labels with timm's own parts, with all random numbers from a given seed."""
+"""timm's training recipe: transforms, mixing and losses of its own, with all random numbers from a given seed."""
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from timm.data import Mixup, create_transform
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
+from tasks.data.images.loader import Transform
 from tasks.engine.errors import UserError
 from tasks.engine.seeding import derive, drawing_from
-
-Transform = Callable[[Image], Tensor]
 
 
 def train_transform(data: Any, augment: Any) -> Transform:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.cifar100.prepare import DATA_SETS
+from tasks.data.images.torchvision_sets import DATA_SETS
 from tasks.engine.batching import epoch_order
 from tasks.engine.errors import UserError
 from tasks.engine.seeding import generator_for
@@ -57,7 +57,7 @@ def _read(name: str, root: Path, train: bool) -> Images:
         data = getattr(datasets, name)(root=root, train=train, download=False)
     except RuntimeError as error:
         raise UserError(
-            f"{name} is not in {root}; fetch it with: python scripts/prepare_data.py cifar100 {name}"
+            f"{name} is not in {root}; prepare it with: python scripts/prepare_data.py cifar100 {name}"
         ) from error
     images = torch.as_tensor(data.data)
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
