@@ -2,20 +2,21 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tasks.cifar100.config import Cifar100Task, ImageData
 from tasks.cifar100.data import Batch, Images, batches, load, normalizer, subset
 from tasks.cifar100.model import ResNet18
 from tasks.cifar100.prepare import digest
+from tasks.engine.config import Config
 from tasks.engine.halves import with_halves
 from tasks.engine.workload import Metric, Workload
 
 
-def build(cfg: Any, device: torch.device) -> Workload:
+def build(cfg: Config[Cifar100Task], device: torch.device) -> Workload:
     """Return the workload of `cfg.task`, or raise UserError if the data set is not in `cfg.data_dir`."""
     task = cfg.task
     train = subset(load(task.data, Path(cfg.data_dir), train=True), task.data.train_size, task.data.subset_seed)
@@ -38,7 +39,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
 
 
 def accuracy(
-    test: Images, cfg: Any, device: torch.device, batch_size: int = 1000
+    test: Images, cfg: ImageData, device: torch.device, batch_size: int = 1000
 ) -> Callable[[nn.Module], dict[str, float]]:
     """Return a function for top-1 accuracy in percent on the test set and its halves, in evaluation mode."""
     images, labels, normalize = test.images.to(device), test.labels.to(device), normalizer(cfg, device)

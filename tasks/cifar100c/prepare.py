@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 
 from tasks.cifar100 import prepare as clean
 from tasks.cifar100c import corrupt
-from tasks.cifar100c.data import CORRUPTIONS, EXTRA, FOLDERS, SEVERITIES, SHAPES
+from tasks.cifar100c.config import CORRUPTIONS, EXTRA, SEVERITIES
+from tasks.cifar100c.data import FOLDERS, SHAPES
 from tasks.engine import verified
 from tasks.engine.errors import UserError, one_line
 from tasks.engine.files import disk_full_is_said, write_atomically

@@ -3,20 +3,22 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from tasks.cifar100.config import ImageData
 from tasks.cifar100.data import at_size, normalizer
 from tasks.cifar100.task import build as build_clean
+from tasks.cifar100c.config import Cifar100cTask
 from tasks.cifar100c.data import Corrupted, load
 from tasks.cifar100c.prepare import digest
+from tasks.engine.config import Config
 from tasks.engine.halves import with_halves
 from tasks.engine.workload import Metric, Workload
 
 
-def build(cfg: Any, device: torch.device) -> Workload:
+def build(cfg: Config[Cifar100cTask], device: torch.device) -> Workload:
     """Return the workload of `cfg.task`.
 
     Raises:
@@ -32,7 +34,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
 
 
 def corrupted_accuracy(
-    images: Corrupted, cfg: Any, device: torch.device, batch_size: int = 1000
+    images: Corrupted, cfg: ImageData, device: torch.device, batch_size: int = 1000
 ) -> Callable[[nn.Module], dict[str, float]]:
     """Return a function for top-1 accuracies in percent, in evaluation mode.
 

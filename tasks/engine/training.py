@@ -15,8 +15,9 @@ from tqdm import tqdm
 from cpr import AdamCPR, regularized_names, snapshot
 from cpr.measures import value_of
 from cpr.wrapper import CPR
-from tasks.engine import checkpoint, records, sharding
+from tasks.engine import checkpoint, sharding
 from tasks.engine.batching import pieces, size_of
+from tasks.engine.config import Config
 from tasks.engine.device import autocast
 from tasks.engine.errors import Diverged, Interrupted, UserError
 from tasks.engine.files import Lock, Log
@@ -41,7 +42,7 @@ class Training:
 
     def __init__(
         self,
-        cfg: Any,
+        cfg: Config,
         folder: Path,
         lock: Lock | None,
         workload: Workload,
@@ -58,7 +59,7 @@ class Training:
             Replicas(workload.model.parameters(), ranks) if ranks.world > 1 and cfg.parallel == "ddp" else None
         )
         self.loss_scale = ranks.world if cfg.parallel == "fsdp" else 1
-        self.run_id = records.run_id(cfg)
+        self.run_id = folder.name
         self.step = 0
         self.seconds = 0.0  # whole run, including its earlier processes
         self.stepping_seconds = 0.0  # the part spent in updates and their logs, for steps per second

@@ -1,0 +1,58 @@
+"""The keys of the task clip."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from tasks.engine.config import Task
+from tasks.engine.section import Count, List, NonNegative, Number, Pair, Positive, Section, Share, Whole
+from tasks.imagenet.config import ImageData
+
+
+class Crop(Section):
+    crop_scale: Pair[Share]
+
+
+class SmallClip(Section):
+    """The model that is fine-tuned at mini scale, with what determines its weights."""
+
+    images: Count
+    subset_seed: Whole
+    mean: List[Number]
+    std: List[Positive]
+    classes: List[str]
+    templates: List[str]
+    unnamed: List[str]
+    shape: dict[str, Any]
+    batch_size: Count
+    steps: Count
+    lr: NonNegative
+    weight_decay: NonNegative
+    warmup_steps: Whole
+    seed: Whole
+
+
+def _has_a_place(templates: tuple[str, ...]) -> tuple[str, ...]:
+    if not templates or not all("{}" in template for template in templates):
+        raise ValueError("must be a list of sentences with {} for the name, or openai")
+    return templates
+
+
+class ZeroShot(Section):
+    classes: Literal["imagenet"] | Annotated[List[str], Field(min_length=1)]
+    templates: Literal["openai"] | Annotated[List[str], AfterValidator(_has_a_place)]
+
+
+class ClipTask(Task):
+    data: ImageData
+    augment: Crop
+    architecture: str
+    checkpoint: str | None
+    small: SmallClip | None
+    head: Literal["random", "zero_shot"]
+    zero_shot: ZeroShot
+    wise_ft: List[Share] = Field(description="0 is the zero-shot model, 1 the fine-tuned one")
+    eval_batch_size: Count
+
+
+TASK = ClipTask

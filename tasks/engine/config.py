@@ -1,0 +1,190 @@
+"""The configuration of a run, typed: the keys that every run and every task has.
+
+`tasks/<name>/config.py` declares the keys of one task, and `regularizers.py` those of the regularizers.
+"""
+
+import importlib
+import re
+from typing import Annotated, Any, Generic, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BeforeValidator, Field, PrivateAttr
+from typing_extensions import TypeVar
+
+from tasks.engine.errors import UserError
+from tasks.engine.records import check_names
+from tasks.engine.regularizers import CPR, Regularizer, read_regularizer, warm_start_steps
+from tasks.engine.section import (
+    BelowOne,
+    Count,
+    NonNegative,
+    Pair,
+    Positive,
+    Section,
+    Share,
+    Whole,
+    read,
+)
+
+
+class Schedule(Section):
+    """The learning rate over a run (`schedule.lr_factor`)."""
+
+    warmup_steps: Whole
+    decay: Literal["cosine", "polynomial", "constant"]
+    final_factor: Share = Field(description="of the learning rate at the end")
+    power: NonNegative = Field(1.0, description="of the polynomial decay only")
+    start_factor: Share | None = Field(None, description="of the learning rate at step 0, where the warm-up begins")
+    warmup_prefix: bool = Field(True, description="timm's name. false: the decay counts from step 0")
+
+
+class Data(Section):
+    """What every task says about its data."""
+
+    description: str = Field(description="for people, and not part of the run's id")
+
+
+class Task(Section):
+    """The keys that the engine reads of every task."""
+
+    name: str = Field(description="the folder in tasks/")
+    data: Data
+    batch_size: Count = Field(description="examples of an update, over all processes")
+    num_steps: Count
+    lr: NonNegative
+    betas: Pair[BelowOne] = Field(description="of Adam's moments")
+    eps: NonNegative
+    weight_decay_multiplier: NonNegative = Field(description="what a regularizer's weight decay is multiplied by")
+    reg_embedding: bool = Field(description="whether embeddings are regularized")
+    decay_all: bool = Field(False, description="whether biases and normalization weights decay too")
+    grad_clip: Positive | None = Field(description="the largest norm of the gradient")
+    precision: Literal["fp32", "tf32", "bf16"]
+    schedule: Schedule
+    log_every_steps: Count
+    eval_every_steps: Count | None = Field(description="null: the last step only")
+    parallel: Literal["ddp", "fsdp"] | None = Field(None, description="the default of the top-level key")
+
+
+class LocalLauncher(Section):
+    name: Literal["local"]
+    gpus: Whole = 0
+
+
+class SlurmLauncher(Section):
+    name: Literal["slurm"]
+    partition: str | int | None
+    account: str | int | None
+    qos: str | int | None
+    constraint: str | int | None
+    time: str | int | float = Field(description="minutes, or like 12:00:00 or 1-12:00:00")
+    grace_seconds: Count
+    gpus: Whole
+    cpus: Count
+    memory: Positive
+    parallel: Count
+    runs_per_job: Count
+    runs_at_a_time: Count
+
+
+LAUNCHERS: dict[str, type[LocalLauncher] | type[SlurmLauncher]] = {"local": LocalLauncher, "slurm": SlurmLauncher}
+
+
+class Logging(Section):
+    name: Literal["none", "wandb"]
+    project: str | None = None
+    mode: Literal["offline", "online", "disabled"] | None = None
+
+
+def _is_device(value: Any) -> Any:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(value)):
+        raise ValueError("is unknown; use cpu, cuda or cuda:N")
+    return value
+
+
+T = TypeVar("T", bound=Task, default=Task, covariant=True)
+
+
+class Config(Section, Generic[T]):
+    """A run's configuration. `Config[Gpt2Task]` has the keys of that task; configs/config.yaml explains each key."""
+
+    task: T
+    regularizer: Regularizer
+    launcher: LocalLauncher | SlurmLauncher
+    logging: Logging
+    scale: str
+    seed: Whole
+    lr: NonNegative
+    num_steps: Count
+    runs_dir: str
+    data_dir: str
+    checkpoint_every_steps: Count | None
+    checkpoint_every_minutes: NonNegative | None
+    deterministic: bool
+    compile: bool
+    device: Annotated[str, BeforeValidator(_is_device)]
+    threads: Count | None
+    nodes: Count
+    gpus: Count
+    micro_batch: Count | None
+    loader_workers: Whole
+    parallel: Literal["ddp", "fsdp"]
+    quiet: bool
+    strict: bool
+    _source: DictConfig = PrivateAttr()
+
+    @property
+    def source(self) -> DictConfig:
+        """The configuration as Hydra composed it, from which `records.py` makes the run's id."""
+        return self._source
+
+
+def read_config(cfg: DictConfig) -> Config:
+    """Return the configuration as types, checked.
+
+    Raises:
+        UserError: a key is unknown or missing, or a value has a wrong type or is out of its range.
+    """
+    check_names(cfg)
+    content: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    sections = {
+        "task": read(task_model(content["task"]["name"]), content["task"], "task"),
+        "regularizer": read_regularizer(content["regularizer"]),
+        "launcher": _launcher(content.get("launcher")),
+    }
+    config: Config = read(Config, content | sections)
+    config._source = cfg
+    _check_together(config)
+    return config
+
+
+def task_model(name: str) -> type[Task]:
+    """Return the keys of a task, `TASK` of tasks/<name>/config.py. Raise UserError if there is no such task."""
+    module = f"tasks.{name}.config"
+    try:
+        return importlib.import_module(module).TASK
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise UserError(f"task={name} is unknown: there is no {module.replace('.', '/')}.py") from error
+
+
+def _launcher(content: Any) -> LocalLauncher | SlurmLauncher:
+    name = content.get("name") if isinstance(content, dict) else content
+    if name not in LAUNCHERS:
+        raise UserError(f"launcher.name={name} is unknown; choose one of {', '.join(LAUNCHERS)}")
+    return read(LAUNCHERS[name], content, "launcher")
+
+
+def _check_together(cfg: Config) -> None:
+    """Raise UserError for values that do not fit each other."""
+    world, batch_size, micro_batch = cfg.nodes * cfg.gpus, cfg.task.batch_size, cfg.micro_batch
+    if world > batch_size:
+        raise UserError(
+            f"nodes={cfg.nodes} x gpus={cfg.gpus} are more than the {batch_size} examples of a batch (task.batch_size)"
+        )
+    if micro_batch is not None and batch_size % (world * micro_batch):
+        raise UserError(
+            f"micro_batch={micro_batch} on {world} process(es) does not divide task.batch_size={batch_size}; choose one that does, or null"
+        )
+    if isinstance(cfg.regularizer, CPR) and cfg.regularizer.warm_start is not None:
+        warm_start_steps(cfg.regularizer.warm_start, cfg.task.schedule.warmup_steps)
