@@ -1,56 +1,5 @@
 """Build the workload: ResNet18 on CIFAR-100 (paper scale) or a part of Fashion-MNIST (mini scale)."""
 
-from collections.abc import Callable
-from pathlib import Path
+from tasks.recipes.resnet18 import build
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from tasks.cifar100.config import Cifar100Task, ImageData
-from tasks.cifar100.data import Batch, Images, batches, load, normalizer, subset
-from tasks.cifar100.model import ResNet18
-from tasks.cifar100.prepare import digest
-from tasks.engine.config import Config
-from tasks.engine.halves import with_halves
-from tasks.engine.workload import Metric, Workload
-
-
-def build(cfg: Config[Cifar100Task], device: torch.device) -> Workload:
-    """Return the workload of `cfg.task`, or raise UserError if the data set is not in `cfg.data_dir`."""
-    task = cfg.task
-    train = subset(load(task.data, Path(cfg.data_dir), train=True), task.data.train_size, task.data.subset_seed)
-    test = load(task.data, Path(cfg.data_dir), train=False)
-    model = ResNet18(task.model.num_classes, task.model.width, task.model.in_channels)
-
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
-        images, labels = batch
-        return F.cross_entropy(model(images), labels, label_smoothing=task.label_smoothing)
-
-    return Workload(
-        # Channels last is faster for convolutions on a CPU and on tensor cores.
-        model=model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
-        batch_at=batches(train, task.data, task.batch_size, cfg.seed, device),
-        loss=loss,
-        evaluate=accuracy(test, task.data, device),
-        metric=Metric("top1_accuracy", "%", "higher"),
-        data=digest(task.data.name, Path(cfg.data_dir)),
-    )
-
-
-def accuracy(
-    test: Images, cfg: ImageData, device: torch.device, batch_size: int = 1000
-) -> Callable[[nn.Module], dict[str, float]]:
-    """Return a function for top-1 accuracy in percent on the test set and its halves, in evaluation mode."""
-    images, labels, normalize = test.images.to(device), test.labels.to(device), normalizer(cfg, device)
-
-    @torch.no_grad()
-    def evaluate(model: nn.Module) -> dict[str, float]:
-        model.eval()
-        right = torch.empty(len(labels), dtype=torch.bool, device=device)
-        for start in range(0, len(labels), batch_size):
-            chosen = slice(start, start + batch_size)
-            right[chosen] = model(normalize(images[chosen])).argmax(1) == labels[chosen]
-        return with_halves("top1_accuracy", right, 100)
-
-    return evaluate
+__all__ = ["build"]

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from tasks.cifar100.config import Cifar100Task
 from tasks.engine.section import Count, List, Section, Whole
+from tasks.recipes.config import ResNet18Task
 
 SEVERITIES = (1, 2, 3, 4, 5)
 # Noise, blur, weather, digital: the benchmark's 15 corruptions.
@@ -39,7 +39,7 @@ class Corruptions(Section):
     images: Count | None
 
 
-class Cifar100cTask(Cifar100Task):
+class Cifar100cTask(ResNet18Task):
     corruptions: Corruptions
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.cifar100.data import load as load_clean
 from tasks.cifar100c.config import SEVERITIES, Cifar100cTask
+from tasks.data.images.arrays import load as load_clean
 from tasks.engine.errors import UserError
 
 # The clean set's name, and the folder of its corrupted test images.
@@ -58,37 +58,37 @@ def load(cfg: Cifar100cTask, root: Path) -> Corrupted:
             differ from the clean set's.
     """
     wanted, name = cfg.corruptions, cfg.data.name
-    folder, mend = root / FOLDERS[name], f"python scripts/prepare_data.py cifar100c {name} data_dir={root}"
+    folder, fix = root / FOLDERS[name], f"python scripts/prepare_data.py cifar100c {name} data_dir={root}"
     if not (folder / "labels.npy").exists():
-        raise UserError(f"{FOLDERS[name]} is not in {root}; bring it with: {mend}")
-    clean, labels = load_clean(cfg.data, root, train=False).labels.numpy(), _open(folder, "labels", mend)
+        raise UserError(f"{FOLDERS[name]} is not in {root}; prepare it with: {fix}")
+    clean, labels = load_clean(cfg.data, root, train=False).labels.numpy(), _open(folder, "labels", fix)
     n = labels.size // len(SEVERITIES)
     if not n or not np.array_equal(labels, np.tile(clean[:n], len(SEVERITIES))):
         raise UserError(
-            f"{folder / 'labels.npy'} does not hold the labels of {name}'s test images, five times; delete {folder}, then {mend}"
+            f"{folder / 'labels.npy'} does not hold the labels of {name}'s test images, five times; delete {folder}, then {fix}"
         )
     count = n if wanted.images is None else wanted.images
     if count > n:
         raise UserError(f"task.corruptions.images={wanted.images} must lie in 1..{n}, the test images of {folder}")
-    files = {corruption: _open(folder, corruption, mend) for corruption in wanted.names}
+    files = {corruption: _open(folder, corruption, fix) for corruption in wanted.names}
     shape = (len(labels), *SHAPES[name])
     for corruption, file in files.items():
         if file.dtype != np.uint8 or file.shape != shape:
             found = f"{file.dtype} {list(file.shape)}"
             raise UserError(
-                f"{folder / corruption}.npy is {found}, not uint8 {list(shape)}; delete {folder}, then {mend}"
+                f"{folder / corruption}.npy is {found}, not uint8 {list(shape)}; delete {folder}, then {fix}"
             )
     return Corrupted(files, wanted.severities, torch.from_numpy(labels[:count].astype(np.int64)))
 
 
-def _open(folder: Path, name: str, mend: str) -> np.ndarray:
+def _open(folder: Path, name: str, fix: str) -> np.ndarray:
     path = folder / f"{name}.npy"
     if not path.exists():
         raise UserError(
-            f"{path.name} is not in {folder}; take it out of task.corruptions.names, or delete {folder}, then {mend}"
+            f"{path.name} is not in {folder}; take it out of task.corruptions.names, or delete {folder}, then {fix}"
         )
     try:
         return np.lib.format.open_memmap(path, mode="r")
     # Another format, or shorter than its header says.
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); delete {folder}, then {mend}") from error
+        raise UserError(f"{path} is damaged ({error}); delete {folder}, then {fix}") from error

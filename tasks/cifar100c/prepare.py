@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from tasks.cifar100 import prepare as clean
 from tasks.cifar100c import corrupt
 from tasks.cifar100c.config import CORRUPTIONS, EXTRA, SEVERITIES
 from tasks.cifar100c.data import FOLDERS, SHAPES
+from tasks.data.images import torchvision_sets as clean
 from tasks.engine import verified
 from tasks.engine.errors import UserError, one_line
 from tasks.engine.files import disk_full_is_said, write_atomically
@@ -48,8 +48,8 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
         return
     import torchvision.datasets as datasets
 
-    cfg: Any = OmegaConf.load(MINI)
-    test, count = datasets.FashionMNIST(root, train=False), cfg.task.corruptions.images
+    test = datasets.FashionMNIST(root, train=False)
+    count: int = OmegaConf.select(OmegaConf.load(MINI), "task.corruptions.images")
     corrupt.make(root, test.data[:count].numpy(), test.targets[:count].numpy(), say)
 
 
@@ -60,11 +60,11 @@ def digest(name: str, root: Path) -> str:
         UserError: a file is missing or damaged.
     """
     folder = root / FOLDERS[name]
-    mend = f"bring it with: python scripts/prepare_data.py cifar100c {name} data_dir={root}"
+    fix = f"prepare it with: python scripts/prepare_data.py cifar100c {name} data_dir={root}"
     if name == "CIFAR100":
-        corrupted = verified.verify_remembered(folder, FILES, mend)
+        corrupted = verified.verify_remembered(folder, FILES, fix)
     else:
-        corrupted = verified.verify(folder, json.loads((folder / "manifest.json").read_bytes())["files"], mend)
+        corrupted = verified.verify(folder, json.loads((folder / "manifest.json").read_bytes())["files"], fix)
     return verified.overall({"clean": clean.digest(name, root), "corrupted": str(corrupted)})
 
 
@@ -78,7 +78,7 @@ def published(root: Path, say: Callable[[str], None]) -> None:
 
     folder, archive = root / FOLDERS["CIFAR100"], root / ARCHIVE
     if whole(folder):
-        if verified.verify_remembered(folder, FILES, f"delete {folder}, then start the same command again") is None:
+        if verified.verify_remembered(folder, FILES, f"delete {folder}, then run the same command again") is None:
             verified.remember(folder, FILES)
         return
     there = archive.stat().st_size if archive.exists() else 0
@@ -119,7 +119,7 @@ def unpack(archive: Path, folder: Path) -> None:
     with tarfile.open(archive) as tar:
         members = {Path(member.name).name: member for member in tar.getmembers() if member.isfile()}
         if missing := [name for name in FILES if name not in members]:
-            raise UserError(f"{archive} lacks {', '.join(missing)}; delete it and start the same command again")
+            raise UserError(f"{archive} lacks {', '.join(missing)}; delete it, then run the same command again")
         for name in FILES:
             source: Any = tar.extractfile(members[name])
             write_atomically(folder / name, partial(shutil.copyfileobj, source))

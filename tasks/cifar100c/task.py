@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tasks.cifar100.config import ImageData
-from tasks.cifar100.data import at_size, normalizer
-from tasks.cifar100.task import build as build_clean
 from tasks.cifar100c.config import Cifar100cTask
 from tasks.cifar100c.data import Corrupted, load
 from tasks.cifar100c.prepare import digest
+from tasks.data.images.arrays import at_size, normalizer
+from tasks.data.images.config import ArrayData
 from tasks.engine.config import Config
 from tasks.engine.halves import with_halves
 from tasks.engine.workload import Metric, Workload
+from tasks.recipes.resnet18 import build as build_clean
 
 
 def build(cfg: Config[Cifar100cTask], device: torch.device) -> Workload:
@@ -34,7 +34,7 @@ def build(cfg: Config[Cifar100cTask], device: torch.device) -> Workload:
 
 
 def corrupted_accuracy(
-    images: Corrupted, cfg: ImageData, device: torch.device, batch_size: int = 1000
+    images: Corrupted, cfg: ArrayData, device: torch.device, batch_size: int = 1000
 ) -> Callable[[nn.Module], dict[str, float]]:
     """Return a function for top-1 accuracies in percent, in evaluation mode.
 

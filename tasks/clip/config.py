@@ -4,17 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from tasks.engine.config import Task
-from tasks.engine.section import Count, List, NonNegative, Number, Pair, Positive, Section, Share, Whole
-from tasks.imagenet.config import ImageData
+from tasks.data.images.config import LabelledData
+from tasks.engine.config import SmallModel, Task
+from tasks.engine.section import Count, List, Number, Positive, Section, Share, Whole
+from tasks.recipes.config import Crop
 
 
-class Crop(Section):
-    crop_scale: Pair[Share]
-
-
-class SmallClip(Section):
-    """The model that is fine-tuned at mini scale, with what determines its weights."""
+class SmallClip(SmallModel):
+    """The model that replaces OpenAI's at mini scale, with its images and captions."""
 
     images: Count
     subset_seed: Whole
@@ -23,13 +20,7 @@ class SmallClip(Section):
     classes: List[str]
     templates: List[str]
     unnamed: List[str]
-    shape: dict[str, Any]
-    batch_size: Count
-    steps: Count
-    lr: NonNegative
-    weight_decay: NonNegative
-    warmup_steps: Whole
-    seed: Whole
+    shape: dict[str, Any] = Field(description="arguments of open_clip.CLIP")
 
 
 def _has_a_place(templates: tuple[str, ...]) -> tuple[str, ...]:
@@ -44,7 +35,7 @@ class ZeroShot(Section):
 
 
 class ClipTask(Task):
-    data: ImageData
+    data: LabelledData
     augment: Crop
     architecture: str
     checkpoint: str | None

@@ -1,18 +1,20 @@
-"""Images of tasks/imagenet, cropped as in open_clip, in batches that depend on (seed, step) alone."""
+"""Images cropped as in open_clip, in batches that depend on (seed, step) alone."""
 
 from collections.abc import Callable
-from typing import Any
 
 import open_clip
 import torch
 
+from tasks.clip.config import ClipTask
+from tasks.data.images.config import LabelledData
+from tasks.data.images.labelled import Images
+from tasks.data.images.loader import Rows, Transform, own_part, reading
 from tasks.engine.batching import epoch_order
-from tasks.imagenet.data import Images
-from tasks.imagenet.loader import Augmented, Key, ReadAhead, Rows, own_part
-from tasks.imagenet.recipe import Transform
+from tasks.engine.config import Config
+from tasks.recipes.config import Crop
 
 
-def train_transform(data: Any, augment: Any) -> Transform:
+def train_transform(data: LabelledData, augment: Crop) -> Transform:
     """Return open_clip's training transform to float32 [3, size, size]: a resized crop and normalization, no flip."""
     return open_clip.image_transform(
         data.image_size,
@@ -24,7 +26,7 @@ def train_transform(data: Any, augment: Any) -> Transform:
     )
 
 
-def batches(images: Images, cfg: Any, device: torch.device) -> Callable[[int], Rows]:
+def batches(images: Images, cfg: Config[ClipTask], device: torch.device) -> Callable[[int], Rows]:
     """Return `batch_at(step)`: this process's part of the global batch on `device`.
 
     Images are float32 and classes int64.
@@ -35,16 +37,5 @@ def batches(images: Images, cfg: Any, device: torch.device) -> Callable[[int], R
     task, size = cfg.task, cfg.task.batch_size
     begin, end = own_part(len(images), size)
     order = epoch_order(len(images), size, cfg.seed, drop_last=True)
-
-    def keys(step: int) -> list[Key]:
-        indices = order(step)
-        return [(step, row, int(indices[row])) for row in range(begin, end)]
-
-    augmented = Augmented(images, train_transform(task.data, task.augment), cfg.seed)
-    ahead = ReadAhead(augmented, keys, cfg.num_steps, cfg.loader_workers, device)
-
-    def batch_at(step: int) -> Rows:
-        pixels, classes = (part.to(device, non_blocking=True) for part in ahead.at(step))
-        return Rows(size, begin, pixels, classes)
-
-    return batch_at
+    read = reading(images, train_transform(task.data, task.augment), range(begin, end), order, cfg, device)
+    return lambda step: Rows(size, begin, *read(step))

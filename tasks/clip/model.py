@@ -1,6 +1,5 @@
 """open_clip's models by name or shape, and the fine-tuned classifier: an image tower and a linear head."""
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,16 +66,3 @@ def build_clip(shape: Mapping[str, Any]) -> open_clip.CLIP:
     """
     with torch.random.fork_rng(devices=[]):
         return open_clip.CLIP(**shape)
-
-
-def flops_per_image(tower: nn.Module, image_size: int) -> float:
-    """Return the FLOP of forward and backward per image: three times the forward pass's matrix products.
-
-    They are counted on a tower without memory.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    tower = copy.deepcopy(tower).to("meta")  # on other devices torch's fused attention is not counted
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        tower(torch.empty(1, 3, image_size, image_size, device="meta"))
-    return 3.0 * counter.get_total_flops()

@@ -44,15 +44,15 @@ def load(architecture: str, path: Path) -> open_clip.CLIP:
             wrong.append(f"its {name} is {list(found[name].shape)}, the model's {list(expected[name].shape)}")
     if wrong:
         more = f" ({len(wrong) - 1} more such)" if len(wrong) > 1 else ""
-        raise UserError(f"{path} is no checkpoint of task.architecture={architecture}: {min(wrong)}{more}")
+        raise UserError(f"{path} is not a checkpoint of task.architecture={architecture}: {min(wrong)}{more}")
     model.load_state_dict(found)
     return model
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Return name -> weight, or raise UserError if the file is missing or holds no weights."""
+    """Return name -> weight, or raise UserError if the file is missing or contains no weights."""
     if not path.is_file():
-        raise UserError(f"task.checkpoint={path}: there is no such file")
+        raise UserError(f"task.checkpoint={path} does not exist")
     try:
         if _is_torchscript(path):
             state: Any = torch.jit.load(path, map_location="cpu").state_dict()
@@ -63,7 +63,7 @@ def read(path: Path) -> dict[str, Tensor]:
         }
     # Errors of zipfile, pickle, torch and safetensors have no class in common.
     except Exception as error:
-        raise UserError(f"{path} holds no weights: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"{path} contains no weights: {' '.join(str(error).split())[:200]}") from error
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -85,7 +85,7 @@ def kept_at(root: Path, architecture: str) -> Path:
         )
     there = [path for path in _places(root) if path.exists()]
     if not there:
-        bring = f"bring them with: python scripts/prepare_data.py clip ImageNet data_dir={root}"
+        bring = f"prepare them with: python scripts/prepare_data.py clip ImageNet data_dir={root}"
         raise UserError(
             f"OpenAI's weights of {ARCHITECTURE} are not in {folder(root)}; {bring}, or name a file with task.checkpoint=PATH"
         )
@@ -120,8 +120,8 @@ def fetch(root: Path, say: Callable[[str], None]) -> None:
     except (OSError, RuntimeError) as error:
         where = " or ".join(path.name for path in _places(root))
         raise UserError(
-            f"OpenAI's weights of {ARCHITECTURE} cannot be downloaded ({one_line(error)}); start again with a network, or "
-            f"put {where} into {folder(root)}"
+            f"OpenAI's weights of {ARCHITECTURE} cannot be downloaded ({one_line(error)}); connect to a network and "
+            f"run the same command again, or put {where} into {folder(root)}"
         ) from error
     finally:
         socket.setdefaulttimeout(None)

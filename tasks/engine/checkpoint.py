@@ -54,12 +54,12 @@ def load(
         content = check(path, run_id)
         if content is None:
             kept = set_aside(path)
-            warn(f"{path} is damaged (kept as {kept.name}); going back to the checkpoint before it, or to the start")
+            warn(f"{path} is damaged (kept as {kept.name}); resuming from the checkpoint before it, or from the start")
             continue
         if not logs_hold(content):
             kept = set_aside(path)
             warn(
-                f"the logs in {folder} are damaged; going back to where they are whole (kept {path.name} as {kept.name})"
+                f"the logs in {folder} are damaged; resuming from where they are intact (kept {path.name} as {kept.name})"
             )
             continue
         return content | {"path": str(path)}
@@ -79,9 +79,9 @@ def check(path: Path, run_id: str) -> dict[str, Any] | None:
     if content.get("run_id") != run_id:
         odd = f"belongs to run {content.get('run_id')!r}, not to {run_id!r}"
     elif content.get("format") != FORMAT:
-        odd = f"has format {content.get('format')!r}, and this version reads format {FORMAT}"
+        odd = f"has format {content.get('format')!r}, but this version reads format {FORMAT}"
     if odd:
-        raise Unusable(f"{path} {odd}; python scripts/retry.py {path.parent} sets it aside")
+        raise Unusable(f"{path} {odd}; set it aside with: python scripts/retry.py {path.parent}")
     return content
 
 
@@ -103,7 +103,7 @@ def read(path: Path) -> dict[str, Any] | None:
         if error.errno == errno.EINVAL:
             return None
         raise Unusable(
-            f"{path} cannot be read: {error.strerror or error}; mend that, then start the run again"
+            f"{path} cannot be read: {error.strerror or error}; fix this, then run the same command again"
         ) from error
     except (zipfile.BadZipFile, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError):
         return None

@@ -33,9 +33,11 @@ class Schedule(Section):
     warmup_steps: Whole
     decay: Literal["cosine", "polynomial", "constant"]
     final_factor: Share = Field(description="of the learning rate at the end")
-    power: NonNegative = Field(1.0, description="of the polynomial decay only")
-    start_factor: Share | None = Field(None, description="of the learning rate at step 0, where the warm-up begins")
-    warmup_prefix: bool = Field(True, description="timm's name. false: the decay counts from step 0")
+    power: NonNegative = Field(default=1.0, description="of the polynomial decay only")
+    start_factor: Share | None = Field(
+        default=None, description="of the learning rate at step 0, where the warm-up begins"
+    )
+    warmup_prefix: bool = Field(default=True, description="timm's name. false: the decay counts from step 0")
 
 
 class Data(Section):
@@ -56,13 +58,24 @@ class Task(Section):
     eps: NonNegative
     weight_decay_multiplier: NonNegative = Field(description="what a regularizer's weight decay is multiplied by")
     reg_embedding: bool = Field(description="whether embeddings are regularized")
-    decay_all: bool = Field(False, description="whether biases and normalization weights decay too")
+    decay_all: bool = Field(default=False, description="whether biases and normalization weights decay too")
     grad_clip: Positive | None = Field(description="the largest norm of the gradient")
     precision: Literal["fp32", "tf32", "bf16"]
     schedule: Schedule
     log_every_steps: Count
     eval_every_steps: Count | None = Field(description="null: the last step only")
-    parallel: Literal["ddp", "fsdp"] | None = Field(None, description="the default of the top-level key")
+    parallel: Literal["ddp", "fsdp"] | None = Field(default=None, description="the default of the top-level key")
+
+
+class SmallModel(Section):
+    """What determines the weights of a small model that a task trains once, before its runs (`kept.py`)."""
+
+    batch_size: Count
+    steps: Count
+    lr: NonNegative
+    weight_decay: NonNegative
+    warmup_steps: Whole
+    seed: Whole = Field(description="not the run's: every run starts from the same model")
 
 
 class LocalLauncher(Section):
@@ -138,7 +151,7 @@ class Config(Section, Generic[T]):
         return self._source
 
 
-def read_config(cfg: DictConfig) -> Config:
+def read_config(cfg: DictConfig) -> Config[Any]:
     """Return the configuration as types, checked.
 
     Raises:

@@ -121,7 +121,7 @@ class Log:
         steps = [json.loads(line).get("step", 0) for line in content.splitlines()]
         if hashlib.sha256(content).digest() != self._hash.digest() or steps != sorted(steps):
             raise Unusable(
-                f"{self.path} holds lines of another process; delete {self.path.parent} and start the run again"
+                f"{self.path} holds lines of another process; delete {self.path.parent} and run the same command again"
             )
 
     def close(self) -> None:
@@ -150,8 +150,8 @@ class Lock:
             mine = False
         if not mine:
             raise Unusable(
-                f"{self.path} is not this process's any more: it was deleted, or another process took the run up; nothing more is "
-                "written. Start the run again once no other process trains it"
+                f"{self.path} is no longer this process's lock: it was deleted, or another process took over the run. Nothing more is "
+                "written. Run the same command again when no other process trains the run"
             )
 
 
@@ -178,7 +178,9 @@ def must_be_files(folder: Path, names: Iterable[str]) -> None:
     """Raise Unusable for a name in `folder` that is there and is no regular file: a folder, a broken link, or a pipe, which would hang."""
     for name in names:
         if os.path.lexists(folder / name) and not (folder / name).is_file():
-            raise Unusable(f"{folder / name} is no regular file; python scripts/retry.py {folder} sets it aside")
+            raise Unusable(
+                f"{folder / name} is not a regular file; set it aside with: python scripts/retry.py {folder}"
+            )
 
 
 def is_held(folder: Path) -> bool:
@@ -210,7 +212,7 @@ def disk_full_is_said(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in DISK_FULL:
-            message = f"no space left for {folder}; free some and start the same command again, it goes on from the last checkpoint"
+            message = f"no space left for {folder}; free some, then run the same command again to resume from the last checkpoint"
             raise DiskFull(message) from error
         raise
 
@@ -227,4 +229,4 @@ def unusable_files_are_said(folder: Path) -> Iterator[None]:
             or not Path(os.fsdecode(error.filename)).is_relative_to(folder)
         ):
             raise
-        raise Unusable(f"{error.filename}: {error.strerror}; mend that, then start the run again") from error
+        raise Unusable(f"{error.filename}: {error.strerror}; fix this, then run the same command again") from error

@@ -160,7 +160,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     except IsADirectoryError:
         raise DamagedRecord(f"{path} is damaged: it is a folder") from None
     except OSError as error:
-        raise Unusable(f"{path} cannot be read: {error.strerror}; mend that, then start the run again") from error
+        raise Unusable(f"{path} cannot be read: {error.strerror}; fix this, then run the same command again") from error
     try:
         record = json.loads(content)
         checksum = record.pop("checksum")
@@ -211,7 +211,7 @@ def must_not_be_a_pipe(path: Path) -> None:
     with contextlib.suppress(OSError):
         mode = path.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise Unusable(f"{path} is no regular file; python scripts/retry.py {path.parent} sets it aside")
+            raise Unusable(f"{path} is not a regular file; set it aside with: python scripts/retry.py {path.parent}")
 
 
 def ended(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
@@ -232,7 +232,7 @@ def ended(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
 def give_up(folder: Path, damage: DamagedRecord, say: Callable[[str], None]) -> None:
     """Sets the record aside whose run is damaged, and says so."""
     kept = set_aside(folder / "record.json")
-    say(f"{damage}; kept the record as {kept.name}, the run is done again from its last checkpoint")
+    say(f"{damage}; kept the record as {kept.name}; the run is trained again from its last checkpoint")
 
 
 def read_logs(

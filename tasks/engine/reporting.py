@@ -75,10 +75,10 @@ class WandbLog:
             )
         # wandb is unreachable, but may be back for the next run.
         except wandb.errors.CommError as error:
-            say(f"warning: wandb is not reached ({one_line(error)}); {run_id} goes on without it")
+            say(f"warning: wandb is not reached ({one_line(error)}); {run_id} continues without it")
         except wandb.Error as error:
             raise UserError(
-                f"wandb cannot start ({error}); log in with `wandb login`, or say logging.mode=offline"
+                f"wandb cannot start ({error}); log in with `wandb login`, or set logging.mode=offline"
             ) from error
 
     def append(self, row: dict[str, Any]) -> None:
@@ -94,5 +94,5 @@ class WandbLog:
         try:
             call(self._run)
         except Exception as error:  # wandb's own, and those of its sockets and pipes
-            say(f"warning: wandb fails ({one_line(error)}); {self._run.id} goes on without it")
+            say(f"warning: wandb fails ({one_line(error)}); {self._run.id} continues without it")
             self._run = None

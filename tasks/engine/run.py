@@ -36,7 +36,7 @@ from tasks.engine.throughput import rates
 from tasks.engine.training import LOGS, Training, without_bound
 from tasks.engine.workload import Workload
 
-LESS = "free some and start it again, or make the batch, the model or its input smaller"
+LESS = "free some and run the same command again, or make the batch, the model or its input smaller"
 
 
 # What a run reads and writes in its folder.
@@ -55,7 +55,7 @@ def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[
         OutOfMemory: Now. It is recorded after three attempts.
         Interrupted: after a signal, with a checkpoint written.
     """
-    config = read_config(cfg)
+    config: Config = read_config(cfg)
     git_commit()  # now, since this is the code that trains; a commit may be made while it does
     ranks, device = join(config)
     folder = records.run_folder(cfg)
@@ -100,7 +100,7 @@ def _make(folder: Path, runs_dir: str) -> None:
         if error.errno in DISK_FULL:
             raise
         if folder.parent.is_dir() and os.path.lexists(folder):
-            raise Unusable(f"{folder} is no folder; python scripts/retry.py {folder} sets it aside") from error
+            raise Unusable(f"{folder} is not a folder; set it aside with: python scripts/retry.py {folder}") from error
         raise UserError(f"runs_dir={runs_dir} cannot hold runs: {error}") from error
 
 
@@ -161,7 +161,9 @@ def _begin(cfg: Config, folder: Path, lock: Lock | None, ranks: Ranks, device: t
     if deaths >= attempts.LIMIT:
         if ranks.first:
             attempts.note_end(folder, None)
-        raise TrainingFailed(f"it ended {deaths} times without a word before its first step: killed, or out of memory")
+        raise TrainingFailed(
+            f"it ended {deaths} times without an error before its first step: killed, or out of memory"
+        )
     try:
         with stopping_at_once(folder.name):
             training = _set_up(cfg, folder, lock, ranks, device)
@@ -211,7 +213,9 @@ def _to_the_end(training: Training, requests: Requests, progress: Callable[[int]
     deaths = _start(training)
     try:
         if deaths >= attempts.LIMIT:
-            raise TrainingFailed(f"it ended {deaths} times without a word after step {step}: killed, or out of memory")
+            raise TrainingFailed(
+                f"it ended {deaths} times without an error after step {step}: killed, or out of memory"
+            )
         metrics = training.train(requests, progress)
         training.record_metrics(metrics)
     except TrainingFailed:
@@ -221,8 +225,8 @@ def _to_the_end(training: Training, requests: Requests, progress: Callable[[int]
         if operation := without_deterministic_form(error):
             _note_end(training)
             raise UserError(
-                f"{operation} has no deterministic form on a GPU; say deterministic=false: the same command then goes on, "
-                "and an interrupted run ends with other roundings than an uninterrupted one"
+                f"{operation} has no deterministic form on a GPU; set deterministic=false and run the same command to resume: "
+                "an interrupted run may then round differently from an uninterrupted one"
             ) from error
         if not _is_out_of_memory(error):
             if ranks.world == 1 or isinstance(
@@ -260,11 +264,11 @@ def _start(training: Training) -> int:
                 attempts.note_end(folder, None)
                 raise UserError(
                     f"{training.run_id} was trained to step {training.step} under another state ({'; '.join(changed)}); strict=true "
-                    "refuses to go on: restore that state, or say strict=false"
+                    "refuses to resume: restore that state, or set strict=false"
                 )
             if changed:
                 say(
-                    f"warning: {training.run_id} goes on from step {training.step} under another state: {'; '.join(changed)}"
+                    f"warning: {training.run_id} resumes at step {training.step} under another state: {'; '.join(changed)}"
                 )
             deaths = attempts.note_start(folder, training.step, state)
     return ranks.from_first(deaths)

@@ -5,8 +5,10 @@ Free of torch, like every module that declares keys, so a dry run checks a confi
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
+from omegaconf import OmegaConf
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError, WrapValidator
 
 from tasks.engine.errors import UserError
@@ -59,6 +61,12 @@ def read(model: type[S], content: Any, where: str = "") -> S:
         order = {"extra_forbidden": 0, "missing": 2}  # a misspelled key is a missing one too
         first = min(error.errors(), key=lambda found: order.get(found["type"], 1))
         raise UserError(_line(model, content, where, first)) from None
+
+
+def read_part(model: type[S], path: Path, where: str) -> S:
+    """Return the section `where` of a YAML file. Raise UserError as `read` does."""
+    part = OmegaConf.select(OmegaConf.load(path), where)
+    return read(model, OmegaConf.to_container(part, resolve=True), where)
 
 
 def _line(model: type[Section], content: Any, where: str, error: Mapping[str, Any]) -> str:

@@ -50,7 +50,7 @@ def stopping_at_once(what: str) -> Iterator[None]:
 
     def stop(number: int, _: FrameType | None) -> None:
         if number != signal.SIGUSR1:
-            raise Interrupted(number, f"{what} stopped before its first step; the same command goes on from there")
+            raise Interrupted(number, f"{what} stopped before its first step; run the same command to resume")
 
     with _handled_by(stop):
         if _noted is not None:

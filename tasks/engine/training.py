@@ -115,7 +115,7 @@ class Training:
             if path and not self.ranks.first:
                 saved = checkpoint.read(Path(path)) if Path(path).exists() else None
                 if saved is None:
-                    raise UserError(f"there is no {path} here; all processes must see the same runs_dir")
+                    raise UserError(f"{path} does not exist here; all processes must see the same runs_dir")
         return saved
 
     def save(self) -> None:
@@ -271,7 +271,7 @@ class Training:
             requests.checkpoint = False
         if stop:
             where = f"step {self.step} of {self.cfg.num_steps}"
-            raise Interrupted(stop, f"{self.run_id} stopped at {where}; the same command goes on from there")
+            raise Interrupted(stop, f"{self.run_id} stopped at {where}; run the same command to resume")
 
 
 def is_constrained(optimizer: Optimizer) -> bool:

@@ -18,30 +18,30 @@ Check = list[int | str]  # size, modification time in ns, SHA-256
 _checked: dict[Path, Check] = {}  # by this process
 
 
-def verify(folder: Path, files: Mapping[str, str], mend: str) -> str:
+def verify(folder: Path, files: Mapping[str, str], fix: str) -> str:
     """Compare files of `folder` with their SHA-256 and return a digest over all of them.
 
     Args:
         folder: the folder of the files.
         files: the SHA-256 of each file by its path in the folder.
-        mend: what the user should do about a damaged file.
+        fix: what the user should do about a damaged file.
 
     Raises:
         UserError: a file is missing, can't be read or has other content.
     """
-    found = digests(folder, files, mend)
+    found = digests(folder, files, fix)
     if suspects := [name for name, digest in files.items() if found[name] != digest]:
         # The kept result of the last check may itself be damaged.
-        found |= digests(folder, suspects, mend, afresh=True)
+        found |= digests(folder, suspects, fix, afresh=True)
     damaged = sorted(name for name, digest in files.items() if found[name] != digest)
     if damaged:
         raise UserError(
-            f"{folder / damaged[0]} is damaged{_more(damaged)}: its SHA-256 is not the one on record; delete it, then {mend}"
+            f"{folder / damaged[0]} is damaged{_more(damaged)}: its SHA-256 is not the recorded one; delete it, then {fix}"
         )
     return overall(files)
 
 
-def digests(folder: Path, names: Iterable[str], mend: str, afresh: bool = False) -> dict[str, str]:
+def digests(folder: Path, names: Iterable[str], fix: str, afresh: bool = False) -> dict[str, str]:
     """Return the SHA-256 of each file. With `afresh`, also read files that have not changed since their last check."""
     kept = {name: check for name, check in _read(folder / CHECKED).items() if _is_check(check)}
     now: dict[str, Check] = {}
@@ -55,7 +55,7 @@ def digests(folder: Path, names: Iterable[str], mend: str, afresh: bool = False)
                 with open(path, "rb") as file:
                     check = [*state, hashlib.file_digest(file, "sha256").hexdigest()]
         except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}); {mend}") from error
+            raise UserError(f"{path} cannot be read ({error.strerror}); {fix}") from error
         now[name] = _checked[path] = check
     if any(kept.get(name) != check for name, check in now.items()):
         with contextlib.suppress(OSError):  # another user's data, or a read-only disk
@@ -69,11 +69,11 @@ def _is_check(value: object) -> bool:
 
 def remember(folder: Path, names: Iterable[str]) -> None:
     """Record the SHA-256 of files that come without one in checksums.json, for `verify_remembered`."""
-    found = digests(folder, sorted(names), "look at the file's rights")
+    found = digests(folder, sorted(names), "check its permissions")
     write_bytes_atomically(folder / KNOWN, json.dumps(found, indent=1).encode() + b"\n")
 
 
-def verify_remembered(folder: Path, names: Iterable[str] | None, mend: str) -> str | None:
+def verify_remembered(folder: Path, names: Iterable[str] | None, fix: str) -> str | None:
     """Compare files (None: all that are recorded) with checksums.json.
 
     Return a digest over them, or None if nothing was recorded.
@@ -85,8 +85,8 @@ def verify_remembered(folder: Path, names: Iterable[str] | None, mend: str) -> s
         raise UserError(f"{folder / KNOWN} is damaged; delete it, then prepare the data again")
     names = list(known if names is None else names)
     if missing := sorted(set(names) - set(known)):
-        raise UserError(f"{folder / missing[0]} is not on record in {KNOWN}{_more(missing)}; {mend}")
-    return verify(folder, {name: str(known[name]) for name in names}, mend)
+        raise UserError(f"{folder / missing[0]} is not recorded in {KNOWN}{_more(missing)}; {fix}")
+    return verify(folder, {name: str(known[name]) for name in names}, fix)
 
 
 def overall(files: Mapping[str, str]) -> str:

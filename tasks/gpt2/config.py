@@ -20,12 +20,12 @@ class Shape(Section):
     layers: Count
     heads: Count
     context: Count = 1024
-    vocabulary: Count = Field(50264, description="rows of the embedding. The last ones may be padding")
+    vocabulary: Count = Field(default=50264, description="rows of the embedding. The last ones may be padding")
     positions: Literal["rotary", "learned"] = "rotary"
-    rotary_fraction: Share = Field(0.5, description="share of a head's features that is rotated")
+    rotary_fraction: Share = Field(default=0.5, description="share of a head's features that is rotated")
     dropout: BelowOne = 0.1
     init: Literal["normal", "uniform"] = Field(
-        "normal", description="N(0, 0.02^2) or U(-0.02, 0.02) for every matrix. Biases start at zero"
+        default="normal", description="N(0, 0.02^2) or U(-0.02, 0.02) for every matrix. Biases start at zero"
     )
 
     @model_validator(mode="after")

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from tasks.data.text import tokenizer
 from tasks.engine.seeding import generator_for
-from tasks.gpt2 import tokenizer
 from tasks.gpt2.config import Gpt2Task
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from tasks.data.text.blocks import Batch, Blocks, batches, in_order
+from tasks.data.text.shards import open_split, verify
 from tasks.engine.config import Config
 from tasks.engine.halves import SUFFIXES
 from tasks.engine.workload import Metric, Work, Workload
 from tasks.gpt2.config import Gpt2Task
-from tasks.gpt2.data import Batch, Blocks, batches, in_order
 from tasks.gpt2.model import GPT2
 from tasks.gpt2.sampling import sampler
-from tasks.gpt2.scores import next_token_scores
-from tasks.gpt2.shards import open_split, verify
+from tasks.models.next_token import next_token_scores
 
 
 def build(cfg: Config[Gpt2Task], device: torch.device) -> Workload:

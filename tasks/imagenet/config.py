@@ -1,52 +1,24 @@
 """The keys of the task imagenet."""
 
-from typing import Any, Literal
+from typing import Any
 
-from tasks.engine.config import Data, Task
-from tasks.engine.section import Count, List, NonNegative, Number, Pair, Positive, Section, Share, Whole
-
-
-class ImageData(Data):
-    name: Literal["ImageNet", "ImageNetParquet", "ImageNetWebDataset", "FashionMNIST"]
-    train_size: Count | None
-    val_size: Count | None
-    subset_seed: Whole
-    image_size: Count
-    interpolation: str
-    crop_pct: Positive
-    mean: List[Number]
-    std: List[Positive]
+from tasks.data.images.config import LabelledData
+from tasks.engine.config import Task
+from tasks.engine.section import Count, Section
+from tasks.recipes.config import Augment, Loss
 
 
-class Augment(Section):
-    crop_scale: Pair[Share]
-    randaugment: str | None
-    color_jitter: NonNegative
-    erasing: Share
-    mixup: NonNegative
-    cutmix: NonNegative
-    cutmix_share: Share
-    label_smoothing: Share
-    mix_group: Count
-    repeats: Count
-
-
-class Model(Section):
+class TimmModel(Section):
     timm: str
     num_classes: Count
     arguments: dict[str, Any]
 
 
-class Loss(Section):
-    name: Literal["cross_entropy", "binary_cross_entropy"]
-    threshold: Share | None
-
-
 class ImagenetTask(Task):
     size: str
-    data: ImageData
+    data: LabelledData
     augment: Augment
-    model: Model
+    model: TimmModel
     loss: Loss
     channels_last: bool
     eval_batch_size: Count

@@ -1,161 +1,37 @@
-"""Labelled images by index, from folders, shards of parquet or tar files, or Fashion-MNIST (mini scale)."""
+"""Augmented and mixed images in batches that depend on (seed, step) alone."""
 
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable
 
 import torch
-from PIL.Image import Image
-from torch.utils.data import Subset
 
-from tasks.cifar100.prepare import digest as small_images_digest
-from tasks.engine import verified
-from tasks.engine.errors import UserError
-from tasks.engine.seeding import generator_for
-from tasks.imagenet.shards import TarShards, decoded
-
-SPLITS = ("train", "val")
-# The folder of each data set in data_dir. torchvision puts Fashion-MNIST into a folder of its own.
-FOLDERS = {
-    "ImageNet": "imagenet",
-    "ImageNetParquet": "imagenet-parquet",
-    "ImageNetWebDataset": "imagenet-wds",
-    "FashionMNIST": ".",
-}
-# Hugging Face's names. webdataset's own tools write imagenet-val-*.tar.
-SHARDS = {
-    "ImageNetParquet": {"train": "data/train-*.parquet", "val": "data/validation-*.parquet"},
-    "ImageNetWebDataset": {"train": "*-train-*.tar", "val": "*-val*-*.tar"},
-}
+from tasks.data.images.labelled import Images
+from tasks.data.images.loader import Rows, own_part, reading
+from tasks.engine.batching import epoch_order
+from tasks.engine.config import Config
+from tasks.imagenet.config import ImagenetTask
+from tasks.recipes.timm import Mixing, train_transform
 
 
-class Images(Protocol):
-    """Pairs of an image and its class, counted from 0."""
+def batches(images: Images, cfg: Config[ImagenetTask], device: torch.device) -> Callable[[int], Rows]:
+    """Return `batch_at(step)`: this process's part of the global batch, mixed, on `device`.
 
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> tuple[Image, int]: ...
-
-
-class ParquetShards:
-    """Rows of parquet files with the columns `image` (the bytes of a file) and `label`.
-
-    `datasets` copies them once into a memory-mapped Arrow table beside them, so a row is read
-    without the rest of its shard. `classes` is the highest class plus one.
-    """
-
-    def __init__(self, files: list[Path], folder: Path) -> None:
-        datasets = import_datasets()
-        table = datasets.load_dataset(
-            "parquet", data_files=[str(file) for file in files], split="train", cache_dir=str(folder / "arrow")
-        )
-        self._table = table.cast_column("image", datasets.Image(decode=False))
-        self._folder = folder
-        self.classes = max(table.unique("label")) + 1
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def __getitem__(self, index: int, /) -> tuple[Image, int]:
-        row = self._table[index]
-        return decoded(
-            row["image"]["bytes"], f"the bytes of row {index:,} of the parquet files in {self._folder}"
-        ), row["label"]
-
-
-def of_file(path: str) -> Image:
-    """Return the image of a file, or raise UserError if it is not an image."""
-    return decoded(Path(path).read_bytes(), f"the bytes of {path}")
-
-
-def import_datasets() -> Any:
-    """Return the package `datasets`, or raise UserError if it is not installed."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError(
-            "ImageNetParquet needs the package datasets; install it with: pip install '.[language]'"
-        ) from error
-    return datasets
-
-
-def load(cfg: Any, root: Path, split: str) -> Images:
-    """Return a split ("train" or "val") of `cfg.name` in the data folder `root`.
-
-    With `cfg.train_size` or `cfg.val_size`, a generator of `cfg.subset_seed` draws that many images
-    without replacement.
+    Images and soft labels are float32.
 
     Raises:
-        UserError: the data set is missing, its name is unknown, or the size is out of range.
+        UserError: there are fewer images than a batch has.
     """
-    images, size = read(cfg.name, root, split), cfg[f"{split}_size"]
-    if size is None:
-        return images
-    if not 1 <= size <= len(images):
-        raise UserError(f"task.data.{split}_size={size} must lie in 1..{len(images)}")
-    chosen = torch.randperm(len(images), generator=generator_for(cfg.subset_seed, "subset", split))[:size]
-    return Subset(images, chosen.tolist())  # type: ignore[arg-type, return-value]
+    task, size = cfg.task, cfg.task.batch_size
+    begin, end = own_part(len(images), size)
+    mixing = Mixing(task.augment, task.model.num_classes, size, cfg.seed)
+    rows = mixing.rows(begin, end)
+    own = slice(rows.index(begin), rows.index(begin) + end - begin)
+    order = epoch_order(len(images), size, cfg.seed, drop_last=True, repeats=task.augment.repeats)
+    read = reading(images, train_transform(task.data, task.augment), rows, order, cfg, device)
 
+    def batch_at(step: int) -> Rows:
+        pixels, targets = mixing.mix(step, rows, *read(step))
+        if task.channels_last:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return Rows(size, begin, pixels[own], targets[own])
 
-# A sweep's worker process reads the files only once.
-@lru_cache(maxsize=4)
-def read(name: str, root: Path, split: str) -> Images:
-    """Return all images of a split, or raise UserError as `load` does."""
-    import torchvision.datasets as datasets
-
-    if name not in FOLDERS:
-        raise UserError(f"task.data.name={name!r} is unknown; choose one of {', '.join(FOLDERS)}")
-    folder = root / FOLDERS[name]
-    try:
-        if name == "FashionMNIST":
-            return datasets.FashionMNIST(folder, train=split == "train", download=False)
-        if name == "ImageNet":
-            return datasets.ImageFolder(folder / split, loader=of_file)
-    # No folder, no class in it, or no files of Fashion-MNIST.
-    except (FileNotFoundError, RuntimeError) as error:
-        raise UserError(_missing(name, root, split)) from error
-    files = sorted(folder.glob(SHARDS[name][split]))
-    if not files:
-        raise UserError(_missing(name, root, split))
-    return ParquetShards(files, folder) if name == "ImageNetParquet" else TarShards(files, folder / "index")
-
-
-def digest(name: str, root: Path) -> str | None:
-    """Return a digest of a data set's files, after comparing them with the recorded checksums.
-
-    `prepare_data.py` records the checksums of shards. Return None if it never saw them. The digest
-    of a folder with a million images covers only their names, and a damaged image is found when it
-    is read.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
-    if name == "FashionMNIST":
-        return small_images_digest(name, root)
-    if name == "ImageNet":
-        names = {}
-        for split in SPLITS:
-            samples = read(name, root, split).samples  # type: ignore[attr-defined]
-            names[split] = verified.overall({path: str(label) for path, label in samples})
-        return verified.overall(names)
-    return verified.verify_remembered(root / FOLDERS[name], shard_names(name, root), "get this shard anew")
-
-
-def shard_names(name: str, root: Path) -> list[str]:
-    """Return the paths of all shards in the data set's folder."""
-    folder = root / FOLDERS[name]
-    return [str(path.relative_to(folder)) for split in SPLITS for path in sorted(folder.glob(SHARDS[name][split]))]
-
-
-def classes_of(images: Images) -> int | None:
-    """Return the number of classes from the images' folders or the shards' labels, or None if unknown."""
-    while isinstance(images, Subset):
-        images = images.dataset  # type: ignore[assignment]
-    if isinstance(images, TarShards | ParquetShards):
-        return images.classes
-    return len(images.class_to_idx) if hasattr(images, "class_to_idx") else None
-
-
-def _missing(name: str, root: Path, split: str) -> str:
-    command = f"python scripts/prepare_data.py imagenet {name} data_dir={root}"
-    return f"{name} ({split}) is not in {root / FOLDERS[name]}; bring it with: {command}"
+    return batch_at

@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tasks.engine.config import Data, Task
-from tasks.engine.section import Count, List, NonNegative, Positive, Section, Whole
+from tasks.engine.config import Data, SmallModel, Task
+from tasks.engine.section import Count, List, Positive, Section, Whole
 
 
-class Questions(Data):
+class QuestionData(Data):
     name: Literal["PubMedQA", "Plays"]
     train_size: Count | None
     subset_seed: Whole
@@ -16,11 +16,12 @@ class Questions(Data):
     max_tokens: Count
 
 
-class SmallMistral(Section):
-    """The base model of LoRA at mini scale, with what determines its weights."""
+class SmallMistral(SmallModel):
+    """The model that replaces Mistral-7B at mini scale, with its text and questions."""
 
     text: str
     questions: str
+    question_every: Count
     width: Count
     mlp_width: Count
     layers: Count
@@ -28,13 +29,6 @@ class SmallMistral(Section):
     kv_heads: Count
     vocabulary: Count
     context: Count
-    batch_size: Count
-    steps: Count
-    question_every: Count
-    lr: NonNegative
-    weight_decay: NonNegative
-    warmup_steps: Whole
-    seed: Whole
 
 
 class Adapters(Section):
@@ -44,7 +38,7 @@ class Adapters(Section):
 
 
 class LoraTask(Task):
-    data: Questions
+    data: QuestionData
     small: SmallMistral | None
     lora: Adapters
     eval_batch_size: Count

@@ -26,7 +26,7 @@ def check(benchmarks: Sequence[str], tokenizer: Any) -> None:
     if not benchmarks:
         return
     if unknown := sorted(set(benchmarks) - set(BENCHMARKS)):
-        raise UserError(f"task.harness: {unknown[0]!r} is unknown; choose of {', '.join(BENCHMARKS)}")
+        raise UserError(f"task.harness: {unknown[0]!r} is unknown; choose from {', '.join(BENCHMARKS)}")
     if tokenizer is None:
         raise UserError("task.harness needs a pretrained model; use scale=paper, or task.harness=[]")
     _import_harness()

@@ -14,7 +14,7 @@ from torch import nn
 
 from tasks.engine.errors import UserError
 from tasks.lora.data import Encode
-from tasks.lora.questions import mend
+from tasks.lora.questions import fix
 
 REPOSITORY = "mistralai/Mistral-7B-Instruct-v0.2"
 FILES = (
@@ -44,7 +44,8 @@ def fetch(root: Path, say: Callable[[str], None]) -> None:
     except Exception as error:  # many classes with none in common
         reason = " ".join(str(error.__cause__ or error).split())
         raise UserError(
-            f"{REPOSITORY} cannot be downloaded ({reason}); accept its terms on huggingface.co, log in with: hf auth login, and start again"
+            f"{REPOSITORY} cannot be downloaded ({reason}); "
+            "accept its terms on huggingface.co, log in with: hf auth login, then run the same command again"
         ) from error
 
 
@@ -55,7 +56,7 @@ def load(root: Path, precision: str) -> tuple[nn.Module, Any]:
         UserError: they are not there.
     """
     if not whole(root):
-        raise UserError(f"Mistral-7B-Instruct is not in {weights_folder(root)}; {mend(root, 'PubMedQA')}")
+        raise UserError(f"Mistral-7B-Instruct is not in {weights_folder(root)}; {fix(root, 'PubMedQA')}")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32

@@ -7,9 +7,9 @@ Test passages are from the documents that tasks/gpt2 holds out for validation.
 
 from pathlib import Path
 
-from tasks.gpt2.corpora import cut
-from tasks.gpt2.groups import is_validation
-from tasks.gpt2.prepare import SHAKESPEARE
+from tasks.data.text.corpora import cut
+from tasks.data.text.groups import is_validation
+from tasks.data.text.prepare import SHAKESPEARE
 from tasks.lora.questions import SPLITS, Question
 
 KINDS = {

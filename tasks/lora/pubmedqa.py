@@ -32,9 +32,7 @@ def questions() -> dict[str, list[Question]]:
     # Errors of `datasets` and the libraries below it have no class in common.
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())
-        raise UserError(
-            f"PubMedQA cannot be loaded ({reason}); start the same command again when that is mended"
-        ) from error
+        raise UserError(f"PubMedQA cannot be loaded ({reason}); fix this, then run the same command again") from error
     return {split: [question(row) for row in table] for split, table in tables.items()}
 
 

@@ -68,7 +68,7 @@ def read(root: Path, name: str, split: str) -> list[Question]:
     known = _files(root, name)[path.name]
     content = path.read_bytes() if path.exists() else b""
     if len(content) != known["bytes"]:
-        raise UserError(f"{name}: {path} is missing or not as long as it was; {mend(root, name)}")
+        raise UserError(f"{name}: {path} is missing or has another length than recorded; {fix(root, name)}")
     return [Question(**json.loads(line)) for line in content.splitlines()]
 
 
@@ -79,7 +79,7 @@ def digest(root: Path, name: str) -> str:
         UserError: a file is missing or damaged.
     """
     files = {file: known["sha256"] for file, known in _files(root, name).items()}
-    return verified.verify(questions_folder(root, name), files, mend(root, name))
+    return verified.verify(questions_folder(root, name), files, fix(root, name))
 
 
 def fingerprint(root: Path, name: str) -> str:
@@ -105,8 +105,8 @@ def questions_folder(root: Path, name: str) -> Path:
     return root / "lora" / name
 
 
-def mend(root: Path, name: str) -> str:
-    return f"bring it with: python scripts/prepare_data.py lora {name} data_dir={root}"
+def fix(root: Path, name: str) -> str:
+    return f"prepare it with: python scripts/prepare_data.py lora {name} data_dir={root}"
 
 
 def _files(root: Path, name: str) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _files(root: Path, name: str) -> dict[str, Any]:
     try:
         return json.loads((folder / "manifest.json").read_bytes())["files"]
     except (FileNotFoundError, ValueError, KeyError) as error:
-        raise UserError(f"{name} is not in {folder}; {mend(root, name)}") from error
+        raise UserError(f"{name} is not in {folder}; {fix(root, name)}") from error
 
 
 def _lines(questions: Sequence[Question]) -> bytes:

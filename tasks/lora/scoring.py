@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tasks.gpt2.data import Blocks, in_order
-from tasks.gpt2.scores import next_token_scores
+from tasks.data.text.blocks import Blocks, in_order
 from tasks.lora.data import IGNORED, Batch, Encode, batch, rows
 from tasks.lora.questions import Question
+from tasks.models.next_token import next_token_scores
 
 
 def answer_losses(model: nn.Module, inputs: Batch) -> Tensor:

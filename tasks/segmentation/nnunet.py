@@ -91,7 +91,7 @@ def preprocessed(root: Path, name: str, plan: Plan, processes: int, results: Pat
                     use(root, fresh, results, processes)
                     _make(fresh / raw.folder_of(root, name).name, raw.NUMBERS[name], plan, processes)
                     verified.remember(fresh, _files(fresh))
-    verified.verify_remembered(folder, None, f"delete {folder}: the next run makes it anew")
+    verified.verify_remembered(folder, None, f"delete {folder}: the next run makes it again")
     use(root, folder, results, processes)
     return folder / raw.folder_of(root, name).name
 

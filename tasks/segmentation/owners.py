@@ -82,7 +82,7 @@ def cases(source: Source, folder: Path) -> Iterator[Case]:
             yield case
     if not found:
         raise UserError(
-            f"{source.facts.name}: {folder} is not laid out as its owners publish it, it holds no case; unpack it anew"
+            f"{source.facts.name}: {folder} is not laid out as its owners publish it, it holds no case; unpack it again"
         )
 
 
@@ -98,7 +98,7 @@ def _unpacked(source: Source, folder: Path) -> Iterator[Path]:
                 with tarfile.open(archive) as content:
                     content.extractall(place, filter="data")
             except (tarfile.TarError, EOFError) as error:
-                raise UserError(f"{archive} is damaged or not whole ({one_line(error)}); download it anew") from error
+                raise UserError(f"{archive} is damaged or incomplete ({one_line(error)}); download it again") from error
             yield Path(place, folder.name)
     else:
         place = f"unpack it there or leave it as {archive}" if source.tar else "unpack it there"
@@ -158,11 +158,11 @@ def _load(path: Path, belongs: str = "") -> Any:
     import nibabel
 
     if not path.exists():
-        raise UserError(f"{path} is missing: {belongs}; unpack the owners' archive anew")
+        raise UserError(f"{path} is missing: {belongs}; unpack the owners' archive again")
     try:
         return nibabel.load(path)
     except (nibabel.filebasedimages.ImageFileError, EOFError, OSError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({one_line(error)}); download or unpack it anew") from error
+        raise UserError(f"{path} cannot be read ({one_line(error)}); download or unpack it again") from error
 
 
 HEART = Source(

@@ -141,7 +141,7 @@ def voxels(image: Any) -> np.ndarray:
         return np.asanyarray(image.dataobj)
     except (EOFError, OSError, ValueError, zlib.error) as error:
         raise UserError(
-            f"{image.get_filename()} is damaged or not whole ({one_line(error)}); download or unpack it anew"
+            f"{image.get_filename()} is damaged or incomplete ({one_line(error)}); download or unpack it again"
         ) from error
 
 
@@ -175,7 +175,7 @@ def _check(facts: Facts, case: Case) -> None:
     found = np.unique(voxels(case.label))
     if unknown := [value for value in found.tolist() if value not in range(len(facts.labels))]:
         raise UserError(
-            f"{where}label {unknown[0]:g} is none of 0 to {len(facts.labels) - 1} ({', '.join(facts.labels)})"
+            f"{where}label {unknown[0]:g} is not one of 0 to {len(facts.labels) - 1} ({', '.join(facts.labels)})"
         )
 
 
@@ -190,8 +190,8 @@ def digest(root: Path, name: str) -> str:
         UserError: a file is missing or damaged.
     """
     files = {path: file["sha256"] for case in manifest(root, name)["cases"] for path, file in case["files"].items()}
-    mend = f"bring it with: python scripts/prepare_data.py segmentation {name} data_dir={root}"
-    return verified.verify(folder_of(root, name), files, mend)
+    fix = f"prepare it with: python scripts/prepare_data.py segmentation {name} data_dir={root}"
+    return verified.verify(folder_of(root, name), files, fix)
 
 
 def finished(root: Path, name: str) -> bool:
@@ -219,14 +219,12 @@ def manifest(root: Path, name: str) -> Mapping[str, Any]:
     Raises:
         UserError: the data set is missing or incomplete.
     """
-    if name not in NUMBERS:
-        raise UserError(f"task.data.name={name} is unknown; choose one of {', '.join(NUMBERS)}")
     folder = folder_of(root, name)
     command = f"python scripts/prepare_data.py segmentation {name} data_dir={root}"
     if not folder.exists():
-        raise UserError(f"{name} is not in {folder}; bring it with: {command}")
+        raise UserError(f"{name} is not in {folder}; prepare it with: {command}")
     if damaged := _damaged(folder):
         raise UserError(
-            f"{folder}: {damaged} is missing or not as long as it was; bring the data set anew with: {command}"
+            f"{folder}: {damaged} is missing or has another length than recorded; prepare it again with: {command}"
         )
     return json.loads((folder / "manifest.json").read_text())

@@ -591,7 +591,7 @@ def test_hand_written_lora_on_a_layer_or_an_embedding_is_regularized():
 
 
 def test_resnet18_has_21_matrices_and_the_paper_s_size():
-    model = pytest.importorskip("tasks.cifar100.model").ResNet18(100)
+    model = pytest.importorskip("tasks.models.resnet18").ResNet18(100)
     assert len(regularized_names(model)) == 21
     assert set(regularized_names(model)) == weights_of(model, nn.Conv2d, nn.Linear)
     assert sum(p.numel() for p in model.parameters()) == 11_220_132

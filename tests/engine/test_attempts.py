@@ -79,7 +79,7 @@ def test_a_run_that_is_killed_three_times_at_its_start_is_failed_and_not_tried_a
     assert done.returncode == 1
     (record,) = records(tmp_path).values()
     assert record["status"] == "failed"
-    assert record["reason"] == "it ended 3 times without a word after step 0: killed, or out of memory"
+    assert record["reason"] == "it ended 3 times without an error after step 0: killed, or out of memory"
     again = call("train.py", *RUN, f"runs_dir={tmp_path}")
     assert "scripts/retry.py" in again.stderr
 
@@ -147,7 +147,7 @@ def test_an_operation_without_a_deterministic_form_is_said_and_is_no_death(tmp_p
     monkeypatch.setattr(Training, "_update", refused)
     cfg = compose_config([*RUN, f"runs_dir={tmp_path}", "quiet=true"])
     with pytest.raises(
-        UserError, match=r"nll_loss2d_forward_out_cuda_template has no deterministic form .* say deterministic=false"
+        UserError, match=r"nll_loss2d_forward_out_cuda_template has no deterministic form .* set deterministic=false"
     ):
         engine.run(cfg)
     ((step, ended, _),) = attempts.history(run_folder(cfg))

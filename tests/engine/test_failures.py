@@ -227,7 +227,7 @@ def test_a_lock_that_is_deleted_under_a_run_stops_it_before_it_writes_again(tmp_
             with only_process(folder):  # which a second process then gets
                 pass
 
-    with pytest.raises(Unusable, match=r"\.lock is not this process's any more"):
+    with pytest.raises(Unusable, match=r"\.lock is no longer this process's lock"):
         engine.run(cfg, delete)
     content = checkpoint.read(folder / "checkpoint.pt")
     assert content is not None and content["step"] == 8

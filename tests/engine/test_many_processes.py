@@ -157,7 +157,7 @@ def stopped(runs_dir: Path, *arguments: str) -> Path:
     wait_until(lambda: any(log.read_bytes().count(b"\n") > 12 for log in runs_dir.glob("*/*/metrics.jsonl")))
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate()
-    assert said.count("the same command goes on from there") == 1, said
+    assert said.count("run the same command to resume") == 1, said
     assert not records(runs_dir)
     (checkpoint,) = runs_dir.glob("*/*/checkpoint.pt")
     assert 12 < torch.load(checkpoint)["step"] < 50

@@ -45,7 +45,7 @@ def test_what_is_no_file_is_said_and_retry_mends_it(tmp_path, name, what):
     path = run_folder(cfg) / name
     path.unlink(missing_ok=True)
     os.mkfifo(path) if what == "a pipe" else os.symlink("nowhere" if what == "a broken link" else path.name, path)
-    with pytest.raises(Unusable, match=f"{name} is no regular file"):
+    with pytest.raises(Unusable, match=f"{name} is not a regular file"):
         engine.run(cfg)
     done = call_forked("retry.py", str(run_folder(cfg)), "--yes")
     assert done.returncode == 0, done.stderr
@@ -58,7 +58,7 @@ def test_what_stands_in_the_place_of_a_run_s_folder_is_one_run_s_trouble(tmp_pat
     folder = run_folder(bad)
     folder.parent.mkdir(parents=True)
     folder.write_text("") if what == "a file" else os.symlink(folder.name, folder)
-    with pytest.raises(UserError, match=r"1 of 2 runs cannot be trained, the others have ended: .* is no folder"):
+    with pytest.raises(UserError, match=r"1 of 2 runs cannot be trained, the others have ended: .* is not a folder"):
         run_all([bad, good], 1, "a sweep")
     assert set(records(tmp_path)) == {run_id(good)}
     assert call_forked("status.py", "grokking", f"runs_dir={tmp_path}").returncode == 0

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +17,18 @@ from results.code import code_remark
 from tasks.engine import attempts, environment, verified
 from tasks.engine import run as engine
 from tasks.engine.errors import UserError
-from tasks.engine.kept import kept
+from tasks.engine.kept import trained
 from tasks.engine.records import read_record, run_folder
+from tasks.engine.workload import Metric, Workload
+
+
+def small_training() -> tuple[Workload, torch.optim.Optimizer]:
+    """One weight, drawn towards 0."""
+    model = torch.nn.Linear(1, 1)
+    metric = Metric("loss", "1", "lower")
+    loss = lambda model, batch: model(batch).square().mean()  # noqa: E731
+    workload = Workload(model, lambda step: torch.ones(2, 1), loss, lambda model: {}, metric)
+    return workload, torch.optim.SGD(model.parameters())
 
 
 def under(monkeypatch: pytest.MonkeyPatch, commit: str) -> None:
@@ -60,7 +71,7 @@ def test_a_run_that_goes_on_under_other_code_says_so_and_is_marked(tmp_path, mon
     ):
         engine.run(config(tmp_path, "strict=true"))
     record = engine.run(cfg)
-    assert "goes on from step 8 under another state: code first -> second" in capfd.readouterr().err
+    assert "resumes at step 8 under another state: code first -> second" in capfd.readouterr().err
     assert [(state["from"], state["git_commit"]) for state in record["states"]] == [(0, "first"), (8, "second")]
     assert read_record(run_folder(cfg)) == {key: value for key, value in record.items() if key != "checksum"}
 
@@ -121,7 +132,7 @@ def test_damaged_tokens_are_refused_before_they_are_trained_on(tmp_path):
         file.seek(1000)
         file.write(b"x" * 4000)
     with pytest.raises(
-        UserError, match=r"a\.bin is damaged: its SHA-256 is not the one on record; delete it, then mend it"
+        UserError, match=r"a\.bin is damaged: its SHA-256 is not the recorded one; delete it, then mend it"
     ):
         verified.verify(tmp_path, known, "mend it")
     (tmp_path / "a.bin").write_bytes(bytes(8000))
@@ -157,10 +168,12 @@ def test_data_on_a_read_only_disk_is_trained_on_and_what_is_missing_is_one_line(
     try:
         write_fashion_mnist(disk)
         write_tokens(disk, "OpenWebText", 50257)
-        weights = kept(disk / "small.pt", {}, lambda: {"weight": torch.ones(2)})
+        recipe = SimpleNamespace(seed=0, steps=1, lr=0.1, warmup_steps=0)
+        weights = trained(disk / "small.pt", recipe, small_training, final_factor=0, quiet=True)
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         assert torch.equal(
-            kept(disk / "small.pt", {}, lambda: pytest.fail("it was made again"))["weight"], weights["weight"]
+            trained(disk / "small.pt", recipe, lambda: pytest.fail("it was made again"), 0, quiet=True)["weight"],
+            weights["weight"],
         )
         small = ("num_steps=2", "task.log_every_steps=1", "quiet=true", f"data_dir={disk}", f"runs_dir={runs_dir}")
         images = ("task=cifar100", "scale=mini", "task.batch_size=8", "task.data.train_size=200")

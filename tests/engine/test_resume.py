@@ -53,7 +53,7 @@ def test_sigusr1_writes_a_checkpoint_and_sigterm_writes_one_and_stops(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
-    assert len(said.splitlines()) == 1 and "the same command goes on from there" in said
+    assert len(said.splitlines()) == 1 and "run the same command to resume" in said
     assert not records(disturbed)
     assert call("train.py", *arguments, f"runs_dir={disturbed}").returncode == 0
     same_end(tmp_path / "undisturbed", disturbed)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT, call, call_forked, is_one_line, records, write_fashion_mnist
 
-from tasks.cifar100.prepare import FASHION_MNIST
+from tasks.data.images.torchvision_sets import FASHION_MNIST
 
 GROKKING = ("task=grokking", "quiet=true")
 
@@ -224,7 +224,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(small_disk, tmp_pat
     arguments = (*GROKKING, "regularizer=adamcpr_ip", "num_steps=30", "checkpoint_every_steps=10")
     done = call("train.py", *arguments, f"runs_dir={small_disk}")
     assert done.returncode == 2
-    is_one_line(done, "no space left", "start the same command again")
+    is_one_line(done, "no space left", "run the same command again")
     (folder,) = (small_disk / "grokking").iterdir()
     assert not (folder / "record.json").exists()
     assert not list(folder.glob(".*.tmp"))

@@ -64,7 +64,7 @@ def test_runs_with_unusable_files_are_named_and_the_others_are_trained(cluster, 
     assert "2 of 6 runs cannot be trained, the others have ended" in said and str(blocked) in said
     assert set(records(tmp_path / "there")) == {folder.name for folder in good}
     ready = cluster.call(*command("retry.py", str(blocked), str(unlocked), "--yes"))
-    assert ready.returncode == 0 and ".lock is not this process's any more" in ready.stdout, ready.stderr
+    assert ready.returncode == 0 and ".lock is no longer this process's lock" in ready.stdout, ready.stderr
     done = cluster.call(*typed(there, *JOBS), timeout=300)
     assert done.returncode == 0, done.stderr
     ends = [

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from cpr import regularized_names
 from scripts.cli.common import compose_config
 from tasks.clip import prepare, pretrained, wise_ft, zero_shot
-from tasks.clip.model import Classifier, Head, build_clip, flops_per_image, shape_of
+from tasks.clip.model import Classifier, Head, build_clip, shape_of
 from tasks.engine.errors import UserError
+from tasks.models.flops import flops_per_image
 
 CPU = torch.device("cpu")
 SHAPE = {
@@ -86,10 +87,10 @@ def test_what_is_no_checkpoint_of_the_architecture_is_one_line(named, tmp_path):
         (
             "ViT-B-32-quickgelu",
             path,
-        ): r"is no checkpoint of task\.architecture=ViT-B-32-quickgelu: it.* \(\d+ more such\)$",
+        ): r"is not a checkpoint of task\.architecture=ViT-B-32-quickgelu: it.* \(\d+ more such\)$",
         ("tiny-clip", tmp_path / "less.pt"): r"it has no logit_scale$",
         ("tiny-clip", tmp_path / "text.pt"): "holds no weights",
-        ("tiny-clip", tmp_path / "gone.pt"): "there is no such file",
+        ("tiny-clip", tmp_path / "gone.pt"): "does not exist",
         ("ViT-Q-99", path): "'ViT-Q-99' is unknown to open_clip",
         ("RN50", path): "not open_clip's own transformers",
         ("ViT-B-16-SigLIP", path): "not open_clip's own transformers",

@@ -15,6 +15,8 @@ from scripts.cli.common import compose_config
 from scripts.sweep.plan import expand, load_artefact
 from tasks.clip import data as clip_data
 from tasks.clip import prepare, pretrained, small, task
+from tasks.data.images import loader
+from tasks.data.images.labelled import load
 from tasks.engine import checkpoint
 from tasks.engine.batching import pieces
 from tasks.engine.errors import UserError
@@ -23,9 +25,7 @@ from tasks.engine.optimizers import warm_start_steps
 from tasks.engine.run import build_workload
 from tasks.engine.schedule import lr_factor
 from tasks.engine.seeding import random_state
-from tasks.imagenet import loader
-from tasks.imagenet.data import load
-from tasks.imagenet.recipe import eval_transform
+from tasks.recipes.timm import eval_transform
 
 CPU = torch.device("cpu")
 TINY = [
@@ -105,15 +105,13 @@ def test_the_small_clip_that_is_prepared_is_that_of_a_run():
 
 def test_the_small_clip_is_kept_by_recipe_and_images(root, tmp_path):
     own = recipe(root)
-    first = small.trained(root, own, print, quiet=True)
+    first = small.trained(root, own, quiet=True)
     path = small.kept_at(root, own)
     changed = path.stat().st_mtime_ns
-    assert sha(small.trained(root, own, print, quiet=True)) == sha(first)
+    assert sha(small.trained(root, own, quiet=True)) == sha(first)
     assert path.stat().st_mtime_ns == changed
     path.write_bytes(path.read_bytes()[:-100])
-    assert sha(small.trained(root, own, print, quiet=True)) == sha(
-        first
-    )  # a damaged one is made again, with the same bits
+    assert sha(small.trained(root, own, quiet=True)) == sha(first)  # a damaged one is made again, with the same bits
     assert small.kept_at(root, replace(own, lr=1e-4)) != path
     assert small.kept_at(write_fashion_mnist(tmp_path, train=300), own).name != path.name
 
@@ -135,7 +133,7 @@ def test_the_small_clip_sees_no_image_of_the_fine_tuning_and_none_of_an_unnamed_
     pixels, classes = small.pairs(root, own)
     assert set(classes.tolist()) == set(range(10)) - unnamed and 100 < len(pixels) == len(classes) < 200
     with pytest.raises(
-        UserError, match=r"task\.small\.images=200 and task\.data\.train_size=201 must be different ones of 400 images"
+        UserError, match=r"task\.small\.images=200 and task\.data\.train_size=201 must be disjoint parts of 400 images"
     ):
         task.build(config(root, "task.data.train_size=201"), CPU)
 
@@ -246,8 +244,8 @@ def test_missing_weights_are_one_line_with_the_command(tmp_path):
         ("task.batch_size=64", r"60 training images, fewer than task\.batch_size=64"),
         ("+task.small.colour=red", r"task\.small: .*unexpected keyword argument 'colour'"),
         ("+task.small.shape.colour=red", r"task\.small\.shape: open_clip cannot make a CLIP of it"),
-        ("task.small.unnamed=[hat]", r"task\.small\.unnamed: 'hat' is none of task\.small\.classes"),
-        ("task.small.images=401", r"task\.small\.images=401 and task\.data\.train_size=60 must be different ones"),
+        ("task.small.unnamed=[hat]", r"task\.small\.unnamed: 'hat' is not one of task\.small\.classes"),
+        ("task.small.images=401", r"task\.small\.images=401 and task\.data\.train_size=60 must be disjoint parts"),
     ],
 )
 def test_a_mistake_is_one_line(root, override, message):

@@ -14,11 +14,11 @@ from kills import killed_runs_end_the_same
 from torch.nn.functional import cross_entropy
 
 from scripts.cli.common import compose_config
+from tasks.data.text.blocks import Blocks, batches, in_order
 from tasks.engine import throughput
 from tasks.engine.errors import UserError
 from tasks.engine.run import run
 from tasks.engine.workload import Work
-from tasks.gpt2.data import Blocks, batches, in_order
 from tasks.gpt2.model import GPT2, Shape
 from tasks.gpt2.sampling import generate
 from tasks.gpt2.task import build
@@ -150,7 +150,7 @@ def test_the_model_s_text_stands_in_the_log_at_each_evaluation(data, tmp_path, p
         def decode(self, ids):
             return " ".join(map(str, ids))
 
-    monkeypatch.setattr("tasks.gpt2.tokenizer.load", lambda root, entries: Words())
+    monkeypatch.setattr("tasks.data.text.tokenizer.load", lambda root, entries: Words())
     sampled = (
         "task.sample_tokens=7",
         f"task.precision={precision}",

@@ -20,14 +20,15 @@ from results.table import cell_table, readable
 from scripts.cli.common import compose_config
 from scripts.prepare_data import prepare_task
 from scripts.sweep.plan import expand
+from tasks.data.images import loader, prepare
+from tasks.data.images.labelled import load, read
 from tasks.engine import run as engine
 from tasks.engine.batching import pieces
 from tasks.engine.errors import UserError
 from tasks.engine.launch import Launch
 from tasks.engine.seeding import random_state
 from tasks.engine.workload import Work
-from tasks.imagenet import loader, prepare
-from tasks.imagenet.data import load, read
+from tasks.imagenet import data as imagenet
 from tasks.imagenet.task import build
 
 CPU = torch.device("cpu")
@@ -76,7 +77,7 @@ def tiny(data: Path, *overrides: str):
 
 def batches(data: Path, *overrides: str):
     cfg = tiny(data, *overrides)
-    return loader.batches(load(cfg.task.data, data, "train"), cfg, CPU)
+    return imagenet.batches(load(cfg.task.data, data, "train"), cfg, CPU)
 
 
 def same(first, second) -> bool:

@@ -6,10 +6,10 @@ import pytest
 from commands import ROOT
 from made_lora import WORDS, made_questions
 
+from tasks.data.text import tokenizer
+from tasks.data.text.groups import Recipe as TextRecipe
+from tasks.data.text.pool import write_all
 from tasks.engine.errors import UserError
-from tasks.gpt2 import tokenizer
-from tasks.gpt2.groups import Recipe as TextRecipe
-from tasks.gpt2.pool import write_all
 from tasks.lora import questions
 
 

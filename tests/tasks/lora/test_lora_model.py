@@ -84,7 +84,7 @@ def test_settings_that_lora_cannot_have_are_said():
 
 
 def _train_it(root, results):
-    results.put(sha(small.trained(root, RECIPE, print, quiet=True)))
+    results.put(sha(small.trained(root, RECIPE, quiet=True)))
 
 
 def test_two_processes_train_the_small_model_once(root):
@@ -99,14 +99,12 @@ def test_two_processes_train_the_small_model_once(root):
     assert len(found) == 1 and len(list((root / "lora" / "small").glob("*.pt"))) == 1
     path = small.kept_at(root, RECIPE)
     changed = path.stat().st_mtime_ns
-    assert sha(small.trained(root, RECIPE, print, quiet=True)) in found
+    assert sha(small.trained(root, RECIPE, quiet=True)) in found
     assert path.stat().st_mtime_ns == changed
 
     (path.parent / f".{path.name}.1.tmp").write_bytes(b"of a process that was killed")
     path.write_bytes(path.read_bytes()[:-100])
-    assert (
-        sha(small.trained(root, RECIPE, print, quiet=True)) in found
-    )  # a damaged one is made again, with the same bits
+    assert sha(small.trained(root, RECIPE, quiet=True)) in found  # a damaged one is made again, with the same bits
     assert not list(path.parent.glob(".*.tmp"))
 
 

@@ -10,9 +10,9 @@ from commands import call, call_forked, is_one_line, records, start, wait_until
 from made_lora import CPU, RECIPE, SETTINGS, TARGETS, config, made_questions
 
 from scripts.cli.common import compose_config
+from tasks.data.text import tokenizer
 from tasks.engine.errors import UserError
 from tasks.engine.run import build_workload
-from tasks.gpt2 import tokenizer
 from tasks.lora import adapters, data, harness, mistral, plays, pubmedqa, questions, small
 from tasks.lora.questions import Question
 from tasks.lora.scoring import Exam, answer_losses
@@ -119,12 +119,12 @@ def test_what_is_missing_is_said_with_the_command(tmp_path, made, root):
     with pytest.raises(UserError, match=r"Mistral-7B-Instruct is not in .*prepare_data\.py lora PubMedQA data_dir="):
         mistral.load(tmp_path, "bf16")
     (root / "lora" / "Made" / "test.jsonl").write_text("")
-    with pytest.raises(UserError, match=r"test\.jsonl is missing or not as long as it was; bring it with"):
+    with pytest.raises(UserError, match=r"test\.jsonl is missing or has another length than recorded; prepare it with"):
         questions.read(root, "Made", "test")
 
 
 def test_the_harness_is_asked_for_in_one_line(made, monkeypatch):
-    with pytest.raises(UserError, match="'chess' is unknown; choose of arithmetic, mmlu, piqa, truthfulqa"):
+    with pytest.raises(UserError, match="'chess' is unknown; choose from arithmetic, mmlu, piqa, truthfulqa"):
         harness.check(["chess"], object())
     with pytest.raises(UserError, match="needs a pretrained model"):
         build_workload(config(made, "task.harness=[piqa]"), CPU)

@@ -97,7 +97,8 @@ def test_the_same_cases_give_the_same_bytes(made, tmp_path):
     (folder / "labelsTr" / "case_2.nii.gz").write_bytes(b"")
     assert not raw.finished(tmp_path, "MNI152") and raw.finished(made, "MNI152")
     with pytest.raises(
-        UserError, match=r"labelsTr/case_2\.nii\.gz is missing or not as long as it was; bring the data set anew with"
+        UserError,
+        match=r"labelsTr/case_2\.nii\.gz is missing or has another length than recorded; prepare it again with",
     ):
         raw.manifest(tmp_path, "MNI152")
 
@@ -128,9 +129,9 @@ def scaled(case: Case, edges: tuple[float, ...]) -> Case:
         ),
         (
             lambda c: Case(c.name, c.channels, volume(np.full((18, 18, 18), 3, np.uint8))),
-            r"label 3 is none of 0 to 2 \(background, grey",
+            r"label 3 is not one of 0 to 2 \(background, grey",
         ),
-        (lambda c: Case(c.name, c.channels, volume(np.full((18, 18, 18), 0.5))), r"label 0\.5 is none of"),
+        (lambda c: Case(c.name, c.channels, volume(np.full((18, 18, 18), 0.5))), r"label 0\.5 is not one of"),
         (
             lambda c: Case(c.name, c.channels, volume(np.asarray(c.label.dataobj), shifted(5))),
             "lie at different places",
@@ -187,7 +188,7 @@ def test_the_decathlon_s_archive_is_read_as_it_is(tmp_path):
     assert read(owners.HEART, tmp_path / "Task02_Heart") == [("la_003", 1, 1)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["Task02_Heart.tar", "made"]
     archive.write_bytes(archive.read_bytes()[:700])
-    with pytest.raises(UserError, match=r"Task02_Heart\.tar is damaged or not whole \(.*\); download it anew"):
+    with pytest.raises(UserError, match=r"Task02_Heart\.tar is damaged or incomplete \(.*\); download it again"):
         read(owners.HEART, tmp_path / "Task02_Heart")
 
 
@@ -205,7 +206,7 @@ def test_a_file_that_is_not_whole_is_named(kind, kept, tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[: kept if kept > 1 else int(kept * len(content))])
     with pytest.raises(
-        UserError, match=rf"_t2\.{kind} (is damaged or not whole|cannot be read) \(.*\); download or unpack it anew$"
+        UserError, match=rf"_t2\.{kind} (is damaged or incomplete|cannot be read) \(.*\); download or unpack it again$"
     ):
         raw.write(tmp_path, owners.BRATS.facts, owners.cases(owners.BRATS, tmp_path))
 

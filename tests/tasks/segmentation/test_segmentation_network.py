@@ -118,7 +118,7 @@ def test_settings_that_cannot_be_are_said(made, tmp_path):
             build_workload(config(made, f"runs_dir={tmp_path}", *settings), CPU)
     with pytest.raises(
         UserError,
-        match=r"Heart is not in .*bring it with: python scripts/prepare_data\.py segmentation Heart data_dir=",
+        match=r"Heart is not in .*prepare it with: python scripts/prepare_data\.py segmentation Heart data_dir=",
     ):
         build_workload(config(made, f"runs_dir={tmp_path}", "task.data.name=Heart"), CPU)
 

@@ -62,7 +62,9 @@ def open_split(root: Path, name: str, split: str) -> Tokens:
     folder = data_set_folder(root, name)
     shards = manifest(root, name)["shards"][split]
     if wrong := wrong_in_length(folder, shards):
-        raise UserError(f"{name}: {wrong[0]} in {folder} is missing or not as long as it was; {mend(root, name)}")
+        raise UserError(
+            f"{name}: {wrong[0]} in {folder} is missing or has another length than recorded; {fix(root, name)}"
+        )
     return Tokens([folder / shard["file"] for shard in shards])
 
 
@@ -76,11 +78,11 @@ def manifest(root: Path, name: str) -> dict[str, Any]:
     """
     path = data_set_folder(root, name) / "manifest.json"
     if not path.exists():
-        raise UserError(f"{name} is not in {root}; {mend(root, name)}")
+        raise UserError(f"{name} is not in {root}; {fix(root, name)}")
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise UserError(f"{name}: {path} is damaged; delete it, then {mend(root, name)}") from error
+        raise UserError(f"{name}: {path} is damaged; delete it, then {fix(root, name)}") from error
 
 
 def verify(root: Path, name: str) -> str:
@@ -94,7 +96,7 @@ def verify(root: Path, name: str) -> str:
     """
     shards = [shard for split in SPLITS for shard in manifest(root, name)["shards"][split]]
     return verified.verify(
-        data_set_folder(root, name), {shard["file"]: shard["sha256"] for shard in shards}, mend(root, name)
+        data_set_folder(root, name), {shard["file"]: shard["sha256"] for shard in shards}, fix(root, name)
     )
 
 
@@ -108,5 +110,5 @@ def wrong_in_length(folder: Path, shards: list[dict[str, Any]]) -> list[str]:
     return [shard["file"] for shard in shards if not right(shard)]
 
 
-def mend(root: Path, name: str) -> str:
-    return f"bring it with: python scripts/prepare_data.py gpt2 {name} data_dir={root}"
+def fix(root: Path, name: str) -> str:
+    return f"prepare it with: python scripts/prepare_data.py gpt2 {name} data_dir={root}"

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_gpt2 import MADE, texts_of
+from made_texts import MADE, texts_of
 
+from tasks.data.text import corpora, prepare, shards, tokenizer
+from tasks.data.text.groups import is_validation
 from tasks.engine.errors import UserError
-from tasks.gpt2 import corpora, prepare, shards, tokenizer
-from tasks.gpt2.groups import is_validation
 
 # Documents
 

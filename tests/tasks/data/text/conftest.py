@@ -5,8 +5,8 @@ import shutil
 import pytest
 from commands import ROOT
 
+from tasks.data.text import tokenizer
 from tasks.engine.errors import UserError
-from tasks.gpt2 import tokenizer
 
 
 @pytest.fixture(scope="session")

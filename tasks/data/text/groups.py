@@ -14,10 +14,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from tasks.data.text.corpora import Documents
+from tasks.data.text.shards import SPLITS, TOKEN, wrong_in_length
+from tasks.data.text.tokenizer import FINGERPRINT, VOCABULARY_SIZE, Tokenizer
 from tasks.engine.files import write_atomically, write_bytes_atomically
-from tasks.gpt2.corpora import Documents
-from tasks.gpt2.shards import SPLITS, TOKEN, wrong_in_length
-from tasks.gpt2.tokenizer import FINGERPRINT, VOCABULARY_SIZE, Tokenizer
 
 BATCH = 500  # documents tokenized at a time, half a million tokens of OpenWebText
 

@@ -4,8 +4,8 @@ import random
 
 import numpy as np
 
-from tasks.gpt2 import shards
-from tasks.gpt2.groups import Recipe
+from tasks.data.text import shards
+from tasks.data.text.groups import Recipe
 
 HARD = [
     "Hello world",

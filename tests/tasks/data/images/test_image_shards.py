@@ -12,9 +12,10 @@ from PIL import Image
 
 from scripts.cli.common import compose_config
 from scripts.prepare_data import prepare_task
+from tasks.data.images import shards
+from tasks.data.images.labelled import load, read
 from tasks.engine.errors import UserError
-from tasks.imagenet import loader, shards
-from tasks.imagenet.data import load, read
+from tasks.imagenet.data import batches
 from tasks.imagenet.task import build
 
 KEYS = ("c", "a", "b")
@@ -70,14 +71,14 @@ def test_images_come_by_index_in_the_order_of_shards_and_keys(root):
 
 
 def test_a_batch_of_shards_is_a_function_of_its_step_with_and_without_workers(root):
-    batches = []
+    made = []
     for workers in (0, 1):
         cfg = compose_config(
             [*SHARDS, "task.batch_size=4", "num_steps=4", f"loader_workers={workers}", f"data_dir={root}"]
         )
-        batches.append(loader.batches(load(cfg.task.data, root, "train"), cfg, torch.device("cpu")))
+        made.append(batches(load(cfg.task.data, root, "train"), cfg, torch.device("cpu")))
     for step in (2, 3, 0):
-        first, second = (batch_at(step)[0:4] for batch_at in batches)
+        first, second = (batch_at(step)[0:4] for batch_at in made)
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     few = compose_config(
         [*SHARDS, "task.data.val_size=null", "task.batch_size=4", "task.model.num_classes=2", f"data_dir={root}"]
@@ -109,9 +110,9 @@ def test_a_shard_that_is_damaged_or_none_is_one_line(root, tmp_path):
     spoiled[whole.index(b"a.png") - 2 + 148 : whole.index(b"a.png") + 150] = b"XXXX"  # its header's checksum
     image = dict(sample("a", 1, 1))
     wrong = {
-        "cut in an image": (whole[:3000], "is damaged: .*get this shard anew"),
-        "cut between members": (whole[: whole.index(b"./a.json")], "is damaged: it breaks off at byte"),
-        "header": (bytes(spoiled), "is damaged: it breaks off at byte"),
+        "cut in an image": (whole[:3000], "is damaged: .*download this shard again"),
+        "cut between members": (whole[: whole.index(b"./a.json")], "is damaged: it ends at byte"),
+        "header": (bytes(spoiled), "is damaged: it ends at byte"),
         "text": (b"404: not found\n" * 100, "is damaged: "),
         "nothing": (b"", "is damaged: "),
         "no class": ({"a.png": image["a.png"]}, r"'a' must have one image \(jpg, jpeg, png\) and a \.cls"),
@@ -130,11 +131,12 @@ def test_a_shard_that_is_damaged_or_none_is_one_line(root, tmp_path):
         assert "\n" not in str(error.value) and name in str(error.value)
     none = shards.TarShards([write_shard(tmp_path / "bytes.tar", image | {"a.png": b"no pixels"})], tmp_path / "index")
     with pytest.raises(
-        UserError, match=r"the 9 bytes from [\d,]+ on of .*bytes\.tar are no whole image \(cannot identify image file\)"
+        UserError,
+        match=r"the 9 bytes from [\d,]+ on of .*bytes\.tar are not a complete image \(cannot identify image file\)",
     ):
         none[0]
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot be kept in .*file: File exists"):
+    with pytest.raises(UserError, match=r"the index of the shards cannot be written into .*file: File exists"):
         shards.TarShards(sorted((root / "imagenet-wds").glob("*train*")), tmp_path / "file")
 
 
@@ -143,9 +145,9 @@ def test_an_image_that_breaks_off_is_one_line_that_says_where_it_lies(root, work
     whole = sample("a", 1, 1)
     write_shard(root / "imagenet-wds" / "imagenet1k-train-0000.tar", whole | {"a.png": whole["a.png"][:600]})
     cfg = compose_config([*SHARDS, "task.batch_size=4", "num_steps=1", f"loader_workers={workers}", f"data_dir={root}"])
-    batch_at = loader.batches(load(cfg.task.data, root, "train"), cfg, torch.device("cpu"))
+    batch_at = batches(load(cfg.task.data, root, "train"), cfg, torch.device("cpu"))
     with pytest.raises(
-        UserError, match=r"^the 600 bytes from [\d,]+ on of .*-0000\.tar are no whole image \(.*truncated.*\)"
+        UserError, match=r"^the 600 bytes from [\d,]+ on of .*-0000\.tar are not a complete image \(.*truncated.*\)"
     ) as error:
         batch_at(0)
     assert "\n" not in str(error.value)

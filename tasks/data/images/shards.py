@@ -53,7 +53,7 @@ def decoded(content: bytes, where: str) -> Image:
         image.load()
     except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG
         reason = "cannot identify image file" if isinstance(error, UnidentifiedImageError) else error
-        raise UserError(f"{where} are no whole image ({reason}); get the file anew") from error
+        raise UserError(f"{where} are not a complete image ({reason}); download the file again") from error
     return image
 
 
@@ -69,7 +69,7 @@ def _places(files: Sequence[Path], folder: Path) -> np.ndarray:
         folder.mkdir(exist_ok=True)
         write_atomically(kept, lambda file: np.save(file, places))
     except OSError as error:
-        raise UserError(f"where the images of the shards lie cannot be kept in {folder}: {error.strerror}") from error
+        raise UserError(f"the index of the shards cannot be written into {folder}: {error.strerror}") from error
     return places
 
 
@@ -92,12 +92,12 @@ def _of_shard(file: Path) -> list[tuple[int, int, int]]:
                     classes[f"{folder}/{key}"] = content.read()
             end = shard.offset
     except (tarfile.TarError, OSError) as error:
-        raise UserError(f"{file} is damaged: {error}; get this shard anew") from error
+        raise UserError(f"{file} is damaged: {error}; download this shard again") from error
     # tarfile takes an unreadable header for the end of the archive.
     with open(file, "rb") as whole:
         whole.seek(end)
         if not (rest := whole.read()) or any(rest):
-            raise UserError(f"{file} is damaged: it breaks off at byte {end:,}; get this shard anew")
+            raise UserError(f"{file} is damaged: it ends at byte {end:,}; download this shard again")
     places = []
     for key, members in sorted(samples.items()):
         images = [members[ending] for ending in ENDINGS if ending in members]

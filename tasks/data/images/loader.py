@@ -3,7 +3,7 @@
 Each process of a run reads only its own rows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,15 +11,15 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tasks.engine.batching import epoch_order
+from tasks.data.images.labelled import Images
+from tasks.engine.config import Config
 from tasks.engine.errors import UserError
 from tasks.engine.launch import launched
 from tasks.engine.loading import loader
 from tasks.engine.seeding import derive, drawing_from
-from tasks.imagenet.data import Images
-from tasks.imagenet.recipe import Mixing, Transform, eval_transform, train_transform
 
 Batch = tuple[Tensor, Tensor]
+Transform = Callable[[Image], Tensor]
 Key = tuple[int, int, int]  # step, row in its batch, index of the image
 
 
@@ -114,43 +114,36 @@ def own_part(count: int, size: int) -> tuple[int, int]:
     return launch.rank * size // launch.world, (launch.rank + 1) * size // launch.world
 
 
-def batches(images: Images, cfg: Any, device: torch.device) -> Callable[[int], Rows]:
-    """Return `batch_at(step)`: this process's part of the global batch, mixed, on `device`.
+def reading(
+    images: Images,
+    transform: Transform,
+    rows: Sequence[int],
+    order: Callable[[int], Tensor],
+    cfg: Config,
+    device: torch.device,
+) -> Callable[[int], Batch]:
+    """Return `read(step)`: the images of `rows` of a batch, float32, and their classes, on `device`.
 
-    Images and soft labels are float32.
-
-    Raises:
-        UserError: there are fewer images than a batch has.
+    `order(step)` gives the indices of the batch's images.
     """
-    task, size = cfg.task, cfg.task.batch_size
-    begin, end = own_part(len(images), size)
-    mixing = Mixing(task.augment, task.model.num_classes, size, cfg.seed)
-    rows = mixing.rows(begin, end)
-    own = slice(rows.index(begin), rows.index(begin) + end - begin)
-    order = epoch_order(len(images), size, cfg.seed, drop_last=True, repeats=task.augment.repeats)
 
     def keys(step: int) -> list[Key]:
         indices = order(step)
         return [(step, row, int(indices[row])) for row in rows]
 
-    augmented = Augmented(images, train_transform(task.data, task.augment), cfg.seed)
-    ahead = ReadAhead(augmented, keys, cfg.num_steps, cfg.loader_workers, device)
+    ahead = ReadAhead(Augmented(images, transform, cfg.seed), keys, cfg.num_steps, cfg.loader_workers, device)
 
-    def batch_at(step: int) -> Rows:
-        pixels, labels = (part.to(device, non_blocking=True) for part in ahead.at(step))
-        pixels, targets = mixing.mix(step, rows, pixels, labels)
-        if task.channels_last:
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return Rows(size, begin, pixels[own], targets[own])
+    def read(step: int) -> Batch:
+        pixels, labels = ahead.at(step)
+        return pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
-    return batch_at
+    return read
 
 
-def in_order(images: Images, cfg: Any, device: torch.device) -> Iterator[Batch]:
-    """Yield all images as they are evaluated, float32, and their classes on `device`.
-
-    A batch has `cfg.task.eval_batch_size` images.
-    """
-    plain = Plain(images, eval_transform(cfg.task.data))
-    for pixels, labels in loader(plain, cfg.loader_workers, device, batch_size=cfg.task.eval_batch_size):
+def in_order(
+    images: Images, transform: Transform, batch_size: int, workers: int, device: torch.device
+) -> Iterator[Batch]:
+    """Yield all images, transformed to float32, and their classes on `device`, `batch_size` at a time."""
+    plain = Plain(images, transform)
+    for pixels, labels in loader(plain, workers, device, batch_size=batch_size):
         yield pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)

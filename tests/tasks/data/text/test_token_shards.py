@@ -13,20 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import ROOT, wait_until
-from made_gpt2 import MADE, RECIPE, texts_of
+from made_texts import MADE, RECIPE, texts_of
 
+from tasks.data.text import prepare, shards
+from tasks.data.text.groups import Recipe, is_validation
+from tasks.data.text.pool import write_all
 from tasks.engine.errors import UserError
-from tasks.gpt2 import prepare, shards
-from tasks.gpt2.groups import Recipe, is_validation
-from tasks.gpt2.pool import write_all
 
 # Prepares MADE into the folder argv[1], 20 groups a second.
 SLOWLY = """
 import sys, time
 from pathlib import Path
-sys.path[:0] = [{root!r}, {tests!r}]
-from tasks.gpt2.pool import write_all
-from made_gpt2 import MADE, RECIPE
+sys.path[:0] = [{root!r}, {here!r}]
+from tasks.data.text.pool import write_all
+from made_texts import MADE, RECIPE
 
 class Slow(list):
     def __getitem__(self, span):
@@ -71,7 +71,7 @@ def test_two_processes_write_the_same_bytes_as_one(made, root):
 
 def test_a_killed_preparation_keeps_whole_groups_and_ends_with_the_same_bytes(made, root, tmp_path):
     script = tmp_path / "slowly.py"
-    script.write_text(SLOWLY.format(root=str(ROOT), tests=str(ROOT / "tests")))
+    script.write_text(SLOWLY.format(root=str(ROOT), here=str(Path(__file__).parent)))
     folder = root / "gpt2" / "Made"
     process = subprocess.Popen([sys.executable, str(script), str(root)], stderr=subprocess.DEVNULL)
     wait_until(lambda: len(list(folder.glob("group-*.json"))) >= 3)
@@ -127,7 +127,7 @@ def test_a_split_without_a_token_has_length_0(root):
 
 def test_missing_and_damaged_shards_are_said_and_made_again(made, root):
     command = r"python scripts/prepare_data\.py gpt2 Made data_dir="
-    with pytest.raises(UserError, match=f"Made is not in .*; bring it with: {command}"):
+    with pytest.raises(UserError, match=f"Made is not in .*; prepare it with: {command}"):
         shards.open_split(root, "Made", "train")
     shutil.copytree(made / "gpt2", root / "gpt2")
     folder = root / "gpt2" / "Made"
@@ -137,11 +137,15 @@ def test_missing_and_damaged_shards_are_said_and_made_again(made, root):
     changed = bytearray((folder / "train-00007.bin").read_bytes())
     changed[100] ^= 1
     (folder / "train-00007.bin").write_bytes(changed)
-    with pytest.raises(UserError, match=r"train-00007\.bin is damaged: .*; delete it, then bring it with: " + command):
+    with pytest.raises(
+        UserError, match=r"train-00007\.bin is damaged: .*; delete it, then prepare it with: " + command
+    ):
         shards.verify(root, "Made")
     (folder / "train-00007.bin").unlink()
     os.truncate(folder / "validation-00003.bin", 2)
-    with pytest.raises(UserError, match=r"train-00007\.bin in .* is missing or not as long as it was; .*" + command):
+    with pytest.raises(
+        UserError, match=r"train-00007\.bin in .* is missing or has another length than recorded; .*" + command
+    ):
         shards.open_split(root, "Made", "train")
     assert not prepare.finished(root, RECIPE)
     write_all(root, MADE, RECIPE, processes=2)
@@ -158,7 +162,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(vocabulary):
             pytest.skip("mounting a file system needs root")
         try:
             shutil.copytree(vocabulary / "gpt2_bpe", Path(disk, "gpt2_bpe"))
-            with pytest.raises(UserError, match=r"no space left .* start the same command again"):
+            with pytest.raises(UserError, match=r"no space left .* run the same command again"):
                 write_all(Path(disk), MADE, RECIPE, processes=2)
             folder = Path(disk, "gpt2", "Made")
             assert not (folder / "manifest.json").exists()

@@ -80,7 +80,7 @@ def load(root: Path, entries: int = VOCABULARY_SIZE) -> Tokenizer:
         UserError: its files are missing or damaged.
     """
     if not all(_whole(_folder(root) / name) for name in FILES):
-        what = "missing or damaged; bring them with: python scripts/prepare_data.py gpt2 data_dir="
+        what = "missing or damaged; prepare them with: python scripts/prepare_data.py gpt2 data_dir="
         raise UserError(f"GPT-2's vocabulary: its files in {_folder(root)} are {what}{root}")
     return Tokenizer(_folder(root), entries)
 
@@ -105,7 +105,7 @@ def prepare(root: Path, say: Callable[[str], None]) -> None:
         for name, content in contents.items():
             if hashlib.sha256(content).hexdigest() != FILES[name]:
                 raise UserError(
-                    f"GPT-2's vocabulary: {name} does not match its checksum; the source holds another file than expected"
+                    f"GPT-2's vocabulary: {name} does not match its checksum; the source is not the expected one"
                 )
             write_bytes_atomically(folder / name, content)
 

@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_gpt2 import HARD, MADE
+from made_texts import HARD, MADE
 
+from tasks.data.text import tokenizer
 from tasks.engine.errors import UserError
-from tasks.gpt2 import tokenizer
 
 END_OF_TEXT = tokenizer.VOCABULARY_SIZE - 1
 
@@ -51,6 +51,6 @@ def test_a_missing_or_damaged_vocabulary_is_said_with_the_command(root):
     (root / "gpt2_bpe" / "vocab.bpe").write_text("#version: 0.2\n")
     for place in (root, root / "nowhere"):
         with pytest.raises(
-            UserError, match=r"missing or damaged; bring them with: python scripts/prepare_data\.py gpt2 data_dir="
+            UserError, match=r"missing or damaged; prepare them with: python scripts/prepare_data\.py gpt2 data_dir="
         ):
             tokenizer.load(place)

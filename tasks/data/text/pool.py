@@ -16,12 +16,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tasks.data.text.corpora import Documents
+from tasks.data.text.groups import Recipe, json_bytes, kept_group, write_group
+from tasks.data.text.shards import SPLITS, data_set_folder
+from tasks.data.text.tokenizer import load
 from tasks.engine.errors import Held, UserError
 from tasks.engine.files import disk_full_is_said, only_process, write_bytes_atomically
-from tasks.gpt2.corpora import Documents
-from tasks.gpt2.groups import Recipe, json_bytes, kept_group, write_group
-from tasks.gpt2.shards import SPLITS, data_set_folder
-from tasks.gpt2.tokenizer import load
 
 _work: dict[str, Any] = {}  # in a worker: what all its groups share
 
@@ -88,9 +88,7 @@ def _made(
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
-            reason = (
-                "a process was killed, perhaps for want of memory; start the same command again, it keeps what is done"
-            )
+            reason = "a process was killed, perhaps because memory ran out; run the same command to resume"
             raise UserError(f"{recipe.name}: {reason}") from error
         finally:
             stop.set()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tasks.gpt2.data import Batch
+from tasks.data.text.blocks import Batch
 
 
 class Scores(NamedTuple):

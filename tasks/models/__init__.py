@@ -1,0 +1,1 @@
+"""Models and scores that several tasks use. Imports no task."""

@@ -1,0 +1,1 @@
+"""Training recipes that several tasks follow. Imports no task."""
