@@ -76,7 +76,11 @@ def _line(model: type[Section], content: Any, where: str, error: Mapping[str, An
         return f"{key}.{error['ctx']['error']}" if "error" in error.get("ctx", ()) else f"{key}={content} has no keys"
     if error["type"] == "missing" and len(path) == len(error["loc"]):
         return f"{key} is missing; it must be {_wanted(section, path[-1])}"
-    shown = f"{key}={shown_as(_value(content, path))}"
+    value = _value(content, path)
+    while error["type"] == "extra_forbidden" and isinstance(value, dict) and value:
+        part, value = next(iter(value.items()))
+        key = f"{key}.{part}"
+    shown = f"{key}={shown_as(value)}"
     if error["type"] == "extra_forbidden":
         return f"{shown} is unknown{_nearest(key, model, where)}"
     if error["type"] == "value_error":

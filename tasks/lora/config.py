@@ -9,7 +9,7 @@ from tasks.engine.section import Count, List, Positive, Section, Whole
 
 
 class QuestionData(Data):
-    name: Literal["PubMedQA", "Plays"]
+    name: str
     train_size: Count | None
     subset_seed: Whole
     answers: Annotated[List[str], Field(min_length=1)]

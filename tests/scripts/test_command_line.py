@@ -43,18 +43,24 @@ def data(tmp_path_factory):
         (("threads=0",), ("threads=0",)),
         (("device=meta",), ("device=meta", "cpu")),
         (("quiet=maybe",), ("quiet=maybe", "true or false")),
-        (("regularizer=adamcpr_k", "regularizer.kappa_init_param=abc"), ("kappa_init_param='abc'", "number")),
-        (("regularizer=adamcpr_ip", "regularizer.reg_by_lr=maybe"), ("reg_by_lr='maybe'", "True or False")),
+        (
+            ("regularizer=adamcpr_k", "regularizer.kappa_init_param=abc"),
+            ("regularizer.kappa_init_param=abc", "a number > 0"),
+        ),
+        (("regularizer=adamcpr_ip", "regularizer.reg_by_lr=maybe"), ("regularizer.reg_by_lr=maybe", "true or false")),
         (
             ("regularizer=adamcpr_ws", "+regularizer.kappa_init_param=3"),
-            ("kappa_init_param is not read by adamcpr_ws", "warm_start"),
+            ("kappa_init_param=3 is not read by adamcpr_ws", "warm_start"),
         ),
-        (("regularizer=adamw", "+regularizer.wd=3"), ("wd is not read by adamw", "weight_decay")),
+        (("regularizer=adamw", "+regularizer.wd=3"), ("wd=3 is not read by adamw", "weight_decay")),
         (
             ("regularizer=adamcpr_ip", "+regularizer.warmstart=null"),
-            ("warmstart is not read by adamcpr_ip", "reg_step_size"),
+            ("warmstart=null is not read by adamcpr_ip", "reg_step_size"),
         ),
-        (("regularizer=adamw", "+regularizer.warm_start=null"), ("warm_start is not read by adamw", "weight_decay")),
+        (
+            ("regularizer=adamw", "+regularizer.warm_start=null"),
+            ("warm_start=null is not read by adamw", "weight_decay"),
+        ),
         (("regularizer=adamcpr_ws",), ("warm_start=2x", "does not have", "number of steps")),
     ],
     ids=lambda value: value[-1] if value[0].count("=") else "",
@@ -276,9 +282,9 @@ def test_wandb_offline_keeps_its_files_in_the_run_s_folder_and_its_key_nowhere(t
     ("given", "said"),
     [
         ("num_step=48", "num_step is unknown; did you mean num_steps?"),
-        ("+num_step=48", "num_step is unknown; did you mean num_steps?"),
+        ("+num_step=48", "num_step=48 is unknown; did you mean num_steps?"),
         ("task.modle.width=4", "task.modle.width is unknown; did you mean task.model.width?"),
-        ("+task.modle.width=4", "task.modle.width is unknown; did you mean task.model.width?"),
+        ("+task.modle.width=4", "task.modle.width=4 is unknown; did you mean task.model.width?"),
         ("logging=wandbb", "logging=wandbb is unknown; did you mean wandb?"),
     ],
 )

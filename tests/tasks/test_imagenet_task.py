@@ -24,6 +24,7 @@ from tasks.data.images import loader, prepare
 from tasks.data.images.labelled import load, read
 from tasks.engine import run as engine
 from tasks.engine.batching import pieces
+from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
 from tasks.engine.launch import Launch
 from tasks.engine.seeding import random_state
@@ -72,7 +73,7 @@ def folders(tmp_path_factory):
 
 
 def tiny(data: Path, *overrides: str):
-    return compose_config([*TINY, "regularizer=adamcpr_ip", f"data_dir={data}", *overrides])
+    return read_config(compose_config([*TINY, "regularizer=adamcpr_ip", f"data_dir={data}", *overrides]))
 
 
 def batches(data: Path, *overrides: str):
@@ -157,7 +158,7 @@ def test_evaluation_is_the_plain_count_over_all_validation_images(data):
 
 def test_channels_last_reaches_the_model_and_the_images_of_training_and_evaluation(data):
     words = [word for word in TINY if not word.startswith(("task=", "task.model"))]
-    cfg = compose_config(["task=resnet50", *words, "regularizer=adamw", f"data_dir={data}"])
+    cfg = read_config(compose_config(["task=resnet50", *words, "regularizer=adamw", f"data_dir={data}"]))
     workload, seen = build(cfg, CPU), []
     workload.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     workload.loss(workload.model.train(), workload.batch_at(0)[0:16])
