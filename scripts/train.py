@@ -19,6 +19,7 @@ import hydra
 from omegaconf import DictConfig
 
 from scripts.cli.common import CONFIG_DIR, one_line_errors
+from scripts.cli.overrides import check_added
 from scripts.sweep.slurm import queue_again_if_asked
 from tasks.engine.errors import Interrupted, TrainingFailed
 from tasks.engine.launch import launched
@@ -54,6 +55,7 @@ if __name__ == "__main__":
     # With this, Hydra raises its errors instead of printing several lines and exiting.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     with one_line_errors():
+        check_added(sys.argv[1:], str(CONFIG_DIR))
         train()
     if failures:
         sys.exit(TrainingFailed.exit_code)

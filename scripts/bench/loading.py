@@ -21,19 +21,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Any
 
 import numpy as np
 import torch
 
 from scripts.cli.common import compose_config, one_line_errors
-from tasks.clip.config import ClipTask
-from tasks.engine.config import Config, read_config
+from tasks.engine.config import read_config
 from tasks.engine.device import autocast, pick_device
 from tasks.engine.errors import UserError
 from tasks.engine.optimizers import build_optimizer
 from tasks.engine.run import build_workload
-from tasks.imagenet.config import ImagenetTask
-from tasks.recipes.config import Augment
 
 OURS, TIMM, MODEL = "this repository's loader", "timm's loader", "the model's step"
 WARM_UP = 2  # rounds that do not count
@@ -62,39 +60,39 @@ def make_photos(root: Path, count: int) -> None:
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.JPEG", quality=90)
 
 
-def timm_batches(cfg: Config[ImagenetTask] | Config[ClipTask]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def timm_batches(cfg: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield batches, epoch after epoch, as timm's train.py makes them without its prefetcher.
     The prefetcher needs a GPU.
     """
     from timm.data import Mixup, create_loader
     from torchvision.datasets import ImageFolder
 
-    data, crop = cfg.task.data, cfg.task.augment
-    augment = crop if isinstance(crop, Augment) else None  # CLIP's images are only cropped
+    data, augment = cfg.task.data, cfg.task.augment
+    mixed = "mixup" in augment  # CLIP's images are only cropped
     loader = create_loader(
         ImageFolder(Path(cfg.data_dir) / "imagenet" / "train"),
         input_size=(3, data.image_size, data.image_size),
         batch_size=cfg.task.batch_size,
         is_training=True,
-        scale=crop.crop_scale,
-        hflip=0.5 if augment else 0.0,
-        color_jitter=augment.color_jitter if augment else None,  # type: ignore[arg-type]
-        auto_augment=augment.randaugment if augment else None,
+        scale=tuple(augment.crop_scale),
+        hflip=0.5 if mixed else 0.0,
+        color_jitter=augment.get("color_jitter"),
+        auto_augment=augment.get("randaugment"),
         interpolation=data.interpolation,
         mean=tuple(data.mean),
         std=tuple(data.std),
-        re_prob=augment.erasing if augment else 0.0,
+        re_prob=augment.get("erasing", 0.0),
         re_mode="pixel",
         use_prefetcher=False,
         num_workers=0,
         persistent_workers=False,
     )
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
-    if augment is None or isinstance(cfg.task, ClipTask):
+    if not mixed:
         yield from batches
-        return
-    classes = cfg.task.model.num_classes
-    mix = Mixup(augment.mixup, augment.cutmix, label_smoothing=augment.label_smoothing, num_classes=classes)
+    mix = Mixup(
+        augment.mixup, augment.cutmix, label_smoothing=augment.label_smoothing, num_classes=cfg.task.model.num_classes
+    )
     for images, labels in batches:
         yield mix(images, labels)
 
@@ -106,11 +104,12 @@ def save_drawn_clip(path: Path, architecture: str) -> None:
     torch.save(build_clip(shape_of(architecture)).state_dict(), path)
 
 
-def turns(cfg: Config[ImagenetTask] | Config[ClipTask], device: torch.device) -> dict[str, Callable[[], None]]:
+def turns(cfg: Any, device: torch.device) -> dict[str, Callable[[], None]]:
     """Return, for each part, the function that takes one batch."""
-    reading = build_workload(cfg, torch.device("cpu"))
-    training = build_workload(cfg, device)
-    optimizer = build_optimizer(cfg, training.model)
+    config = read_config(cfg)
+    reading = build_workload(config, torch.device("cpu"))
+    training = build_workload(config, device)
+    optimizer = build_optimizer(config, training.model)
     size, steps, others = cfg.task.batch_size, itertools.count(), timm_batches(cfg)
     batch = training.batch_at(0)[0:size]
 
@@ -166,7 +165,7 @@ def main(arguments: list[str]) -> None:
         make_photos(Path(folder), photos)
         of_task = CLIP | {"task.checkpoint": f"{folder}/clip.pt"} if given.get("task") == "clip" else {}
         keys = DEFAULTS | of_task | given | {"data_dir": folder, "loader_workers": "0"}
-        cfg = read_config(compose_config([f"{key}={value}" for key, value in keys.items()]))
+        cfg = compose_config([f"{key}={value}" for key, value in keys.items()])
         if of_task:
             save_drawn_clip(Path(cfg.task.checkpoint), cfg.task.architecture)
         device = pick_device(cfg.device)

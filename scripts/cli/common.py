@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from scripts.cli import early
-from scripts.cli.overrides import explain
+from scripts.cli.overrides import check_added, explain
 from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError
 from tasks.engine.launch import launched
 
@@ -27,6 +27,7 @@ def compose_config(overrides: list[str]) -> DictConfig:
     Raises:
         UserError: A key or a choice is unknown.
     """
+    check_added(overrides, str(CONFIG_DIR))
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             return compose("config", overrides)

@@ -9,8 +9,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from results.runs import flatten
 from results.schema import nearest
+from tasks.engine.errors import UserError
 
 GROUPS = ("task", "regularizer", "scale", "launcher", "logging")
+# Arguments that a file leaves at their defaults: of an optimizer, of timm's and open_clip's models. Those check them.
+ADDABLE = ("regularizer.", "task.model.arguments.", "task.small.shape.", "hydra.", "hydra/")
+
+
+def check_added(overrides: Sequence[str], config_dir: str) -> None:
+    """Raise UserError for `+key=value` with a key that nothing reads."""
+    for override in overrides:
+        key = override.lstrip("+").partition("=")[0]
+        if override.startswith("+") and not key.startswith(ADDABLE):
+            raise UserError(f"{key} is unknown{nearest(key, known_keys(overrides, config_dir))}")
 
 
 def explain(error: HydraException, overrides: Sequence[str], config_dir: str) -> str:

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 from typing_extensions import TypeVar
 
 from tasks.engine.errors import UserError
+from tasks.engine.launchers import Launcher, read_launcher
 from tasks.engine.records import check_names
 from tasks.engine.regularizers import CPR, Regularizer, read_regularizer, warm_start_steps
 from tasks.engine.section import (
@@ -78,30 +79,6 @@ class SmallModel(Section):
     seed: Whole = Field(description="not the run's: every run starts from the same model")
 
 
-class LocalLauncher(Section):
-    name: Literal["local"]
-    gpus: Whole = 0
-
-
-class SlurmLauncher(Section):
-    name: Literal["slurm"]
-    partition: str | int | None
-    account: str | int | None
-    qos: str | int | None
-    constraint: str | int | None
-    time: str | int | float = Field(description="minutes, or like 12:00:00 or 1-12:00:00")
-    grace_seconds: Count
-    gpus: Whole
-    cpus: Count
-    memory: Positive
-    parallel: Count
-    runs_per_job: Count
-    runs_at_a_time: Count
-
-
-LAUNCHERS: dict[str, type[LocalLauncher] | type[SlurmLauncher]] = {"local": LocalLauncher, "slurm": SlurmLauncher}
-
-
 class Logging(Section):
     name: Literal["none", "wandb"]
     project: str | None = None
@@ -122,7 +99,7 @@ class Config(Section, Generic[T]):
 
     task: T
     regularizer: Regularizer
-    launcher: LocalLauncher | SlurmLauncher
+    launcher: Launcher
     logging: Logging
     scale: str
     seed: Whole
@@ -162,7 +139,7 @@ def read_config(cfg: DictConfig) -> Config[Any]:
     sections = {
         "task": read(task_model(content["task"]["name"]), content["task"], "task"),
         "regularizer": read_regularizer(content["regularizer"]),
-        "launcher": _launcher(content.get("launcher")),
+        "launcher": read_launcher(content.get("launcher")),
     }
     config: Config = read(Config, content | sections)
     config._source = cfg
@@ -179,13 +156,6 @@ def task_model(name: str) -> type[Task]:
         if not f"{module}.".startswith(f"{error.name}."):
             raise
         raise UserError(f"task={name} is unknown: there is no {module.replace('.', '/')}.py") from error
-
-
-def _launcher(content: Any) -> LocalLauncher | SlurmLauncher:
-    name = content.get("name") if isinstance(content, dict) else content
-    if name not in LAUNCHERS:
-        raise UserError(f"launcher.name={name} is unknown; choose one of {', '.join(LAUNCHERS)}")
-    return read(LAUNCHERS[name], content, "launcher")
 
 
 def _check_together(cfg: Config) -> None:

@@ -150,7 +150,7 @@ def read_regularizer(content: dict[str, Any]) -> Regularizer:
     Raises:
         UserError: the optimizer is unknown or does not read a key, or a value is out of its range.
     """
-    model = OPTIMIZERS.get(content.get("optimizer", ""))
+    model = OPTIMIZERS.get(str(content.get("optimizer")))
     if model is None:
         optimizer = shown_as(content.get("optimizer"))
         raise UserError(f"regularizer.optimizer={optimizer} is unknown; choose one of {', '.join(OPTIMIZERS)}")

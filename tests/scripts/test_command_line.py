@@ -282,9 +282,9 @@ def test_wandb_offline_keeps_its_files_in_the_run_s_folder_and_its_key_nowhere(t
     ("given", "said"),
     [
         ("num_step=48", "num_step is unknown; did you mean num_steps?"),
-        ("+num_step=48", "num_step=48 is unknown; did you mean num_steps?"),
+        ("+num_step=48", "num_step is unknown; did you mean num_steps?"),
         ("task.modle.width=4", "task.modle.width is unknown; did you mean task.model.width?"),
-        ("+task.modle.width=4", "task.modle.width=4 is unknown; did you mean task.model.width?"),
+        ("+task.modle.width=4", "task.modle.width is unknown; did you mean task.model.width?"),
         ("logging=wandbb", "logging=wandbb is unknown; did you mean wandb?"),
     ],
 )

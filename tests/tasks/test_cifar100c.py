@@ -16,7 +16,7 @@ from commands import call, is_one_line, records, start, wait_until, write_fashio
 from scripts.cli.common import compose_config
 from scripts.prepare_data import prepare_task
 from tasks.cifar100c import corrupt, prepare
-from tasks.cifar100c.data import CORRUPTIONS, SEVERITIES
+from tasks.cifar100c.config import CORRUPTIONS, SEVERITIES
 from tasks.cifar100c.data import load as load_corrupted
 from tasks.data.images.arrays import at_size, load, normalizer
 from tasks.engine.config import read_config
