@@ -77,7 +77,7 @@ def published(root: Path, say: Callable[[str], None]) -> None:
     from torchvision.datasets.utils import check_integrity, download_url
 
     folder, archive = root / FOLDERS["CIFAR100"], root / ARCHIVE
-    if whole(folder):
+    if is_complete(folder):
         if verified.verify_remembered(folder, FILES, f"delete {folder}, then run the same command again") is None:
             verified.remember(folder, FILES)
         return
@@ -101,7 +101,7 @@ def published(root: Path, say: Callable[[str], None]) -> None:
     unpack(archive, folder)
 
 
-def whole(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     """Return whether all files are there, with the right shapes and as long as their headers say."""
     shape = (len(SEVERITIES) * IMAGES, *SHAPES["CIFAR100"])
     try:

@@ -6,15 +6,15 @@ from pydantic import AfterValidator, Field
 
 from tasks.data.images.config import LabelledData
 from tasks.engine.config import SmallModel, Task
-from tasks.engine.section import Count, List, Number, Positive, Section, Share, Whole
+from tasks.engine.section import List, NonNegativeInt, Number, Positive, PositiveInt, Section, Share
 from tasks.recipes.config import Crop
 
 
 class SmallClip(SmallModel):
     """The model that replaces OpenAI's at mini scale, with its images and captions."""
 
-    images: Count
-    subset_seed: Whole
+    images: PositiveInt
+    subset_seed: NonNegativeInt
     mean: List[Number]
     std: List[Positive]
     classes: List[str]
@@ -43,7 +43,7 @@ class ClipTask(Task):
     head: Literal["random", "zero_shot"]
     zero_shot: ZeroShot
     wise_ft: List[Share] = Field(description="0 is the zero-shot model, 1 the fine-tuned one")
-    eval_batch_size: Count
+    eval_batch_size: PositiveInt
 
 
 TASK = ClipTask

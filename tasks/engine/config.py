@@ -17,13 +17,13 @@ from tasks.engine.records import check_names
 from tasks.engine.regularizers import CPR, Regularizer, read_regularizer, warm_start_steps
 from tasks.engine.section import (
     BelowOne,
-    Count,
     NonNegative,
+    NonNegativeInt,
     Pair,
     Positive,
+    PositiveInt,
     Section,
     Share,
-    Whole,
     read,
 )
 
@@ -31,7 +31,7 @@ from tasks.engine.section import (
 class Schedule(Section):
     """The learning rate over a run (`schedule.lr_factor`)."""
 
-    warmup_steps: Whole
+    warmup_steps: NonNegativeInt
     decay: Literal["cosine", "polynomial", "constant"]
     final_factor: Share = Field(description="of the learning rate at the end")
     power: NonNegative = Field(default=1.0, description="of the polynomial decay only")
@@ -52,8 +52,8 @@ class Task(Section):
 
     name: str = Field(description="the folder in tasks/")
     data: Data
-    batch_size: Count = Field(description="examples of an update, over all processes")
-    num_steps: Count
+    batch_size: PositiveInt = Field(description="examples of an update, over all processes")
+    num_steps: PositiveInt
     lr: NonNegative
     betas: Pair[BelowOne] = Field(description="of Adam's moments")
     eps: NonNegative
@@ -63,20 +63,20 @@ class Task(Section):
     grad_clip: Positive | None = Field(description="the largest norm of the gradient")
     precision: Literal["fp32", "tf32", "bf16"]
     schedule: Schedule
-    log_every_steps: Count
-    eval_every_steps: Count | None = Field(description="null: the last step only")
+    log_every_steps: PositiveInt
+    eval_every_steps: PositiveInt | None = Field(description="null: the last step only")
     parallel: Literal["ddp", "fsdp"] | None = Field(default=None, description="the default of the top-level key")
 
 
 class SmallModel(Section):
     """What determines the weights of a small model that a task trains once, before its runs (`kept.py`)."""
 
-    batch_size: Count
-    steps: Count
+    batch_size: PositiveInt
+    steps: PositiveInt
     lr: NonNegative
     weight_decay: NonNegative
-    warmup_steps: Whole
-    seed: Whole = Field(description="not the run's: every run starts from the same model")
+    warmup_steps: NonNegativeInt
+    seed: NonNegativeInt = Field(description="not the run's: every run starts from the same model")
 
 
 class Logging(Section):
@@ -102,21 +102,21 @@ class Config(Section, Generic[T]):
     launcher: Launcher
     logging: Logging
     scale: str
-    seed: Whole
+    seed: NonNegativeInt
     lr: NonNegative
-    num_steps: Count
+    num_steps: PositiveInt
     runs_dir: str
     data_dir: str
-    checkpoint_every_steps: Count | None
+    checkpoint_every_steps: PositiveInt | None
     checkpoint_every_minutes: NonNegative | None
     deterministic: bool
     compile: bool
     device: Annotated[str, BeforeValidator(_is_device)]
-    threads: Count | None
-    nodes: Count
-    gpus: Count
-    micro_batch: Count | None
-    loader_workers: Whole
+    threads: PositiveInt | None
+    nodes: PositiveInt
+    gpus: PositiveInt
+    micro_batch: PositiveInt | None
+    loader_workers: NonNegativeInt
     parallel: Literal["ddp", "fsdp"]
     quiet: bool
     strict: bool

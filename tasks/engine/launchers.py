@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from tasks.engine.errors import UserError
-from tasks.engine.section import Count, Positive, Section, Whole, read, shown_as
+from tasks.engine.section import NonNegativeInt, Positive, PositiveInt, Section, read, shown_as
 
 
 def minutes(time: int | float | str) -> float:
@@ -42,7 +42,7 @@ def _is_time(value: Any) -> Any:
 
 class LocalLauncher(Section):
     name: Literal["local"]
-    gpus: Whole = 0
+    gpus: NonNegativeInt = 0
 
 
 class SlurmLauncher(Section):
@@ -52,13 +52,13 @@ class SlurmLauncher(Section):
     qos: str | int | None
     constraint: str | int | None
     time: Annotated[str | int | float, BeforeValidator(_is_time)]
-    grace_seconds: Count
-    gpus: Whole
-    cpus: Count
+    grace_seconds: PositiveInt
+    gpus: NonNegativeInt
+    cpus: PositiveInt
     memory: Positive
-    parallel: Count
-    runs_per_job: Count
-    runs_at_a_time: Count
+    parallel: PositiveInt
+    runs_per_job: PositiveInt
+    runs_at_a_time: PositiveInt
 
 
 Launcher = LocalLauncher | SlurmLauncher

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, model_validator
 
 from tasks.engine.errors import UserError
-from tasks.engine.section import BelowOne, Count, NonNegative, Positive, Section, read, shown_as
+from tasks.engine.section import BelowOne, NonNegative, Positive, PositiveInt, Section, read, shown_as
 
 STEPS = "must be a whole number of steps >= 0, or a multiple of the lr warm-up such as 2x"
 
@@ -103,7 +103,7 @@ class CPR(Regularizer):
     warm_start: Annotated[int | float | str | None, BeforeValidator(_is_warm_start)] = None
     reg_function: Literal["l2", "l1", "huber", "std"] = "l2"
     kappa_update: Positive = 1.0
-    reg_step_size: Count | None
+    reg_step_size: PositiveInt | None
     reg_ema_decay: BelowOne = 0.0
     reg_by_lr: bool = False
     evaluate_at: Literal["before", "after"] = "before"

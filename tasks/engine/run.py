@@ -29,7 +29,7 @@ from tasks.engine.optimizers import build_optimizer, never_acts
 from tasks.engine.parallel import Ranks, join
 from tasks.engine.reporting import regularized_set
 from tasks.engine.seeding import derive, seed_everything
-from tasks.engine.sharding import check_batch_norm, spread
+from tasks.engine.sharding import check_batch_norm, distribute
 from tasks.engine.signals import Requests, listening, stopping_at_once
 from tasks.engine.terminal import say
 from tasks.engine.throughput import rates
@@ -187,7 +187,7 @@ def _set_up(cfg: Config, folder: Path, lock: Lock | None, ranks: Ranks, device: 
         seed_everything(cfg.seed)
         workload = build_workload(cfg, device)
         check_batch_norm(cfg, workload.model, ranks, device)
-    model = spread(cfg, workload.model, workload.blocks, ranks, device)
+    model = distribute(cfg, workload.model, workload.blocks, ranks, device)
     workload = replace(workload, model=model)
     if cfg.compile:
         for block in workload.blocks or [
@@ -315,5 +315,5 @@ def _summary(
         "steps_per_second": training.step / training.stepping_seconds if training.stepping_seconds else None,
         **rates(training.workload.work, training.step, training.stepping_seconds, training.peak, training.ranks.world),
         "without_bound": without_bound(training.workload.model, training.optimizer),
-        "state_sha256": checkpoint.digest(*training.whole_state()),
+        "state_sha256": checkpoint.digest(*training.unsharded_state()),
     }

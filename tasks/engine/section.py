@@ -36,8 +36,8 @@ NonNegative = Annotated[float, Field(ge=0), WrapValidator(_as_given)]
 Positive = Annotated[float, Field(gt=0), WrapValidator(_as_given)]
 Share = Annotated[float, Field(ge=0, le=1), WrapValidator(_as_given)]
 BelowOne = Annotated[float, Field(ge=0, lt=1), WrapValidator(_as_given)]
-Whole = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
-Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
+PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
 List = Annotated[tuple[T, ...], Strict(False)]
 Pair = Annotated[tuple[T, T], Strict(False)]
 
@@ -148,25 +148,22 @@ def _wanted(section: type[Section], key: str) -> str:
     return _words(schema["properties"][key], schema.get("$defs", {}))
 
 
-NOUNS = {"integer": "whole number", "number": "number", "string": "text", "boolean": "flag", "array": "list"}
-
-
 def _words(schema: Mapping[str, Any], sections: Mapping[str, Any]) -> str:
     if "anyOf" in schema:
         return ", or ".join(_words(part, sections) for part in schema["anyOf"])
     if "$ref" in schema:
         return f"a section with the keys {', '.join(sections[schema['$ref'].rpartition('/')[2]]['properties'])}"
-    if "enum" in schema or "const" in schema:
-        return f"one of {', '.join(map(shown_as, schema.get('enum', [schema.get('const')])))}"
-    kind = schema.get("type")
-    if kind in ("null", "boolean", "string", "object", None):
-        words = {"null": "null", "boolean": "true or false", "string": "text", "object": "a section"}
-        return words.get(str(kind), "a value")
-    if kind == "array":
+    if "enum" in schema:
+        return f"one of {', '.join(map(shown_as, schema['enum']))}"
+    if "const" in schema:
+        return shown_as(schema["const"])
+    if schema.get("type") == "array":
         count, items = schema.get("maxItems"), schema.get("items") or schema["prefixItems"][0]
-        many = f"{count} " if count else "at least one of " if schema.get("minItems") else ""
+        many = f"{count} " if count else "at least one " if schema.get("minItems") else ""
         return f"a list of {many}{_words(items, sections).removeprefix('a ').replace('number', 'numbers')}"
-    return f"a {NOUNS[kind]}{_range(schema)}"
+    words = {"integer": f"a whole number{_range(schema)}", "number": f"a number{_range(schema)}"}
+    words |= {"null": "null", "boolean": "true or false", "string": "text", "object": "a section"}
+    return words.get(schema.get("type", ""), "a value")
 
 
 def _range(schema: Mapping[str, Any]) -> str:

@@ -48,7 +48,7 @@ def check_parts(model: nn.Module, count: int, ranks: Ranks) -> None:
         )
 
 
-def spread(
+def distribute(
     cfg: Config, model: nn.Module, blocks: list[nn.Module] | None, ranks: Ranks, device: torch.device
 ) -> nn.Module:
     """Return the model that this process trains.
@@ -93,7 +93,7 @@ def _blocks(model: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-def whole(state: Any, ranks: Ranks) -> Any:
+def unsharded(state: Any, ranks: Ranks) -> Any:
     """Return a nested state without shards, as a single process would have it.
 
     All processes must call it. Only the first one gets the tensors.
@@ -101,9 +101,9 @@ def whole(state: Any, ranks: Ranks) -> Any:
     if ranks.world == 1:
         return state
     if isinstance(state, dict):
-        return {key: whole(value, ranks) for key, value in state.items()}
+        return {key: unsharded(value, ranks) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(whole(value, ranks) for value in state)
+        return type(state)(unsharded(value, ranks) for value in state)
     if not is_sharded(state):
         return state
     gathered = state.full_tensor()

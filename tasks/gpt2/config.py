@@ -5,22 +5,22 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from tasks.engine.config import Data, Task
-from tasks.engine.section import BelowOne, Count, Section, Share, Whole
+from tasks.engine.section import BelowOne, NonNegativeInt, PositiveInt, Section, Share
 
 
 class Text(Data):
     name: str
-    vocabulary: Count
+    vocabulary: PositiveInt
 
 
 class Shape(Section):
     """The shape of a GPT-2. The paper's shapes are in configs/task/gpt2*.yaml."""
 
-    width: Count
-    layers: Count
-    heads: Count
-    context: Count = 1024
-    vocabulary: Count = Field(default=50264, description="rows of the embedding. The last ones may be padding")
+    width: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    context: PositiveInt = 1024
+    vocabulary: PositiveInt = Field(default=50264, description="rows of the embedding. The last ones may be padding")
     positions: Literal["rotary", "learned"] = "rotary"
     rotary_fraction: Share = Field(default=0.5, description="share of a head's features that is rotated")
     dropout: BelowOne = 0.1
@@ -55,10 +55,10 @@ class Gpt2Task(Task):
     size: str = Field(description="the paper's name of the model")
     data: Text
     model: Shape
-    loss_chunk: Count
-    eval_batch_size: Count
-    eval_blocks: Count | None
-    sample_tokens: Whole
+    loss_chunk: PositiveInt
+    eval_batch_size: PositiveInt
+    eval_blocks: PositiveInt | None
+    sample_tokens: NonNegativeInt
 
 
 TASK = Gpt2Task

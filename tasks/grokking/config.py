@@ -5,19 +5,19 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from tasks.engine.config import Data, Task
-from tasks.engine.section import Count, Number, Section, Whole
+from tasks.engine.section import NonNegativeInt, Number, PositiveInt, Section
 
 
 class Pairs(Data):
-    modulus: Count
+    modulus: PositiveInt
     train_fraction: Annotated[Number, Field(gt=0, lt=1)]
-    split_seed: Whole
+    split_seed: NonNegativeInt
 
 
 class DecoderShape(Section):
-    width: Count
-    heads: Count
-    mlp_factor: Count
+    width: PositiveInt
+    heads: PositiveInt
+    mlp_factor: PositiveInt
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> "DecoderShape":

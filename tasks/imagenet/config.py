@@ -4,13 +4,13 @@ from typing import Any
 
 from tasks.data.images.config import LabelledData
 from tasks.engine.config import Task
-from tasks.engine.section import Count, Section
+from tasks.engine.section import PositiveInt, Section
 from tasks.recipes.config import Augment, Loss
 
 
 class TimmModel(Section):
     timm: str
-    num_classes: Count
+    num_classes: PositiveInt
     arguments: dict[str, Any]
 
 
@@ -21,7 +21,7 @@ class ImagenetTask(Task):
     model: TimmModel
     loss: Loss
     channels_last: bool
-    eval_batch_size: Count
+    eval_batch_size: PositiveInt
 
 
 TASK = ImagenetTask

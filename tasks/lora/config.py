@@ -5,15 +5,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tasks.engine.config import Data, SmallModel, Task
-from tasks.engine.section import Count, List, Positive, Section, Whole
+from tasks.engine.section import List, NonNegativeInt, Positive, PositiveInt, Section
 
 
 class QuestionData(Data):
     name: str
-    train_size: Count | None
-    subset_seed: Whole
+    train_size: PositiveInt | None
+    subset_seed: NonNegativeInt
     answers: Annotated[List[str], Field(min_length=1)]
-    max_tokens: Count
+    max_tokens: PositiveInt
 
 
 class SmallMistral(SmallModel):
@@ -21,18 +21,18 @@ class SmallMistral(SmallModel):
 
     text: str
     questions: str
-    question_every: Count
-    width: Count
-    mlp_width: Count
-    layers: Count
-    heads: Count
-    kv_heads: Count
-    vocabulary: Count
-    context: Count
+    question_every: PositiveInt
+    width: PositiveInt
+    mlp_width: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    kv_heads: PositiveInt
+    vocabulary: PositiveInt
+    context: PositiveInt
 
 
 class Adapters(Section):
-    r: Count
+    r: PositiveInt
     alpha: Positive
     targets: Annotated[List[str], Field(min_length=1)]
 
@@ -41,8 +41,8 @@ class LoraTask(Task):
     data: QuestionData
     small: SmallMistral | None
     lora: Adapters
-    eval_batch_size: Count
-    eval_blocks: Count | None
+    eval_batch_size: PositiveInt
+    eval_blocks: PositiveInt | None
     harness: List[Literal["arithmetic", "mmlu", "piqa", "truthfulqa"]]
 
 

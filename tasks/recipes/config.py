@@ -4,13 +4,13 @@ from typing import Literal
 
 from tasks.data.images.config import ArrayData
 from tasks.engine.config import Task
-from tasks.engine.section import Count, NonNegative, Pair, Section, Share
+from tasks.engine.section import NonNegative, Pair, PositiveInt, Section, Share
 
 
 class ResNet18Shape(Section):
-    width: Count
-    num_classes: Count
-    in_channels: Count
+    width: PositiveInt
+    num_classes: PositiveInt
+    in_channels: PositiveInt
 
 
 class ResNet18Task(Task):
@@ -37,8 +37,8 @@ class Augment(Crop):
     cutmix: NonNegative
     cutmix_share: Share
     label_smoothing: Share
-    mix_group: Count
-    repeats: Count
+    mix_group: PositiveInt
+    repeats: PositiveInt
 
 
 class Loss(Section):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Strict
 
 from tasks.engine.config import Data, Task
-from tasks.engine.section import Count, Pair, Section, Whole
+from tasks.engine.section import NonNegativeInt, Pair, PositiveInt, Section
 
 
 class Volumes(Data):
@@ -13,17 +13,17 @@ class Volumes(Data):
 
 
 class PlanKeys(Section):
-    patch: Annotated[tuple[Count, Count, Count], Strict(False)] | None
-    features: Pair[Count]
+    patch: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Strict(False)] | None
+    features: Pair[PositiveInt]
 
 
 class SegmentationTask(Task):
     data: Volumes
-    fold: Whole | None
-    folds: Count
+    fold: NonNegativeInt | None
+    folds: PositiveInt
     plan: PlanKeys
     mirror: bool
-    online_batches: Count | None
+    online_batches: PositiveInt | None
 
 
 TASK = SegmentationTask

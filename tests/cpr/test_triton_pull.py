@@ -15,7 +15,7 @@ from cpr.settings import ADAPTIVE, checked_defaults
 
 
 class Pack:
-    """What a plan is kept for."""
+    """What tables are kept for."""
 
 
 MATRICES = 130  # more than one program takes

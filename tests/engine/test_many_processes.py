@@ -14,7 +14,7 @@ import torch
 from commands import ENVIRONMENT, ROOT, call, command, records, wait_until, write_fashion_mnist
 
 from scripts.cli.common import compose_config
-from tasks.engine.batching import pieces
+from tasks.engine.batching import micro_batches
 from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
 from tasks.engine.launch import Launch, first_machine, launched, meeting_point
@@ -234,7 +234,7 @@ def test_batch_statistics_over_less_than_the_global_batch_are_refused():
 @pytest.mark.parametrize(("world", "micro_batch"), [(1, None), (1, 5), (2, None), (4, 2), (8, None)])
 def test_every_example_is_in_one_piece_and_the_weighted_means_add_up_to_the_batch_s_mean(count, world, micro_batch):
     batch = (torch.arange(count, dtype=torch.float64), (torch.arange(count),))
-    of_all = [pieces(batch, rank, world, micro_batch) for rank in range(world)]
+    of_all = [micro_batches(batch, rank, world, micro_batch) for rank in range(world)]
     assert len({len(of_one) for of_one in of_all}) == 1
     flat = [piece for of_one in of_all for piece in of_one]
     assert torch.cat([values for (values, _), share in flat if share > 0]).tolist() == list(range(count))

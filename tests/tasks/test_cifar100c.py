@@ -254,7 +254,7 @@ def test_the_published_set_is_unpacked_once_also_after_a_failure(archive, tmp_pa
         patch.setattr(prepare, "write_atomically", full)
         prepare_task("cifar100c", ["CIFAR100"], tmp_path)
     folder = tmp_path / "CIFAR-100-C"
-    assert not prepare.whole(folder)
+    assert not prepare.is_complete(folder)
     prepare_task("cifar100c", ["CIFAR100"], tmp_path)
     assert sorted(path.name for path in folder.glob("[!.]*")) == sorted([*prepare.FILES, "checksums.json"])
     assert np.load(folder / "fog.npy").shape == (20, 32, 32, 3) and np.load(folder / "fog.npy").max() == len("fog.npy")

@@ -23,7 +23,7 @@ from scripts.sweep.plan import expand
 from tasks.data.images import loader, prepare
 from tasks.data.images.labelled import load, read
 from tasks.engine import run as engine
-from tasks.engine.batching import pieces
+from tasks.engine.batching import micro_batches
 from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
 from tasks.engine.launch import Launch
@@ -114,7 +114,7 @@ def test_each_process_reads_its_own_part_of_the_batch(data, world, monkeypatch):
         monkeypatch.setattr(loader, "launched", lambda rank=rank: Launch(rank, world, rank))
         batch = batches(data)(1)
         assert len(batch) == 16 and len(batch.images) == (rank + 1) * 16 // world - rank * 16 // world
-        parts += [part for part, _ in pieces(batch, rank, world, 1 if world == 8 else None)]
+        parts += [part for part, _ in micro_batches(batch, rank, world, 1 if world == 8 else None)]
     assert same((torch.cat(tensors) for tensors in zip(*parts, strict=True)), whole)
     with pytest.raises(IndexError, match="rows 0 to 1 are another process's"):
         batch[0:1]

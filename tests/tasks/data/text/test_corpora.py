@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from made_texts import MADE, texts_of
 
 from tasks.data.text import corpora, prepare, shards, tokenizer
-from tasks.data.text.groups import is_validation
+from tasks.data.text.document_groups import is_validation
 from tasks.engine.errors import UserError
 
 # Documents
