@@ -75,9 +75,10 @@ test-sanitizers: .venv/.stamp  ## run the CPU kernel's tests with AddressSanitiz
 	$(SANITIZED) $(BIN)/python -m pytest -p no:cacheprovider --capture=sys \
 	  -k "(test_kernels or cpu) and not temporary and not one_copy" $(or $(TESTS),tests/cpr/test_kernels.py $(wildcard tests/cpr/test_matrix.py))
 
-lint: .venv/.stamp  ## check style, formatting and types
+lint: .venv/.stamp  ## check style, formatting, imports between the folders, and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
 docs: .venv/.stamp .venv/.stamp-docs  ## build the documentation into build/docs; a broken link is an error

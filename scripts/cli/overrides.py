@@ -12,7 +12,7 @@ from results.schema import nearest
 from tasks.engine.errors import UserError
 
 GROUPS = ("task", "regularizer", "scale", "launcher", "logging")
-# Arguments that a file leaves at their defaults: of an optimizer, of timm's and open_clip's models. Those check them.
+# Arguments that a file leaves at their defaults. tasks/engine/optimizers.py checks an optimizer's, timm and open_clip a model's.
 ADDABLE = ("regularizer.", "task.model.arguments.", "task.small.shape.", "hydra.", "hydra/")
 
 

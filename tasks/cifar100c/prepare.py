@@ -5,7 +5,6 @@ These are CIFAR-100 and CIFAR-100-C, or Fashion-MNIST and corruptions of its tes
 
 import json
 import shutil
-import socket
 import tarfile
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +17,7 @@ from omegaconf import OmegaConf
 from tasks.cifar100c import corrupt
 from tasks.cifar100c.config import CORRUPTIONS, EXTRA, SEVERITIES
 from tasks.cifar100c.data import FOLDERS, SHAPES
+from tasks.data.downloads import giving_up_after
 from tasks.data.images import torchvision_sets as clean
 from tasks.engine import verified
 from tasks.engine.errors import UserError, one_line
@@ -87,17 +87,14 @@ def published(root: Path, say: Callable[[str], None]) -> None:
         raise UserError(f"CIFAR-100-C {room}; free some, or choose another data_dir")
     if not check_integrity(str(archive), MD5):
         say(f"CIFAR-100-C: 2.9 GB, downloaded into {root}; 6 GB on disk, 3 GB once {ARCHIVE} is deleted")
-        # A network that drops packets would otherwise mean minutes of silence.
-        socket.setdefaulttimeout(30)
         try:
-            download_url(URL, root, ARCHIVE, MD5)
+            with giving_up_after():
+                download_url(URL, root, ARCHIVE, MD5)
         except (OSError, RuntimeError) as error:
             reason = one_line(error)
             raise UserError(
                 f"CIFAR-100-C cannot be downloaded ({reason}); put {ARCHIVE} of {URL} into {root}"
             ) from error
-        finally:
-            socket.setdefaulttimeout(None)
     unpack(archive, folder)
 
 

@@ -4,7 +4,6 @@ No run needs a network.
 """
 
 import os
-import socket
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from open_clip.factory import load_state_dict
 from torch import Tensor
 
 from tasks.clip.model import build_clip, shape_of
+from tasks.data.downloads import giving_up_after
 from tasks.engine.errors import UserError, one_line
 
 # OpenAI trained with x sigmoid(1.702 x) in place of GELU.
@@ -103,10 +103,8 @@ def fetch(root: Path, say: Callable[[str], None]) -> None:
     say(f"CLIP {ARCHITECTURE}: OpenAI's weights, 350 to 600 MB, downloaded into {folder(root)}")
     folder(root).mkdir(parents=True, exist_ok=True)
     source, (from_hub, from_openai) = open_clip.get_pretrained_cfg(ARCHITECTURE, "openai"), _places(root)
-    # A network that drops packets would otherwise mean minutes of silence.
-    socket.setdefaulttimeout(30)
     try:
-        with tempfile.TemporaryDirectory(dir=folder(root)) as part:
+        with giving_up_after(), tempfile.TemporaryDirectory(dir=folder(root)) as part:
             try:
                 from huggingface_hub import hf_hub_download
 
@@ -123,8 +121,6 @@ def fetch(root: Path, say: Callable[[str], None]) -> None:
             f"OpenAI's weights of {ARCHITECTURE} cannot be downloaded ({one_line(error)}); connect to a network and "
             f"run the same command again, or put {where} into {folder(root)}"
         ) from error
-    finally:
-        socket.setdefaulttimeout(None)
 
 
 def folder(root: Path) -> Path:

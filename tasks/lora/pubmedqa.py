@@ -3,11 +3,10 @@
 211,269 questions made from titles are for training. 1,000 answered by experts are the test.
 """
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.engine.errors import UserError
+from tasks.data.downloads import from_hub
 from tasks.lora.questions import Question
 
 REPOSITORY = "qiaojin/PubMedQA"
@@ -21,18 +20,7 @@ def questions() -> dict[str, list[Question]]:
     Raises:
         UserError: the package is missing or the data set can't be downloaded.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError("PubMedQA needs the package datasets; install it with: pip install '.[language]'") from error
-    # It reports each retry. The final error is reported below.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    try:
-        tables = {split: datasets.load_dataset(REPOSITORY, part, split="train") for split, part in PARTS.items()}
-    # Errors of `datasets` and the libraries below it have no class in common.
-    except Exception as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise UserError(f"PubMedQA cannot be loaded ({reason}); fix this, then run the same command again") from error
+    tables = {split: from_hub("PubMedQA", REPOSITORY, part) for split, part in PARTS.items()}
     return {split: [question(row) for row in table] for split, table in tables.items()}
 
 

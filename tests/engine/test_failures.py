@@ -81,7 +81,7 @@ def test_a_model_that_does_not_fit_is_failed_after_three_attempts(tmp_path):
             engine.run(cfg)
     with pytest.raises(TrainingFailed, match="out of memory before its first step, in 3 attempts"):
         engine.run(cfg)
-    assert [record["status"] for record in records(tmp_path).values()] == ["diverged"]
+    assert [record["status"] for record in records(tmp_path).values()] == ["failed"]
     assert ended({"layout": "dynamics"}, cfg).metrics == []  # as a table reads it
     shown = call_forked("show.py", str(run_folder(cfg)))
     assert shown.returncode == 0 and "out of memory before its first step" in shown.stdout, shown.stderr
@@ -90,7 +90,7 @@ def test_a_model_that_does_not_fit_is_failed_after_three_attempts(tmp_path):
 
 def test_a_sweep_with_a_model_that_does_not_fit_trains_the_others_and_ends(tmp_path):
     run_all([config(tmp_path, "task.model.width=4000000"), config(tmp_path, "seed=2")], 2, "a sweep")
-    assert sorted(record["status"] for record in records(tmp_path).values()) == ["diverged", "finished"]
+    assert sorted(record["status"] for record in records(tmp_path).values()) == ["failed", "finished"]
 
 
 UNUSABLE = ["another format", "a folder for a checkpoint", "a folder for starts.jsonl", "a folder for metrics.jsonl"]
@@ -238,7 +238,7 @@ def test_a_lock_that_another_process_overwrites_is_lost(tmp_path):
     with only_process(tmp_path) as lock:
         lock.check()
         (tmp_path / ".lock").write_text("process 1 on another machine")  # a file system without locks
-        with pytest.raises(Unusable, match="another process took the run up"):
+        with pytest.raises(Unusable, match="another process took over the run"):
             lock.check()
 
 

@@ -90,7 +90,7 @@ def test_what_is_no_checkpoint_of_the_architecture_is_one_line(named, tmp_path):
             path,
         ): r"is not a checkpoint of task\.architecture=ViT-B-32-quickgelu: it.* \(\d+ more such\)$",
         ("tiny-clip", tmp_path / "less.pt"): r"it has no logit_scale$",
-        ("tiny-clip", tmp_path / "text.pt"): "holds no weights",
+        ("tiny-clip", tmp_path / "text.pt"): "contains no weights",
         ("tiny-clip", tmp_path / "gone.pt"): "does not exist",
         ("ViT-Q-99", path): "'ViT-Q-99' is unknown to open_clip",
         ("RN50", path): "not open_clip's own transformers",

@@ -254,7 +254,7 @@ def test_preparation_says_what_the_user_has_to_download_and_what_is_not_whole(tm
         prepare_task("deit_base", ["ImageNet"], tmp_path)
     with pytest.raises(UserError, match=r"has 4 images of 2 classes, not 1,281,167 of 1,000"):
         prepare_task("imagenet", ["ImageNet"], folders)
-    monkeypatch.setattr(prepare, "import_datasets", lambda: None)
+    monkeypatch.setattr(prepare, "import_datasets", lambda name: None)
     with pytest.raises(
         UserError, match=r"accept the terms at https://huggingface\.co/datasets/ILSVRC/imagenet-1k, then: hf download"
     ):

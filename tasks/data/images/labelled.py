@@ -2,12 +2,13 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from PIL.Image import Image
 from torch.utils.data import Subset
 
+from tasks.data.downloads import import_datasets
 from tasks.data.images.config import LabelledData
 from tasks.data.images.shards import TarShards, decoded
 from tasks.data.images.torchvision_sets import digest as small_images_digest
@@ -46,7 +47,7 @@ class ParquetShards:
     """
 
     def __init__(self, files: list[Path], folder: Path) -> None:
-        datasets = import_datasets()
+        datasets = import_datasets("ImageNetParquet")
         table = datasets.load_dataset(
             "parquet", data_files=[str(file) for file in files], split="train", cache_dir=str(folder / "arrow")
         )
@@ -67,17 +68,6 @@ class ParquetShards:
 def of_file(path: str) -> Image:
     """Return the image of a file, or raise UserError if it is not an image."""
     return decoded(Path(path).read_bytes(), f"the bytes of {path}")
-
-
-def import_datasets() -> Any:
-    """Return the package `datasets`, or raise UserError if it is not installed."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError(
-            "ImageNetParquet needs the package datasets; install it with: pip install '.[language]'"
-        ) from error
-    return datasets
 
 
 def load(cfg: LabelledData, root: Path, split: str) -> Images:

@@ -4,7 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.data.images.labelled import FOLDERS, SHARDS, SPLITS, classes_of, digest, import_datasets, read, shard_names
+from tasks.data.downloads import import_datasets
+from tasks.data.images.labelled import FOLDERS, SHARDS, SPLITS, classes_of, digest, read, shard_names
 from tasks.data.images.torchvision_sets import prepare as prepare_small_images
 from tasks.engine import verified
 from tasks.engine.errors import UserError
@@ -39,7 +40,7 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
             _check_count(name, folder, split, *_files(folder / split))
     else:
         if name == "ImageNetParquet":
-            import_datasets()
+            import_datasets(name)
         if missing := [split for split in SPLITS if not list(folder.glob(SHARDS[name][split]))]:
             export, files = EXPORTS[name]
             command = f"hf download {export} --repo-type dataset {files} --local-dir {folder}"

@@ -3,12 +3,12 @@
 import gzip
 import hashlib
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tasks.data.downloads import giving_up_after
 from tasks.engine import verified
 from tasks.engine.errors import UserError, one_line
 from tasks.engine.files import write_bytes_atomically
@@ -82,14 +82,11 @@ def _from_torchvision(name: str, root: Path, say: Callable[[str], None], size: s
     import torchvision.datasets as datasets
 
     say(f"{name}: {size}, downloaded into {root} unless it is there")
-    # A network that drops packets would otherwise mean minutes of silence.
-    socket.setdefaulttimeout(30)
     try:
-        getattr(datasets, name)(root=root, download=True)
+        with giving_up_after():
+            getattr(datasets, name)(root=root, download=True)
     except (OSError, RuntimeError) as error:
         raise UserError(f"{name} cannot be downloaded ({one_line(error)})") from error
-    finally:
-        socket.setdefaulttimeout(None)
 
 
 def _from_debian(raw: Path) -> None:

@@ -5,13 +5,13 @@ Documents are addressed by index: documents[start:stop] is a list of texts.
 
 import hashlib
 import io
-import logging
 import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from tasks.data.downloads import from_hub
 from tasks.engine import pypi
 from tasks.engine.errors import UserError
 from tasks.engine.files import disk_full_is_said, write_bytes_atomically
@@ -54,26 +54,7 @@ def openwebtext() -> OpenWebText:
     Raises:
         UserError: the package is missing or the data set can't be downloaded.
     """
-    datasets = import_datasets()
-    # It reports each retry. The final error is reported below.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    try:
-        return OpenWebText(datasets.load_dataset(OPENWEBTEXT, split="train"))
-    # Errors of `datasets` and the libraries below it have no class in common.
-    except Exception as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise UserError(
-            f"OpenWebText cannot be loaded ({reason}); fix this, then run the same command again"
-        ) from error
-
-
-def import_datasets() -> Any:
-    """Return the package `datasets`, or raise UserError if it is not installed."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError("OpenWebText needs the package datasets; install it with: pip install '.[language]'") from error
-    return datasets
+    return OpenWebText(from_hub("OpenWebText", OPENWEBTEXT))
 
 
 def shakespeare(kept: Path, say: Callable[[str], None]) -> list[str]:

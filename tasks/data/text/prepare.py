@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from tasks.data.downloads import import_datasets
 from tasks.data.text import corpora, tokenizer
 from tasks.data.text.document_groups import Recipe
 from tasks.data.text.pool import write_all
@@ -69,7 +70,7 @@ def finished(root: Path, recipe: Recipe) -> bool:
 
 def _openwebtext_needs(root: Path) -> list[tuple[Path, int]]:
     """Return (folder, bytes still to be written there) pairs."""
-    cache = Path(corpora.import_datasets().config.HF_DATASETS_CACHE)
+    cache = Path(import_datasets("OpenWebText").config.HF_DATASETS_CACHE)
     # The cache may be incomplete. A full disk then shows later.
     cached = (cache / corpora.OPENWEBTEXT.replace("/", "___")).exists()
     there = sum(path.stat().st_size for path in data_set_folder(root, "OpenWebText").glob("*.bin"))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_texts import MADE, texts_of
 
+from tasks.data.downloads import import_datasets
 from tasks.data.text import corpora, prepare, shards, tokenizer
 from tasks.data.text.document_groups import is_validation
 from tasks.engine.errors import UserError
@@ -99,7 +100,7 @@ def fake_datasets(tmp_path, monkeypatch):
     (tmp_path / "packages" / "datasets.py").write_text(FAKE.replace("{cache}", str(tmp_path / "cache")))
     monkeypatch.syspath_prepend(tmp_path / "packages")
     monkeypatch.delitem(sys.modules, "datasets", raising=False)
-    package = corpora.import_datasets()
+    package = import_datasets("a test")
     del sys.modules["datasets"]
     monkeypatch.setitem(sys.modules, "datasets", package)  # so that it is taken out again
     return package
