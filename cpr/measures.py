@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cpr.distributed import whole
+from cpr.distributed import unsharded
 from cpr.pieces import pieces
 
 # Elements of a row are added up in float32 and rows in float64. The worst case, equal elements,
@@ -123,18 +123,18 @@ def _l2_sums(piece: Tensor) -> tuple[Tensor, ...]:
     return (_squares(piece),)
 
 
-def _l2_pull(multiplier: Tensor, shrink: Tensor, value: Tensor, sums: Tensor, n: Tensor) -> Pull:
+def _l2_pull(lam: Tensor, shrink: Tensor, value: Tensor, sums: Tensor, n: Tensor) -> Pull:
     zero = torch.zeros_like(shrink)
-    return Pull(shrink - 2 * multiplier, zero, zero, zero)
+    return Pull(shrink - 2 * lam, zero, zero, zero)
 
 
 def _l1_sums(piece: Tensor) -> tuple[Tensor, ...]:
     return (_add_up(piece.abs().to(scalar_dtype(piece))),)
 
 
-def _l1_pull(multiplier: Tensor, shrink: Tensor, value: Tensor, sums: Tensor, n: Tensor) -> Pull:
+def _l1_pull(lam: Tensor, shrink: Tensor, value: Tensor, sums: Tensor, n: Tensor) -> Pull:
     # λ·sign(θ) would push an element smaller than λ across zero at every step. Clamping stops it at zero.
-    return Pull(shrink, torch.ones_like(shrink), torch.zeros_like(shrink), multiplier)
+    return Pull(shrink, torch.ones_like(shrink), torch.zeros_like(shrink), lam)
 
 
 def _huber_sums(piece: Tensor) -> tuple[Tensor, ...]:
@@ -144,8 +144,8 @@ def _huber_sums(piece: Tensor) -> tuple[Tensor, ...]:
     return (_add_up(size.sub_(inner).add_(inner.square_().div_(2))),)
 
 
-def _huber_pull(multiplier: Tensor, shrink: Tensor, value: Tensor, sums: Tensor, n: Tensor) -> Pull:
-    return Pull(shrink, multiplier, torch.zeros_like(shrink), torch.ones_like(shrink))
+def _huber_pull(lam: Tensor, shrink: Tensor, value: Tensor, sums: Tensor, n: Tensor) -> Pull:
+    return Pull(shrink, lam, torch.zeros_like(shrink), torch.ones_like(shrink))
 
 
 def _std_sums(piece: Tensor) -> tuple[Tensor, ...]:
@@ -158,8 +158,8 @@ def _std_value(sums: Tensor, n: Tensor) -> Tensor:
     return ((sums[:, 0] - sums[:, 1].square() / n).clamp(min=0) / (n - 1)).sqrt()
 
 
-def _std_pull(multiplier: Tensor, shrink: Tensor, value: Tensor, sums: Tensor, n: Tensor) -> Pull:
-    rate = torch.where(value > 0, multiplier / ((n - 1) * value), 0).to(shrink.dtype)
+def _std_pull(lam: Tensor, shrink: Tensor, value: Tensor, sums: Tensor, n: Tensor) -> Pull:
+    rate = torch.where(value > 0, lam / ((n - 1) * value), 0).to(shrink.dtype)
     return Pull(shrink, rate, (sums[:, 1] / n).to(shrink.dtype), torch.full_like(shrink, torch.inf))
 
 
@@ -184,7 +184,7 @@ def value_of(name: str, theta: Tensor) -> Tensor:
 
     For a DTensor this is R of the whole matrix, and all ranks must call it together.
     """
-    theta = whole(theta)
+    theta = unsharded(theta)
     measure = MEASURES[name]
     n = torch.tensor([theta.numel()], dtype=torch.float64, device=theta.device)
     return measure.value(measure.sums(theta)[None], n)[0].to(scalar_dtype(theta))

@@ -200,7 +200,7 @@ def _converted(entry: dict[str, Any], group: dict[str, Any], parameter: Tensor) 
             f"{tuple(parameter.shape)}. Build AdamCPR from the package's own groups, in their order"
         )
     state = {name: entry[name] for name in ("step", *MOMENTS) if name in entry}
-    kappa, multiplier = (entry[name].detach().reshape(1).to(scalar_dtype(parameter)) for name in ("kappa", "lagmul"))
+    kappa, lam = (entry[name].detach().reshape(1).to(scalar_dtype(parameter)) for name in ("kappa", "lagmul"))
     method = group["kappa_init_method"]
     never_set = (
         kappa.item() == 0 if method == "warm_start" else method == "inflection_point" and kappa.item() in NEVER_FOUND
@@ -209,7 +209,7 @@ def _converted(entry: dict[str, Any], group: dict[str, Any], parameter: Tensor) 
         return state
     kappa = kappa / (1 if group["reg_function"] == "std" else parameter.numel())
     started = bounds.initial_state(group, [parameter], kappa)
-    started |= {"lagmul": multiplier, "kappa": kappa, "kappa_set": torch.ones_like(started["kappa_set"])}
+    started |= {"lagmul": lam, "kappa": kappa, "kappa_set": torch.ones_like(started["kappa_set"])}
     if "was_active" in started:
-        started["was_active"] = multiplier > 0
+        started["was_active"] = lam > 0
     return state | {name: vector[0] for name, vector in started.items()}

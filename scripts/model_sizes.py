@@ -36,15 +36,17 @@ def count(task: str) -> dict[str, int]:
     import torch
 
     from cpr import regularized_names
-    from tasks.gpt2.model import build
+    from tasks.engine.config import read_config
+    from tasks.gpt2.config import Gpt2Task
+    from tasks.gpt2.model import GPT2
 
-    cfg = compose_config([f"task={task}", "scale=paper"]).task
+    cfg: Gpt2Task = read_config(compose_config([f"task={task}", "scale=paper"])).task
     with torch.device("meta"):
-        model = build(cfg.model, cfg.loss_chunk)
+        model = GPT2(cfg.model, cfg.loss_chunk)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     bounded = regularized_names(model)
     return {
-        **{key: cfg.model[key] for key in ("width", "layers", "heads")},
+        **{key: getattr(cfg.model, key) for key in ("width", "layers", "heads")},
         "parameters": sum(sizes.values()),
         "embedding": sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Embedding)),
         "matrices": len(bounded),

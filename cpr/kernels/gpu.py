@@ -38,7 +38,7 @@ def available() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-class Plan:
+class Tables:
     """The kernels' tables on the device, with all tensors' chunks in one row, and their results.
 
     The results stay in one place, so a captured step reads what the step before it has left,
@@ -144,30 +144,30 @@ def _laid_out(gradient: Tensor, like: Tensor) -> Tensor:
     return torch.empty_like(like).copy_(gradient)
 
 
-_plans: WeakKeyDictionary[Any, dict[Any, Plan]] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[Any, dict[Any, Tables]] = WeakKeyDictionary()
 
 
-def _plan(m: Any) -> Plan:
-    """Return the plan of the matrices.
+def _tables(m: Any) -> Tables:
+    """Return the tables of the matrices.
 
-    The plan of a whole pack is cached, and the latest plan of a part of it.
+    The tables of a whole pack are cached, and the latest ones of a part of it.
     """
-    plans = _plans.setdefault(m.pack, {})
+    kept = _kept.setdefault(m.pack, {})
     key = None if m.whole else tuple(m.rows)
-    if key not in plans:
-        whole = plans.get(None)
-        plans.clear()
-        plans |= {key: Plan(m.tensors)} | ({} if whole is None else {None: whole})
-    return plans[key]
+    if key not in kept:
+        whole = kept.get(None)
+        kept.clear()
+        kept |= {key: Tables(m.tensors)} | ({} if whole is None else {None: whole})
+    return kept[key]
 
 
 def sums(parameters: Sequence[Tensor], measure: Measure) -> Tensor:
     """Return the sums of R, float64 [parameters, 2]: the same bits as `adam_` leaves."""
     with _on_device(parameters[0]):
-        plan = Plan(parameters)
-        out = torch.empty(plan.count, 2, dtype=torch.float64, device=plan.device)
-        plan.launch("sums_kernel", [parameters], plan.parts, KIND=measure.code)
-        plan.reduce_into(out, step=None)
+        tables = Tables(parameters)
+        out = torch.empty(tables.count, 2, dtype=torch.float64, device=tables.device)
+        tables.launch("sums_kernel", [parameters], tables.parts, KIND=measure.code)
+        tables.reduce_into(out, step=None)
         return out
 
 
@@ -187,17 +187,17 @@ def constrain(m: Any) -> Pull:
     """
     group, measure, step, interval = m.group, m.measure, m.scalars["step"], int(m.group["reg_step_size"])
     with _on_device(m.tensors[0]):
-        plan = _plan(m)
+        tables = _tables(m)
         state = [m.scalars.get(name, step) for name in bounds.STATE]
-        plan.constraint.pull_kernel[(-(-plan.count // plan.constraint.BLOCK),)](
-            plan.count, step, plan.number(group["lr"]), m.sums, m.n, *state, plan.pull,
+        tables.constraint.pull_kernel[(-(-tables.count // tables.constraint.BLOCK),)](
+            tables.count, step, tables.number(group["lr"]), m.sums, m.n, *state, tables.pull,
             float(group["kappa_update"]), measure.excess, float(group["kappa_init_param"] or 0),
             interval, bounds.FIRST_DECIDING_SAMPLE * interval, 1 - group["reg_ema_decay"],
             KIND=measure.code, METHOD=bounds.METHODS.index(group["kappa_init_method"]), EMA=group["reg_ema_decay"] > 0,
             LATCHED=group["adaptive"] == "latched", TRANSITION=group["adaptive"] == "transition", SAFEGUARD=group["safeguard"],
-            BY_LR=group["reg_by_lr"], LR_ON_DEVICE=plan.holds(group["lr"]), BLOCK=plan.constraint.BLOCK,
+            BY_LR=group["reg_by_lr"], LR_ON_DEVICE=tables.holds(group["lr"]), BLOCK=tables.constraint.BLOCK,
         )  # fmt: skip
-        return Pull(*plan.pull)
+        return Pull(*tables.pull)
 
 
 def adam_(m: Any, pull: Pull | None) -> None:
@@ -208,17 +208,17 @@ def adam_(m: Any, pull: Pull | None) -> None:
     """
     group, step = m.group, m.scalars["step"]
     with _on_device(m.tensors[0]):
-        plan = _plan(m)
+        tables = _tables(m)
         kind = 0 if m.measure is None else m.measure.code
         gradients = [_laid_out(g, p) for g, p in zip(m.gradients, m.tensors, strict=True)]
         beta1, beta2 = group["betas"]
-        plan.launch(
+        tables.launch(
             "step_kernel",
             [m.tensors, gradients, m.exp_avgs, m.exp_avg_sqs, m.max_exp_avg_sqs],
             step,
-            plan.number(group["lr"]),
-            plan.pull,
-            plan.parts,
+            tables.number(group["lr"]),
+            tables.pull,
+            tables.parts,
             1 - beta1,  # in float64, since float32 would keep 4 digits of 1 - 0.999
             _log(beta1),
             beta2,
@@ -229,11 +229,11 @@ def adam_(m: Any, pull: Pull | None) -> None:
             KIND=kind,
             PULL=0 if pull is None else 1 if kind == 1 else 2,
             AMSGRAD=bool(m.max_exp_avg_sqs),
-            LR_ON_DEVICE=plan.holds(group["lr"]),
+            LR_ON_DEVICE=tables.holds(group["lr"]),
         )
         torch.autograd.graph.increment_version(m.tensors)
         if m.measure is None:
             step += 1
             return
-        plan.reduce_into(m.sums, step)
+        tables.reduce_into(m.sums, step)
         m.keep_sums()

@@ -12,7 +12,7 @@ BLOCK = 128
 
 @triton.jit
 def pull_kernel(
-    count, step, lr, sums, elements, lagmul, kappa, kappa_set, sample, growth, smoothed, was_active, pull,
+    count, step, lr, sums, elements, lam, kappa, kappa_set, sample, growth, smoothed, was_active, pull,
     mu, excess, warm_start, interval, deciding, ema_weight, KIND: tl.constexpr, METHOD: tl.constexpr, EMA: tl.constexpr,
     LATCHED: tl.constexpr, TRANSITION: tl.constexpr, SAFEGUARD: tl.constexpr, BY_LR: tl.constexpr, LR_ON_DEVICE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -62,7 +62,7 @@ def pull_kernel(
     scale = 1.0
     if BY_LR:
         scale = tl.load(lr).to(tl.float32) if LR_ON_DEVICE else lr
-    old = tl.load(lagmul + at, mask=inside, other=0.0)
+    old = tl.load(lam + at, mask=inside, other=0.0)
     new = old + mu * (value - bound)
     new = tl.where(new < 0, 0.0, new)
     shrink = tl.full([BLOCK], 1.0, tl.float32)
@@ -115,6 +115,6 @@ def pull_kernel(
         was = tl.load(was_active + at, mask=inside, other=0).to(tl.int1) | (new > 0)
         bound = tl.where((new == 0) & (value > 0) & finite & was, tl.minimum(bound, value), bound)
         tl.store(was_active + at, was, mask=inside)
-    tl.store(lagmul + at, new, mask=inside)
+    tl.store(lam + at, new, mask=inside)
     tl.store(kappa + at, bound, mask=inside)
     tl.store(kappa_set + at, active, mask=inside)

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from scripts.cli.common import compose_config, one_line_errors
+from tasks.engine.config import read_config
 from tasks.engine.device import autocast, pick_device
 from tasks.engine.errors import UserError
 from tasks.engine.optimizers import build_optimizer
@@ -105,9 +106,10 @@ def save_drawn_clip(path: Path, architecture: str) -> None:
 
 def turns(cfg: Any, device: torch.device) -> dict[str, Callable[[], None]]:
     """Return, for each part, the function that takes one batch."""
-    reading = build_workload(cfg, torch.device("cpu"))
-    training = build_workload(cfg, device)
-    optimizer = build_optimizer(cfg, training.model)
+    config = read_config(cfg)
+    reading = build_workload(config, torch.device("cpu"))
+    training = build_workload(config, device)
+    optimizer = build_optimizer(config, training.model)
     size, steps, others = cfg.task.batch_size, itertools.count(), timm_batches(cfg)
     batch = training.batch_at(0)[0:size]
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from scripts.bench import plain_cifar100, plain_gpt2
 from scripts.cli.common import compose_config, one_line_errors
+from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
 from tasks.engine.run import run
 
@@ -56,7 +57,7 @@ def work(task: str, name: str, overrides: list[str], runs_dir: str, parent: Conn
         cfg = compose_config([*overrides, f"regularizer={ENGINE[name]}", f"runs_dir={runs_dir}", "quiet=true"])
         run(cfg, progress=lambda steps: turn())
     else:
-        PLAIN[task][name](compose_config(overrides), turn)
+        PLAIN[task][name](read_config(compose_config(overrides)), turn)
 
 
 def measure(task: str, rounds: int, steps: int, overrides: list[str]) -> tuple[dict[str, list[float]], dict[str, int]]:

@@ -6,7 +6,6 @@ it indexes batches out of one normalized tensor and does nothing else to them.
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +13,12 @@ from torch.nn.functional import avg_pool2d, cross_entropy
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
+from tasks.engine.config import Config
 from tasks.models.resnet18 import ResNet18
+from tasks.recipes.config import ResNet18Task
 
 
-def train(cfg: Any, turn: Callable[[], None], augment: bool) -> None:
+def train(cfg: Config[ResNet18Task], turn: Callable[[], None], augment: bool) -> None:
     """Train the model of a cifar100 configuration on the CPU. Calls `turn` before the first step and after each."""
     task = cfg.task
     torch.manual_seed(cfg.seed)
@@ -25,7 +26,7 @@ def train(cfg: Any, turn: Callable[[], None], augment: bool) -> None:
     decayed = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=cfg.lr, betas=tuple(task.betas), eps=task.eps)
+    optimizer = torch.optim.AdamW(groups, lr=cfg.lr, betas=task.betas, eps=task.eps)
     warm_up = task.schedule.warmup_steps
 
     def factor(step: int) -> float:
@@ -48,7 +49,7 @@ def train(cfg: Any, turn: Callable[[], None], augment: bool) -> None:
         turn()
 
 
-def _images(cfg: Any) -> tuple[Tensor, Tensor]:
+def _images(cfg: Config[ResNet18Task]) -> tuple[Tensor, Tensor]:
     """Return uint8 images [n, channels, height, width] of the configured size, and labels [n]."""
     data = getattr(datasets, cfg.task.data.name)(root=cfg.data_dir, train=True)
     images = torch.as_tensor(data.data)[: cfg.task.data.train_size]
@@ -58,7 +59,7 @@ def _images(cfg: Any) -> tuple[Tensor, Tensor]:
     return images.contiguous(), torch.as_tensor(data.targets)[: len(images)]
 
 
-def _augmented(cfg: Any) -> Iterator[tuple[Tensor, Tensor]]:
+def _augmented(cfg: Config[ResNet18Task]) -> Iterator[tuple[Tensor, Tensor]]:
     images, labels = _images(cfg)
     transform = transforms.Compose(
         [
@@ -79,7 +80,7 @@ def _augmented(cfg: Any) -> Iterator[tuple[Tensor, Tensor]]:
         yield from loader
 
 
-def _plain(cfg: Any) -> Iterator[tuple[Tensor, Tensor]]:
+def _plain(cfg: Config[ResNet18Task]) -> Iterator[tuple[Tensor, Tensor]]:
     images, labels = _images(cfg)
     mean, std = (torch.tensor(list(values)).view(1, -1, 1, 1) for values in (cfg.task.data.mean, cfg.task.data.std))
     normalized = (images.float() / 255 - mean) / std

@@ -5,17 +5,18 @@ It has no logs, checkpoints, resuming or bounds.
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
 from tasks.data.text.shards import data_set_folder
-from tasks.gpt2.model import build
+from tasks.engine.config import Config
+from tasks.gpt2.config import Gpt2Task
+from tasks.gpt2.model import GPT2
 
 
-def train(cfg: Any, turn: Callable[[], None]) -> None:
+def train(cfg: Config[Gpt2Task], turn: Callable[[], None]) -> None:
     """Train the model of a gpt2 configuration on the CPU. Calls `turn` before the first step and after each."""
     task, context = cfg.task, cfg.task.model.context
     torch.manual_seed(cfg.seed)
@@ -38,11 +39,11 @@ def train(cfg: Any, turn: Callable[[], None]) -> None:
         final = task.schedule.final_factor * cfg.lr
         return final + 0.5 * (1 + math.cos(math.pi * done)) * (cfg.lr - final)
 
-    model = build(task.model, task.loss_chunk)
+    model = GPT2(task.model, task.loss_chunk)
     decayed = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=cfg.lr, betas=tuple(task.betas), eps=task.eps)
+    optimizer = torch.optim.AdamW(groups, lr=cfg.lr, betas=task.betas, eps=task.eps)
     model.train()
     x, y = get_batch()
     turn()
@@ -54,7 +55,7 @@ def train(cfg: Any, turn: Callable[[], None]) -> None:
             loss = cross_entropy(logits.flatten(0, 1), y.flatten())
         x, y = get_batch()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), task.grad_clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), task.grad_clip or math.inf)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         turn()

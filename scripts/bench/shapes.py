@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
 from tasks.gpt2 import model as gpt2
@@ -44,9 +43,10 @@ def timm_of(name: str, **arguments: object) -> Callable[[], nn.Module]:
     """Return a function that builds a timm model with 1,000 classes, as the task imagenet does."""
 
     def make() -> nn.Module:
+        from tasks.imagenet.config import TimmModel
         from tasks.imagenet.model import build
 
-        return build(OmegaConf.create({"timm": name, "num_classes": 1000, "arguments": arguments}))
+        return build(TimmModel(timm=name, num_classes=1000, arguments=arguments))
 
     return make
 
@@ -61,7 +61,7 @@ def vitb32() -> nn.Module:
 
 def gpt2_of(width: int, layers: int, heads: int, **others: int) -> Callable[[], nn.Module]:
     """Return a function that builds a GPT-2 of the given size, as in the paper."""
-    return lambda: gpt2.GPT2(gpt2.Shape(width, layers, heads, **others))  # type: ignore[arg-type]
+    return lambda: gpt2.GPT2(gpt2.Shape(width=width, layers=layers, heads=heads, **others))  # type: ignore[arg-type]
 
 
 def toy() -> nn.Module:

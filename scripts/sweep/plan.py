@@ -12,6 +12,7 @@ from results.schema import SchemaError, nearest, read_artefact
 from scripts.cli.common import CONFIG_DIR, compose_config
 from scripts.sweep.artefact_keys import check_cells, check_grid
 from tasks.engine import records
+from tasks.engine.config import read_config
 from tasks.engine.errors import Unusable, UserError
 from tasks.engine.terminal import say
 
@@ -42,7 +43,7 @@ def load_artefact(name: str) -> dict[str, Any]:
 
 def expand(artefact: dict[str, Any], options: dict[str, str], overrides: dict[str, str]) -> dict[str, DictConfig]:
     """Return run id -> configuration: the union of an artefact's grids, for every seed.
-    An override of an axis narrows it to one value.
+    An override of an axis narrows it to one value. Raises UserError for a value out of its range.
     """
     scale, scales = options["scale"], artefact["scales"]
     if scale not in scales:
@@ -61,6 +62,8 @@ def expand(artefact: dict[str, Any], options: dict[str, str], overrides: dict[st
             cfg = pickle.loads(base)  # six times as fast as DictConfig.copy()
             for key, value in zip(axes, values, strict=True):
                 OmegaConf.update(cfg, key, value, merge=True)
+            if cfg.seed == min(axes["seed"]):  # the other seeds of the cell differ in nothing else
+                read_config(cfg)
             configs[records.run_id(cfg)] = cfg
     check_cells(artefact, scale, configs)
     return configs

@@ -5,7 +5,6 @@ at the exact step. A job with a killed process is queued again too, until tasks.
 marks its run failed.
 """
 
-import math
 import os
 import shutil
 import signal
@@ -20,8 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from scripts.sweep import queue
 from tasks.engine import records
+from tasks.engine.config import read_config
 from tasks.engine.errors import Held, Interrupted, TrainingFailed, Unusable, UserError
 from tasks.engine.launch import launched
+from tasks.engine.launchers import SlurmLauncher, minutes
 from tasks.engine.signals import listening
 from tasks.engine.terminal import say
 
@@ -109,8 +110,8 @@ def submit(configs: list[DictConfig], title: str) -> list[str]:
         raise UserError(
             "launcher=slurm needs a Slurm cluster, and there is no sbatch here; use launcher=local, or log in to the cluster"
         )
-    launcher = configs[0].launcher
-    _check(launcher)
+    launcher = read_config(configs[0]).launcher
+    assert isinstance(launcher, SlurmLauncher)
     if not 0 < launcher.grace_seconds <= 30 * minutes(launcher.time):
         raise UserError(
             f"launcher.grace_seconds={launcher.grace_seconds} must be at most half of launcher.time={launcher.time} minutes: a job that is "
@@ -125,50 +126,7 @@ def submit(configs: list[DictConfig], title: str) -> list[str]:
     return [_submit_array(array, launcher, runs_dir, title) for array in arrays]
 
 
-def _check(launcher: DictConfig) -> None:
-    """Raise UserError for a value that is not a number or is too small."""
-    for key, least in (
-        ("grace_seconds", 1),
-        ("cpus", 1),
-        ("parallel", 1),
-        ("runs_per_job", 1),
-        ("runs_at_a_time", 1),
-        ("gpus", 0),
-    ):
-        if type(launcher[key]) is not int or launcher[key] < least:
-            raise UserError(f"launcher.{key}={launcher[key]} must be a whole number >= {least}")
-    if (
-        isinstance(launcher.memory, bool)
-        or not isinstance(launcher.memory, int | float)
-        or not 0 < launcher.memory < math.inf
-    ):
-        raise UserError(f"launcher.memory={launcher.memory} must be a number of GB > 0")
-
-
-def minutes(time: int | float | str) -> float:
-    """Return a time limit in minutes.
-    Takes a number of minutes, or Slurm's minutes:seconds, hours:minutes:seconds or days-hours:...
-
-    Raises UserError for anything else.
-    """
-    if isinstance(time, int | float) and not isinstance(time, bool) and 0 < time < math.inf:
-        return float(time)
-    days, dash, rest = str(time).rpartition("-")
-    try:
-        parts = [int(part) for part in rest.split(":")]
-        if len(parts) > 3 or min(parts) < 0:
-            raise ValueError
-        if dash:
-            hours, minutes, seconds, *_ = [*parts, 0, 0]
-            return 1440 * int(days) + 60 * hours + minutes + seconds / 60
-        if len(parts) == 3:
-            return 60 * parts[0] + parts[1] + parts[2] / 60
-        return parts[0] + (parts[1] / 60 if len(parts) == 2 else 0)
-    except ValueError:
-        raise UserError(f"launcher.time={time!r} must be minutes, or like 12:00:00 or 1-12:00:00") from None
-
-
-def _submit_array(jobs: list[list[DictConfig]], launcher: DictConfig, runs_dir: Path, title: str) -> str:
+def _submit_array(jobs: list[list[DictConfig]], launcher: SlurmLauncher, runs_dir: Path, title: str) -> str:
     import submitit
 
     name = queue.note_submission(runs_dir, title, [[records.run_id(cfg) for cfg in job] for job in jobs])

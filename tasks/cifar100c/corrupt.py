@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.cifar100c.data import CORRUPTIONS, FOLDERS, SEVERITIES
+from tasks.cifar100c.config import CORRUPTIONS, SEVERITIES
+from tasks.cifar100c.data import FOLDERS
 from tasks.engine.errors import UserError
 from tasks.engine.files import disk_full_is_said, write_atomically, write_bytes_atomically
 from tasks.engine.seeding import derive

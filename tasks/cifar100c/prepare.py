@@ -15,7 +15,8 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from tasks.cifar100c import corrupt
-from tasks.cifar100c.data import CORRUPTIONS, EXTRA, FOLDERS, SEVERITIES, SHAPES
+from tasks.cifar100c.config import CORRUPTIONS, EXTRA, SEVERITIES
+from tasks.cifar100c.data import FOLDERS, SHAPES
 from tasks.data.downloads import giving_up_after
 from tasks.data.images import torchvision_sets as clean
 from tasks.engine import verified
@@ -47,8 +48,8 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
         return
     import torchvision.datasets as datasets
 
-    cfg: Any = OmegaConf.load(MINI)
-    test, count = datasets.FashionMNIST(root, train=False), cfg.task.corruptions.images
+    test = datasets.FashionMNIST(root, train=False)
+    count: int = OmegaConf.select(OmegaConf.load(MINI), "task.corruptions.images")
     corrupt.make(root, test.data[:count].numpy(), test.targets[:count].numpy(), say)
 
 
@@ -76,7 +77,7 @@ def published(root: Path, say: Callable[[str], None]) -> None:
     from torchvision.datasets.utils import check_integrity, download_url
 
     folder, archive = root / FOLDERS["CIFAR100"], root / ARCHIVE
-    if whole(folder):
+    if is_complete(folder):
         if verified.verify_remembered(folder, FILES, f"delete {folder}, then run the same command again") is None:
             verified.remember(folder, FILES)
         return
@@ -97,7 +98,7 @@ def published(root: Path, say: Callable[[str], None]) -> None:
     unpack(archive, folder)
 
 
-def whole(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     """Return whether all files are there, with the right shapes and as long as their headers say."""
     shape = (len(SEVERITIES) * IMAGES, *SHAPES["CIFAR100"])
     try:

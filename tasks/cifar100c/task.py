@@ -3,20 +3,22 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from tasks.cifar100c.config import Cifar100cTask
 from tasks.cifar100c.data import Corrupted, load
 from tasks.cifar100c.prepare import digest
 from tasks.data.images.arrays import at_size, normalizer
+from tasks.data.images.config import ArrayData
+from tasks.engine.config import Config
 from tasks.engine.halves import with_halves
 from tasks.engine.workload import Metric, Workload
 from tasks.recipes.resnet18 import build as build_clean
 
 
-def build(cfg: Any, device: torch.device) -> Workload:
+def build(cfg: Config[Cifar100cTask], device: torch.device) -> Workload:
     """Return the workload of `cfg.task`.
 
     Raises:
@@ -32,7 +34,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
 
 
 def corrupted_accuracy(
-    images: Corrupted, cfg: Any, device: torch.device, batch_size: int = 1000
+    images: Corrupted, cfg: ArrayData, device: torch.device, batch_size: int = 1000
 ) -> Callable[[nn.Module], dict[str, float]]:
     """Return a function for top-1 accuracies in percent, in evaluation mode.
 

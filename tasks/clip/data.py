@@ -1,17 +1,20 @@
 """Images cropped as in open_clip, in batches that depend on (seed, step) alone."""
 
 from collections.abc import Callable
-from typing import Any
 
 import open_clip
 import torch
 
+from tasks.clip.config import ClipTask
+from tasks.data.images.config import LabelledData
 from tasks.data.images.labelled import Images
 from tasks.data.images.loader import Rows, Transform, own_part, reading
 from tasks.engine.batching import epoch_order
+from tasks.engine.config import Config
+from tasks.recipes.config import Crop
 
 
-def train_transform(data: Any, augment: Any) -> Transform:
+def train_transform(data: LabelledData, augment: Crop) -> Transform:
     """Return open_clip's training transform to float32 [3, size, size]: a resized crop and normalization, no flip."""
     return open_clip.image_transform(
         data.image_size,
@@ -23,7 +26,7 @@ def train_transform(data: Any, augment: Any) -> Transform:
     )
 
 
-def batches(images: Images, cfg: Any, device: torch.device) -> Callable[[int], Rows]:
+def batches(images: Images, cfg: Config[ClipTask], device: torch.device) -> Callable[[int], Rows]:
     """Return `batch_at(step)`: this process's part of the global batch on `device`.
 
     Images are float32 and classes int64.

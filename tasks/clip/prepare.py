@@ -5,12 +5,11 @@ These are ImageNet and OpenAI's weights, or Fashion-MNIST and a small CLIP train
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from omegaconf import OmegaConf
 
 from tasks.clip import pretrained, small
+from tasks.clip.config import SmallClip
 from tasks.data.images import prepare as images
+from tasks.engine.section import read_part
 
 DATA_SETS = images.DATA_SETS
 MINI = Path(__file__).parents[2] / "configs" / "scale" / "mini" / "clip.yaml"
@@ -24,8 +23,7 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
     """
     if name == "FashionMNIST":
         images.prepare(name, root, say)
-        cfg: Any = OmegaConf.load(MINI)
-        small.trained(root, small.recipe_of(cfg.task.small))
+        small.trained(root, read_part(SmallClip, MINI, "task.small"))
         return
     # The weights come first, since ImageNet may have to be downloaded by hand.
     pretrained.fetch(root, say)

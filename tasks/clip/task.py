@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import torch
@@ -11,30 +10,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tasks.clip import pretrained, small, wise_ft, zero_shot
+from tasks.clip.config import ClipTask, SmallClip
 from tasks.clip.data import batches
 from tasks.clip.model import Classifier, Head
 from tasks.data.images.labelled import Images, classes_of, digest, load
 from tasks.data.images.loader import Batch, in_order
+from tasks.engine.config import Config
 from tasks.engine.errors import UserError
 from tasks.engine.halves import with_halves
 from tasks.engine.workload import Metric, Work, Workload
 from tasks.models.flops import flops_per_image
 from tasks.recipes.timm import eval_transform
 
-HEADS = ("random", "zero_shot")
 
-
-def build(cfg: Any, device: torch.device) -> Workload:
+def build(cfg: Config[ClipTask], device: torch.device) -> Workload:
     """Return the workload of `cfg.task`.
 
     Raises:
         UserError: weights or images are not in `cfg.data_dir`, or a setting is wrong.
     """
     task, root = cfg.task, Path(cfg.data_dir)
-    if task.head not in HEADS:
-        raise UserError(f"task.head={task.head!r} is unknown; choose one of {', '.join(HEADS)}")
     alphas, names, templates = (
-        wise_ft.check(cfg),
+        wise_ft.alphas_of(cfg),
         zero_shot.class_names(task.zero_shot),
         zero_shot.templates(task.zero_shot),
     )
@@ -53,9 +50,8 @@ def build(cfg: Any, device: torch.device) -> Workload:
 
     def at_end(model: nn.Module) -> dict[str, float]:
         assert isinstance(model, Classifier)
-        found = wise_ft.accuracies(
-            start, model.eval(), sorted({0.0, *alphas}), in_order(validation, eval_transform(task.data), cfg, device)
-        )
+        batches = in_order(validation, eval_transform(task.data), task.eval_batch_size, cfg.loader_workers, device)
+        found = wise_ft.accuracies(start, model.eval(), sorted({0.0, *alphas}), batches)
         return {"zero_shot_accuracy": found[0.0]} | {f"wise_ft_{alpha}": found[alpha] for alpha in alphas}
 
     return Workload(
@@ -76,29 +72,29 @@ def build(cfg: Any, device: torch.device) -> Workload:
     )
 
 
-def _clip(cfg: Any, root: Path) -> open_clip.CLIP:
+def _clip(cfg: Config[ClipTask], root: Path) -> open_clip.CLIP:
     """Return the pre-trained model with both towers."""
     task = cfg.task
     if task.small is not None and task.checkpoint is None:
-        return small.trained(root, _recipe(task, root), cfg.quiet)
+        _check_disjoint(task, task.small, root)
+        return small.trained(root, task.small, cfg.quiet)
     path = pretrained.kept_at(root, task.architecture) if task.checkpoint is None else Path(task.checkpoint)
     return pretrained.load(task.architecture, path)
 
 
-def _recipe(task: Any, root: Path) -> small.Recipe:
-    """Return the recipe, or raise UserError if the small CLIP would train on images of the fine-tuning."""
-    recipe, count = small.recipe_of(task.small), len(small.everything(root)[0])
+def _check_disjoint(task: ClipTask, clip: SmallClip, root: Path) -> None:
+    """Raise UserError if the small CLIP would train on images of the fine-tuning."""
+    count = len(small.everything(root)[0])
     size = count if task.data.train_size is None else task.data.train_size
-    together = recipe.subset_seed != task.data.subset_seed or size + recipe.images > count
+    together = clip.subset_seed != task.data.subset_seed or size + clip.images > count
     if task.data.name == small.DATA and together:
         raise UserError(
-            f"task.small.images={recipe.images} and task.data.train_size={task.data.train_size} must be disjoint parts of {count} images: "
+            f"task.small.images={clip.images} and task.data.train_size={task.data.train_size} must be disjoint parts of {count} images: "
             f"together at most as many, and drawn with the same subset_seed"
         )
-    return recipe
 
 
-def _images(task: Any, root: Path, classes: int) -> tuple[Images, Images]:
+def _images(task: ClipTask, root: Path, classes: int) -> tuple[Images, Images]:
     """Return training and validation images, or raise UserError if they don't have `classes` classes."""
     train, validation = (load(task.data, root, split) for split in ("train", "val"))
     for images in (train, validation):
@@ -109,7 +105,7 @@ def _images(task: Any, root: Path, classes: int) -> tuple[Images, Images]:
     return train, validation
 
 
-def accuracy(images: Images, cfg: Any, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
+def accuracy(images: Images, cfg: Config[ClipTask], device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
     """Return a function for top-1 accuracy in percent, also of each half, and mean cross-entropy.
 
     All are taken over all validation images.
@@ -119,7 +115,8 @@ def accuracy(images: Images, cfg: Any, device: torch.device) -> Callable[[nn.Mod
     def evaluate(model: nn.Module) -> dict[str, float]:
         model.eval()
         right, losses = [], []
-        for pixels, classes in in_order(images, eval_transform(cfg.task.data), cfg, device):
+        transform, size = eval_transform(cfg.task.data), cfg.task.eval_batch_size
+        for pixels, classes in in_order(images, transform, size, cfg.loader_workers, device):
             logits = model(pixels).float()
             right.append(logits.argmax(1) == classes)
             losses.append(F.cross_entropy(logits, classes, reduction="none"))

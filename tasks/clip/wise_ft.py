@@ -16,24 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tasks.clip.config import ClipTask
 from tasks.clip.model import Classifier
+from tasks.engine.config import Config
 from tasks.engine.errors import UserError
 
 
-def check(cfg: Any) -> list[float]:
-    """Return `cfg.task.wise_ft` as numbers.
-
-    Raises:
-        UserError: a number lies outside [0, 1], or the model will be sharded.
-    """
-    alphas = list(cfg.task.wise_ft)
-    if not all(isinstance(alpha, int | float) and not isinstance(alpha, bool) and 0 <= alpha <= 1 for alpha in alphas):
-        raise UserError(
-            f"task.wise_ft={alphas} must be numbers in [0, 1], 0 for the zero-shot model and 1 for the fine-tuned one"
-        )
+def alphas_of(cfg: Config[ClipTask]) -> list[float]:
+    """Return `cfg.task.wise_ft`, or raise UserError if the model will be sharded."""
     if cfg.parallel == "fsdp" and cfg.nodes * cfg.gpus > 1:
         raise UserError("task=clip compares whole weights, which parallel=fsdp divides; use parallel=ddp")
-    return [float(alpha) for alpha in alphas]
+    return [float(alpha) for alpha in cfg.task.wise_ft]
 
 
 @torch.no_grad()

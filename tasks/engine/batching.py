@@ -38,12 +38,12 @@ def epoch_order(
     return indices
 
 
-def pieces(batch: Any, rank: int = 0, world: int = 1, micro_batch: int | None = None) -> list[tuple[Any, float]]:
-    """Return process `rank`'s pieces of a global batch, each with its share of the batch.
+def micro_batches(batch: Any, rank: int = 0, world: int = 1, micro_batch: int | None = None) -> list[tuple[Any, float]]:
+    """Return process `rank`'s micro-batches of a global batch, each with its share of the batch.
 
-    A piece has at most `micro_batch` examples. A batch is a tuple of batches, or something with a
+    One has at most `micro_batch` examples. A batch is a tuple of batches, or something with a
     length and slices. For a tensor, dimension 0 counts the examples. Every process gets the same
-    number of pieces. A process without examples gets one that belongs to others, with share 0.
+    number of micro-batches. A process without examples gets one that belongs to others, with share 0.
     """
     count = size_of(batch)
     passes = 1 if micro_batch is None else -(-count // (world * micro_batch))

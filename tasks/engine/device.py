@@ -3,13 +3,11 @@
 import contextlib
 import os
 import re
-from typing import Any
 
 import torch
 
+from tasks.engine.config import Config
 from tasks.engine.errors import UserError
-
-PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 def pick_device(name: str) -> torch.device:
@@ -30,7 +28,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def set_up(cfg: Any) -> None:
+def set_up(cfg: Config) -> None:
     """Set threads, float32 matrix products and determinism for the whole process."""
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)

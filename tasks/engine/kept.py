@@ -1,21 +1,20 @@
 """Small models that a task trains once, before its runs, with the engine's loop.
 
-They are kept in the data folder under the hash of their recipe.
+They are kept in the data folder under the hash of their configuration.
 """
 
 import contextlib
 import fcntl
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 from torch.optim import Optimizer
 
 from tasks.engine import checkpoint
+from tasks.engine.config import Config, Logging, Schedule, SmallModel, Task
 from tasks.engine.files import disk_full_is_said, only_process, write_atomically
 from tasks.engine.parallel import Ranks
 from tasks.engine.seeding import derive, drawing_from
@@ -27,34 +26,19 @@ from tasks.engine.workload import Workload
 Weights = dict[str, Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What determines the weights of every small model. A task adds its own fields.
-
-    The learning rate rises in `warmup_steps` to `lr` and then follows a cosine.
-    """
-
-    batch_size: int
-    steps: int
-    lr: float
-    weight_decay: float
-    warmup_steps: int
-    seed: int
-
-
 def trained(
-    path: Path, recipe: Recipe, build: Callable[[], tuple[Workload, Optimizer]], final_factor: float, quiet: bool
+    path: Path, small: SmallModel, build: Callable[[], tuple[Workload, Optimizer]], final_factor: float, quiet: bool
 ) -> Weights:
     """Return the weights in the file `path`, on the CPU, and train them first if necessary.
 
-    One process trains while others wait for it, and the file keeps the recipe too. A whole file is
+    One process trains while others wait for it, and the file keeps their configuration too. A whole file is
     read without a lock, since the folder may be read-only. A damaged file is made again. An
     interrupted training resumes from its checkpoint.
 
     Args:
         path: the file of the weights.
-        recipe: what determines the weights.
-        build: makes workload and optimizer, with random numbers of the recipe's seed.
+        small: what determines the weights.
+        build: makes workload and optimizer, with random numbers of the model's seed.
         final_factor: share of the learning rate that is left at the end of the cosine.
         quiet: show no message and no progress bar.
 
@@ -76,45 +60,44 @@ def trained(
                 for left_over in path.parent.glob(f".{path.name}.*.tmp"):
                     left_over.unlink()
                 if not quiet:
-                    say(f"training the small model that runs start from: {recipe.steps} steps, once; kept as {path}")
-                content = {"recipe": asdict(recipe), "model": _train(folder, recipe, build, final_factor, quiet)}
+                    say(f"training the small model that runs start from: {small.steps} steps, once; kept as {path}")
+                content = {"config": small.model_dump(), "model": _train(folder, small, build, final_factor, quiet)}
                 write_atomically(path, lambda file: torch.save(content, file))
                 shutil.rmtree(folder)
     return content["model"]
 
 
 def _train(
-    folder: Path, recipe: Recipe, build: Callable[[], tuple[Workload, Optimizer]], final_factor: float, quiet: bool
+    folder: Path, small: SmallModel, build: Callable[[], tuple[Workload, Optimizer]], final_factor: float, quiet: bool
 ) -> Weights:
     """Train on one CPU thread, which gives the same bits in every process of a machine.
 
     The caller's global random numbers do not change.
     """
     folder.mkdir(exist_ok=True)
-    cfg = OmegaConf.create(
-        {
-            "seed": recipe.seed,
-            "lr": recipe.lr,
-            "num_steps": recipe.steps,
-            "micro_batch": None,
-            "parallel": "ddp",
-            "checkpoint_every_steps": None,
-            "checkpoint_every_minutes": 5,
-            "quiet": quiet,
-            "logging": {"name": "none"},
-            "regularizer": {"name": "pretraining"},
-            "task": {
-                "name": "pretraining",
-                "precision": "fp32",
-                "grad_clip": 1.0,
-                "reg_embedding": False,
-                "log_every_steps": 50,
-                "eval_every_steps": None,
-                "schedule": {"warmup_steps": recipe.warmup_steps, "decay": "cosine", "final_factor": final_factor},
-            },
-        }
+    schedule = Schedule(warmup_steps=small.warmup_steps, decay="cosine", final_factor=final_factor)
+    # The keys that the loop reads.
+    task = Task.model_construct(
+        precision="fp32",
+        grad_clip=1.0,
+        reg_embedding=False,
+        log_every_steps=50,
+        eval_every_steps=None,
+        schedule=schedule,
     )
-    purpose = derive(recipe.seed, "small")
+    cfg = Config.model_construct(
+        task=task,
+        seed=small.seed,
+        lr=small.lr,
+        num_steps=small.steps,
+        micro_batch=None,
+        parallel="ddp",
+        checkpoint_every_steps=None,
+        checkpoint_every_minutes=5,
+        quiet=quiet,
+        logging=Logging(name="none"),
+    )
+    purpose = derive(small.seed, "small")
     with _one_thread(), drawing_from(purpose), only_process(folder) as lock, listening() as requests:
         workload, optimizer = build()
         training = Training(cfg, folder, lock, workload, optimizer, torch.device("cpu"), Ranks())

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cpr.distributed import let_gloo_finish
+from tasks.engine.config import Config
 from tasks.engine.device import pick_device
 from tasks.engine.errors import UserError
 from tasks.engine.launch import Launch, launched, meeting_point
@@ -94,7 +95,7 @@ class Ranks:
         return tensor
 
 
-def join(cfg: Any) -> tuple[Ranks, torch.device]:
+def join(cfg: Config) -> tuple[Ranks, torch.device]:
     """Return this process's place among those of the run `cfg`, and its device.
 
     Raises:

@@ -10,6 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 from cpr import regularized_names
+from tasks.engine.config import Config
 from tasks.engine.errors import UserError, one_line
 from tasks.engine.terminal import say
 
@@ -22,7 +23,7 @@ def regularized_set(model: nn.Module, reg_embedding: bool) -> str:
     return f"regularized: {len(names)} of {len(sizes)} tensors, {chosen:,} of {total:,} parameters: {', '.join(names)}"
 
 
-def progress_bar(cfg: Any, start: int, run_id: str, first: bool = True) -> tqdm:
+def progress_bar(cfg: Config, start: int, run_id: str, first: bool = True) -> tqdm:
     """Return a bar with steps done, steps/s and time left. Quiet runs and later processes show none."""
     interval = 0.5 if sys.stderr.isatty() else 30.0
     return tqdm(
@@ -53,7 +54,7 @@ class WandbLog:
     warning, and training continues without it.
     """
 
-    def __init__(self, cfg: Any, run_id: str, folder: Path, first: bool = True) -> None:
+    def __init__(self, cfg: Config, run_id: str, folder: Path, first: bool = True) -> None:
         self._run = None
         if cfg.logging.name == "none" or not first:
             return
@@ -61,7 +62,7 @@ class WandbLog:
             import wandb
         except ImportError as error:
             raise UserError("logging=wandb needs the package wandb: pip install '.[suite]'") from error
-        config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+        config: dict[str, Any] = OmegaConf.to_container(cfg.source, resolve=True)  # type: ignore[assignment]
         try:
             self._run = wandb.init(
                 project=cfg.logging.project,

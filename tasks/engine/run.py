@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from tasks.engine import attempts, checkpoint, records
-from tasks.engine.checks import check
+from tasks.engine.config import Config, read_config
 from tasks.engine.device import set_up, without_deterministic_form
 from tasks.engine.environment import differences, git_commit, state_of
 from tasks.engine.errors import Diverged, Interrupted, OutOfMemory, TrainingFailed, Unusable, UserError
@@ -29,7 +29,7 @@ from tasks.engine.optimizers import build_optimizer, never_acts
 from tasks.engine.parallel import Ranks, join
 from tasks.engine.reporting import regularized_set
 from tasks.engine.seeding import derive, seed_everything
-from tasks.engine.sharding import check_batch_norm, spread
+from tasks.engine.sharding import check_batch_norm, distribute
 from tasks.engine.signals import Requests, listening, stopping_at_once
 from tasks.engine.terminal import say
 from tasks.engine.throughput import rates
@@ -55,9 +55,9 @@ def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[
         OutOfMemory: Now. It is recorded after three attempts.
         Interrupted: after a signal, with a checkpoint written.
     """
-    check(cfg)
+    config: Config = read_config(cfg)
     git_commit()  # now, since this is the code that trains; a commit may be made while it does
-    ranks, device = join(cfg)
+    ranks, device = join(config)
     folder = records.run_folder(cfg)
     with (
         disk_full_is_said(folder),
@@ -75,7 +75,7 @@ def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[
                 record = records.ended(folder, say)
         record = ranks.from_first(record)
         if record is None:
-            record = _train(cfg, folder, lock, ranks, device, progress)
+            record = _train(config, folder, lock, ranks, device, progress)
     if record["status"] != "finished":
         ended = f"run {record['run_id']} {record['status']}: {record['reason']}"
         raise TrainingFailed(f"{ended}; to try it again: python scripts/retry.py {folder}")
@@ -104,25 +104,23 @@ def _make(folder: Path, runs_dir: str) -> None:
         raise UserError(f"runs_dir={runs_dir} cannot hold runs: {error}") from error
 
 
-def build_workload(cfg: DictConfig, device: torch.device) -> Workload:
-    """The task's workload, its model on `device`.
+def build_workload(cfg: Config, device: torch.device) -> Workload:
+    """Return the task's workload, with its model on `device`.
 
-    Raises UserError for an unknown task.
+    Raises:
+        UserError: a package that the task needs is missing.
     """
-    name = f"tasks.{cfg.task.name}.task"
     try:
-        task = importlib.import_module(name)
+        task = importlib.import_module(f"tasks.{cfg.task.name}.task")
     except ModuleNotFoundError as error:
-        if error.name not in (name, name.rpartition(".")[0]):
-            raise UserError(f"task={cfg.task.name} needs the package {error.name}: pip install '.[suite]'") from error
-        raise UserError(f"task={cfg.task.name} is unknown: there is no {name.replace('.', '/')}.py") from error
+        raise UserError(f"task={cfg.task.name} needs the package {error.name}: pip install '.[suite]'") from error
     workload = task.build(cfg, device)
     workload.model.to(device)
     return workload
 
 
 def _train(
-    cfg: DictConfig,
+    cfg: Config,
     folder: Path,
     lock: Lock | None,
     ranks: Ranks,
@@ -155,7 +153,7 @@ def _train(
     return ranks.from_first(record)
 
 
-def _begin(cfg: DictConfig, folder: Path, lock: Lock | None, ranks: Ranks, device: torch.device) -> Training:
+def _begin(cfg: Config, folder: Path, lock: Lock | None, ranks: Ranks, device: torch.device) -> Training:
     """Build the model and everything else, and take the run up where its last checkpoint left it."""
     with ranks.together():
         deaths = attempts.note_begin(folder) if ranks.first else 0
@@ -167,7 +165,7 @@ def _begin(cfg: DictConfig, folder: Path, lock: Lock | None, ranks: Ranks, devic
             f"it ended {deaths} times without an error before its first step: killed, or out of memory"
         )
     try:
-        with stopping_at_once(records.run_id(cfg)):
+        with stopping_at_once(folder.name):
             training = _set_up(cfg, folder, lock, ranks, device)
             training.resume()
             return training
@@ -183,13 +181,13 @@ def _begin(cfg: DictConfig, folder: Path, lock: Lock | None, ranks: Ranks, devic
         raise
 
 
-def _set_up(cfg: DictConfig, folder: Path, lock: Lock | None, ranks: Ranks, device: torch.device) -> Training:
+def _set_up(cfg: Config, folder: Path, lock: Lock | None, ranks: Ranks, device: torch.device) -> Training:
     with ranks.together():
         set_up(cfg)
         seed_everything(cfg.seed)
         workload = build_workload(cfg, device)
         check_batch_norm(cfg, workload.model, ranks, device)
-    model = spread(cfg, workload.model, workload.blocks, ranks, device)
+    model = distribute(cfg, workload.model, workload.blocks, ranks, device)
     workload = replace(workload, model=model)
     if cfg.compile:
         for block in workload.blocks or [
@@ -205,7 +203,7 @@ def _set_up(cfg: DictConfig, folder: Path, lock: Lock | None, ranks: Ranks, devi
         if warning := never_acts(cfg):
             say(f"warning: {warning}")
         if ranks.first:
-            write_bytes_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+            write_bytes_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg.source, resolve=True).encode())
         return Training(cfg, folder, lock, workload, optimizer, device, ranks)
 
 
@@ -286,7 +284,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _summary(
-    cfg: DictConfig,
+    cfg: Config,
     training: Training | None,
     metrics: dict[str, float],
     ending: tuple[str, str | None],
@@ -295,13 +293,13 @@ def _summary(
 ) -> dict[str, Any]:
     """Return the record. Without a training the run failed before its first step: what only a model could tell is None."""
     about: dict[str, Any] = {
-        "run_id": records.run_id(cfg),
+        "run_id": records.run_id(cfg.source),
         "status": ending[0],
         "reason": ending[1],
         "metrics": metrics,
         "seed": cfg.seed,
-        "config": records.identity(cfg),
-        "config_hash": records.config_hash(cfg),
+        "config": records.identity(cfg.source),
+        "config_hash": records.config_hash(cfg.source),
         **state_of(
             device, ranks.world, training.optimizer if training else None, training.workload.data if training else None
         ),
@@ -317,5 +315,5 @@ def _summary(
         "steps_per_second": training.step / training.stepping_seconds if training.stepping_seconds else None,
         **rates(training.workload.work, training.step, training.stepping_seconds, training.peak, training.ranks.world),
         "without_bound": without_bound(training.workload.model, training.optimizer),
-        "state_sha256": checkpoint.digest(*training.whole_state()),
+        "state_sha256": checkpoint.digest(*training.unsharded_state()),
     }

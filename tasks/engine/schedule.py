@@ -1,12 +1,11 @@
 """The learning-rate factor: linear warm-up, then cosine, polynomial or constant (paper, appendix tables)."""
 
 import math
-from typing import Any
 
-DECAYS = ("cosine", "polynomial", "constant")
+from tasks.engine.config import Schedule
 
 
-def lr_factor(schedule: Any, step: int, num_steps: int) -> float:
+def lr_factor(schedule: Schedule, step: int, num_steps: int) -> float:
     """Return the factor on lr for update number `step` (from 0).
 
     A warm-up begins at `start_factor`, or at 0 without one. The decays are:
@@ -19,9 +18,9 @@ def lr_factor(schedule: Any, step: int, num_steps: int) -> float:
     """
     warmup = schedule.warmup_steps
     if step < warmup:
-        start = _given(schedule, "start_factor", 0.0)
+        start = schedule.start_factor or 0.0
         return start + (1 - start) * step / warmup
-    begin = warmup if _given(schedule, "warmup_prefix", True) else 0
+    begin = warmup if schedule.warmup_prefix else 0
     progress = (step - begin) / max(1, num_steps - begin)
     if schedule.decay == "constant":
         return 1.0
@@ -29,9 +28,3 @@ def lr_factor(schedule: Any, step: int, num_steps: int) -> float:
         (1 + math.cos(math.pi * progress)) / 2 if schedule.decay == "cosine" else (1 - progress) ** schedule.power
     )
     return schedule.final_factor + (1 - schedule.final_factor) * remaining
-
-
-def _given(schedule: Any, key: str, default: Any) -> Any:
-    """Return a key that a schedule may lack, or `default`."""
-    value = getattr(schedule, key, None)
-    return default if value is None else value

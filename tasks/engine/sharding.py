@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cpr.distributed import is_sharded
+from tasks.engine.config import Config
 from tasks.engine.errors import UserError
 from tasks.engine.parallel import Ranks
 
 
-def check_batch_norm(cfg: Any, model: nn.Module, ranks: Ranks, device: torch.device) -> None:
+def check_batch_norm(cfg: Config, model: nn.Module, ranks: Ranks, device: torch.device) -> None:
     """Raise UserError if batch normalization can't use the statistics of the global batch."""
     if not has_batch_norm(model):
         return
@@ -47,7 +48,9 @@ def check_parts(model: nn.Module, count: int, ranks: Ranks) -> None:
         )
 
 
-def spread(cfg: Any, model: nn.Module, blocks: list[nn.Module] | None, ranks: Ranks, device: torch.device) -> nn.Module:
+def distribute(
+    cfg: Config, model: nn.Module, blocks: list[nn.Module] | None, ranks: Ranks, device: torch.device
+) -> nn.Module:
     """Return the model that this process trains.
 
     It has the first process's values and synchronized batch normalization, and is sharded if asked
@@ -90,7 +93,7 @@ def _blocks(model: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-def whole(state: Any, ranks: Ranks) -> Any:
+def unsharded(state: Any, ranks: Ranks) -> Any:
     """Return a nested state without shards, as a single process would have it.
 
     All processes must call it. Only the first one gets the tensors.
@@ -98,9 +101,9 @@ def whole(state: Any, ranks: Ranks) -> Any:
     if ranks.world == 1:
         return state
     if isinstance(state, dict):
-        return {key: whole(value, ranks) for key, value in state.items()}
+        return {key: unsharded(value, ranks) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(whole(value, ranks) for value in state)
+        return type(state)(unsharded(value, ranks) for value in state)
     if not is_sharded(state):
         return state
     gathered = state.full_tensor()

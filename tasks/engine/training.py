@@ -15,8 +15,9 @@ from tqdm import tqdm
 from cpr import AdamCPR, regularized_names, snapshot
 from cpr.measures import value_of
 from cpr.wrapper import CPR
-from tasks.engine import checkpoint, records, sharding
-from tasks.engine.batching import pieces, size_of
+from tasks.engine import checkpoint, sharding
+from tasks.engine.batching import micro_batches, size_of
+from tasks.engine.config import Config
 from tasks.engine.device import autocast
 from tasks.engine.errors import Diverged, Interrupted, UserError
 from tasks.engine.files import Lock, Log
@@ -41,7 +42,7 @@ class Training:
 
     def __init__(
         self,
-        cfg: Any,
+        cfg: Config,
         folder: Path,
         lock: Lock | None,
         workload: Workload,
@@ -58,7 +59,7 @@ class Training:
             Replicas(workload.model.parameters(), ranks) if ranks.world > 1 and cfg.parallel == "ddp" else None
         )
         self.loss_scale = ranks.world if cfg.parallel == "fsdp" else 1
-        self.run_id = records.run_id(cfg)
+        self.run_id = folder.name
         self.step = 0
         self.seconds = 0.0  # whole run, including its earlier processes
         self.stepping_seconds = 0.0  # the part spent in updates and their logs, for steps per second
@@ -120,7 +121,7 @@ class Training:
 
     def save(self) -> None:
         """Write a checkpoint. Only its random states depend on the number of processes."""
-        model, optimizer = self.whole_state()
+        model, optimizer = self.unsharded_state()
         content = {
             "step": self.step,
             "seconds": self.seconds,
@@ -140,13 +141,13 @@ class Training:
                 checkpoint.save(self.folder, self.run_id, content)
         self.last_checkpoint = time.monotonic()
 
-    def whole_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def unsharded_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the trained part of the model's state and the optimizer's state, without shards.
 
         All processes must call it. Only the first one gets the states.
         """
         states = sharding.trained_state(self.workload.model), self.optimizer.state_dict()
-        return sharding.whole(states[0], self.ranks), sharding.whole(states[1], self.ranks)
+        return sharding.unsharded(states[0], self.ranks), sharding.unsharded(states[1], self.ranks)
 
     def train(self, requests: Requests, progress: Callable[[int], None] | None = None) -> dict[str, float]:
         """Train to the end, evaluate, and return the final metrics.
@@ -194,7 +195,7 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         model.train()
         total = torch.zeros_like(self.loss_sum)
-        parts = pieces(batch, self.ranks.rank, self.ranks.world, cfg.micro_batch)
+        parts = micro_batches(batch, self.ranks.rank, self.ranks.world, cfg.micro_batch)
         for number, (part, share) in enumerate(parts, start=1):
             with autocast(cfg.task.precision, self.device):
                 loss = self.workload.loss(model, part)

@@ -4,65 +4,12 @@ It has rotary embedding on half of each head, no learned positions, tied embeddi
 everywhere.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import LinearCrossEntropyOptions
 
-INITS = ("normal", "uniform")
-POSITIONS = ("rotary", "learned")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The shape of a GPT-2. The paper's shapes are in configs/task/gpt2*.yaml.
-
-    Attributes:
-        vocabulary: rows of the embedding. The last ones may be padding.
-        rotary_fraction: share of a head's features that is rotated.
-        init: N(0, 0.02^2) or U(-0.02, 0.02) for every matrix. Biases start at zero.
-    """
-
-    width: int
-    layers: int
-    heads: int
-    context: int = 1024
-    vocabulary: int = 50264
-    positions: str = "rotary"
-    rotary_fraction: float = 0.5
-    dropout: float = 0.1
-    init: str = "normal"
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for a shape that can't be built."""
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
-        for name, value, known in (("positions", self.positions, POSITIONS), ("init", self.init, INITS)):
-            if value not in known:
-                raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(known)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout {self.dropout} must lie in [0, 1)")
-        if self.rotated % 2 or not 0 < self.rotated <= self.width // self.heads:
-            raise ValueError(
-                f"rotary_fraction {self.rotary_fraction} must give an even number of a head's {self.width // self.heads} features"
-            )
-
-    @property
-    def rotated(self) -> int:
-        """Return how many features of each head are rotated."""
-        return int(self.rotary_fraction * (self.width // self.heads))
-
-    def flops_per_token(self) -> float:
-        """Return the FLOP of forward and backward per token: 6 for each weight, 12 for attention.
-
-        Model FLOPs utilization counts them in this way (PaLM, Appendix B).
-        """
-        weights = 12 * self.layers * self.width**2 + self.vocabulary * self.width
-        return 6 * weights + 12 * self.layers * self.width * self.context
+from tasks.gpt2.config import Shape
 
 
 class Rotary(nn.Module):
@@ -178,8 +125,3 @@ class GPT2(nn.Module):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight = x.to(dtype), weight.to(dtype)
         return F.linear_cross_entropy(x, weight, targets, options=self.loss_options).float()
-
-
-def build(model: Mapping[str, Any], loss_chunk: int) -> GPT2:
-    """Return the model of a configuration's `task.model`, or raise ValueError if it can't be built."""
-    return GPT2(Shape(**model), loss_chunk)

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tasks.data.text import tokenizer
 from tasks.engine.seeding import generator_for
+from tasks.gpt2.config import Gpt2Task
 
 
 @torch.no_grad()
@@ -25,7 +25,7 @@ def generate(model: nn.Module, start: Tensor, count: int, context: int, generato
     return tokens
 
 
-def sampler(root: Path, task: Any, device: torch.device) -> Callable[[nn.Module], str]:
+def sampler(root: Path, task: Gpt2Task, device: torch.device) -> Callable[[nn.Module], str]:
     """Return `sample(model)`, which writes `task.sample_tokens` tokens after an end of text.
 
     The same model writes the same text.

@@ -3,31 +3,28 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tasks.data.text.blocks import Batch, Blocks, batches, in_order
 from tasks.data.text.shards import open_split, verify
-from tasks.engine.errors import UserError
+from tasks.engine.config import Config
 from tasks.engine.halves import SUFFIXES
 from tasks.engine.workload import Metric, Work, Workload
-from tasks.gpt2.model import build as build_model
+from tasks.gpt2.config import Gpt2Task
+from tasks.gpt2.model import GPT2
 from tasks.gpt2.sampling import sampler
 from tasks.models.next_token import next_token_scores
 
 
-def build(cfg: Any, device: torch.device) -> Workload:
+def build(cfg: Config[Gpt2Task], device: torch.device) -> Workload:
     """Return the workload of `cfg.task`, or raise UserError if `cfg.data_dir` lacks the prepared data set."""
     task, root = cfg.task, Path(cfg.data_dir)
     train, validation = (
         Blocks(open_split(root, task.data.name, split), task.model.context) for split in ("train", "validation")
     )
-    try:
-        model = build_model(task.model, task.loss_chunk)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"task.model: {error}") from error
+    model = GPT2(task.model, task.loss_chunk)
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         return model(*batch)
@@ -45,7 +42,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
     )
 
 
-def evaluation(validation: Blocks, task: Any, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
+def evaluation(validation: Blocks, task: Gpt2Task, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
     """Return a function for the next token's mean loss in nats, perplexity and accuracy in percent.
 
     It uses validation blocks. Perplexity is also given for the 1st, 3rd, ... batch of blocks and

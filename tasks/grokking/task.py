@@ -1,18 +1,18 @@
 """Build the workload of modular addition with a one-layer decoder."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tasks.engine.batching import epoch_order
+from tasks.engine.config import Config
 from tasks.engine.workload import Metric, Workload
+from tasks.grokking.config import GrokkingTask
 from tasks.grokking.data import Pairs, split
 from tasks.grokking.model import Decoder
 
 
-def build(cfg: Any, device: torch.device) -> Workload:
+def build(cfg: Config[GrokkingTask], device: torch.device) -> Workload:
     """Return the workload of `cfg.task`. Its data is computed, not read."""
     task = cfg.task
     train, validation = (

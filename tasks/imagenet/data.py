@@ -1,17 +1,18 @@
 """Augmented and mixed images in batches that depend on (seed, step) alone."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from tasks.data.images.labelled import Images
 from tasks.data.images.loader import Rows, own_part, reading
 from tasks.engine.batching import epoch_order
+from tasks.engine.config import Config
+from tasks.imagenet.config import ImagenetTask
 from tasks.recipes.timm import Mixing, train_transform
 
 
-def batches(images: Images, cfg: Any, device: torch.device) -> Callable[[int], Rows]:
+def batches(images: Images, cfg: Config[ImagenetTask], device: torch.device) -> Callable[[int], Rows]:
     """Return `batch_at(step)`: this process's part of the global batch, mixed, on `device`.
 
     Images and soft labels are float32.

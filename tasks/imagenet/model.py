@@ -1,14 +1,12 @@
 """timm's models by name."""
 
-from typing import Any
-
-from omegaconf import OmegaConf
 from torch import nn
 
 from tasks.engine.errors import UserError
+from tasks.imagenet.config import TimmModel
 
 
-def build(cfg: Any) -> nn.Module:
+def build(cfg: TimmModel) -> nn.Module:
     """Return timm's model `cfg.timm` with `cfg.num_classes` outputs, initialized by timm.
 
     timm.create_model receives `cfg.arguments`.
@@ -18,8 +16,7 @@ def build(cfg: Any) -> nn.Module:
     """
     import timm
 
-    arguments: Any = OmegaConf.to_container(cfg.arguments)
     try:
-        return timm.create_model(cfg.timm, pretrained=False, num_classes=cfg.num_classes, **arguments)
+        return timm.create_model(cfg.timm, pretrained=False, num_classes=cfg.num_classes, **cfg.arguments)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise UserError(f"task.model: timm cannot make {cfg.timm} ({error})") from error

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,16 +9,18 @@ from torch import Tensor, nn
 
 from tasks.data.images.labelled import Images, classes_of, digest, load
 from tasks.data.images.loader import Batch, in_order
+from tasks.engine.config import Config
 from tasks.engine.errors import UserError
 from tasks.engine.halves import with_halves
 from tasks.engine.workload import Metric, Work, Workload
+from tasks.imagenet.config import ImagenetTask
 from tasks.imagenet.data import batches
 from tasks.imagenet.model import build as build_model
 from tasks.models.flops import flops_per_image
 from tasks.recipes.timm import criterion, eval_transform
 
 
-def build(cfg: Any, device: torch.device) -> Workload:
+def build(cfg: Config[ImagenetTask], device: torch.device) -> Workload:
     """Return the workload of `cfg.task`, or raise UserError if the data set is not in `cfg.data_dir`."""
     task, root = cfg.task, Path(cfg.data_dir)
     train, validation = (load(task.data, root, split) for split in ("train", "val"))
@@ -53,7 +54,9 @@ def build(cfg: Any, device: torch.device) -> Workload:
     )
 
 
-def accuracy(images: Images, cfg: Any, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:
+def accuracy(
+    images: Images, cfg: Config[ImagenetTask], device: torch.device
+) -> Callable[[nn.Module], dict[str, float]]:
     """Return a function for top-1 and top-5 accuracy in percent, and mean cross-entropy.
 
     All are taken over all validation images. Top-1 accuracy is also given for each half.
@@ -64,7 +67,8 @@ def accuracy(images: Images, cfg: Any, device: torch.device) -> Callable[[nn.Mod
     def evaluate(model: nn.Module) -> dict[str, float]:
         model.eval()
         first, among, losses = [], [], []
-        for pixels, labels in in_order(images, eval_transform(cfg.task.data), cfg, device):
+        transform, size = eval_transform(cfg.task.data), cfg.task.eval_batch_size
+        for pixels, labels in in_order(images, transform, size, cfg.loader_workers, device):
             if cfg.task.channels_last:
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
             logits = model(pixels).float()

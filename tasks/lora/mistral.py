@@ -33,7 +33,7 @@ def fetch(root: Path, say: Callable[[str], None]) -> None:
     Raises:
         UserError: the hub can't be reached or requires a login.
     """
-    if whole(root):
+    if is_complete(root):
         return
     from huggingface_hub import snapshot_download
 
@@ -55,7 +55,7 @@ def load(root: Path, precision: str) -> tuple[nn.Module, Any]:
     Raises:
         UserError: they are not there.
     """
-    if not whole(root):
+    if not is_complete(root):
         raise UserError(f"Mistral-7B-Instruct is not in {weights_folder(root)}; {fix(root, 'PubMedQA')}")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -69,7 +69,7 @@ def encoder(tokenizer: Any) -> Encode:
     return lambda texts: tokenizer(texts)["input_ids"]
 
 
-def whole(root: Path) -> bool:
+def is_complete(root: Path) -> bool:
     """Return whether the configuration, a tokenizer and all weight files of the index are there."""
     folder = weights_folder(root)
     if not (folder / "config.json").exists() or not any(folder.glob("tokenizer*")):

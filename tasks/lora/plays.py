@@ -8,7 +8,7 @@ Test passages are from the documents that tasks/gpt2 holds out for validation.
 from pathlib import Path
 
 from tasks.data.text.corpora import cut
-from tasks.data.text.groups import is_validation
+from tasks.data.text.document_groups import is_validation
 from tasks.data.text.prepare import SHAKESPEARE
 from tasks.lora.questions import SPLITS, Question
 

@@ -5,14 +5,13 @@ These are PubMedQA and Mistral-7B, or questions about plays and a small model.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from omegaconf import OmegaConf
 
 from tasks.data.text import prepare as text
 from tasks.data.text.corpora import shakespeare
 from tasks.data.text.shards import data_set_folder
+from tasks.engine.section import read_part
 from tasks.lora import mistral, plays, pubmedqa, questions, small
+from tasks.lora.config import SmallMistral
 
 DATA_SETS = ("Plays", "PubMedQA")
 MINI = Path(__file__).parents[2] / "configs" / "scale" / "mini" / "lora.yaml"
@@ -30,16 +29,15 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
             questions.write(root, name, pubmedqa.RECIPE, pubmedqa.questions())
         mistral.fetch(root, say)
         return
-    recipe = mini_recipe()
-    text.prepare(recipe.text, root, say)
+    model = mini_model()
+    text.prepare(model.text, root, say)
     if not questions.finished(root, name, plays.RECIPE):
         texts = data_set_folder(root, "texts")
         shakespeare(texts, say)
         questions.write(root, name, plays.RECIPE, plays.questions(texts))
-    small.trained(root, recipe)
+    small.trained(root, model)
 
 
-def mini_recipe() -> small.Recipe:
-    """Return the recipe of the small model in mini scale's configuration."""
-    cfg: Any = OmegaConf.load(MINI)
-    return small.Recipe(**cfg.task.small)
+def mini_model() -> SmallMistral:
+    """Return what determines the small model of mini scale."""
+    return read_part(SmallMistral, MINI, "task.small")

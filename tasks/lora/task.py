@@ -14,15 +14,17 @@ from tasks.data.text import tokenizer as bpe
 from tasks.data.text.blocks import Blocks
 from tasks.data.text.shards import open_split, verify
 from tasks.engine import verified
+from tasks.engine.config import Config
 from tasks.engine.errors import UserError
 from tasks.engine.halves import SUFFIXES, with_halves
 from tasks.engine.workload import Metric, Workload
 from tasks.lora import adapters, data, harness, mistral, questions, small
+from tasks.lora.config import LoraTask
 from tasks.lora.data import Batch, Encode
 from tasks.lora.scoring import Exam, answer_losses, language_scores
 
 
-def build(cfg: Any, device: torch.device) -> Workload:
+def build(cfg: Config[LoraTask], device: torch.device) -> Workload:
     """Return the workload of `cfg.task`.
 
     Raises:
@@ -66,18 +68,17 @@ def build(cfg: Any, device: torch.device) -> Workload:
     )
 
 
-def _base(cfg: Any, root: Path) -> tuple[nn.Module, Encode, Any]:
+def _base(cfg: Config[LoraTask], root: Path) -> tuple[nn.Module, Encode, Any]:
     """Return LoRA's base model, its encoder, and the harness's tokenizer (None for the small model)."""
     task = cfg.task
     if task.small is None:
         model, tokenizer = mistral.load(root, task.precision)
         return model, mistral.encoder(tokenizer), tokenizer
     try:
-        recipe = small.Recipe(**task.small)
-        model = small.trained(root, recipe, cfg.quiet)
-    except (TypeError, ValueError) as error:
+        model = small.trained(root, task.small, cfg.quiet)
+    except ValueError as error:
         raise UserError(f"task.small: {error}") from error
-    return model, bpe.load(root, recipe.vocabulary).encode_batch, None
+    return model, bpe.load(root, task.small.vocabulary).encode_batch, None
 
 
 def evaluation(scores: Callable[[nn.Module], dict[str, float]]) -> Callable[[nn.Module], dict[str, float]]:

@@ -2,20 +2,22 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tasks.data.images.arrays import Batch, Images, batches, load, normalizer, subset
+from tasks.data.images.config import ArrayData
 from tasks.data.images.torchvision_sets import digest
+from tasks.engine.config import Config
 from tasks.engine.halves import with_halves
 from tasks.engine.workload import Metric, Workload
 from tasks.models.resnet18 import ResNet18
+from tasks.recipes.config import ResNet18Task
 
 
-def build(cfg: Any, device: torch.device) -> Workload:
+def build(cfg: Config[ResNet18Task], device: torch.device) -> Workload:
     """Return the workload of `cfg.task`, or raise UserError if the data set is not in `cfg.data_dir`."""
     task = cfg.task
     train = subset(load(task.data, Path(cfg.data_dir), train=True), task.data.train_size, task.data.subset_seed)
@@ -38,7 +40,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
 
 
 def accuracy(
-    test: Images, cfg: Any, device: torch.device, batch_size: int = 1000
+    test: Images, cfg: ArrayData, device: torch.device, batch_size: int = 1000
 ) -> Callable[[nn.Module], dict[str, float]]:
     """Return a function for top-1 accuracy in percent on the test set and its halves, in evaluation mode."""
     images, labels, normalize = test.images.to(device), test.labels.to(device), normalizer(cfg, device)

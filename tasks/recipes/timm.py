@@ -1,19 +1,20 @@
 """timm's training recipe: transforms, mixing and losses of its own, with all random numbers from a given seed."""
 
 import itertools
-from typing import Any
 
 import torch
 from timm.data import Mixup, create_transform
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
+from tasks.data.images.config import LabelledData
 from tasks.data.images.loader import Transform
 from tasks.engine.errors import UserError
 from tasks.engine.seeding import derive, drawing_from
+from tasks.recipes.config import Augment, Loss
 
 
-def train_transform(data: Any, augment: Any) -> Transform:
+def train_transform(data: LabelledData, augment: Augment) -> Transform:
     """Return timm's training transform of one image to float32 [3, size, size].
 
     It crops, flips, applies RandAugment, normalizes and erases.
@@ -21,7 +22,7 @@ def train_transform(data: Any, augment: Any) -> Transform:
     return create_transform(
         data.image_size,
         is_training=True,
-        scale=tuple(augment.crop_scale),
+        scale=augment.crop_scale,
         color_jitter=augment.color_jitter,
         auto_augment=augment.randaugment,
         interpolation=data.interpolation,
@@ -32,7 +33,7 @@ def train_transform(data: Any, augment: Any) -> Transform:
     )
 
 
-def eval_transform(data: Any) -> Transform:
+def eval_transform(data: LabelledData) -> Transform:
     """Return timm's transform for validation: resize, centre crop, normalization."""
     return create_transform(
         data.image_size,
@@ -43,20 +44,15 @@ def eval_transform(data: Any) -> Transform:
     )
 
 
-def criterion(cfg: Any) -> nn.Module:
+def criterion(cfg: Loss) -> nn.Module:
     """Return the loss of logits and soft labels, both [batch, classes].
 
     `cross_entropy` or `binary_cross_entropy`. The latter treats every class with a share above
     `cfg.threshold` as present.
-
-    Raises:
-        UserError: the name is unknown.
     """
     if cfg.name == "cross_entropy":
         return SoftTargetCrossEntropy()
-    if cfg.name == "binary_cross_entropy":
-        return BinaryCrossEntropy(smoothing=0.0, target_threshold=cfg.threshold)
-    raise UserError(f"task.loss.name={cfg.name!r} is unknown; choose cross_entropy or binary_cross_entropy")
+    return BinaryCrossEntropy(smoothing=0.0, target_threshold=cfg.threshold)
 
 
 class Mixing:
@@ -70,7 +66,7 @@ class Mixing:
         UserError: groups are not even or do not divide the batch.
     """
 
-    def __init__(self, augment: Any, num_classes: int, batch_size: int, seed: int) -> None:
+    def __init__(self, augment: Augment, num_classes: int, batch_size: int, seed: int) -> None:
         self.batch_size, self.group, self.seed = batch_size, min(augment.mix_group, batch_size), seed
         if self.group % 2 or batch_size % self.group:
             raise UserError(f"task.augment.mix_group={self.group} must be even and divide task.batch_size={batch_size}")

@@ -16,17 +16,19 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from tasks.engine import records
+from tasks.engine.config import Config
 from tasks.engine.errors import UserError
 from tasks.engine.launch import launched
 from tasks.engine.loading import loader
 from tasks.engine.workload import Metric, Work, Workload
 from tasks.segmentation import nnunet, raw, validation
+from tasks.segmentation.config import SegmentationTask
 from tasks.segmentation.nnunet import Plan
 
 Batch = tuple[Tensor, tuple[Tensor, ...]]
 
 
-def build(cfg: Any, device: torch.device) -> Workload:
+def build(cfg: Config[SegmentationTask], device: torch.device) -> Workload:
     """Return the workload of one fold.
 
     Raises:
@@ -65,7 +67,7 @@ def build(cfg: Any, device: torch.device) -> Workload:
         metrics = validation.dice(trainer, cfg.loader_workers) if task.online_batches else {}  # else just evaluated
         if launched().rank == 0:
             validation.write_overlays(
-                trainer, raw.folder_of(root, task.data.name), records.run_folder(cfg) / "overlays"
+                trainer, raw.folder_of(root, task.data.name), records.run_folder(cfg.source) / "overlays"
             )
         return metrics
 
@@ -97,11 +99,11 @@ def fold_of(fold: int | None, folds: int, seed: int) -> int:
     return fold
 
 
-def make_trainer(cfg: Any, fold: int, device: torch.device) -> Any:
+def make_trainer(cfg: Config[SegmentationTask], fold: int, device: torch.device) -> Any:
     """Return a CPRTrainer of the run, after preprocessing. Its files go to the run's folder nnunet."""
     task, root, rank = cfg.task, Path(cfg.data_dir).absolute(), launched().rank
-    results = records.run_folder(cfg).absolute() / ("nnunet" if rank == 0 else f"nnunet_{rank}")
-    plan = Plan(_patch(task.plan.patch), _pair(task.plan.features), task.batch_size, task.folds)
+    results = records.run_folder(cfg.source).absolute() / ("nnunet" if rank == 0 else f"nnunet_{rank}")
+    plan = Plan(task.plan.patch, task.plan.features, task.batch_size, task.folds)
     folder = nnunet.preprocessed(root, task.data.name, plan, cfg.loader_workers, results)
     from tasks.segmentation.trainer import CPRTrainer  # reads nnU-Net's environment
 
@@ -110,15 +112,6 @@ def make_trainer(cfg: Any, fold: int, device: torch.device) -> Any:
         trainer = CPRTrainer(plans, nnunet.CONFIGURATION, fold, dataset, device)
     trainer.configure(cfg)
     return trainer
-
-
-def _patch(patch: Any) -> tuple[int, int, int] | None:
-    return None if patch is None else tuple(patch)  # type: ignore[return-value]
-
-
-def _pair(features: Any) -> tuple[int, int]:
-    first, most = features
-    return first, most
 
 
 class _Patches(Dataset):
@@ -132,7 +125,7 @@ class _Patches(Dataset):
         return batch["data"], tuple(batch["target"])
 
 
-def batches(trainer: Any, cfg: Any, device: torch.device) -> Callable[[int], Batch]:
+def batches(trainer: Any, cfg: Config[SegmentationTask], device: torch.device) -> Callable[[int], Batch]:
     """Return `batch_at(step)`: data, float32 [batch, channels, *patch], and targets, on `device`.
 
     Each of the network's outputs has a target. The result does not depend on the number of

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tasks.engine.checks import check
+from tasks.engine.config import Config, read_config
 from tasks.engine.device import autocast, set_up
 from tasks.engine.errors import UserError
 from tasks.engine.optimizers import build_optimizer
@@ -69,13 +69,12 @@ class CPRTrainer(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.grad_scaler = None  # only float16 needs scaling, not bfloat16 or float32
         self.iteration = 0
-        self.cfg: Any = None
+        self.cfg: Config
         if VARIABLE in os.environ:
-            self.configure(OmegaConf.load(os.environ[VARIABLE]))
+            self.configure(read_config(OmegaConf.load(os.environ[VARIABLE])))  # type: ignore[arg-type]
 
-    def configure(self, cfg: Any) -> None:
-        """Use a run's configuration, or raise UserError if it is invalid."""
-        check(cfg)
+    def configure(self, cfg: Config) -> None:
+        """Use a run's configuration."""
         self.cfg = cfg
         self.num_iterations_per_epoch = _epoch(cfg.num_steps)
         self.num_epochs = cfg.num_steps // self.num_iterations_per_epoch
@@ -83,7 +82,7 @@ class CPRTrainer(nnUNetTrainer):
 
     def initialize(self) -> None:
         """Seed, then build network, optimizer and loss."""
-        if self.cfg is None:
+        if not hasattr(self, "cfg"):
             raise UserError(f"CPRTrainer needs a configuration: set {VARIABLE} to the config.yaml of a run's folder")
         set_up(self.cfg)
         seed_everything(self.cfg.seed)

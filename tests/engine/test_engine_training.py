@@ -17,8 +17,9 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, 
 
 from scripts.cli.common import compose_config
 from tasks.engine import records
+from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
-from tasks.engine.optimizers import warm_start_steps
+from tasks.engine.regularizers import warm_start_steps
 from tasks.engine.run import run
 from tasks.engine.schedule import lr_factor
 
@@ -111,7 +112,7 @@ def test_every_step_gets_the_learning_rate_of_the_schedule_and_the_log_says_it(t
     cfg = config(tmp_path, f"regularizer={regularizer}", "lr=3e-3", *EVERY_STEP, *WARM_UP)
     with watched_steps() as seen:
         run(cfg)
-    expected = [3e-3 * lr_factor(cfg.task.schedule, step, 20) for step in range(20)]
+    expected = [3e-3 * lr_factor(read_config(cfg).task.schedule, step, 20) for step in range(20)]
     assert expected[0] == 0 and len(set(expected)) > 15
     assert [step["lrs"] for step in seen] == [{lr} for lr in expected]
     assert [(row["step"], row["lr"]) for row in rows(cfg) if "lr" in row] == list(enumerate(expected, start=1))

@@ -392,5 +392,6 @@ def test_a_job_that_is_asked_for_its_checkpoint_when_it_starts_is_refused(tmp_pa
         2160,
         2880,
     ]
-    with pytest.raises(UserError, match="must be minutes, or like"):
-        slurm.minutes("soon")
+    cfg.launcher.time = "soon"
+    with pytest.raises(UserError, match=r"launcher\.time=soon must be minutes, or like"):
+        slurm.submit([cfg], "a sweep")

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from tasks.engine.checkpoint import digest
+from tasks.engine.config import SmallModel
 from tasks.engine.errors import Interrupted
-from tasks.engine.kept import Recipe, trained
+from tasks.engine.kept import trained
 from tasks.engine.seeding import random_state
 from tasks.engine.workload import Metric, Workload
 
-RECIPE = Recipe(batch_size=6, steps=8, lr=0.1, weight_decay=0.01, warmup_steps=2, seed=3)
+SMALL = SmallModel(batch_size=6, steps=8, lr=0.1, weight_decay=0.01, warmup_steps=2, seed=3)
 
 
 def training(signal_at: int | None = None) -> tuple[Workload, torch.optim.Optimizer]:
@@ -32,10 +33,10 @@ def training(signal_at: int | None = None) -> tuple[Workload, torch.optim.Optimi
 
 
 def test_an_interrupted_training_resumes_and_ends_with_the_same_bits(tmp_path):
-    whole = trained(tmp_path / "whole.pt", RECIPE, training, final_factor=0.1, quiet=True)
+    whole = trained(tmp_path / "whole.pt", SMALL, training, final_factor=0.1, quiet=True)
     path = tmp_path / "stopped.pt"
     with pytest.raises(Interrupted, match="stopped at step 6 of 8; run the same command to resume"):
-        trained(path, RECIPE, lambda: training(signal_at=5), final_factor=0.1, quiet=True)
+        trained(path, SMALL, lambda: training(signal_at=5), final_factor=0.1, quiet=True)
     assert not path.exists()
     steps = []
 
@@ -44,7 +45,7 @@ def test_an_interrupted_training_resumes_and_ends_with_the_same_bits(tmp_path):
         optimizer.register_step_post_hook(lambda *_: steps.append(1))
         return workload, optimizer
 
-    resumed = trained(path, RECIPE, counted, final_factor=0.1, quiet=True)
+    resumed = trained(path, SMALL, counted, final_factor=0.1, quiet=True)
     assert len(steps) == 2 and digest(resumed) == digest(whole)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["stopped.lock", "stopped.pt", "whole.lock", "whole.pt"]
 
@@ -54,7 +55,7 @@ def test_the_caller_s_threads_and_random_numbers_stay_as_they_were(tmp_path):
     torch.set_num_threads(2)
     try:
         before = random_state()
-        trained(tmp_path / "model.pt", RECIPE, training, final_factor=0.0, quiet=True)
+        trained(tmp_path / "model.pt", SMALL, training, final_factor=0.0, quiet=True)
         after = random_state()
         assert torch.get_num_threads() == 2
     finally:

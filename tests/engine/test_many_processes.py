@@ -14,7 +14,8 @@ import torch
 from commands import ENVIRONMENT, ROOT, call, command, records, wait_until, write_fashion_mnist
 
 from scripts.cli.common import compose_config
-from tasks.engine.batching import pieces
+from tasks.engine.batching import micro_batches
+from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
 from tasks.engine.launch import Launch, first_machine, launched, meeting_point
 from tasks.engine.parallel import Ranks
@@ -219,13 +220,13 @@ def test_a_split_that_cannot_be_is_refused(tmp_path, arguments, words):
 def test_batch_statistics_over_less_than_the_global_batch_are_refused():
     cpu, model = torch.device("cpu"), torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
     plain = compose_config(["task=cifar100"])
-    check_batch_norm(plain, model, Ranks(), cpu)
-    check_batch_norm(plain, model, Ranks(0, 2), torch.device("cuda"))
-    check_batch_norm(plain, model[0], Ranks(0, 2), cpu)
+    check_batch_norm(read_config(plain), model, Ranks(), cpu)
+    check_batch_norm(read_config(plain), model, Ranks(0, 2), torch.device("cuda"))
+    check_batch_norm(read_config(plain), model[0], Ranks(0, 2), cpu)
     with pytest.raises(UserError, match="on GPUs alone"):
-        check_batch_norm(plain, model, Ranks(0, 2), cpu)
+        check_batch_norm(read_config(plain), model, Ranks(0, 2), cpu)
     with pytest.raises(UserError, match=r"micro_batch=8: .* of the whole batch"):
-        check_batch_norm(compose_config(["task=cifar100", "micro_batch=8"]), model, Ranks(), cpu)
+        check_batch_norm(read_config(compose_config(["task=cifar100", "micro_batch=8"])), model, Ranks(), cpu)
     check_parts(model, 2, Ranks(0, 2))
     with pytest.raises(UserError, match="last batch has 1 example"):
         check_parts(model, 1, Ranks(0, 2))
@@ -235,7 +236,7 @@ def test_batch_statistics_over_less_than_the_global_batch_are_refused():
 @pytest.mark.parametrize(("world", "micro_batch"), [(1, None), (1, 5), (2, None), (4, 2), (8, None)])
 def test_every_example_is_in_one_piece_and_the_weighted_means_add_up_to_the_batch_s_mean(count, world, micro_batch):
     batch = (torch.arange(count, dtype=torch.float64), (torch.arange(count),))
-    of_all = [pieces(batch, rank, world, micro_batch) for rank in range(world)]
+    of_all = [micro_batches(batch, rank, world, micro_batch) for rank in range(world)]
     assert len({len(of_one) for of_one in of_all}) == 1
     flat = [piece for of_one in of_all for piece in of_one]
     assert torch.cat([values for (values, _), share in flat if share > 0]).tolist() == list(range(count))

@@ -176,8 +176,8 @@ def test_a_damaged_note_of_the_last_check_is_not_believed(tmp_path, entry):
 
 
 def test_an_error_without_a_line_of_its_own_is_one_run_s(tmp_path, monkeypatch, capfd):
-    """The batch size is impossible for the task's data, as if the suite had a bug."""
-    bad = config(tmp_path, "task.data.modulus=0")
+    """A modulus that leaves no pair for training raises an error of no known kind, as a bug would."""
+    bad = config(tmp_path, "task.data.modulus=1")
     with pytest.raises(UserError, match=r"1 of 2 runs cannot be trained, .*; its traceback is in the sweep's output"):
         run_all([bad, config(tmp_path, "seed=2")], 1, "a sweep")
     assert len(records(tmp_path)) == 1 and unusable(run_folder(bad)) is not None

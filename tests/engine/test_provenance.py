@@ -15,8 +15,9 @@ from results import Run
 from results.code import code_remark
 from tasks.engine import attempts, environment, verified
 from tasks.engine import run as engine
+from tasks.engine.config import SmallModel
 from tasks.engine.errors import UserError
-from tasks.engine.kept import Recipe, trained
+from tasks.engine.kept import trained
 from tasks.engine.records import read_record, run_folder
 from tasks.engine.workload import Metric, Workload
 
@@ -167,11 +168,11 @@ def test_data_on_a_read_only_disk_is_trained_on_and_what_is_missing_is_one_line(
     try:
         write_fashion_mnist(disk)
         write_tokens(disk, "OpenWebText", 50257)
-        recipe = Recipe(batch_size=2, steps=1, lr=0.1, weight_decay=0, warmup_steps=0, seed=0)
-        weights = trained(disk / "small.pt", recipe, small_training, final_factor=0, quiet=True)
+        small_model = SmallModel(batch_size=2, steps=1, lr=0.1, weight_decay=0, warmup_steps=0, seed=0)
+        weights = trained(disk / "small.pt", small_model, small_training, final_factor=0, quiet=True)
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         assert torch.equal(
-            trained(disk / "small.pt", recipe, lambda: pytest.fail("it was made again"), 0, quiet=True)["weight"],
+            trained(disk / "small.pt", small_model, lambda: pytest.fail("it was made again"), 0, quiet=True)["weight"],
             weights["weight"],
         )
         small = ("num_steps=2", "task.log_every_steps=1", "quiet=true", f"data_dir={disk}", f"runs_dir={runs_dir}")

@@ -3,7 +3,6 @@
 import io
 import math
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +12,9 @@ from hypothesis import strategies as st
 
 from scripts.cli.common import compose_config
 from tasks.engine.batching import epoch_order
-from tasks.engine.checks import check
+from tasks.engine.config import Schedule, read_config
 from tasks.engine.errors import UserError
-from tasks.engine.schedule import DECAYS, lr_factor
+from tasks.engine.schedule import lr_factor
 from tasks.engine.seeding import derive, generator_for, random_state, restore_random_state, seed_everything
 
 CPU = torch.device("cpu")
@@ -23,10 +22,8 @@ SEEDS = st.integers(0, 2**31)
 PURPOSES = st.tuples(SEEDS, st.sampled_from(["epoch", "augment", "subset", "split"]), st.integers(0, 10**6))
 
 
-def schedule(
-    warmup_steps: int, decay: str = "cosine", final_factor: float = 0.0, power: float = 1.0
-) -> SimpleNamespace:
-    return SimpleNamespace(warmup_steps=warmup_steps, decay=decay, final_factor=final_factor, power=power)
+def schedule(warmup_steps: int, decay: str = "cosine", final_factor: float = 0.0, power: float = 1.0) -> Schedule:
+    return Schedule(warmup_steps=warmup_steps, decay=decay, final_factor=final_factor, power=power)
 
 
 def draws() -> tuple[list[float], list[float], list[float]]:
@@ -38,7 +35,7 @@ def draws() -> tuple[list[float], list[float], list[float]]:
     )
 
 
-@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize("decay", ["cosine", "polynomial", "constant"])
 @pytest.mark.parametrize("warmup_steps", [1, 7, 500])
 def test_the_warm_up_starts_at_exactly_0_is_linear_and_ends_at_1(decay, warmup_steps):
     factors = [lr_factor(schedule(warmup_steps, decay, 0.1, 0.9), step, 20_000) for step in range(warmup_steps + 1)]
@@ -46,14 +43,14 @@ def test_the_warm_up_starts_at_exactly_0_is_linear_and_ends_at_1(decay, warmup_s
     assert factors == pytest.approx([step / warmup_steps for step in range(warmup_steps + 1)], rel=1e-15)
 
 
-@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize("decay", ["cosine", "polynomial", "constant"])
 def test_without_a_warm_up_the_first_step_has_the_whole_learning_rate(decay):
     assert lr_factor(schedule(0, decay, 0.1, 0.9), 0, 100) == 1.0
 
 
 @pytest.mark.parametrize("step", [0, 1, 250, 499, 500, 501, 5_000, 10_250, 19_999, 20_000])
 def test_cifar100_has_the_paper_s_schedule(step):
-    cfg = compose_config(["task=cifar100", "scale=paper"])
+    cfg = read_config(compose_config(["task=cifar100", "scale=paper"]))
     expected = step / 500 if step < 500 else 0.1 + 0.9 * (1 + math.cos(math.pi * (step - 500) / (20_000 - 500))) / 2
     assert lr_factor(cfg.task.schedule, step, cfg.num_steps) == pytest.approx(expected, abs=1e-15)
 
@@ -90,9 +87,9 @@ def test_the_factor_ends_at_the_final_one_and_never_rises_on_its_way(decay, last
     ],
 )
 def test_a_schedule_out_of_its_range_is_refused_with_the_name_of_the_key(wrong):
-    check(compose_config(["task=grokking"]))
+    read_config(compose_config(["task=grokking"]))
     with pytest.raises(UserError, match=f"task.schedule.{wrong.split('=')[0]}="):
-        check(compose_config(["task=grokking", f"task.schedule.{wrong}"]))
+        read_config(compose_config(["task=grokking", f"task.schedule.{wrong}"]))
 
 
 @given(st.integers(1, 40), st.integers(1, 50), SEEDS, st.integers(0, 3))

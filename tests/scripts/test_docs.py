@@ -190,15 +190,16 @@ def copy(tmp_path_factory):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.png", "*.svg"))
     for page in PAGES:
         for title, block in [found for language in ("python", "yaml") for found in blocks(page, language)]:
-            path, _, place = title.partition(", in ")
-            if place:
+            if place := re.fullmatch(r"(\S+), (in|before) (.*)", title):
+                path = place[1]
                 lines = (folder / path).read_text().splitlines(keepends=True)
-                (at,) = (number for number, line in enumerate(lines) if line.startswith(f"{place}:"))
-                (folder / path).write_text("".join([*lines[: at + 1], block, *lines[at + 1 :]]))
+                (at,) = (number for number, line in enumerate(lines) if line.strip().startswith(f"{place[3]}:"))
+                at += place[2] == "in"
+                (folder / path).write_text("".join([*lines[:at], block, *lines[at:]]))
             elif title and "--8<--" not in block:
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                assert not (folder / path).exists(), title
-                (folder / path).write_text(block)
+                (folder / title).parent.mkdir(parents=True, exist_ok=True)
+                assert not (folder / title).exists(), title
+                (folder / title).write_text(block)
     return folder
 
 

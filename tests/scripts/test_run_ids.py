@@ -1,4 +1,4 @@
-"""The ids of every artefact's runs stay as they are: a finished run with another id would be trained again."""
+"""The configurations of every artefact's runs are valid, and their ids stay: a finished run with another id would be trained again."""
 
 import hashlib
 from pathlib import Path
@@ -19,6 +19,7 @@ def test_every_artefact_is_pinned_at_each_of_its_scales():
 
 @pytest.mark.parametrize(("name", "scale"), [(name, scale) for name, scales in PINNED.items() for scale in scales])
 def test_the_runs_of_an_artefact_keep_their_ids(name, scale):
+    # `expand` reads each configuration into types, which refuses an undeclared key.
     ids = sorted(expand(load_artefact(name), {"scale": scale}, {}))
     found = [len(ids), hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]]
     assert found == PINNED[name][scale], (

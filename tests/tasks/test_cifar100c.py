@@ -16,9 +16,10 @@ from commands import call, is_one_line, records, start, wait_until, write_fashio
 from scripts.cli.common import compose_config
 from scripts.prepare_data import prepare_task
 from tasks.cifar100c import corrupt, prepare
-from tasks.cifar100c.data import CORRUPTIONS, SEVERITIES
+from tasks.cifar100c.config import CORRUPTIONS, SEVERITIES
 from tasks.cifar100c.data import load as load_corrupted
 from tasks.data.images.arrays import at_size, load, normalizer
+from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
 from tasks.engine.files import write_atomically
 from tasks.engine.records import identity
@@ -37,7 +38,7 @@ def darker(image, severity, corruption_name, seed=None):
 
 def make(root, count=COUNT, function=darker):
     """Make FashionMNIST-C in `root` from its first test images with `function`. Return its folder."""
-    clean = load(compose_config(["task=cifar100", "task.data.downsample=1"]).task.data, root, train=False)
+    clean = load(read_config(compose_config(["task=cifar100", "task.data.downsample=1"])).task.data, root, train=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corrupt, "_library", lambda: (function, {"a library": "1.0"}))
         corrupt.make(root, clean.images[:count, 0].numpy(), clean.labels[:count].numpy(), print)
@@ -70,7 +71,7 @@ def test_models_are_trained_as_those_of_figure_2(scale):
 
 def test_a_file_has_the_test_images_in_order_at_severities_1_to_5(root):
     labels = np.load(root / corrupt.NAME / "labels.npy")
-    clean = load(compose_config(["task=cifar100", "task.data.downsample=1"]).task.data, root, train=False)
+    clean = load(read_config(compose_config(["task=cifar100", "task.data.downsample=1"])).task.data, root, train=False)
     assert np.array_equal(labels, np.tile(clean.labels[:COUNT], 5))
     for name in CORRUPTIONS:
         images = np.load(root / corrupt.NAME / f"{name}.npy")
@@ -85,7 +86,7 @@ def test_the_score_is_a_plain_loop_s(root):
         [*TINY, f"data_dir={root}", "task.corruptions.names=[fog,snow]", "task.corruptions.severities=[2,5]"]
     )
     torch.manual_seed(0)
-    workload = build_workload(cfg, torch.device("cpu"))
+    workload = build_workload(read_config(cfg), torch.device("cpu"))
     model = workload.model
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for step in range(20):  # an untrained model gives all images one class
@@ -181,7 +182,7 @@ def test_a_missing_library_is_said(copied, monkeypatch):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("names=[fog,rain]", r"names=\['fog', 'rain'\] must be different ones of gaussian_noise"),
+        ("names=[fog,rain]", r"names=\[fog, rain\] must be different ones of gaussian_noise"),
         ("names=[saturate]", r"saturate\.npy is not in .*; take it out of task\.corruptions\.names"),
         ("severities=[0,1]", r"severities=\[0, 1\] must be different ones of 1, 2, 3, 4, 5"),
         ("severities=[1,1]", r"severities=\[1, 1\]"),
@@ -191,7 +192,7 @@ def test_a_missing_library_is_said(copied, monkeypatch):
 )
 def test_wrong_settings_are_refused(root, override, words):
     with pytest.raises(UserError, match=words):
-        load_corrupted(compose_config([*TINY, f"task.corruptions.{override}"]).task, root)
+        load_corrupted(read_config(compose_config([*TINY, f"task.corruptions.{override}"])).task, root)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,7 @@ def test_foreign_and_damaged_files_are_said_with_what_to_do(copied, file, conten
     else:
         np.save(path, content)
     with pytest.raises(UserError, match=rf"{words}.*python scripts/prepare_data\.py cifar100c FashionMNIST"):
-        load_corrupted(compose_config([*TINY]).task, copied)
+        load_corrupted(read_config(compose_config([*TINY])).task, copied)
 
 
 @pytest.fixture
@@ -253,7 +254,7 @@ def test_the_published_set_is_unpacked_once_also_after_a_failure(archive, tmp_pa
         patch.setattr(prepare, "write_atomically", full)
         prepare_task("cifar100c", ["CIFAR100"], tmp_path)
     folder = tmp_path / "CIFAR-100-C"
-    assert not prepare.whole(folder)
+    assert not prepare.is_complete(folder)
     prepare_task("cifar100c", ["CIFAR100"], tmp_path)
     assert sorted(path.name for path in folder.glob("[!.]*")) == sorted([*prepare.FILES, "checksums.json"])
     assert np.load(folder / "fog.npy").shape == (20, 32, 32, 3) and np.load(folder / "fog.npy").max() == len("fog.npy")

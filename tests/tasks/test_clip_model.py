@@ -12,6 +12,7 @@ from cpr import regularized_names
 from scripts.cli.common import compose_config
 from tasks.clip import prepare, pretrained, wise_ft, zero_shot
 from tasks.clip.model import Classifier, Head, build_clip, shape_of
+from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
 from tasks.models.flops import flops_per_image
 
@@ -159,7 +160,7 @@ def test_the_zero_shot_head_is_open_clip_s_classifier(named):
     with torch.no_grad():
         expected = model.logit_scale.exp() * model.encode_image(images(), normalize=True) @ classifier
         torch.testing.assert_close(ours(images()), expected)
-    cfg = compose_config(["task=clip", "scale=paper"]).task.zero_shot
+    cfg = read_config(compose_config(["task=clip", "scale=paper"])).task.zero_shot
     assert (len(zero_shot.class_names(cfg)), len(zero_shot.templates(cfg))) == (1000, 80)
 
 

@@ -1,29 +1,30 @@
 """The task clip: the small CLIP, a run's start, batches, mistakes, and a run."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 from commands import call, records, write_fashion_mnist
-from omegaconf import OmegaConf
 from PIL import Image
 
 from scripts.cli.common import compose_config
 from scripts.sweep.plan import expand, load_artefact
 from tasks.clip import data as clip_data
 from tasks.clip import prepare, pretrained, small, task
+from tasks.clip.config import SmallClip
 from tasks.data.images import loader
 from tasks.data.images.labelled import load
 from tasks.engine import checkpoint
-from tasks.engine.batching import pieces
+from tasks.engine.batching import micro_batches
+from tasks.engine.config import Config, read_config
 from tasks.engine.errors import UserError
 from tasks.engine.launch import Launch
-from tasks.engine.optimizers import warm_start_steps
+from tasks.engine.regularizers import warm_start_steps
 from tasks.engine.run import build_workload
 from tasks.engine.schedule import lr_factor
+from tasks.engine.section import read_part
 from tasks.engine.seeding import random_state
 from tasks.recipes.timm import eval_transform
 
@@ -59,12 +60,8 @@ def root(tmp_path_factory):
     return write_fashion_mnist(tmp_path_factory.mktemp("data"))
 
 
-def config(root: Path, *more: str):
-    return compose_config([*TINY, "regularizer=adamcpr_ip", f"data_dir={root}", *more])
-
-
-def recipe(root: Path) -> small.Recipe:
-    return small.recipe_of(config(root).task.small)
+def config(root: Path, *more: str) -> Config:
+    return read_config(compose_config([*TINY, "regularizer=adamcpr_ip", f"data_dir={root}", *more]))
 
 
 def sha(model) -> str:
@@ -75,7 +72,7 @@ def sha(model) -> str:
 
 
 def test_the_paper_s_protocol_has_10_epochs_of_512_a_warm_up_of_500_and_a_cosine_to_nothing():
-    cfg = compose_config(["task=clip", "scale=paper", "regularizer=adamw"])
+    cfg = read_config(compose_config(["task=clip", "scale=paper", "regularizer=adamw"]))
     assert cfg.task.batch_size == 512 and cfg.num_steps == 10 * (1_281_167 // 512) == 25_020
     assert (list(cfg.task.betas), cfg.task.eps, cfg.task.grad_clip, cfg.task.head) == (
         [0.9, 0.999],
@@ -99,12 +96,12 @@ def test_the_paper_s_protocol_has_10_epochs_of_512_a_warm_up_of_500_and_a_cosine
 
 
 def test_the_small_clip_that_is_prepared_is_that_of_a_run():
-    prepared, of_run = OmegaConf.load(prepare.MINI), compose_config(["task=clip", "scale=mini"])
-    assert small.recipe_of(prepared.task.small) == small.recipe_of(of_run.task.small)
+    of_run = read_config(compose_config(["task=clip", "scale=mini"])).task.small
+    assert read_part(SmallClip, prepare.MINI, "task.small") == of_run
 
 
-def test_the_small_clip_is_kept_by_recipe_and_images(root, tmp_path):
-    own = recipe(root)
+def test_the_small_clip_is_kept_by_configuration_and_images(root, tmp_path):
+    own = config(root).task.small
     first = small.trained(root, own, quiet=True)
     path = small.kept_at(root, own)
     changed = path.stat().st_mtime_ns
@@ -112,7 +109,7 @@ def test_the_small_clip_is_kept_by_recipe_and_images(root, tmp_path):
     assert path.stat().st_mtime_ns == changed
     path.write_bytes(path.read_bytes()[:-100])
     assert sha(small.trained(root, own, quiet=True)) == sha(first)  # a damaged one is made again, with the same bits
-    assert small.kept_at(root, replace(own, lr=1e-4)) != path
+    assert small.kept_at(root, own.model_copy(update={"lr": 1e-4})) != path
     assert small.kept_at(write_fashion_mnist(tmp_path, train=300), own).name != path.name
 
 
@@ -126,7 +123,7 @@ def test_a_run_s_random_numbers_do_not_depend_on_whether_it_trained_the_small_cl
 
 
 def test_the_small_clip_sees_no_image_of_the_fine_tuning_and_none_of_an_unnamed_class(root):
-    own = recipe(root)
+    own = config(root).task.small
     tuned = load(config(root).task.data, root, "train").indices
     assert not set(tuned) & set(small.subset(400, own).tolist()) and len(tuned) + own.images < 400
     unnamed = {own.classes.index(name) for name in own.unnamed}
@@ -139,7 +136,7 @@ def test_the_small_clip_sees_no_image_of_the_fine_tuning_and_none_of_an_unnamed_
 
 
 def test_images_are_transformed_as_open_clip_does():
-    cfg = compose_config(["task=clip", "scale=paper"]).task
+    cfg = read_config(compose_config(["task=clip", "scale=paper"])).task
     pixels = torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     picture = Image.fromarray(pixels.numpy()).resize((300, 250))
     train, plain = (open_clip.image_transform(224, is_train=training) for training in (True, False))
@@ -157,7 +154,7 @@ def test_a_batch_depends_on_seed_and_step_alone_and_each_process_reads_its_part(
         cfg = config(root, f"seed={seed}")
         return clip_data.batches(load(cfg.task.data, root, "train"), cfg, CPU)(4)
 
-    parts = [part for rank in range(world) for part, _ in pieces(batch(rank), rank, world)]
+    parts = [part for rank in range(world) for part, _ in micro_batches(batch(rank), rank, world)]
     pixels, classes = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     assert pixels.shape == (16, 3, 28, 28) and classes.shape == (16,) and classes.dtype == torch.int64
     monkeypatch.undo()
@@ -223,7 +220,7 @@ def test_missing_weights_are_one_line_with_the_command(tmp_path):
         UserError,
         match=r"^OpenAI's weights .* are not in .*: python scripts/prepare_data\.py clip ImageNet data_dir=.*$",
     ):
-        task.build(compose_config(["task=clip", "scale=paper", f"data_dir={tmp_path}"]), CPU)
+        task.build(read_config(compose_config(["task=clip", "scale=paper", f"data_dir={tmp_path}"])), CPU)
     with pytest.raises(
         UserError, match=r"OpenAI's weights are of ViT-B-32-quickgelu; name a file with task\.checkpoint=PATH"
     ):
@@ -235,10 +232,13 @@ def test_missing_weights_are_one_line_with_the_command(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("task.head=linear", r"task\.head='linear' is unknown; choose one of random, zero_shot"),
-        ("task.wise_ft=[0,1.5]", r"task\.wise_ft=\[0, 1\.5\] must be numbers in \[0, 1\]"),
+        ("task.head=linear", r"task\.head=linear is unknown; choose one of random, zero_shot"),
+        ("task.wise_ft=[0,1.5]", r"task\.wise_ft=\[0, 1\.5\] must be a list of numbers in \[0, 1\]"),
         ("task.data.image_size=32", r"task\.data\.image_size=32 is not the model's 28"),
-        ("task.zero_shot.classes=[]", r"task\.zero_shot\.classes=\[\] must be a list of names, or imagenet"),
+        (
+            "task.zero_shot.classes=[]",
+            r"task\.zero_shot\.classes=\[\] must be imagenet, or a list of at least one text",
+        ),
         ("task.zero_shot.templates=[a photo]", r"must be a list of sentences with \{\} for the name, or openai"),
         ("task.zero_shot.classes=[bag,coat]", r"FashionMNIST .* has 10 classes, and task\.zero_shot\.classes names 2"),
         ("task.batch_size=64", r"60 training images, fewer than task\.batch_size=64"),

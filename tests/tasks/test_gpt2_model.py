@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
 
 from cpr import regularized_names
 from scripts.cli.common import compose_config
+from tasks.engine.config import read_config
+from tasks.engine.errors import UserError
 from tasks.engine.records import identity, run_id
-from tasks.gpt2.model import GPT2, Shape, build
+from tasks.engine.section import read
+from tasks.gpt2.config import Shape
+from tasks.gpt2.model import GPT2
 
 SMALL = {"width": 48, "layers": 2, "heads": 4, "context": 16, "vocabulary": 104, "dropout": 0.0}
 
@@ -62,9 +65,9 @@ def from_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
     ("task", "millions"), [("gpt2", 123.7), ("gpt2m", 353.8), ("gpt2l", 773.0), ("gpt2xl", 1187.1)]
 )
 def test_the_papers_parameter_counts(task, millions):
-    cfg = compose_config([f"task={task}", "scale=paper"])
+    cfg = read_config(compose_config([f"task={task}", "scale=paper"]))
     with torch.device("meta"):
-        model = build(OmegaConf.to_container(cfg.task.model, resolve=True), cfg.task.loss_chunk)
+        model = GPT2(cfg.task.model, cfg.task.loss_chunk)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.5)
 
 
@@ -147,17 +150,17 @@ def test_the_regularized_set_is_every_matrix_but_the_tied_embedding():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"heads": 5}, "multiple of heads"),
-        ({"positions": "absolute"}, "positions 'absolute' is unknown"),
-        ({"init": "xavier"}, "init 'xavier' is unknown"),
-        ({"dropout": 1.0}, "dropout 1.0 must lie in"),
-        ({"rotary_fraction": 0.0}, "rotary_fraction 0.0"),
-        ({"rotary_fraction": 0.25}, "rotary_fraction 0.25"),
+        ({"heads": 5}, r"task\.model\.width=\d+ must be a multiple of heads=5"),
+        ({"positions": "absolute"}, r"task\.model\.positions=absolute is unknown; choose one of rotary, learned"),
+        ({"init": "xavier"}, r"task\.model\.init=xavier is unknown; choose one of normal, uniform"),
+        ({"dropout": 1.0}, r"task\.model\.dropout=1\.0 must be a number in \[0, 1\)"),
+        ({"rotary_fraction": 0.0}, r"task\.model\.rotary_fraction=0\.0 must give an even number"),
+        ({"rotary_fraction": 0.25}, r"task\.model\.rotary_fraction=0\.25 must give an even number"),
     ],
 )
 def test_a_shape_that_cannot_be_built_says_why(change, words):
-    with pytest.raises(ValueError, match=words):
-        Shape(**(SMALL | change))
+    with pytest.raises(UserError, match=words):
+        read(Shape, SMALL | change, "task.model")
 
 
 def test_flops_are_those_that_torch_counts():

@@ -16,10 +16,12 @@ from torch.nn.functional import cross_entropy
 from scripts.cli.common import compose_config
 from tasks.data.text.blocks import Blocks, batches, in_order
 from tasks.engine import throughput
+from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
 from tasks.engine.run import run
 from tasks.engine.workload import Work
-from tasks.gpt2.model import GPT2, Shape
+from tasks.gpt2.config import Shape
+from tasks.gpt2.model import GPT2
 from tasks.gpt2.sampling import generate
 from tasks.gpt2.task import build
 
@@ -111,7 +113,7 @@ def test_evaluation_reads_the_first_blocks_in_order():
 def test_the_evaluation_is_the_plain_mean_over_tokens(data, tmp_path):
     cfg = tiny(data, tmp_path, "task.eval_blocks=5", "task.eval_batch_size=2")
     torch.manual_seed(0)
-    workload = build(cfg, CPU)
+    workload = build(read_config(cfg), CPU)
     metrics = workload.evaluate(workload.model)
     written = torch.from_numpy(np.fromfile(data / "gpt2/Tiny/validation-00000.bin", "<u2").astype(np.int64))
     tokens, targets = written[:60].view(5, 12), written[1:61].view(5, 12)
@@ -202,7 +204,7 @@ def test_a_model_that_cannot_be_built_is_one_line(data, tmp_path, override):
 def test_a_thin_copy_of_gpt2xl_is_the_same_in_shards_as_in_one_process(tmp_path):
     """The copy has GPT2xl's blocks and heads, and the tied embedding outside of them."""
     root = write_tokens(tmp_path / "data", "Tiny", VOCABULARY)
-    xl = compose_config(["task=gpt2xl"]).task.model
+    xl = read_config(compose_config(["task=gpt2xl"])).task.model
     thin = [
         f"task.model.layers={xl.layers}",
         f"task.model.heads={xl.heads}",

@@ -23,7 +23,8 @@ from scripts.sweep.plan import expand
 from tasks.data.images import loader, prepare
 from tasks.data.images.labelled import load, read
 from tasks.engine import run as engine
-from tasks.engine.batching import pieces
+from tasks.engine.batching import micro_batches
+from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
 from tasks.engine.launch import Launch
 from tasks.engine.seeding import random_state
@@ -72,7 +73,7 @@ def folders(tmp_path_factory):
 
 
 def tiny(data: Path, *overrides: str):
-    return compose_config([*TINY, "regularizer=adamcpr_ip", f"data_dir={data}", *overrides])
+    return read_config(compose_config([*TINY, "regularizer=adamcpr_ip", f"data_dir={data}", *overrides]))
 
 
 def batches(data: Path, *overrides: str):
@@ -113,7 +114,7 @@ def test_each_process_reads_its_own_part_of_the_batch(data, world, monkeypatch):
         monkeypatch.setattr(loader, "launched", lambda rank=rank: Launch(rank, world, rank))
         batch = batches(data)(1)
         assert len(batch) == 16 and len(batch.images) == (rank + 1) * 16 // world - rank * 16 // world
-        parts += [part for part, _ in pieces(batch, rank, world, 1 if world == 8 else None)]
+        parts += [part for part, _ in micro_batches(batch, rank, world, 1 if world == 8 else None)]
     assert same((torch.cat(tensors) for tensors in zip(*parts, strict=True)), whole)
     with pytest.raises(IndexError, match="rows 0 to 1 are another process's"):
         batch[0:1]
@@ -157,7 +158,7 @@ def test_evaluation_is_the_plain_count_over_all_validation_images(data):
 
 def test_channels_last_reaches_the_model_and_the_images_of_training_and_evaluation(data):
     words = [word for word in TINY if not word.startswith(("task=", "task.model"))]
-    cfg = compose_config(["task=resnet50", *words, "regularizer=adamw", f"data_dir={data}"])
+    cfg = read_config(compose_config(["task=resnet50", *words, "regularizer=adamw", f"data_dir={data}"]))
     workload, seen = build(cfg, CPU), []
     workload.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     workload.loss(workload.model.train(), workload.batch_at(0)[0:16])

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.data.images.torchvision_sets import DATA_SETS
+from tasks.data.images.config import ArrayData
 from tasks.engine.batching import epoch_order
 from tasks.engine.errors import UserError
 from tasks.engine.seeding import generator_for
@@ -26,20 +25,20 @@ class Images:
     labels: Tensor
 
 
-def load(cfg: Any, root: Path, train: bool) -> Images:
+def load(cfg: ArrayData, root: Path, train: bool) -> Images:
     """Return the train or test split of `cfg.name` from `root`, at the configured size.
 
     torchvision reads the files. Grey images are repeated to the number of channels in `cfg.mean`.
     `cfg.downsample` averages blocks of pixels.
 
     Raises:
-        UserError: the files are missing (`prepare_data.py` downloads them), or the name is unknown.
+        UserError: the files are missing (`prepare_data.py` downloads them).
     """
     data = _read(cfg.name, root, train)
     return Images(at_size(data.images, cfg).contiguous(), data.labels)
 
 
-def at_size(images: Tensor, cfg: Any) -> Tensor:
+def at_size(images: Tensor, cfg: ArrayData) -> Tensor:
     """Return images uint8 [n, channels, height, width] as the model takes them: downsampled, grey ones repeated."""
     if cfg.downsample > 1:
         images = F.avg_pool2d(images.float(), cfg.downsample).round().to(torch.uint8)
@@ -51,8 +50,6 @@ def at_size(images: Tensor, cfg: Any) -> Tensor:
 def _read(name: str, root: Path, train: bool) -> Images:
     import torchvision.datasets as datasets
 
-    if name not in DATA_SETS:
-        raise UserError(f"task.data.name={name!r} is unknown; choose one of {', '.join(DATA_SETS)}")
     try:
         data = getattr(datasets, name)(root=root, train=train, download=False)
     except RuntimeError as error:
@@ -91,14 +88,14 @@ def crop_and_flip(images: Tensor, padding: int, generator: torch.Generator) -> T
     return cropped.permute(0, 3, 1, 2).contiguous()
 
 
-def normalizer(cfg: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
+def normalizer(cfg: ArrayData, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Return a function from uint8 [0, 255] to float32, normalized by the data set's mean and std per channel."""
     mean = torch.tensor(cfg.mean, device=device).view(1, -1, 1, 1)
     std = torch.tensor(cfg.std, device=device).view(1, -1, 1, 1)
     return lambda images: (images.float() / 255 - mean) / std
 
 
-def batches(data: Images, cfg: Any, batch_size: int, seed: int, device: torch.device) -> Callable[[int], Batch]:
+def batches(data: Images, cfg: ArrayData, batch_size: int, seed: int, device: torch.device) -> Callable[[int], Batch]:
     """Return `batch_at(step)`: augmented, normalized images float32 and their labels, on `device`."""
     images, labels = data.images.to(device), data.labels.to(device)
     indices, normalize = epoch_order(len(data.labels), batch_size, seed), normalizer(cfg, device)

@@ -2,13 +2,14 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from PIL.Image import Image
 from torch.utils.data import Subset
 
 from tasks.data.downloads import import_datasets
+from tasks.data.images.config import LabelledData
 from tasks.data.images.shards import TarShards, decoded
 from tasks.data.images.torchvision_sets import digest as small_images_digest
 from tasks.engine import verified
@@ -69,19 +70,19 @@ def of_file(path: str) -> Image:
     return decoded(Path(path).read_bytes(), f"the bytes of {path}")
 
 
-def load(cfg: Any, root: Path, split: str) -> Images:
+def load(cfg: LabelledData, root: Path, split: str) -> Images:
     """Return a split ("train" or "val") of `cfg.name` in the data folder `root`.
 
     With `cfg.train_size` or `cfg.val_size`, a generator of `cfg.subset_seed` draws that many images
     without replacement.
 
     Raises:
-        UserError: the data set is missing, its name is unknown, or the size is out of range.
+        UserError: the data set is missing or has fewer images.
     """
-    images, size = read(cfg.name, root, split), cfg[f"{split}_size"]
+    images, size = read(cfg.name, root, split), cfg.train_size if split == "train" else cfg.val_size
     if size is None:
         return images
-    if not 1 <= size <= len(images):
+    if size > len(images):
         raise UserError(f"task.data.{split}_size={size} must lie in 1..{len(images)}")
     chosen = torch.randperm(len(images), generator=generator_for(cfg.subset_seed, "subset", split))[:size]
     return Subset(images, chosen.tolist())  # type: ignore[arg-type, return-value]
@@ -93,8 +94,6 @@ def read(name: str, root: Path, split: str) -> Images:
     """Return all images of a split, or raise UserError as `load` does."""
     import torchvision.datasets as datasets
 
-    if name not in FOLDERS:
-        raise UserError(f"task.data.name={name!r} is unknown; choose one of {', '.join(FOLDERS)}")
     folder = root / FOLDERS[name]
     try:
         if name == "FashionMNIST":

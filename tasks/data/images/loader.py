@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tasks.data.images.labelled import Images
+from tasks.engine.config import Config
 from tasks.engine.errors import UserError
 from tasks.engine.launch import launched
 from tasks.engine.loading import loader
@@ -118,7 +119,7 @@ def reading(
     transform: Transform,
     rows: Sequence[int],
     order: Callable[[int], Tensor],
-    cfg: Any,
+    cfg: Config,
     device: torch.device,
 ) -> Callable[[int], Batch]:
     """Return `read(step)`: the images of `rows` of a batch, float32, and their classes, on `device`.
@@ -139,11 +140,10 @@ def reading(
     return read
 
 
-def in_order(images: Images, transform: Transform, cfg: Any, device: torch.device) -> Iterator[Batch]:
-    """Yield all images, transformed to float32, and their classes on `device`.
-
-    A batch has `cfg.task.eval_batch_size` images.
-    """
+def in_order(
+    images: Images, transform: Transform, batch_size: int, workers: int, device: torch.device
+) -> Iterator[Batch]:
+    """Yield all images, transformed to float32, and their classes on `device`, `batch_size` at a time."""
     plain = Plain(images, transform)
-    for pixels, labels in loader(plain, cfg.loader_workers, device, batch_size=cfg.task.eval_batch_size):
+    for pixels, labels in loader(plain, workers, device, batch_size=batch_size):
         yield pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)

@@ -36,7 +36,7 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
         _from_torchvision(name, root, say, "169 MB")
         return
     raw = root / name / "raw"
-    if damaged := [path for path in (raw / file for file in FASHION_MNIST) if not _whole(path)]:
+    if damaged := [path for path in (raw / file for file in FASHION_MNIST) if not _is_intact(path)]:
         # torchvision would accept damaged files.
         for path in (*damaged, raw / verified.KNOWN):
             path.unlink(missing_ok=True)
@@ -46,7 +46,7 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
             say(f"{error}; trying Debian's package archive instead (31 MB)")
             _from_debian(raw)
             say(f"{name}: from Debian's package dataset-fashion-mnist, checksums match")
-        if not all(_whole(raw / file) for file in FASHION_MNIST):
+        if not all(_is_intact(raw / file) for file in FASHION_MNIST):
             raise UserError(
                 f"{name}: the files in {raw} do not match their checksums; delete them, then run the same command again"
             )
@@ -70,7 +70,7 @@ def digest(name: str, root: Path) -> str:
     return verified.overall(dict(CIFAR100.train_list + CIFAR100.test_list))
 
 
-def _whole(path: Path) -> bool:
+def _is_intact(path: Path) -> bool:
     return path.exists() and _digest(path.read_bytes()) == FASHION_MNIST[path.name]
 
 

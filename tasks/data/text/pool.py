@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from tasks.data.text.corpora import Documents
-from tasks.data.text.groups import Recipe, json_bytes, kept_group, write_group
+from tasks.data.text.document_groups import Recipe, json_bytes, kept_group, write_group
 from tasks.data.text.shards import SPLITS, data_set_folder
 from tasks.data.text.tokenizer import load
 from tasks.engine.errors import Held, UserError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.data.downloads import import_datasets
 from tasks.data.text import corpora, tokenizer
-from tasks.data.text.groups import Recipe
+from tasks.data.text.document_groups import Recipe
 from tasks.data.text.pool import write_all
 from tasks.data.text.shards import SPLITS, data_set_folder, manifest, verify, wrong_in_length
 from tasks.engine.errors import UserError

@@ -79,7 +79,7 @@ def load(root: Path, entries: int = VOCABULARY_SIZE) -> Tokenizer:
     Raises:
         UserError: its files are missing or damaged.
     """
-    if not all(_whole(_folder(root) / name) for name in FILES):
+    if not all(_is_intact(_folder(root) / name) for name in FILES):
         what = "missing or damaged; prepare them with: python scripts/prepare_data.py gpt2 data_dir="
         raise UserError(f"GPT-2's vocabulary: its files in {_folder(root)} are {what}{root}")
     return Tokenizer(_folder(root), entries)
@@ -92,7 +92,7 @@ def prepare(root: Path, say: Callable[[str], None]) -> None:
         UserError: no source can be reached.
     """
     folder = _folder(root)
-    if all(_whole(folder / name) for name in FILES):
+    if all(_is_intact(folder / name) for name in FILES):
         return
     say(f"GPT-2's vocabulary: 1.5 MB, downloaded into {folder}")
     try:
@@ -114,7 +114,7 @@ def _folder(root: Path) -> Path:
     return root / "gpt2_bpe"
 
 
-def _whole(path: Path) -> bool:
+def _is_intact(path: Path) -> bool:
     return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == FILES[path.name]
 
 

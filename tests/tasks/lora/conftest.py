@@ -7,7 +7,7 @@ from commands import ROOT
 from made_lora import WORDS, made_questions
 
 from tasks.data.text import tokenizer
-from tasks.data.text.groups import Recipe as TextRecipe
+from tasks.data.text.document_groups import Recipe as TextRecipe
 from tasks.data.text.pool import write_all
 from tasks.engine.errors import UserError
 from tasks.lora import questions

@@ -1,18 +1,16 @@
 """A small base model, questions and settings for the tests of the task lora."""
 
-from dataclasses import asdict
-
 import torch
 
 from scripts.cli.common import compose_config
 from tasks.engine import checkpoint
-from tasks.lora import small
+from tasks.lora.config import SmallMistral
 from tasks.lora.questions import Question
 
 CPU = torch.device("cpu")
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 WORDS = ["the", "king", "is", "dead", "long", "live", "my", "lord", "and", "all", "that", "love", "him"]
-RECIPE = small.Recipe(
+SMALL = SmallMistral(
     text="Made",
     questions="Made",
     question_every=2,
@@ -41,7 +39,7 @@ SETTINGS = [
     "task.batch_size=4",
     "task.eval_blocks=4",
     "task.lora.r=2",
-    *(f"task.small.{key}={value}" for key, value in asdict(RECIPE).items()),
+    *(f"task.small.{key}={value}" for key, value in SMALL.model_dump().items()),
 ]
 
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 from commands import call, call_forked, is_one_line, records, start, wait_until
-from made_lora import CPU, RECIPE, SETTINGS, TARGETS, config, made_questions
+from made_lora import CPU, SETTINGS, SMALL, TARGETS, config, made_questions
 
 from scripts.cli.common import compose_config
 from tasks.data.text import tokenizer
+from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
 from tasks.engine.run import build_workload
 from tasks.lora import adapters, data, harness, mistral, plays, pubmedqa, questions, small
@@ -20,7 +21,7 @@ from tasks.lora.scoring import Exam, answer_losses
 
 def small_lora(seed: int = 0):
     torch.manual_seed(seed)
-    model = small.empty(RECIPE)
+    model = small.empty(SMALL)
     adapters.add(model, 2, 2.0, TARGETS)
     return model
 
@@ -67,7 +68,7 @@ def test_the_likeliest_answer_counts(made):
 
 
 def test_a_batch_depends_on_seed_and_step_alone(made):
-    first, again, other = (build_workload(config(made, f"seed={seed}"), CPU) for seed in (1, 1, 2))
+    first, again, other = (build_workload(read_config(config(made, f"seed={seed}")), CPU) for seed in (1, 1, 2))
     for step in (7, 0, 3):
         assert all(torch.equal(a, b) for a, b in zip(first.batch_at(step), again.batch_at(step), strict=True))
     assert not torch.equal(first.batch_at(0)[0], other.batch_at(0)[0])
@@ -127,7 +128,7 @@ def test_the_harness_is_asked_for_in_one_line(made, monkeypatch):
     with pytest.raises(UserError, match="'chess' is unknown; choose from arithmetic, mmlu, piqa, truthfulqa"):
         harness.check(["chess"], object())
     with pytest.raises(UserError, match="needs a pretrained model"):
-        build_workload(config(made, "task.harness=[piqa]"), CPU)
+        build_workload(read_config(config(made, "task.harness=[piqa]")), CPU)
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(UserError, match=r"install it with: pip install 'lm_eval\[hf\]'"):
         harness.check(["piqa"], object())
@@ -139,7 +140,7 @@ def test_the_papers_way_with_a_small_pretrained_model(made, root):
 
     folder = mistral.weights_folder(root)
     torch.manual_seed(0)
-    small.empty(RECIPE).save_pretrained(folder)
+    small.empty(SMALL).save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer.load(root, 512)._bpe).save_pretrained(folder)
     for split, number in (("train", 40), ("test", 20)):
         assert len(questions.read(root, "Made", split)) == number
@@ -151,7 +152,7 @@ def test_the_papers_way_with_a_small_pretrained_model(made, root):
         "task.data.train_size=32",
         "task.lora.r=2",
     ]
-    workload = build_workload(compose_config([*options, "task.batch_size=4", f"data_dir={root}"]), CPU)
+    workload = build_workload(read_config(compose_config([*options, "task.batch_size=4", f"data_dir={root}"])), CPU)
     assert workload.model.lm_head.weight.dtype == torch.bfloat16
     with torch.autocast("cpu", dtype=torch.bfloat16):
         workload.loss(workload.model, workload.batch_at(0)).backward()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from scripts.cli.common import compose_config
+from tasks.engine.config import read_config
 from tasks.segmentation import task
 from tasks.segmentation.raw import Case, Facts
 
@@ -51,4 +52,4 @@ def config(made, *more):
 
 
 def trainer_of(made, tmp_path, *more, fold=0):
-    return task.make_trainer(config(made, f"runs_dir={tmp_path}", *more), fold, CPU)
+    return task.make_trainer(read_config(config(made, f"runs_dir={tmp_path}", *more)), fold, CPU)

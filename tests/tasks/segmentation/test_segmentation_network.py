@@ -7,6 +7,7 @@ from made_segmentation import CPU, SGD, config, trainer_of
 from cpr import regularized_names
 from scripts.cli.common import compose_config
 from scripts.sweep.plan import expand, load_artefact
+from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
 from tasks.engine.optimizers import build_optimizer
 from tasks.engine.run import build_workload
@@ -29,7 +30,7 @@ def full_network(made, tmp_path):
     def build(name: str):
         configuration = dict(trainer_of(made, tmp_path).plans_manager.plans["configurations"]["3d_fullres"])
         patch, spacing, channels, labels = FULL[name]
-        settings = compose_config([f"task={name}", "scale=paper"]).task
+        settings = read_config(compose_config([f"task={name}", "scale=paper"])).task
         assert list(settings.plan.patch) == patch and settings.batch_size == 2
         configuration["spacing"] = spacing
         nnunet.apply(
@@ -72,7 +73,7 @@ def test_the_paper_s_sgd_has_momentum_and_regularizes_the_convolutions_alone(ful
     ]
     network = full_network("segmentation")
     for cfg in (cfg for cfg in configs if cfg.regularizer.name == "sgd"):
-        optimizer = build_optimizer(cfg, network)
+        optimizer = build_optimizer(read_config(cfg), network)
         regularized, others = optimizer.param_groups
         for group in (regularized, others):
             assert (group["lr"], group["momentum"], group["nesterov"]) == (0.01, 0.99, True)
@@ -89,17 +90,17 @@ def test_the_paper_s_sgd_has_momentum_and_regularizes_the_convolutions_alone(ful
 
 def test_nnunet_s_default_decays_everything(full_network):
     cfg = compose_config(["task=segmentation_amos22", "scale=paper", *SGD, "regularizer.weight_decay=3e-5"])
-    assert {group["weight_decay"] for group in build_optimizer(cfg, full_network("segmentation")).param_groups} == {
-        3e-5
-    }
+    assert {
+        group["weight_decay"] for group in build_optimizer(read_config(cfg), full_network("segmentation")).param_groups
+    } == {3e-5}
 
 
 def test_the_paper_s_schedule():
-    cfg = compose_config(["task=segmentation", "scale=paper", "lr=1e-2"])
+    cfg = read_config(compose_config(["task=segmentation", "scale=paper", "lr=1e-2"]))
     factors = {step: lr_factor(cfg.task.schedule, step, cfg.num_steps) for step in (0, 2000, 10_000, 25_000)}
     assert factors == pytest.approx({0: 0, 2000: 1, 10_000: (15 / 23) ** 0.9, 25_000: 0})
     assert compose_config(["task=segmentation_btcv", "scale=paper"]).num_steps == 125_000
-    amos = compose_config(["task=segmentation_amos22", "scale=paper"])
+    amos = read_config(compose_config(["task=segmentation_amos22", "scale=paper"]))
     assert lr_factor(amos.task.schedule, 0, amos.num_steps) == 1
 
 
@@ -115,15 +116,15 @@ def test_settings_that_cannot_be_are_said(made, tmp_path):
         (["task.data.name=Head"], "task.data.name=Head is unknown; choose one of MNI152, Heart"),
     ):
         with pytest.raises(UserError, match=words):
-            build_workload(config(made, f"runs_dir={tmp_path}", *settings), CPU)
+            build_workload(read_config(config(made, f"runs_dir={tmp_path}", *settings)), CPU)
     with pytest.raises(
         UserError,
         match=r"Heart is not in .*prepare it with: python scripts/prepare_data\.py segmentation Heart data_dir=",
     ):
-        build_workload(config(made, f"runs_dir={tmp_path}", "task.data.name=Heart"), CPU)
+        build_workload(read_config(config(made, f"runs_dir={tmp_path}", "task.data.name=Heart")), CPU)
 
 
 def test_without_nnunet_the_command_to_install_it_is_said(made, monkeypatch):
     monkeypatch.setattr(nnunet.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs nnU-Net v2: make setup EXTRAS=segmentation"):
-        build_workload(config(made), CPU)
+        build_workload(read_config(config(made)), CPU)

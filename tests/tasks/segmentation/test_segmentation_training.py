@@ -12,6 +12,7 @@ from made_segmentation import CPU, SETTINGS, SGD, config, nibabel, trainer_of
 from scripts.cli.common import compose_config
 from scripts.sweep.local import run_all
 from tasks.engine import checkpoint
+from tasks.engine.config import read_config
 from tasks.engine.errors import TrainingFailed, UserError
 from tasks.engine.records import run_id
 from tasks.engine.run import build_workload, run
@@ -124,7 +125,8 @@ def test_voxels_that_are_ignored_do_not_count_in_the_mean():
 
 def test_a_batch_depends_on_seed_and_iteration_alone(made, tmp_path):
     first, again, other = (
-        build_workload(config(made, f"runs_dir={tmp_path}", f"seed={seed}", "task.fold=0"), CPU) for seed in (1, 1, 2)
+        build_workload(read_config(config(made, f"runs_dir={tmp_path}", f"seed={seed}", "task.fold=0")), CPU)
+        for seed in (1, 1, 2)
     )
     for step in (7, 0, 3):
         ours, theirs = first.batch_at(step), again.batch_at(step)
@@ -136,7 +138,8 @@ def test_a_batch_depends_on_seed_and_iteration_alone(made, tmp_path):
 
 def test_processes_that_read_ahead_change_no_batch(made, tmp_path):
     alone, ahead = (
-        build_workload(config(made, f"runs_dir={tmp_path}", f"loader_workers={workers}"), CPU) for workers in (0, 1)
+        build_workload(read_config(config(made, f"runs_dir={tmp_path}", f"loader_workers={workers}")), CPU)
+        for workers in (0, 1)
     )
     for step in (2, 3, 0):
         assert torch.equal(alone.batch_at(step)[0], ahead.batch_at(step)[0])
@@ -171,7 +174,7 @@ def test_dice_over_the_batch_is_not_split(made, tmp_path, monkeypatch):
 
     monkeypatch.setattr(task, "make_trainer", over_the_batch)
     with pytest.raises(UserError, match="Dice over the whole batch"):
-        build_workload(config(made, f"runs_dir={tmp_path}", "micro_batch=1"), CPU)
+        build_workload(read_config(config(made, f"runs_dir={tmp_path}", "micro_batch=1")), CPU)
 
 
 # Validation
@@ -179,7 +182,7 @@ def test_dice_over_the_batch_is_not_split(made, tmp_path, monkeypatch):
 
 def test_dice_is_that_of_the_predicted_files(made, tmp_path):
     cfg = config(made, f"runs_dir={tmp_path}")
-    metrics = build_workload(cfg, CPU).evaluate(None)
+    metrics = build_workload(read_config(cfg), CPU).evaluate(None)
     (predicted,) = tmp_path.glob("segmentation/*/nnunet/Dataset900_MNI152/*/fold_0/validation")
     scores = {1: [], 2: []}
     for path in predicted.glob("*.nii.gz"):
@@ -209,10 +212,10 @@ def test_at_paper_scale_patches_are_evaluated_while_it_trains_and_whole_cases_at
     assert {name.removeprefix("online_") for name in first if name != "step"} == {
         name for name in found if name.startswith("dice")
     }
-    workload = build_workload(cfg, CPU)
+    workload = build_workload(read_config(cfg), CPU)
     once, again = workload.evaluate(workload.model), workload.evaluate(workload.model)
     assert once == again and 0 <= once["online_dice"] <= 100
-    assert (cfg_paper := compose_config(["task=segmentation", "scale=paper"]).task).online_batches == 50
+    assert (cfg_paper := read_config(compose_config(["task=segmentation", "scale=paper"])).task).online_batches == 50
     assert cfg_paper.eval_every_steps == 1000
 
 

@@ -14,6 +14,7 @@ from scripts.cli.common import compose_config
 from scripts.prepare_data import prepare_task
 from tasks.data.images import shards
 from tasks.data.images.labelled import load, read
+from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
 from tasks.imagenet.data import batches
 from tasks.imagenet.task import build
@@ -75,9 +76,8 @@ def test_images_come_by_index_in_the_order_of_shards_and_keys(root):
 def test_a_batch_of_shards_is_a_function_of_its_step_with_and_without_workers(root):
     made = []
     for workers in (0, 1):
-        cfg = compose_config(
-            [*SHARDS, "task.batch_size=4", "num_steps=4", f"loader_workers={workers}", f"data_dir={root}"]
-        )
+        keys = ["task.batch_size=4", "num_steps=4", f"loader_workers={workers}", f"data_dir={root}"]
+        cfg = read_config(compose_config([*SHARDS, *keys]))
         made.append(batches(load(cfg.task.data, root, "train"), cfg, torch.device("cpu")))
     for step in (2, 3, 0):
         first, second = (batch_at(step)[0:4] for batch_at in made)
@@ -86,7 +86,7 @@ def test_a_batch_of_shards_is_a_function_of_its_step_with_and_without_workers(ro
         [*SHARDS, "task.data.val_size=null", "task.batch_size=4", "task.model.num_classes=2", f"data_dir={root}"]
     )
     with pytest.raises(UserError, match=r"has 3 classes, more than task\.model\.num_classes=2"):
-        build(few, torch.device("cpu"))
+        build(read_config(few), torch.device("cpu"))
 
 
 def test_shards_are_looked_through_once_and_again_when_one_has_changed(root, monkeypatch):
@@ -146,7 +146,8 @@ def test_a_shard_that_is_damaged_or_none_is_one_line(root, tmp_path):
 def test_an_image_that_breaks_off_is_one_line_that_says_where_it_lies(root, workers):
     whole = sample("a", 1, 1)
     write_shard(root / "imagenet-wds" / "imagenet1k-train-0000.tar", whole | {"a.png": whole["a.png"][:600]})
-    cfg = compose_config([*SHARDS, "task.batch_size=4", "num_steps=1", f"loader_workers={workers}", f"data_dir={root}"])
+    keys = ["task.batch_size=4", "num_steps=1", f"loader_workers={workers}", f"data_dir={root}"]
+    cfg = read_config(compose_config([*SHARDS, *keys]))
     batch_at = batches(load(cfg.task.data, root, "train"), cfg, torch.device("cpu"))
     with pytest.raises(
         UserError, match=r"^the 600 bytes from [\d,]+ on of .*-0000\.tar are not a complete image \(.*truncated.*\)"

@@ -7,7 +7,7 @@ import random
 import numpy as np
 
 from tasks.data.text import shards
-from tasks.data.text.groups import Recipe
+from tasks.data.text.document_groups import Recipe
 
 HARD = [
     "Hello world",

@@ -11,7 +11,7 @@ from made_texts import MADE, texts_of
 
 from tasks.data.downloads import import_datasets
 from tasks.data.text import corpora, prepare, shards, tokenizer
-from tasks.data.text.groups import is_validation
+from tasks.data.text.document_groups import is_validation
 from tasks.engine.errors import UserError
 
 # Documents

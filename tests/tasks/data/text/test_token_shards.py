@@ -16,7 +16,7 @@ from commands import ROOT, wait_until
 from made_texts import MADE, RECIPE, texts_of
 
 from tasks.data.text import prepare, shards
-from tasks.data.text.groups import Recipe, is_validation
+from tasks.data.text.document_groups import Recipe, is_validation
 from tasks.data.text.pool import write_all
 from tasks.engine.errors import UserError
 

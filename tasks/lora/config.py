@@ -1,0 +1,49 @@
+"""The keys of the task lora."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tasks.engine.config import Data, SmallModel, Task
+from tasks.engine.section import List, NonNegativeInt, Positive, PositiveInt, Section
+
+
+class QuestionData(Data):
+    name: str
+    train_size: PositiveInt | None
+    subset_seed: NonNegativeInt
+    answers: Annotated[List[str], Field(min_length=1)]
+    max_tokens: PositiveInt
+
+
+class SmallMistral(SmallModel):
+    """The model that replaces Mistral-7B at mini scale, with its text and questions."""
+
+    text: str
+    questions: str
+    question_every: PositiveInt
+    width: PositiveInt
+    mlp_width: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    kv_heads: PositiveInt
+    vocabulary: PositiveInt
+    context: PositiveInt
+
+
+class Adapters(Section):
+    r: PositiveInt
+    alpha: Positive
+    targets: Annotated[List[str], Field(min_length=1)]
+
+
+class LoraTask(Task):
+    data: QuestionData
+    small: SmallMistral | None
+    lora: Adapters
+    eval_batch_size: PositiveInt
+    eval_blocks: PositiveInt | None
+    harness: List[Literal["arithmetic", "mmlu", "piqa", "truthfulqa"]]
+
+
+TASK = LoraTask

@@ -1,0 +1,188 @@
+"""Every key is declared once: what the YAML files say loads, and a wrong key or value is one line before anything is written."""
+
+import copy
+import inspect
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from commands import ROOT
+from omegaconf import OmegaConf
+
+from cpr import CPR, AdamCPR
+from cpr.bounds import METHODS
+from cpr.measures import MEASURES
+from cpr.settings import ADAPTIVE, EVALUATE_AT
+from scripts.cli.common import compose_config
+from tasks.engine import regularizers
+from tasks.engine.config import read_config, task_model
+from tasks.engine.errors import UserError
+from tasks.engine.run import run
+
+CONFIGS = ROOT / "configs"
+TASKS = sorted(path.stem for path in (CONFIGS / "task").glob("*.yaml"))
+REGULARIZERS = sorted(path.stem for path in (CONFIGS / "regularizer").glob("*.yaml"))
+SCALES = sorted(path.stem for path in (CONFIGS / "scale").glob("*.yaml"))
+NAMES = ("task.name", "regularizer.name", "task.data.name")  # of folders
+# Arguments of libraries. Their keys are the libraries' own.
+FREE = ("task.model.arguments", "task.small.shape")
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """Plain values of a configuration, in which every reference is resolved."""
+    return OmegaConf.to_container(compose_config(list(overrides)), resolve=True)
+
+
+def leaves(content: dict[str, Any], where: str = "") -> Iterator[str]:
+    for key, value in content.items():
+        path = f"{where}.{key}".strip(".")
+        if isinstance(value, dict) and path not in FREE:
+            yield from leaves(value, path)
+        else:
+            yield path
+
+
+def section_of(content: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The section that holds a key, and the key's name in it."""
+    *sections, name = key.split(".")
+    for part in sections:
+        content = content[part]
+    return content, name
+
+
+def refusal(content: dict[str, Any], runs_dir: Path) -> str:
+    """What a run says that is refused before it writes anything."""
+    if isinstance(content.get("runs_dir"), str):
+        content = content | {"runs_dir": str(runs_dir)}
+    with pytest.raises(UserError) as refused:
+        run(OmegaConf.create(content))
+    said = str(refused.value)
+    assert refused.value.exit_code == 2 and "\n" not in said and not list(runs_dir.iterdir())
+    return said
+
+
+# A configuration, and the part of it whose keys are tried.
+CHOICES = [
+    *((f"task={task}", "regularizer=adamw", "task.") for task in ("cifar100c", "clip", "gpt2", "grokking", "lora")),
+    *((f"task={task}", "regularizer=adamw", "task.") for task in ("resnet50", "segmentation")),
+    *(("task=cifar100", f"regularizer={name}", "regularizer.") for name in REGULARIZERS),
+    ("launcher=slurm", "logging=wandb", ""),
+]
+each_choice = pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: " ".join(choice[:2]))
+# Without these nobody knows whose keys the others are.
+KINDS = ("task.name", "regularizer.name", "regularizer.optimizer", "launcher.name")
+
+
+@each_choice
+def test_every_misspelled_key_is_named_with_the_right_one(tmp_path, choice):
+    *overrides, part = choice
+    content = composed(*overrides)
+    for key in (key for key in leaves(content) if key.startswith(part)):
+        wrong = copy.deepcopy(content)
+        section, name = section_of(wrong, key)
+        section[f"{name}e"] = section.pop(name)
+        said = refusal(wrong, tmp_path)
+        if key in KINDS:
+            assert said.startswith(f"{key}="), said
+        elif key.startswith("regularizer."):
+            assert said.startswith(f"{key}e=") and name in said.partition(" is not read by ")[2], said
+        else:
+            assert re.match(rf"{key}e(\.\w+)*=", said) and said.endswith(f" is unknown; did you mean {key}?"), said
+
+
+@each_choice
+def test_every_value_of_a_wrong_type_is_named_with_what_it_must_be(tmp_path, choice):
+    *overrides, part = choice
+    content = composed(*overrides)
+    for key in (key for key in leaves(content) if key.startswith(part)):
+        wrong = copy.deepcopy(content)
+        section, name = section_of(wrong, key)
+        is_text = section[name] is None or isinstance(section[name], str)
+        section[name] = {"a": 1} if is_text else "many"
+        said = refusal(wrong, tmp_path)
+        shown = "{'a': 1}" if key.endswith(".name") and key in NAMES else "{a: 1}" if is_text else "many"
+        assert said.startswith(f"{key}={shown} ") and (" must be " in said or " is unknown; " in said), said
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("num_steps", 0, "must be a whole number >= 1"),
+        ("num_steps", 1.5, "must be a whole number >= 1"),
+        ("seed", True, "must be a whole number >= 0"),
+        ("lr", float("inf"), "must be a number >= 0"),
+        ("threads", 0, "must be a whole number >= 1, or null"),
+        ("quiet", "yes", "must be true or false"),
+        ("parallel", "pipeline", "is unknown; choose one of ddp, fsdp"),
+        ("task.precision", "fp8", "is unknown; choose one of fp32, tf32, bf16"),
+        ("task.grad_clip", 0, "must be a number > 0, or null"),
+        ("task.betas", [0.9, 1], "must be a list of 2 numbers in [0, 1)"),
+        ("task.betas", [0.9], "must be a list of 2 numbers in [0, 1)"),
+        ("task.schedule", 5, "must be a section with the keys warmup_steps, decay, final_factor, power"),
+        ("task.data.mean", ["white"], "must be a list of numbers"),
+        ("regularizer.reg_ema_decay", 1, "must be a number in [0, 1)"),
+        ("regularizer.adaptive", True, "is unknown; choose one of false, transition, latched"),
+        ("device", "tpu", "is unknown; use cpu, cuda or cuda:N"),
+    ],
+)
+def test_a_value_out_of_its_range_is_named_with_the_range(tmp_path, key, value, wanted):
+    content = composed("task=cifar100", "regularizer=adamcpr_ip")
+    section, name = section_of(content, key)
+    section[name] = value
+    said = refusal(content, tmp_path)
+    assert said.startswith(f"{key}=") and f" {wanted}" in said
+
+
+def test_numbers_stay_what_they_are():
+    """Optimizers keep them in their states, and the digest of a run's state tells 1 from 1.0."""
+    cfg = read_config(compose_config(["task=cifar100", "regularizer=adamw", "regularizer.weight_decay=1", "lr=1e-3"]))
+    assert repr((cfg.regularizer.weight_decay, cfg.lr, cfg.task.eps)) == "(1, 0.001, 1e-08)"
+    whole = read_config(compose_config(["task=cifar100", "num_steps=1e3"]))
+    assert repr(whole.num_steps) == "1000"
+
+
+@pytest.mark.parametrize(("task", "scale"), itertools.product(TASKS, SCALES))
+def test_every_task_loads_at_every_scale(task, scale):
+    content = composed(f"task={task}", f"scale={scale}")
+    config = read_config(compose_config([f"task={task}", f"scale={scale}"]))
+    assert type(config.task) is task_model(content["task"]["name"])
+    assert config.task.model_dump(mode="json", exclude_unset=True) == content["task"]
+
+
+def test_the_ranges_of_cpr_s_settings_are_those_of_the_package():
+    fields = regularizers.CPR.model_fields
+    choices = {
+        name: set(get_args(fields[name].annotation)) for name in ("kappa_init_method", "evaluate_at", "adaptive")
+    }
+    assert choices == {"kappa_init_method": {*METHODS}, "evaluate_at": {*EVALUATE_AT}, "adaptive": {*ADAPTIVE}}
+    assert set(get_args(fields["reg_function"].annotation)) == set(MEASURES)
+    for optimizer in (AdamCPR, CPR):
+        defaults = {name: p.default for name, p in inspect.signature(optimizer).parameters.items()}
+        assert all(
+            defaults[name] == field.default
+            for name, field in fields.items()
+            if name in defaults and name not in ("lr", "kappa_init_param") and not field.is_required()
+        )
+
+
+@pytest.mark.parametrize("task", ["cifar100", "cifar100c", "clip", "imagenet", "segmentation"])
+def test_the_data_sets_of_a_task_are_those_that_can_be_prepared(task):
+    prepare = pytest.importorskip(f"tasks.{task}.prepare")
+    data = task_model(task).model_fields["data"].annotation
+    assert set(get_args(data.model_fields["name"].annotation)) == set(prepare.DATA_SETS)
+
+
+def test_a_dry_run_refuses_a_wrong_value_without_torch():
+    program = (
+        "import atexit, runpy, sys; atexit.register(lambda: print('torch' in sys.modules)); "
+        "sys.argv = ['scripts/reproduce.py', 'grokking', 'num_steps=abc', '--dry-run']; "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert done.stderr == "error: num_steps=abc must be a whole number >= 1\n"
