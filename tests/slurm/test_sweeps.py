@@ -92,7 +92,7 @@ def test_a_cluster_gives_the_same_tables_as_this_machine_and_each_skips_the_runs
     on_cluster = (f"runs_dir={there}", "num_steps=80", *JOBS, "launcher.runs_per_job=3", "launcher.parallel=2")
     submitted = reproduce(cluster, *on_cluster)
     assert submitted.returncode == 0, submitted.stderr
-    assert "the same command writes the results when the runs have ended" in submitted.stdout
+    assert "when the runs have ended, the same command writes the results" in submitted.stdout
     waited = reproduce(cluster, *on_cluster, "wait=true")
     assert waited.returncode == 0, waited.stderr
     assert "submitted" not in waited.stderr
