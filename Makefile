@@ -40,7 +40,7 @@ BENCH_OPTIONS := ROUNDS SHAPES DEVICE THREADS TABLES CONTEXT BATCH MEMORY_GB REB
 given = $(foreach name,$(1),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$($(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: setup test test-weekly test-chaos test-slurm test-browser test-wheel test-versions test-sanitizers lint docs demo reproduce reproduce-all report readme bench bench-loading clean help
+.PHONY: setup test test-weekly test-chaos test-slurm test-browser test-wheel test-versions test-sanitizers test-all lint docs demo reproduce reproduce-all report readme prose bench bench-loading clean help
 .DELETE_ON_ERROR:
 
 setup: .venv/.stamp $(EXTRAS:%=.venv/.stamp-%)  ## make .venv with the exact versions of the lock files (about 3 minutes)
@@ -59,6 +59,8 @@ test-slurm: .venv/.stamp  ## run the tests that need a Slurm on one that is star
 
 test-browser: .venv/.stamp  ## test the report page in Chromium (Debian: apt-get install chromium; skipped where it is missing, but with CI=true)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser $(or $(TESTS),tests/browser)
+
+test-all: test test-slurm test-browser  ## run test, test-slurm and test-browser, one after the other
 
 test-wheel: .venv/.stamp  ## build wheel and sdist, compare them, take a step with the wheel where nothing but torch is installed
 	$(BIN)/python tests/distribution/check_wheel.py
@@ -124,6 +126,9 @@ report: .venv/.stamp  ## results/<scale>/index.html: every claim and artefact on
 
 readme: .venv/.stamp  ## README.md's first figure and its table of artefacts, from the configurations and the committed results
 	$(BIN)/python scripts/readme.py
+
+prose: .venv/.stamp  ## how comments, docstrings and Markdown read: semicolons, long sentences, long lines (ARGS="scripts docs")
+	$(BIN)/python scripts/prose.py $(ARGS)
 
 bench: .venv/.stamp  ## Tables I.2 and I.3: time and memory of optimizer and training steps (ROUNDS=15 SHAPES=toy,gpt2s DEVICE=cuda THREADS=2); without TABLES= the loader too
 	$(BIN)/python scripts/bench/step_times.py $(call given,$(BENCH_OPTIONS))

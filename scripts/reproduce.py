@@ -43,13 +43,6 @@ COMMAND = sweep_command(
     flags={"dry-run": "list what would be trained, what would be skipped and the cost; start and write nothing"},
 )
 
-COMMAND = sweep_command(
-    "scripts/reproduce.py",
-    __doc__,
-    Names("ARTEFACT", "an artefact of configs/artefact/", least=1, example="figure2"),
-    flags={"dry-run": "list what would be trained, what would be skipped and the cost; start and write nothing"},
-)
-
 
 def results_folder(name: str, options: dict[str, str], overrides: dict[str, str], runs_dir: Path) -> Path:
     """Return the folder for the results.
@@ -95,8 +88,6 @@ def reproduce(p: Plan, request: Request, out: Path) -> "list[Run] | None":
     """
     name, options = p.artefact["name"], request.options
     print(f"{name}: {len(p.configs)} runs, {len(p.runs)} done, {len(p.todo)} to do", flush=True)
-    if remark := commit_remark([run.record for run in p.runs]):
-        print(f"{name}: {remark}", flush=True)
     if remark := commit_remark([run.record for run in p.runs]):
         print(f"{name}: {remark}", flush=True)
     runs = list(p.runs)

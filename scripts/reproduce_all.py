@@ -42,13 +42,6 @@ COMMAND = sweep_command(
     flags={"dry-run": "list the order and the costs; start and write nothing"},
 )
 
-COMMAND = sweep_command(
-    "scripts/reproduce_all.py",
-    __doc__,
-    Names("ARTEFACT", "artefacts of configs/artefact/ (default: all)"),
-    flags={"dry-run": "list the order and the costs; start and write nothing"},
-)
-
 
 @dataclass
 class Share:

@@ -46,7 +46,11 @@ def facts(run: FoundRun) -> list[tuple[str, str]]:
     }
     if run.record is not None:
         hardware, record = run.record["hardware"], run.record
-        about |= {name: f"{value:.5g}" for name, value in record["metrics"].items()}
+        metric = record["metric"] or {}
+        about |= {
+            name: f"{value:.5g} {metric['unit'] if name == metric.get('name') else ''}".rstrip()
+            for name, value in record["metrics"].items()
+        }
         speed = f", {record['steps_per_second']:.3g} steps/s" if record["steps_per_second"] else ""
         about["took"] = f"{record['seconds']:.0f} s{speed} on {hardware['gpu'] or hardware['cpu']}"
         about["code"] = (

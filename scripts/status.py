@@ -7,7 +7,6 @@ runs: reproduce.py with other keys trains other runs. Changes nothing.
 
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from scripts.cli.common import one_line_errors
@@ -72,20 +71,20 @@ def steps_per_second(run: RunState) -> str:
     return f"{speed:.3g}" if speed else ""
 
 
-def not_shown(found: list[RunState], runs_dir: Path) -> str | None:
-    """Return one line if runs of these tasks have begun that the table does not count, and it has runs to do.
+def not_shown(found: list[RunState], request: Request) -> str | None:
+    """Return one line if the table has runs to do, and the same tasks have runs that it does not count.
     The user may have left out the keys that started a sweep.
     """
     if all(run.state != "to do" for run in found):
         return None
-    shown = {run.folder for run in found}
-    tasks = sorted({run.folder.parent for run in found})
-    others = [path.parent for task in tasks for path in task.glob("*/config.yaml") if path.parent not in shown]
+    counted, tasks = {run.folder for run in found}, {run.folder.parent for run in found}
+    others = [path.parent for task in tasks for path in task.glob("*/config.yaml") if path.parent not in counted]
     if not others:
         return None
+    keys = " ".join(f"{key}={value}" for key, value in ({"scale": request.options["scale"]} | request.given).items())
     return (
-        f"{runs_dir}/ has {len(others)} more runs of these tasks, which are of other artefacts or were started with other keys: "
-        "give status.py the keys that started them"
+        f"counted: the artefact's runs with {keys}; {found[0].cfg.runs_dir}/ has {len(others)} more runs of these tasks, "
+        "of other artefacts or keys: add the keys that started them, for example num_steps=100"
     )
 
 
@@ -100,8 +99,7 @@ def main(arguments: list[str]) -> None:
         print()
         show(("state", "run", "differs in", "step", "steps/s", "job", "reason"), lines)
     runs = list({run.folder: run for of_artefact in found for run in of_artefact}.values())
-    runs_dir = Path(runs[0].cfg.runs_dir)
-    for remark in (commit_remark([run.record for run in runs if run.record]), not_shown(runs, runs_dir)):
+    for remark in (commit_remark([run.record for run in runs if run.record]), not_shown(runs, request)):
         if remark:
             say(remark)
 

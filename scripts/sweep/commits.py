@@ -1,4 +1,4 @@
-"""Report finished runs that another state of the code trained. Sweeps skip them all the same."""
+"""Report finished runs of another commit. Sweeps skip them all the same."""
 
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,15 @@ from scripts.cli.parser import ROOT
 
 
 def commit_remark(finished: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return one line if some records are of another commit than the present one.
+    """Return one line if another commit than the present one trained some of these records' runs.
     Uncommitted changes are not compared.
     """
-    commits = [str(record["git_commit"]).partition("-")[0] for record in finished]
+    commits = [str(record["git_commit"]).partition("-")[0] for record in finished if record["git_commit"]]
     here = present_commit() if commits else None
     others = sum(not here.startswith(commit) for commit in commits) if here else 0
-    return f"{others} of {len(commits)} finished runs were trained by another commit, and are kept" if others else None
+    if not others:
+        return None
+    return f"{others} of {len(finished)} finished runs were trained by another commit; reproduce.py skips them all the same"
 
 
 def present_commit() -> str | None:

@@ -13,7 +13,6 @@ from scripts.cli.common import compose_config
 from scripts.cli.parser import CONFIG_DIR
 from scripts.sweep.artefact_keys import check_cells, check_grid
 from tasks.engine import records
-from tasks.engine.checks import check
 from tasks.engine.errors import Unusable, UserError
 from tasks.engine.terminal import say
 
@@ -73,6 +72,8 @@ def _composed(overrides: tuple[str, ...]) -> bytes:
     """Return a configuration, checked and pickled.
     Hydra takes 0.1 s to compose one, and many grids and artefacts share theirs.
     """
+    from tasks.engine.checks import check  # slow to import: needs torch
+
     config = compose_config(list(overrides))
     check(config)
     return pickle.dumps(config)

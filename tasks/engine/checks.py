@@ -1,16 +1,16 @@
-"""Check the values of a configuration before anything is written. Doesn't import torch."""
+"""Check the values of a configuration before anything is written."""
 
 import math
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from tasks.engine.device import PRECISIONS
 from tasks.engine.errors import UserError
 from tasks.engine.records import check_names
 from tasks.engine.schedule import DECAYS
 
 WAYS = ("ddp", "fsdp")
-PRECISIONS = ("fp32", "tf32", "bf16")
 
 NUMBER, WHOLE = "a number", "a whole number"
 # key: (kind, least value, whether null is allowed)

@@ -9,6 +9,8 @@ import torch
 
 from tasks.engine.errors import UserError
 
+PRECISIONS = ("fp32", "tf32", "bf16")
+
 
 def pick_device(name: str) -> torch.device:
     """Return the torch device of `device=`: cpu, cuda or cuda:N.
