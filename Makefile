@@ -49,13 +49,14 @@ test: .venv/.stamp  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
 
 test-weekly: .venv/.stamp  ## run the tests that take too long for every push
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m weekly $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "weekly and not slurm" $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "weekly and slurm" tests/slurm
 
 test-chaos: .venv/.stamp  ## sweeps under random faults, here and on a local Slurm, 10 minutes (SEEDS=1,2,3)
 	CHAOS_SEEDS=$(or $(SEEDS),1) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m chaos $(or $(TESTS),tests/chaos tests/slurm)
 
 test-slurm: .venv/.stamp  ## run the tests that need a Slurm on one that is started for them (as root on Debian; skipped elsewhere)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm $(or $(TESTS),tests/slurm)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slurm and not weekly" $(or $(TESTS),tests/slurm)
 
 test-browser: .venv/.stamp  ## test the report page in Chromium (Debian: apt-get install chromium; skipped where it is missing, but with CI=true)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser $(or $(TESTS),tests/browser)

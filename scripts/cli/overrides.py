@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from scripts.cli.parser import GROUPS, nearest
 from tasks.engine.errors import UserError
 
-# Arguments of an optimizer that its file leaves at their defaults. tasks/engine/optimizers.py checks them.
-ADDABLE = ("regularizer.", "hydra.", "hydra/")
+# Arguments that a file leaves at their defaults: of an optimizer, of timm's and open_clip's models. Those check them.
+ADDABLE = ("regularizer.", "task.model.arguments.", "task.small.shape.", "hydra.", "hydra/")
 
 
 def check_added(overrides: Sequence[str], config_dir: str) -> None:

@@ -29,7 +29,9 @@ def data(tmp_path_factory):
     return write_fashion_mnist(tmp_path_factory.mktemp("data"))
 
 
-@pytest.mark.parametrize("regularizer", [WS, IP], ids=["WS", "IP"])
+@pytest.mark.parametrize(
+    "regularizer", [pytest.param(WS, id="WS"), pytest.param(IP, id="IP", marks=pytest.mark.weekly)]
+)
 def test_killed_runs_end_with_the_same_bits(tmp_path, regularizer):
     killed_runs_end_the_same(tmp_path, *GROKKING, *regularizer, *SHORT)
 

@@ -102,6 +102,7 @@ def test_a_cluster_gives_the_same_tables_as_this_machine_and_each_skips_the_runs
     assert "6 runs, 6 done, 0 to do" in reproduce(cluster, f"runs_dir={here}", "num_steps=80", *JOBS).stdout
 
 
+@pytest.mark.weekly
 def test_a_sweep_survives_everything_that_can_happen_to_its_jobs(cluster, tmp_path):
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     steps = f"num_steps={STEPS}"

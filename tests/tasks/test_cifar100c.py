@@ -276,6 +276,7 @@ def test_another_archive_is_not_unpacked_and_a_full_disk_is_said_before(archive,
         prepare_task("cifar100c", ["CIFAR100"], tmp_path)
 
 
+@pytest.mark.weekly
 def test_a_killed_run_ends_with_the_same_score(root, tmp_path):
     arguments = (*TINY, f"data_dir={root}", "num_steps=40", "task.log_every_steps=5", "checkpoint_every_steps=5")
     assert call("train.py", *arguments, f"runs_dir={tmp_path / 'undisturbed'}").returncode == 0

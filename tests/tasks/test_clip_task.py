@@ -244,7 +244,7 @@ def test_missing_weights_are_one_line_with_the_command(tmp_path):
         ("task.zero_shot.templates=[a photo]", r"must be a list of sentences with \{\} for the name, or openai"),
         ("task.zero_shot.classes=[bag,coat]", r"FashionMNIST .* has 10 classes, and task\.zero_shot\.classes names 2"),
         ("task.batch_size=64", r"60 training images, fewer than task\.batch_size=64"),
-        ("+task.small.colour=red", r"task\.small: .*unexpected keyword argument 'colour'"),
+        ("+task.small.colour=red", r"task\.small\.colour is unknown"),
         ("+task.small.shape.colour=red", r"task\.small\.shape: open_clip cannot make a CLIP of it"),
         ("task.small.unnamed=[hat]", r"task\.small\.unnamed: 'hat' is none of task\.small\.classes"),
         ("task.small.images=401", r"task\.small\.images=401 and task\.data\.train_size=60 must be different ones"),

@@ -178,6 +178,7 @@ def test_sampled_tokens_follow_the_model_s_distribution():
     assert len(generate(model, start, 9, 4, generator)) == 10  # more than the context
 
 
+@pytest.mark.weekly
 def test_killed_runs_end_with_the_same_bits(data, tmp_path):
     short = "task.eval_every_steps=20", "task.log_every_steps=10", "checkpoint_every_steps=7"
     killed_runs_end_the_same(
@@ -197,6 +198,7 @@ def test_a_model_that_cannot_be_built_is_one_line(data, tmp_path, override):
         run(tiny(data, tmp_path, f"++{override}"))
 
 
+@pytest.mark.weekly
 def test_a_thin_copy_of_gpt2xl_is_the_same_in_shards_as_in_one_process(tmp_path):
     """As many blocks and heads as GPT2xl, and its tied embedding outside of them."""
     root = write_tokens(tmp_path / "data", "Tiny", VOCABULARY)
@@ -259,6 +261,7 @@ def test_the_protocol_of_gpt2s_takes_steps_as_it_stands(tmp_path):
     assert "regularized: 48 of 147 tensors, 84,934,656 of 123,658,752 parameters" in done.stdout + done.stderr
 
 
+@pytest.mark.weekly
 def test_compiled_blocks_compute_what_the_others_do(data, tmp_path):
     short = "num_steps=6", "task.log_every_steps=1", "task.eval_every_steps=null", "task.model.dropout=0"
     plain = run(tiny(data, tmp_path / "plain", *short))

@@ -206,6 +206,7 @@ def test_micro_batches_give_the_same_losses(data, tmp_path):
     assert len(curves[0]) == 4 and curves[1] == pytest.approx(curves[0], abs=1e-5)
 
 
+@pytest.mark.weekly
 def test_killed_runs_with_workers_end_with_the_same_bits(data, tmp_path):
     """A worker that outlived its run would hold the run's lock."""
     short = (
@@ -218,6 +219,7 @@ def test_killed_runs_with_workers_end_with_the_same_bits(data, tmp_path):
     killed_runs_end_the_same(tmp_path, *TINY, "regularizer=adamcpr_ip", f"data_dir={data}", *short)
 
 
+@pytest.mark.weekly
 def test_deit_small_takes_three_steps_of_files_at_224_pixels(folders, tmp_path):
     few = ("num_steps=3", "task.batch_size=2", "task.log_every_steps=1", "loader_workers=1")
     options = ("scale=paper", "device=cpu", "regularizer=adamcpr_ws", "regularizer.warm_start=1")
