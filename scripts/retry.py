@@ -40,7 +40,7 @@ FROM = Key(
 COMMAND = sweep_command(
     "scripts/retry.py",
     __doc__,
-    Names("ARTEFACT|RUN_FOLDER", "an artefact or a run's folder", least=1, example="figure2"),
+    Names("NAME", "an artefact, or the folder of a run", least=1, example="figure2"),
     (FROM,),
     {"yes": "do not ask for confirmation"},
 )

@@ -140,7 +140,7 @@ def commands() -> str:
     for path in command_files():
         script = path.relative_to(ROOT)
         first = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[0]
-        rows.append((f"`{script}`", first.split(":")[0]))
+        rows.append((f"`{script}`", plain(first.split(":")[0])))
         command = getattr(importlib.import_module(".".join(script.with_suffix("").parts)), "COMMAND", None)
         if command is not None and (found := arguments_of(command)):
             parts.append(f"### {script.name}\n\n{table(ARGUMENT, found)}")
@@ -163,9 +163,17 @@ def arguments_of(command: Any) -> list[tuple[str, str, str]]:
 
 
 def row_of_key(key: Any) -> tuple[str, str, str]:
-    default = f"`{key.default}`" if key.default is not None else key.without
-    choices = f"{' or '.join(f'`{choice}`' for choice in key.choices)}. " if key.choices else ""
-    return f"`{key.name}=`", f"{choices}{key.about[0].upper()}{key.about[1:]}", default
+    default = f"`{key.default}`" if key.default is not None else plain(key.without)
+    return (
+        " ".join([f"`{key.name}=`", " ".join(f"`{choice}`" for choice in key.choices)]).rstrip(),
+        plain(key.about),
+        default,
+    )
+
+
+def plain(text: str) -> str:
+    """Text that holds no HTML."""
+    return text.replace("<", "&lt;")
 
 
 def task_folders() -> list[Path]:

@@ -226,7 +226,7 @@ def _escaped(text: str) -> str:
 
 SCALE = Key(
     "scale",
-    "paper: the paper's protocol on GPUs; mini: the same code on small data",
+    "mini is small data on CPU cores, paper is the paper's protocol on GPUs",
     "mini",
     choices=sorted(path.stem for path in CONFIG_DIR.glob("scale/*.yaml")),
 )

@@ -163,6 +163,25 @@ def test_status_says_why_a_run_failed_and_of_all_artefacts_one_line_each(failed,
     assert not (tmp_path / "none").exists()
 
 
+def test_runs_of_another_commit_are_said_where_a_sweep_skips_them(finished, tmp_path):
+    runs_dir = copy(finished, tmp_path)
+    assert call("status.py", *artefact(runs_dir)).stderr == ""
+    for folder in folders(runs_dir)[:2]:
+        record = records.read_record(folder)
+        assert record is not None
+        records.write_record(folder, record | {"git_commit": "0123456789ab-dirty-00000000"})
+    said = "2 of 6 finished runs were trained by another commit; reproduce.py skips them all the same"
+    is_one_line(call("status.py", *artefact(runs_dir)), said)
+    assert f"grokking: {said}\n" in call("reproduce.py", *artefact(runs_dir)).stdout
+
+
+def test_status_without_a_sweep_s_keys_says_that_there_are_runs_of_other_keys(finished, tmp_path):
+    done = call("status.py", "grokking", f"runs_dir={finished}")
+    assert done.stdout.splitlines()[1].split()[:3] == ["grokking", "36", "0"]
+    is_one_line(done, f"scale=mini runs_dir={finished}", "has 6 more runs of these tasks", "add the keys")
+    assert call("status.py", "grokking", f"runs_dir={tmp_path}").stderr == ""
+
+
 def test_a_dry_run_says_what_reproduce_then_does(finished, tmp_path, monkeypatch):
     with every_state(finished, tmp_path, monkeypatch) as (runs_dir, runs):
         before = contents(runs_dir)
