@@ -193,7 +193,10 @@ def copy(tmp_path_factory):
 
 
 def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess:
-    done = subprocess.run([sys.executable, script, *arguments], cwd=folder, capture_output=True, text=True, timeout=900)
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        [sys.executable, script, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
+    )
     assert done.returncode == 0, done.stderr
     return done
 
@@ -210,8 +213,8 @@ def check_script(copy: Path, script: str, arguments: list[str]) -> None:
         arguments = arguments[:-2]
     if arguments[-3:] == ["--cfg", "job", "--resolve"]:  # Hydra's own: prints the configuration, trains nothing
         arguments = arguments[:-3]
-    if arguments[-1:] == ["--help"]:
-        arguments = arguments[:-1]
+    if not arguments or arguments[-1] == "--help":  # a name for the command, or a question
+        return
     if script == "scripts/train.py":
         assert [argument for argument in arguments if "=" not in argument] in ([], ["-m"])
         keys = [argument for argument in arguments if "=" in argument]
@@ -267,6 +270,8 @@ def test_every_command_names_what_there_is(copy, page, command):
     elif words[0].startswith("scripts/"):
         assert (ROOT / words[0]).exists()
     else:  # python, or what starts it several times
+        if words[1] == "-m":
+            words[1:3] = [f"{words[2].replace('.', '/')}.py"]
         (at,) = (number for number, word in enumerate(words) if word.endswith(".py"))
         check_script(copy, words[at], words[at + 1 :])
 
