@@ -46,7 +46,7 @@ BENCH_OPTIONS := ROUNDS SHAPES DEVICE THREADS TABLES CONTEXT BATCH MEMORY_GB REB
 given = $(foreach name,$(1),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$($(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: setup test test-weekly test-chaos test-slurm test-browser test-wheel test-versions test-sanitizers lint docs demo reproduce reproduce-all report readme bench bench-loading clean help
+.PHONY: setup test test-weekly test-chaos test-slurm test-browser test-wheel test-versions test-sanitizers test-all lint docs demo reproduce reproduce-all report readme prose bench bench-loading clean help
 .DELETE_ON_ERROR:
 
 setup: .venv/.stamp $(EXTRAS:%=.venv/.stamp-%)  ## make .venv with the exact versions of the lock files (about 3 minutes)
@@ -66,6 +66,8 @@ test-slurm: .venv/.stamp  ## start a local Slurm and run its tests (as root on D
 
 test-browser: .venv/.stamp  ## test the report page in Chromium (skipped without it, unless CI=true)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser $(or $(TESTS),tests/browser)
+
+test-all: test test-slurm test-browser  ## run test, test-slurm and test-browser, one after the other
 
 test-wheel: .venv/.stamp  ## build wheel and sdist, compare them, take a step with the wheel and only torch
 	$(BIN)/python tests/distribution/check_wheel.py
@@ -134,6 +136,9 @@ report: .venv/.stamp  ## write results/<scale>/index.html: every claim and artef
 
 readme: .venv/.stamp  ## write README.md's first figure and its table of artefacts
 	$(BIN)/python scripts/readme.py
+
+prose: .venv/.stamp  ## measure how comments, docstrings and Markdown read (ARGS="scripts docs")
+	$(BIN)/python scripts/prose.py $(ARGS)
 
 bench: .venv/.stamp  ## measure Tables I.2 and I.3, and without TABLES= the loader (ROUNDS=15 SHAPES=toy,gpt2s DEVICE=cuda THREADS=2)
 	$(BIN)/python scripts/bench/step_times.py $(call given,$(BENCH_OPTIONS))

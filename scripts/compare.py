@@ -1,6 +1,7 @@
-"""Compare runs:  python scripts/compare.py RUN RUN ... [runs_dir=runs]
-RUN is a run's folder, a run id or the beginning of one. Shows the keys in which the configurations
-differ, how each run ended, and their curves of the task's metric in one plot.
+"""Compare runs:  python scripts/compare.py adamw-s1-2f3a adamcpr_ip-s1-1047
+
+Shows the keys in which the configurations differ, how each run ended, and their curves of the
+task's metric in one plot.
 """
 
 import sys
@@ -9,11 +10,24 @@ from pathlib import Path
 from results.code import commit_of
 from results.runs import flatten
 from scripts.cli.common import one_line_errors
+from scripts.cli.parser import RUNS_DIR, Command, Names
 from scripts.cli.tables import show
 from scripts.cli.terminal_curves import LETTERS, curve
 from scripts.sweep.run_folders import FoundRun, find
-from tasks.engine.errors import UserError
 from tasks.engine.records import NOT_IDENTITY
+
+COMMAND = Command(
+    "scripts/compare.py",
+    __doc__,
+    Names(
+        "RUN",
+        f"2 to {len(LETTERS)} runs by folder, run id or the beginning of one",
+        2,
+        len(LETTERS),
+        "adamw-s1-2f3a adamcpr_ip-s1-1047",
+    ),
+    (RUNS_DIR,),
+)
 
 
 def differing(runs: list[FoundRun]) -> list[list[str]]:
@@ -52,16 +66,13 @@ def shared_metric(runs: list[FoundRun]) -> str | None:
 
 def main(arguments: list[str]) -> None:
     """Print the comparison."""
-    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    names = [argument for argument in arguments if "=" not in argument]
-    if not 2 <= len(names) <= len(LETTERS) or set(options) - {"runs_dir"}:
-        raise UserError(f"name 2 to {len(LETTERS)} runs: python scripts/compare.py RUN RUN ... [runs_dir=runs]")
-    runs = [find(name, Path(options.get("runs_dir", "runs"))) for name in names]
+    request = COMMAND.parse(arguments)
+    runs = [find(name, Path(request.options["runs_dir"])) for name in request.names]
     columns = [f"{letter} {run.folder.name}" for letter, run in zip(LETTERS, runs, strict=False)]
     rows = differing(runs)
     show(("", *columns), [*rows, *endings(runs)])
     if not rows:
-        print("their configurations are the same")
+        print("the configurations are the same")
     if (name := shared_metric(runs)) is not None:
         print(curve(name, {letter: run.points(name) for letter, run in zip(LETTERS, runs, strict=False)}))
 

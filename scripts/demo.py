@@ -1,4 +1,4 @@
-"""CPR in three minutes:  python scripts/demo.py [runs_dir=runs]
+"""CPR in three minutes:  python scripts/demo.py
 Trains two runs of the artefact grokking at mini scale, seed 1: AdamW with its best weight decay,
 and AdamCPR. Draws their validation accuracy in the terminal while they train. Ends with one figure,
 <runs_dir>/demo.png, and prints what it shows. Nothing is downloaded, and `make reproduce-grokking`
@@ -22,15 +22,16 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from scripts.cli.arguments import read_arguments
 from scripts.cli.common import one_line_errors
+from scripts.cli.parser import RUNS_DIR, Command
 from scripts.cli.terminal_curves import curve
 from scripts.sweep.local import run_all
 from scripts.sweep.plan import ended, expand, load_artefact
 from scripts.sweep.run_folders import read_lines
 from tasks.engine import records
-from tasks.engine.errors import TrainingFailed, UserError
+from tasks.engine.errors import TrainingFailed
 
+COMMAND = Command("scripts/demo.py", __doc__, keys=(RUNS_DIR,))
 METHODS = {
     "AdamW, weight decay 1.0": ("adamw", "regularizer.weight_decay", 1.0),
     "CPR, kappa 0.8 x initial size": ("adamcpr_ki0", "regularizer.reg_function", "l2"),
@@ -103,13 +104,11 @@ def train(configs: dict[str, DictConfig], steps_per_epoch: int) -> None:
 
 def main(arguments: list[str]) -> None:
     """Train, draw, and print the findings."""
-    request = read_arguments(arguments)
-    if request.names or set(request.given) - {"runs_dir"}:
-        raise UserError("demo.py takes runs_dir= alone; scripts/reproduce.py grokking takes everything else")
+    runs_dir = COMMAND.parse(arguments).options["runs_dir"]
     begin = time.monotonic()
     build_kernel()
     artefact = load_artefact("grokking")
-    configs = chosen(expand(artefact, {"scale": "mini", "seeds": "1"}, request.overrides))
+    configs = chosen(expand(artefact, {"scale": "mini", "seeds": "1"}, {"runs_dir": runs_dir}))
     epoch = artefact["curves"]["x_unit_steps"]
     train(configs, epoch)
 
@@ -119,8 +118,8 @@ def main(arguments: list[str]) -> None:
     runs = {title: ended({"layout": "dynamics"}, cfg) for title, cfg in configs.items()}
     whole = {title: run for title, run in runs.items() if run is not None and run.record["status"] == "finished"}
     if len(whole) < len(runs):
-        raise TrainingFailed("a run of the demo failed; python scripts/status.py grokking says why")
-    (path,) = draw(demo_figure(whole, epoch), Path(next(iter(configs.values())).runs_dir), "demo", kinds=["png"])
+        raise TrainingFailed("a run of the demo failed; python scripts/status.py grokking seeds=1 tells why")
+    (path,) = draw(demo_figure(whole, epoch), Path(runs_dir), "demo", kinds=["png"])
     print(picture(configs, epoch))
     print()
     print("\n".join(findings(whole, epoch)))

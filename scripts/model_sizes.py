@@ -1,28 +1,22 @@
 """Count the parameters of the paper's GPT-2 models for Table I.1:  python scripts/model_sizes.py scale=mini
-Takes results_dir= and scale=, which names the folder in results/ but does not change the table. The
-models are those of configs/task/gpt2*.yaml at paper scale, built without memory for their
-parameters.
+Writes results/<scale>/table_i1/, which is the same at every scale. The models are those of
+configs/task/gpt2*.yaml at paper scale, built without memory for their parameters. Trains nothing.
 """
 
 import sys
 from pathlib import Path
 
-from scripts.cli.arguments import read_arguments
-from scripts.cli.common import ROOT, compose_config, one_line_errors
-from scripts.readme import SCALES
-from tasks.engine.errors import UserError
+from scripts.cli.common import compose_config, one_line_errors
+from scripts.cli.parser import RESULTS_DIR, ROOT, SCALE, Command
 
+COMMAND = Command("scripts/model_sizes.py", __doc__, keys=(SCALE, RESULTS_DIR))
 TASKS = {"gpt2s": "gpt2", "gpt2m": "gpt2m", "gpt2l": "gpt2l", "gpt2xl": "gpt2xl"}
 
 
 def main(arguments: list[str]) -> None:
     """Write results/<scale>/table_i1/."""
-    request = read_arguments(arguments)
-    scale, root = request.options["scale"], Path(request.options.get("results_dir", ROOT / "results"))
-    if request.names or set(request.given) - {"scale", "results_dir"}:
-        raise UserError("model_sizes.py takes scale= and results_dir= alone: nothing is trained")
-    if scale not in SCALES:
-        raise UserError(f"scale={scale!r} is unknown; choose one of {', '.join(SCALES)}")
+    options = COMMAND.parse(arguments).options
+    scale, root = options["scale"], Path(options.get("results_dir", ROOT / "results"))
     import pandas as pd
 
     from results.model_sizes import NAME, write_model_sizes

@@ -1,5 +1,4 @@
-"""Download a task's data:  python scripts/prepare_data.py cifar100 [CIFAR100|FashionMNIST ...] [data_dir=data]
-Names ignore case. They can also be given as an option: dataset=cifar100,fashionmnist.
+"""Download a task's data:  python scripts/prepare_data.py cifar100 FashionMNIST
 
 A task with data to download has `tasks/<task>/prepare.py` with DATA_SETS and prepare(name, root,
 say), which does nothing if the data is there. It may have ALIASES, other names of its data sets.
@@ -10,8 +9,19 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from scripts.cli.common import CONFIG_DIR, ROOT, compose_config, one_line_errors
+from scripts.cli.common import compose_config, one_line_errors
+from scripts.cli.parser import CONFIG_DIR, ROOT, Command, Key, Names, nearest
 from tasks.engine.errors import UserError, one_line
+
+COMMAND = Command(
+    "scripts/prepare_data.py",
+    __doc__,
+    Names("NAME", "a task of configs/task/, then its data sets in any case (default: all)", 1, example="cifar100"),
+    (
+        Key("dataset", "the data sets, separated by commas", without="the names after the task"),
+        Key("data_dir", "the folder of the data sets", without="data"),
+    ),
+)
 
 
 def prepare_task(task: str, names: list[str], root: Path) -> None:
@@ -20,17 +30,15 @@ def prepare_task(task: str, names: list[str], root: Path) -> None:
     """
     known = sorted(path.stem for path in (CONFIG_DIR / "task").glob("*.yaml"))
     if task not in known:
-        raise UserError(f"task {task!r} is unknown; choose one of {', '.join(known)}")
+        raise UserError(f"task {task!r} is unknown{nearest(task, known)}")
     task = compose_config([f"task={task}"]).task.name  # gpt2m belongs to gpt2
     if importlib.util.find_spec(f"tasks.{task}.prepare") is None:
-        print(f"{task}: nothing to fetch, its data is computed")
+        print(f"{task}: nothing to download, its data is computed")
         return
     module = importlib.import_module(f"tasks.{task}.prepare")
     known_as = {name.lower(): name for name in module.DATA_SETS} | getattr(module, "ALIASES", {})
     if unknown := [name for name in names if name.lower() not in known_as]:
-        raise UserError(
-            f"data set {', '.join(sorted(unknown))} is unknown to {task}; choose of {', '.join(module.DATA_SETS)}"
-        )
+        raise UserError(f"{task} has no data set {unknown[0]}; choose one of {', '.join(module.DATA_SETS)}")
     failures = []
     for name in dict.fromkeys(known_as[name.lower()] for name in names) or module.DATA_SETS:
         try:
@@ -45,15 +53,11 @@ def prepare_task(task: str, names: list[str], root: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Parse TASK [DATA_SET ...] [dataset=...] [data_dir=...] and prepare the data."""
-    options = dict(a.split("=", 1) for a in arguments if "=" in a)
-    words = [a for a in arguments if "=" not in a]
-    if unknown := set(options) - {"data_dir", "dataset"}:
-        raise UserError(f"unknown option {', '.join(sorted(unknown))}; the options are dataset and data_dir")
-    if not words:
-        raise UserError("name a task, for example: python scripts/prepare_data.py cifar100")
-    names = words[1:] + [name for name in options.get("dataset", "").split(",") if name]
-    prepare_task(words[0], names, Path(options.get("data_dir", ROOT / "data")))
+    """Prepare the data sets of a task."""
+    request = COMMAND.parse(arguments)
+    task, *names = request.names
+    names += [name for name in request.options.get("dataset", "").split(",") if name]
+    prepare_task(task, names, Path(request.options.get("data_dir", ROOT / "data")))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Measure how our prose reads:  python scripts/prose.py [ROOM ...]
+"""Measure how our prose reads:  python scripts/prose.py scripts docs
+
 Counts semicolons and long sentences per 1,000 words, and lines above 120 columns. It reads
 comments, docstrings and Markdown. Prints a line for each room and the ten files that need most
 work. The report is for people: nothing fails.
@@ -14,7 +15,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from scripts.cli.common import one_line_errors
+from scripts.cli.parser import ROOT, Command, Names, nearest
+from tasks.engine.errors import UserError
+
+COMMAND = Command("scripts/prose.py", __doc__, Names("ROOM", "folders of the repository (default: all)"))
 COLUMNS, LONG_SENTENCE = 120, 35
 NOT_PROSE = ("results/mini/", "results/paper/", "results/published/", "requirements")
 COMMENTS = {".yaml": "#", ".yml": "#", ".sh": "#", ".toml": "#"}
@@ -98,12 +103,16 @@ def count(path: Path) -> Count:
     )
 
 
-def main(rooms: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Print the table of rooms and the worst files."""
+    rooms = COMMAND.parse(arguments).names
     listed = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=True
     ).stdout.split()
     chosen = [name for name in listed if name.endswith((".py", ".md", *COMMENTS)) and not name.startswith(NOT_PROSE)]
+    known = sorted({name.split("/")[0] for name in chosen if "/" in name})
+    if unknown := [room for room in rooms if room not in known]:
+        raise UserError(f"{unknown[0]} is not a folder of the repository{nearest(unknown[0], known)}")
     counts = {name: count(ROOT / name) for name in chosen if not rooms or name.split("/")[0] in rooms}
     of_rooms: Counter[str] = Counter(name.split("/")[0] if "/" in name else "top level" for name in counts)
     print(f"{'':44} {'words':>8} {'; per 1,000':>11} {'long sentences':>15} {'long lines':>12}")
@@ -115,7 +124,7 @@ def main(rooms: list[str]) -> None:
             ).row(room)
         )
     print(sum(counts.values(), Count()).row("all"))
-    print("\nmost to mend:")
+    print("\nfiles that need most work:")
     for name, one in sorted(
         counts.items(), key=lambda item: -(item[1].semicolons + item[1].long_sentences + item[1].long_lines)
     )[:10]:
@@ -123,4 +132,5 @@ def main(rooms: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with one_line_errors():
+        main(sys.argv[1:])

@@ -1,12 +1,8 @@
-"""Remove the checkpoints of finished runs:
-    python scripts/prune.py [ARTEFACT ...] [scale=mini] [key=value ...] [--orphans] [--yes]
+"""Remove the checkpoints of finished runs:  python scripts/prune.py figure2
 
 A finished run's checkpoints, including those set aside as damaged, are needed only if its record or
 logs get damaged. Without its checkpoint the run then starts again from step 0. Running, queued, stale
 and failed runs are left alone, and so are all records and logs.
-
---orphans adds the finished runs in runs_dir that belong to no artefact: runs of train.py, of other
-keys, or of configurations that have changed.
 """
 
 import contextlib
@@ -14,8 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.cli.arguments import Request, confirmed, read_arguments
-from scripts.cli.common import one_line_errors
+from scripts.cli.common import confirmed, one_line_errors
+from scripts.cli.parser import Names, Request, sweep_command
 from scripts.cli.tables import show, size
 from scripts.sweep.plan import expand, known_artefacts, load_artefact
 from scripts.sweep.queue import in_queue
@@ -24,6 +20,16 @@ from tasks.engine import records
 from tasks.engine.errors import Held
 from tasks.engine.files import is_held, only_process
 
+COMMAND = sweep_command(
+    "scripts/prune.py",
+    __doc__,
+    Names("ARTEFACT", "artefacts of configs/artefact/ (default: all)"),
+    flags={
+        "orphans": "add the finished runs that belong to no artefact: runs of train.py, of other keys, "
+        "or of configurations that have changed",
+        "yes": "do not ask for confirmation",
+    },
+)
 CHECKPOINTS = ("checkpoint*", ".checkpoint*.tmp")  # .tmp: left by a process that was killed while writing
 
 
@@ -114,7 +120,7 @@ def prune(folder: Path) -> int:
 
 def main(arguments: list[str]) -> None:
     """Show what would be freed, ask, and free it."""
-    request = read_arguments(arguments, ("orphans", "yes"))
+    request = COMMAND.parse(arguments)
     found = groups(request)
     folders = [folder for group in found for folder in group.folders]
     if not folders:
@@ -123,7 +129,7 @@ def main(arguments: list[str]) -> None:
     show(("runs of", "finished runs", "checkpoints", "size"), [_row(group) for group in found])
     if not confirmed(
         f"Remove {sum(len(group.files()) for group in found)} checkpoints, {size(sum(group.bytes() for group in found))}?",
-        request,
+        "yes" in request.flags,
     ):
         print("nothing was removed")
         return

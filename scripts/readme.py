@@ -18,9 +18,11 @@ import yaml
 
 from results.artefact import read_facts
 from results.order import place
+from scripts.cli.common import one_line_errors
+from scripts.cli.parser import ROOT, Command
 from tasks.engine.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
+COMMAND = Command("scripts/readme.py", __doc__)
 README = ROOT / "README.md"
 FIGURE = ("mini", "grokking")
 SCALES = ("mini", "paper")
@@ -145,11 +147,10 @@ def title_of(folder: Path) -> str:
 
 def main(arguments: list[str]) -> None:
     """Rewrite README.md."""
+    COMMAND.parse(arguments)
     README.write_text(rewritten(README.read_text()))
 
 
 if __name__ == "__main__":
-    from scripts.cli.common import one_line_errors
-
     with one_line_errors():
         main(sys.argv[1:])

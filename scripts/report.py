@@ -1,5 +1,4 @@
-"""Write the report page results/<scale>/index.html:
-    python scripts/report.py [scale=mini] [runs_dir=runs] [results_dir=results]
+"""Write the report page results/<scale>/index.html:  python scripts/report.py scale=mini
 
 The page is one file for a browser, without a network. It has every claim with its verdict, and
 every artefact with interactive figures, the paper's numbers beside ours, and its command.
@@ -14,18 +13,19 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.cli.arguments import Request, read_arguments
-from scripts.cli.common import ROOT, one_line_errors
+from scripts.cli.common import one_line_errors
+from scripts.cli.parser import RESULTS_DIR, ROOT, RUNS_DIR, SCALE, Command, Request
 from scripts.cli.tables import size
 from scripts.sweep.plan import expand, known_artefacts, load_artefact
 from tasks.engine import records
-from tasks.engine.errors import Unusable, UserError
+from tasks.engine.errors import Unusable
 from tasks.engine.terminal import say
 
 if TYPE_CHECKING:
     from results.report import Section
     from results.runs import Run
 
+COMMAND = Command("scripts/report.py", __doc__, keys=(SCALE, RUNS_DIR, RESULTS_DIR))
 LOGS = ("metrics.jsonl", "dynamics.jsonl")
 MOST = 10_000_000  # bytes; a larger page opens slowly and bloats the repository
 
@@ -53,9 +53,7 @@ def section_of(name: str, request: Request, root: Path) -> "Section":
     from results.report import section
 
     artefact = load_artefact(name)
-    configs = expand(
-        artefact, request.options, {key: request.overrides[key] for key in ("runs_dir",) if key in request.overrides}
-    )
+    configs = expand(artefact, request.options, {"runs_dir": request.options["runs_dir"]})
     runs = [
         run for run_id, cfg in configs.items() if (run := run_on_record(records.run_folder(cfg, run_id))) is not None
     ]
@@ -66,11 +64,7 @@ def section_of(name: str, request: Request, root: Path) -> "Section":
 
 def main(arguments: list[str]) -> None:
     """Read what there is and write the page."""
-    request = read_arguments(arguments)
-    if request.names or "seeds" in request.options or set(request.overrides) - {"runs_dir"}:
-        raise UserError(
-            "report.py takes scale=, runs_dir= and results_dir= alone: the page holds every artefact as it is defined"
-        )
+    request = COMMAND.parse(arguments)
     from results import model_sizes
     from results.published import FOLDER
     from results.report import model_sizes_section, planned_section, step_times_section, write_report
@@ -87,9 +81,7 @@ def main(arguments: list[str]) -> None:
     ]
     path = write_report(sections, scale, root / scale / "index.html")
     if (count := path.stat().st_size) > MOST:
-        say(
-            f"{path} has {size(count)}, more than the {size(MOST)} that a report should have: figures of fewer runs make it smaller"
-        )
+        say(f"{path} has {size(count)}, which is slow to open; reports should stay below {size(MOST)}")
     states = [section.state for section in sections]
     said = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     print(f"{path}: {len(sections)} artefacts ({said}), {size(count)}")

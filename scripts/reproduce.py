@@ -1,5 +1,4 @@
-"""Reproduce artefacts of the paper:
-    python scripts/reproduce.py figure2 [scale=mini] [seeds=1,2] [jobs=2] [device=cpu] [key=value ...]
+"""Reproduce artefacts of the paper:  python scripts/reproduce.py figure2 seeds=1,2 jobs=2
 
 Expands the artefact's grids, skips finished runs, trains the rest and writes
 results/<scale>/<artefact>/.
@@ -7,12 +6,7 @@ results/<scale>/<artefact>/.
 launcher=local (the default) trains in parallel processes here. launcher=slurm submits jobs and
 returns. The same command writes the results when the runs have ended, and wait=true waits for them.
 
-Any other key=value is a key of train.py for every run: `num_steps=100` for a quick look, `lr=1e-2`
-for one row. --dry-run lists what would be trained, what would be skipped and the cost, and starts
-nothing.
-
-Results that differ from the artefact's own definition go to <runs_dir>/results/, unless
-`results_dir=` names a folder.
+A key of train.py holds for every run: `num_steps=100` for a quick look, `lr=1e-2` for one row.
 """
 
 import sys
@@ -29,17 +23,25 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from scripts.cli.arguments import Request, jobs_of, read_arguments
-from scripts.cli.common import ROOT, one_line_errors
+from scripts.cli.common import one_line_errors
+from scripts.cli.parser import ROOT, Names, Request, sweep_command
 from scripts.prepare_data import prepare_task
+from scripts.sweep.commits import commit_remark
 from scripts.sweep.dry_run import dry_run
-from scripts.sweep.local import run_all
+from scripts.sweep.local import jobs_of, run_all
 from scripts.sweep.plan import Plan, ended, load_artefact, plan
 from tasks.engine import records
 from tasks.engine.errors import UserError
 
 if TYPE_CHECKING:
     from results.runs import Run
+
+COMMAND = sweep_command(
+    "scripts/reproduce.py",
+    __doc__,
+    Names("ARTEFACT", "an artefact of configs/artefact/", least=1, example="figure2"),
+    flags={"dry-run": "list what would be trained, what would be skipped and the cost; start and write nothing"},
+)
 
 
 def results_folder(name: str, options: dict[str, str], overrides: dict[str, str], runs_dir: Path) -> Path:
@@ -60,7 +62,7 @@ def writable_folder(p: Plan, request: Request) -> Path:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UserError(
-            f"{folder} cannot be written: {there} is read-only or no folder; results_dir= names another place, runs_dir= for runs"
+            f"{folder} cannot be written: {there} is read-only or not a folder; set results_dir= to another folder (runs_dir= for runs)"
         )
     return folder
 
@@ -86,10 +88,12 @@ def reproduce(p: Plan, request: Request, out: Path) -> "list[Run] | None":
     """
     name, options = p.artefact["name"], request.options
     print(f"{name}: {len(p.configs)} runs, {len(p.runs)} done, {len(p.todo)} to do", flush=True)
+    if remark := commit_remark([run.record for run in p.runs]):
+        print(f"{name}: {remark}", flush=True)
     runs = list(p.runs)
     if p.todo:
         if not train(p.todo, options, name):
-            print(f"{name}: the same command writes the results when the runs have ended; wait=true waits for them")
+            print(f"{name}: when the runs have ended, the same command writes the results (wait=true waits for them)")
             return None
         runs += [run for cfg in p.todo if (run := ended(p.artefact, cfg)) is not None]
     seeds = len({cfg.seed for cfg in p.configs})
@@ -127,9 +131,7 @@ def train(todo: list[DictConfig], options: dict[str, str], name: str) -> bool:
 
 def main(arguments: list[str]) -> None:
     """Parse ARTEFACT... key=value... and reproduce each artefact in turn."""
-    request = read_arguments(arguments, ("dry-run",))
-    if not request.names:
-        raise UserError("name an artefact, for example: python scripts/reproduce.py figure2")
+    request = COMMAND.parse(arguments)
     options, overrides = request.options, request.overrides
     artefacts = [load_artefact(name) for name in request.names]
     if "dry-run" in request.flags:

@@ -1,15 +1,13 @@
-"""Reproduce every artefact, the cheapest first:
-    python scripts/reproduce_all.py [ARTEFACT ...] [scale=mini] [key=value ...] [--dry-run]
+"""Reproduce every artefact, the cheapest first:  python scripts/reproduce_all.py scale=mini
 
-Takes all of configs/artefact/, or the named ones. Keys are those of reproduce.py. An artefact's
-cost is that of its runs that have not ended and that no cheaper artefact shares. Finished runs are
-skipped, so the same command resumes where it was stopped.
+An artefact's cost is that of its runs that have not ended and that no cheaper artefact shares.
+Finished runs are skipped, so the same command resumes where it was stopped.
 
 An artefact that lacks data or a package, or has failed runs, is reported in one line. The others
 continue, and the exit code is 1. A run whose loss was not finite is a result.
 
---dry-run lists the order and the costs. Tables I.1 to I.3 have no runs: `make reproduce-all` makes
-them last, with model_sizes.py and `make bench`.
+Tables I.1 to I.3 have no runs: `make reproduce-all` makes them last, with model_sizes.py and
+`make bench`.
 """
 
 import sys
@@ -24,8 +22,8 @@ import traceback
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from scripts.cli.arguments import Request, read_arguments
 from scripts.cli.common import one_line_errors
+from scripts.cli.parser import Names, Request, sweep_command
 from scripts.cli.tables import show
 from scripts.reproduce import prepare, reproduce, writable_folder
 from scripts.sweep.cost import Cost, Prices, in_hours, time_left, unit
@@ -36,6 +34,13 @@ from tasks.engine.terminal import say
 
 if TYPE_CHECKING:
     from results.runs import Run
+
+COMMAND = sweep_command(
+    "scripts/reproduce_all.py",
+    __doc__,
+    Names("ARTEFACT", "artefacts of configs/artefact/ (default: all)"),
+    flags={"dry-run": "list the order and the costs; start and write nothing"},
+)
 
 
 @dataclass
@@ -127,17 +132,17 @@ def attempt(artefact: dict[str, Any], request: Request) -> Outcome:
         traceback.print_exc()
         return Outcome(f"not done: {type(error).__name__}: {one_line(error)}", failed=True)
     if runs is None:
-        return Outcome("submitted: the same command writes the results when its runs have ended", submitted=True)
+        return Outcome("submitted: when its runs have ended, the same command writes the results", submitted=True)
     return judged(artefact["name"], runs, len(p.configs))
 
 
 def judged(name: str, runs: "list[Run]", expected: int) -> Outcome:
     """Return the outcome of an artefact with written results."""
     if failed := [run.record["reason"] for run in runs if run.record["status"] == "failed"]:
-        words = f"{len(failed)} of {expected} runs failed ({failed[0]}); scripts/retry.py {name} makes them ready to be done again"
+        words = f"{len(failed)} of {expected} runs failed ({failed[0]}); python scripts/retry.py {name} lets them be retried"
         return Outcome(f"not done: {words}", failed=True)
     if missing := expected - len(runs):
-        return Outcome(f"not done: {missing} of {expected} runs have no whole record", failed=True)
+        return Outcome(f"not done: {missing} of {expected} runs have no intact record", failed=True)
     diverged = sum(run.record["status"] == "diverged" for run in runs)
     return Outcome("done" + (f", {diverged} of {expected} runs diverged" if diverged else ""))
 
@@ -160,7 +165,7 @@ def main(arguments: list[str]) -> None:
     """Print the order, reproduce the artefacts in it, and print each outcome.
     Raises TrainingFailed at the end if one of them is not done.
     """
-    request = read_arguments(arguments, ("dry-run",))
+    request = COMMAND.parse(arguments)
     artefacts = planned(request)
     if "dry-run" in request.flags:
         return
@@ -169,7 +174,7 @@ def main(arguments: list[str]) -> None:
     if failed := [name for name, outcome in outcomes.items() if outcome.failed]:
         names = ", ".join(failed)
         raise TrainingFailed(
-            f"{len(failed)} of {len(outcomes)} artefacts are not done: {names}; the same command tries them again"
+            f"{len(failed)} of {len(outcomes)} artefacts are not done: {names}; run the same command to retry them"
         )
 
 

@@ -1,5 +1,4 @@
-"""Make diverged, failed and unusable runs ready for another attempt:
-    python scripts/retry.py ARTEFACT|RUN_FOLDER ... [key=value ...] [from=checkpoint] [--yes]
+"""Make diverged, failed and unusable runs ready for another attempt:  python scripts/retry.py figure2
 
 For a diverged or failed run, record.json is renamed to record.json.failed, so that the next
 reproduce.py or train.py trains it again.
@@ -7,13 +6,13 @@ reproduce.py or train.py trains it again.
 A diverged run starts from step 0, and its checkpoints and logs are set aside too. From its
 checkpoint the same code would give the same NaN, and other code would leave a run that is half the
 old code's. A failed run (out of memory, or killed again and again) resumes from its last
-checkpoint. from=start or from=checkpoint overrides this for all of them.
+checkpoint. from= overrides this for all of them.
 
 For an unusable run, the files that are still unusable (a folder in place of a file, a checkpoint of
 another run or format) are renamed to <name>.unusable. The run then resumes from its last whole
 checkpoint, or from step 0.
 
-Keys are those of reproduce.py. Give the same keys that started the runs. Nothing is deleted.
+Give the same keys that started the runs. Nothing is deleted.
 """
 
 import os
@@ -22,8 +21,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.cli.arguments import Request, confirmed, read_arguments
-from scripts.cli.common import one_line_errors
+from scripts.cli.common import confirmed, one_line_errors
+from scripts.cli.parser import Key, Names, Request, sweep_command
 from scripts.sweep.plan import expand, known_artefacts, load_artefact
 from scripts.sweep.states import states, whole_record
 from tasks.engine import records
@@ -32,6 +31,19 @@ from tasks.engine.files import only_process
 from tasks.engine.terminal import say
 
 RETRIED = ("diverged", "failed", "unusable")
+FROM = Key(
+    "from",
+    "where the runs resume",
+    without="start for a diverged run, else checkpoint",
+    choices=("start", "checkpoint"),
+)
+COMMAND = sweep_command(
+    "scripts/retry.py",
+    __doc__,
+    Names("NAME", "an artefact, or the folder of a run", least=1, example="figure2"),
+    (FROM,),
+    {"yes": "do not ask for confirmation"},
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,7 @@ class Failure:
     def next_start(self) -> str:
         if records.unusable(self.folder) is None:
             return "step 0" if self.from_start else "its last checkpoint"
-        return "its last whole checkpoint or step 0, without what cannot be used"
+        return "its last whole checkpoint, or from step 0"
 
 
 def failures(request: Request, where: str | None) -> list[Failure]:
@@ -66,7 +78,7 @@ def failures(request: Request, where: str | None) -> list[Failure]:
             found[folder] = ("unusable", why)
             continue
         if record is None or record["status"] == "finished":
-            raise UserError(f"{name} holds no failed run" + ("" if record is None else ": it is finished"))
+            raise UserError(f"{name} holds no failed run" + ("" if record is None else ": its run has finished"))
         found[folder] = (record["status"], record["reason"])
     return [
         Failure(folder, reason, where == "start" or (where is None and state == "diverged"))
@@ -85,7 +97,7 @@ def make_ready(failure: Failure) -> None:
     with only_process(folder):
         record = whole_record(folder)
         if record is None or record["reason"] != failure.reason:
-            raise UserError(f"{folder} has changed in the meantime; start again")
+            raise UserError(f"{folder} has changed in the meantime; run the same command again")
         if failure.from_start:
             for path in (*sorted(folder.glob("checkpoint*.pt")), folder / "metrics.jsonl", folder / "dynamics.jsonl"):
                 if path.exists():
@@ -122,27 +134,24 @@ def _set_unusable_aside(folder: Path) -> None:
 
 def main(arguments: list[str]) -> None:
     """Show the failed runs, ask, and make them ready."""
-    request = read_arguments(arguments, ("yes",))
-    where = request.overrides.pop("from", None)
-    if where not in (None, "start", "checkpoint"):
-        raise UserError(f"from={where} must be start or checkpoint")
-    if not request.names:
-        raise UserError("name an artefact or a run's folder, for example: python scripts/retry.py figure2")
-    found = failures(request, where)
+    request = COMMAND.parse(arguments)
+    found = failures(request, request.options.get("from"))
     if not found:
-        print("no run has diverged, failed or is unusable; nothing to do")
+        print("no run is diverged, failed or unusable; nothing to do")
         return
     for failure in found:
-        print(f"{failure.folder}: {failure.reason}; would start again from {failure.next_start}")
-    if not confirmed(f"Make {len(found)} run{'s' * (len(found) > 1)} ready to be done again?", request):
+        print(f"{failure.folder}: {failure.reason}; would resume from {failure.next_start}")
+    if not confirmed(
+        f"Make {len(found)} run{'s' * (len(found) > 1)} ready for another attempt?", "yes" in request.flags
+    ):
         print("nothing was changed")
         return
     ready = sum(_made_ready(failure) for failure in found)
     if ready < len(found):
-        raise UserError(f"{ready} of {len(found)} runs are ready, the others stay as they are: mend what is said above")
-    print(
-        f"{ready} ready, what stood in the way is kept under names that end in .failed or .unusable; {_what_next(request)}"
-    )
+        raise UserError(
+            f"{ready} of {len(found)} runs are ready; fix the others as reported above, then run the same command again"
+        )
+    print(f"{ready} ready; old files are kept with names that end in .failed or .unusable; {_what_next(request)}")
 
 
 def _made_ready(failure: Failure) -> bool:
@@ -150,7 +159,7 @@ def _made_ready(failure: Failure) -> bool:
     try:
         make_ready(failure)
     except (UserError, OSError) as error:
-        say(f"{failure.folder} stays as it is: {error}")
+        say(f"{failure.folder} is unchanged: {error}")
         return False
     return True
 
@@ -158,7 +167,7 @@ def _made_ready(failure: Failure) -> bool:
 def _what_next(request: Request) -> str:
     artefacts = [name for name in request.names if name in known_artefacts()]
     if not artefacts:
-        return "the command that trained them does them again"
+        return "next: run the command that trained them"
     given = [f"{key}={value}" for key, value in request.given.items() if key != "from"]
     return f"next: {shlex.join(['python', 'scripts/reproduce.py', *artefacts, *given])}"
 

@@ -1,7 +1,6 @@
-"""Look at one run:  python scripts/show.py RUN [runs_dir=runs] [matrix=NAME]
-RUN is a run's folder, a run id or the beginning of one. Shows its configuration, its result and its
-curve, and R and κ of one matrix. matrix= takes a part of a name. The default is the matrix that
-ends furthest above its bound, or else the first one.
+"""Look at one run:  python scripts/show.py adamcpr_ip-s1-1047
+
+Shows its configuration, its result and its curves, and R and κ of one matrix.
 """
 
 import sys
@@ -11,10 +10,23 @@ from results.code import commit_of
 from results.dynamics import trace
 from results.runs import Run, flatten
 from scripts.cli.common import one_line_errors
+from scripts.cli.parser import RUNS_DIR, Command, Key, Names
 from scripts.cli.tables import show
 from scripts.cli.terminal_curves import curve
 from scripts.sweep.run_folders import FoundRun, find
 from tasks.engine.errors import UserError
+
+COMMAND = Command(
+    "scripts/show.py",
+    __doc__,
+    Names("RUN", "a run's folder, a run id or the beginning of one", 1, 1, "adamcpr_ip-s1-1047"),
+    (
+        RUNS_DIR,
+        Key(
+            "matrix", "a part of a matrix's name", without="the matrix that ends furthest above its bound, or the first"
+        ),
+    ),
+)
 
 
 def facts(run: FoundRun) -> list[tuple[str, str]]:
@@ -34,7 +46,11 @@ def facts(run: FoundRun) -> list[tuple[str, str]]:
     }
     if run.record is not None:
         hardware, record = run.record["hardware"], run.record
-        about |= {name: f"{value:.5g}" for name, value in record["metrics"].items()}
+        metric = record["metric"] or {}
+        about |= {
+            name: f"{value:.5g} {metric['unit'] if name == metric.get('name') else ''}".rstrip()
+            for name, value in record["metrics"].items()
+        }
         speed = f", {record['steps_per_second']:.3g} steps/s" if record["steps_per_second"] else ""
         about["took"] = f"{record['seconds']:.0f} s{speed} on {hardware['gpu'] or hardware['cpu']}"
         about["code"] = (
@@ -54,7 +70,7 @@ def matrix_of(run: FoundRun, asked: str | None) -> str | None:
     if asked is not None:
         found = [name for name in names if asked in name]
         if not found:
-            raise UserError(f"matrix={asked} is in none of {', '.join(names)}")
+            raise UserError(f"matrix={asked} is in no matrix's name; the matrices are {', '.join(names)}")
         return str(found[0])
     above = {
         name: size / bound for name, size, bound in zip(names, last["R"], last.get("kappa", []), strict=False) if bound
@@ -64,17 +80,14 @@ def matrix_of(run: FoundRun, asked: str | None) -> str | None:
 
 def main(arguments: list[str]) -> None:
     """Print the run."""
-    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    names = [argument for argument in arguments if "=" not in argument]
-    if len(names) != 1 or set(options) - {"runs_dir", "matrix"}:
-        raise UserError("name one run: python scripts/show.py RUN [runs_dir=runs] [matrix=NAME]")
-    run = find(names[0], Path(options.get("runs_dir", "runs")))
+    request = COMMAND.parse(arguments)
+    run = find(request.names[0], Path(request.options["runs_dir"]))
     show(("", " "), facts(run))
     for name in dict.fromkeys(
         ("loss", run.record["metric"]["name"] if run.record and run.record["metric"] else "validation_loss")
     ):
         print(curve(name, {name: run.points(name)}))
-    if (matrix := matrix_of(run, options.get("matrix"))) is not None:
+    if (matrix := matrix_of(run, request.options.get("matrix"))) is not None:
         ended = Run(run.config, {"run_id": run.folder.name}, run.metrics, run.dynamics)
         lines = {
             symbol: list(zip(*trace(ended, matrix, key), strict=True)) for symbol, key in (("R", "R"), ("κ", "kappa"))

@@ -1,22 +1,27 @@
-"""Show the state of an artefact's runs:
-    python scripts/status.py [ARTEFACT ...] [scale=mini] [seeds=1,2] [key=value ...]
+"""Show the state of an artefact's runs:  python scripts/status.py figure2
 
-Counts runs by state and shows their cost so far, the remaining cost and the time left, for the
-named artefacts or for all. For a single artefact it also prints a line for every run that is not
-done. Keys are those of reproduce.py. Give the same keys that started the runs. Changes nothing.
+Counts runs by state and shows their cost so far, the remaining cost and the time left. For a single
+artefact it also prints a line for every run that is not done. Give the same keys that started the
+runs: reproduce.py with other keys trains other runs. Changes nothing.
 """
 
 import sys
 from collections import Counter
 from typing import Any
 
-from scripts.cli.arguments import Request, read_arguments
 from scripts.cli.common import one_line_errors
+from scripts.cli.parser import Names, Request, sweep_command
 from scripts.cli.tables import show
+from scripts.sweep.commits import commit_remark
 from scripts.sweep.cost import Prices, in_hours, own_seconds_per_step, time_left, unit
 from scripts.sweep.dry_run import axes_of, differing
 from scripts.sweep.plan import expand, known_artefacts, load_artefact
 from scripts.sweep.states import STATES, RunState, states
+from tasks.engine.terminal import say
+
+COMMAND = sweep_command(
+    "scripts/status.py", __doc__, Names("ARTEFACT", "artefacts of configs/artefact/ (default: all)")
+)
 
 
 def summary(artefact: dict[str, Any], runs: list[RunState], request: Request) -> list[str]:
@@ -66,9 +71,26 @@ def steps_per_second(run: RunState) -> str:
     return f"{speed:.3g}" if speed else ""
 
 
+def not_shown(found: list[RunState], request: Request) -> str | None:
+    """Return one line if the table has runs to do, and the same tasks have runs that it does not count.
+    The user may have left out the keys that started a sweep.
+    """
+    if all(run.state != "to do" for run in found):
+        return None
+    counted, tasks = {run.folder for run in found}, {run.folder.parent for run in found}
+    others = [path.parent for task in tasks for path in task.glob("*/config.yaml") if path.parent not in counted]
+    if not others:
+        return None
+    keys = " ".join(f"{key}={value}" for key, value in ({"scale": request.options["scale"]} | request.given).items())
+    return (
+        f"counted: the artefact's runs with {keys}; {found[0].cfg.runs_dir}/ has {len(others)} more runs of these tasks, "
+        "of other artefacts or keys: add the keys that started them, for example num_steps=100"
+    )
+
+
 def main(arguments: list[str]) -> None:
     """Print the table of the artefacts, and the runs of a single one."""
-    request = read_arguments(arguments)
+    request = COMMAND.parse(arguments)
     artefacts = [load_artefact(name) for name in request.names or known_artefacts()]
     found = [states(expand(artefact, request.options, request.overrides).values()) for artefact in artefacts]
     rows = [summary(artefact, runs, request) for artefact, runs in zip(artefacts, found, strict=True)]
@@ -76,6 +98,10 @@ def main(arguments: list[str]) -> None:
     if len(artefacts) == 1 and (lines := not_done(artefacts[0], found[0], request)):
         print()
         show(("state", "run", "differs in", "step", "steps/s", "job", "reason"), lines)
+    runs = list({run.folder: run for of_artefact in found for run in of_artefact}.values())
+    for remark in (commit_remark([run.record for run in runs if run.record]), not_shown(runs, request)):
+        if remark:
+            say(remark)
 
 
 if __name__ == "__main__":

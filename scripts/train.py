@@ -1,8 +1,7 @@
-"""Train one run, or a sweep with -m:
-    python scripts/train.py task=cifar100 regularizer=adamcpr_ip scale=mini seed=1
+"""Train one run, or a sweep with -m:  python scripts/train.py task=cifar100 regularizer=adamcpr_ip seed=1
 
-Every key of configs/ can be overridden, and `--help` lists them. Exit codes: 0 done, 1 the run
-failed (NaN), 2 bad input.
+`--help` lists the keys (configs/config.yaml has its text). Exit codes: 0 done, 1 the run failed
+(NaN), 2 bad input.
 """
 
 import sys
@@ -18,8 +17,9 @@ import os
 import hydra
 from omegaconf import DictConfig
 
-from scripts.cli.common import CONFIG_DIR, one_line_errors
+from scripts.cli.common import one_line_errors
 from scripts.cli.overrides import check_added
+from scripts.cli.parser import CONFIG_DIR
 from scripts.sweep.slurm import queue_again_if_asked
 from tasks.engine.errors import Interrupted, TrainingFailed
 from tasks.engine.launch import launched
@@ -45,7 +45,8 @@ def train(cfg: DictConfig) -> None:
             raise
     if launched().rank:
         return
-    metrics = ", ".join(f"{name} {value:.2f}" for name, value in record["metrics"].items())
+    unit = {record["metric"]["name"]: f" {record['metric']['unit']}".rstrip()} if record["metric"] else {}
+    metrics = ", ".join(f"{name} {value:.2f}{unit.get(name, '')}" for name, value in record["metrics"].items())
     print(
         f"{record['run_id']}: {metrics} after {record['steps']} steps in {record['seconds']:.0f} s; {run_folder(cfg) / 'record.json'}"
     )

@@ -6,9 +6,12 @@ are replaced:
     {{ configs/task }}                a table of the folder's files, with the comment at their head
     {{ tasks }}, {{ results }}        tables of those pages
     {{ artefact keys }}               the keys of results/schema.py, a table for each of its models
+    {{ sweep keys }}, {{ commands }}  what the commands of scripts/ declare to take
 """
 
+import ast
 import csv
+import importlib
 import re
 import types
 import typing
@@ -69,6 +72,12 @@ def part(name: str) -> str:
         )
     if name == "artefact keys":
         return artefact_keys()
+    if name == "sweep keys":
+        from scripts.cli.parser import SWEEP_KEYS
+
+        return table(ARGUMENT, [row_of_key(key) for key in SWEEP_KEYS])
+    if name == "commands":
+        return commands()
     if (ROOT / name).is_dir():
         return table(
             ("file", "what"), [(f"`{path.stem}`", head_comment(path)) for path in sorted((ROOT / name).glob("*.yaml"))]
@@ -115,6 +124,57 @@ def type_of(annotation: Any) -> str:
             return str(annotation.__name__)
         case origin:
             return f"{origin.__name__}[{', '.join(map(type_of, inner))}]"
+
+
+ARGUMENT = ("argument", "meaning", "default")
+
+
+def command_files() -> list[Path]:
+    """The commands in scripts/ and scripts/bench/."""
+    paths = [*sorted(ROOT.glob("scripts/*.py")), *sorted(ROOT.glob("scripts/bench/*.py"))]
+    return [path for path in paths if '__name__ == "__main__"' in path.read_text()]
+
+
+def commands() -> str:
+    """A table of the commands, then a heading and a table of arguments for each that declares some."""
+    rows, parts = [], []
+    for path in command_files():
+        script = path.relative_to(ROOT)
+        first = (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[0]
+        rows.append((f"`{script}`", plain(first.split(":")[0])))
+        command = getattr(importlib.import_module(".".join(script.with_suffix("").parts)), "COMMAND", None)
+        if command is not None and (found := arguments_of(command)):
+            parts.append(f"### {script.name}\n\n{table(ARGUMENT, found)}")
+    return "\n\n".join([table(("command", "what it does"), rows), *parts])
+
+
+def arguments_of(command: Any) -> list[tuple[str, str, str]]:
+    """Rows for what a command takes. The keys of a sweep and of train.py are one row each."""
+    from scripts.cli.parser import SWEEP_KEYS
+
+    names, sweep = command.names, [key for key in SWEEP_KEYS if key in command.keys]
+    rows = [(f"`{names.metavar}`", names.about, "")] if names else []
+    rows += [row_of_key(key) for key in command.keys if len(sweep) < len(SWEEP_KEYS) or key not in sweep]
+    rows += [(f"`--{flag}`", about, "") for flag, about in command.flags.items()]
+    if len(sweep) == len(SWEEP_KEYS):
+        rows.append(("`key=value`", "[a key of a sweep](#keys-of-a-sweep)", ""))
+    elif command.train_keys:
+        rows.append(("`key=value`", "[a key of `train.py`](#keys-of-trainpy)", ""))
+    return rows
+
+
+def row_of_key(key: Any) -> tuple[str, str, str]:
+    default = f"`{key.default}`" if key.default is not None else plain(key.without)
+    return (
+        " ".join([f"`{key.name}=`", " ".join(f"`{choice}`" for choice in key.choices)]).rstrip(),
+        plain(key.about),
+        default,
+    )
+
+
+def plain(text: str) -> str:
+    """Text that holds no HTML."""
+    return text.replace("<", "&lt;")
 
 
 def task_folders() -> list[Path]:

@@ -1,5 +1,4 @@
-"""Compare image loading with the model's speed:
-    python scripts/bench/loading.py [task=clip] [rounds=10] [photos=64] [key=value of train.py ...]
+"""Compare image loading with the model's speed:  python scripts/bench/loading.py task=clip
 
 The images are generated photographs of ImageNet's usual size (500 x 375 pixels, JPEG) in folders.
 Each round takes one batch, in turn, from
@@ -19,23 +18,33 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Any
 
 from scripts.cli.common import compose_config, one_line_errors
+from scripts.cli.parser import SCALE, Command, Key, whole
 from tasks.engine.config import read_config
-from tasks.engine.device import autocast, pick_device
-from tasks.engine.errors import UserError
-from tasks.engine.optimizers import build_optimizer
-from tasks.engine.run import build_workload
 
+if TYPE_CHECKING:
+    import torch
+
+COMMAND = Command(
+    "scripts/bench/loading.py",
+    __doc__,
+    keys=(
+        Key("task", "imagenet, clip, or another task of images in folders", "imagenet"),
+        replace(SCALE, default="paper"),
+        Key("device", "the device of the model's step", "cpu"),
+        Key("rounds", "measured rounds", 10, type=whole(2)),
+        Key("photos", "images that are generated", 64, type=whole(1)),
+    ),
+    train_keys=True,
+)
 OURS, TIMM, MODEL = "this repository's loader", "timm's loader", "the model's step"
 WARM_UP = 2  # rounds that do not count
-DEFAULTS = {"task": "imagenet", "scale": "paper", "device": "cpu", "task.batch_size": "32"}
+DEFAULTS = {"task.batch_size": "32"}
 CLIP = {
     "task.zero_shot.classes": "[bag,boot]",
     "task.zero_shot.templates": "['a photo of a {}.']",
@@ -47,6 +56,7 @@ def make_photos(root: Path, count: int) -> None:
     """Write `count` JPEG files for training and two for validation, in two classes.
     They are smooth colours with some noise, 60 to 80 KB each.
     """
+    import numpy as np
     from PIL import Image
 
     generator = np.random.default_rng(0)
@@ -60,7 +70,7 @@ def make_photos(root: Path, count: int) -> None:
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.JPEG", quality=90)
 
 
-def timm_batches(cfg: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def timm_batches(cfg: Any) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
     """Yield batches, epoch after epoch, as timm's train.py makes them without its prefetcher.
     The prefetcher needs a GPU.
     """
@@ -99,13 +109,21 @@ def timm_batches(cfg: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 def save_drawn_clip(path: Path, architecture: str) -> None:
     """Save a checkpoint of open_clip's model of that name, with its initial weights."""
+    import torch
+
     from tasks.clip.model import build_clip, shape_of
 
     torch.save(build_clip(shape_of(architecture)).state_dict(), path)
 
 
-def turns(cfg: Any, device: torch.device) -> dict[str, Callable[[], None]]:
+def turns(cfg: Any, device: "torch.device") -> dict[str, Callable[[], None]]:
     """Return, for each part, the function that takes one batch."""
+    import torch
+
+    from tasks.engine.device import autocast
+    from tasks.engine.optimizers import build_optimizer
+    from tasks.engine.run import build_workload
+
     config = read_config(cfg)
     reading = build_workload(config, torch.device("cpu"))
     training = build_workload(config, device)
@@ -153,18 +171,19 @@ def report(seconds: dict[str, list[float]], images: int) -> list[str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Parse rounds=, photos= and keys of train.py, then measure and print."""
-    given = dict(argument.split("=", 1) for argument in arguments)
-    try:
-        rounds, photos = (int(given.pop(key, default)) for key, default in (("rounds", "10"), ("photos", "64")))
-    except ValueError as error:
-        raise UserError(f"rounds= and photos= must be whole numbers: {error}") from None
-    if rounds < 2:
-        raise UserError(f"rounds={rounds} must be at least 2")
+    """Measure and print."""
+    request = COMMAND.parse(arguments)
+    options = request.options
+    import torch
+
+    from tasks.engine.device import pick_device
+
+    rounds = options["rounds"]
     with tempfile.TemporaryDirectory() as folder:
-        make_photos(Path(folder), photos)
-        of_task = CLIP | {"task.checkpoint": f"{folder}/clip.pt"} if given.get("task") == "clip" else {}
-        keys = DEFAULTS | of_task | given | {"data_dir": folder, "loader_workers": "0"}
+        make_photos(Path(folder), options["photos"])
+        of_task = CLIP | {"task.checkpoint": f"{folder}/clip.pt"} if options["task"] == "clip" else {}
+        chosen = {key: options[key] for key in ("task", "scale", "device")}
+        keys = chosen | DEFAULTS | of_task | request.overrides | {"data_dir": folder, "loader_workers": "0"}
         cfg = compose_config([f"{key}={value}" for key, value in keys.items()])
         if of_task:
             save_drawn_clip(Path(cfg.task.checkpoint), cfg.task.architecture)

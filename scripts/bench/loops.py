@@ -1,42 +1,46 @@
-"""Compare the engine's loop with a plain one:
-    python scripts/bench/loops.py [task=gpt2|cifar100] [rounds=30] [steps=5] [key=value ...]
+"""Compare the engine's loop with a plain one:  python scripts/bench/loops.py task=cifar100
 
 All loops share model, batch, data type and CPU. Each has its own process, and they take turns. In
 each round every loop takes `steps` whole steps (batch, forward, backward, clipping, optimizer,
 schedule, and the engine's logs) while the others wait.
 
 Prints tokens or images per second, the ratio to the plain loop in the same round (median and
-quartiles), and the peak memory beyond that of the imports. The keys are train.py's.
+quartiles), and the peak memory beyond that of the imports.
 """
 
+import importlib
 import json
 import multiprocessing
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
 from multiprocessing.connection import Connection
 from statistics import median, quantiles
 from typing import Any
 
-from scripts.bench import plain_cifar100, plain_gpt2
 from scripts.cli.common import compose_config, one_line_errors
+from scripts.cli.parser import Command, Key, whole
 from tasks.engine.config import read_config
-from tasks.engine.errors import UserError
-from tasks.engine.run import run
 
-# A task's loops outside the engine. The others are compared with the first one.
-PLAIN: dict[str, dict[str, Callable[[Any, Callable[[], None]], None]]] = {
-    "gpt2": {"plain, AdamW": plain_gpt2.train},
-    "cifar100": {
-        "plain, AdamW": partial(plain_cifar100.train, augment=True),
-        "plain, images as they are": partial(plain_cifar100.train, augment=False),
-    },
+# Arguments of scripts/bench/plain_<task>.py for a task's loops outside the engine. The others are
+# compared with the first one.
+PLAIN: dict[str, dict[str, dict[str, Any]]] = {
+    "gpt2": {"plain, AdamW": {}},
+    "cifar100": {"plain, AdamW": {"augment": True}, "plain, images as they are": {"augment": False}},
 }
 ENGINE = {"engine, AdamW": "adamw", "engine, AdamCPR IP": "adamcpr_ip", "engine, AdamCPR WS": "adamcpr_ws"}
 WARM_UP = 3  # rounds that do not count
+COMMAND = Command(
+    "scripts/bench/loops.py",
+    __doc__,
+    keys=(
+        Key("task", "a task with a plain loop", "gpt2", choices=list(PLAIN)),
+        Key("rounds", "measured rounds", 30, type=whole(2)),
+        Key("steps", "steps of a round", 5, type=whole(1)),
+    ),
+    train_keys=True,
+)
 
 
 def work(task: str, name: str, overrides: list[str], runs_dir: str, parent: Connection) -> None:
@@ -54,10 +58,13 @@ def work(task: str, name: str, overrides: list[str], runs_dir: str, parent: Conn
         waiting -= 1
 
     if name in ENGINE:
+        from tasks.engine.run import run
+
         cfg = compose_config([*overrides, f"regularizer={ENGINE[name]}", f"runs_dir={runs_dir}", "quiet=true"])
         run(cfg, progress=lambda steps: turn())
     else:
-        PLAIN[task][name](read_config(compose_config(overrides)), turn)
+        plain = importlib.import_module(f"scripts.bench.plain_{task}")
+        plain.train(read_config(compose_config(overrides)), turn, **PLAIN[task][name])
 
 
 def measure(task: str, rounds: int, steps: int, overrides: list[str]) -> tuple[dict[str, list[float]], dict[str, int]]:
@@ -98,16 +105,9 @@ def report(seconds: dict[str, list[float]], memory: dict[str, int], unit: str, c
 
 
 def main(arguments: list[str]) -> None:
-    """Parse rounds=, steps= and keys of train.py, then measure and print."""
-    given = dict(argument.split("=", 1) for argument in arguments)
-    numbers: dict[str, Callable[[str], int]] = {"rounds": int, "steps": int}
-    try:
-        rounds, steps = (numbers[key](given.pop(key, default)) for key, default in (("rounds", "30"), ("steps", "5")))
-    except ValueError as error:
-        raise UserError(f"rounds= and steps= must be whole numbers: {error}") from None
-    task = given.pop("task", "gpt2")
-    if task not in PLAIN:
-        raise UserError(f"task={task} has no plain loop to be held against; choose one of {', '.join(PLAIN)}")
+    """Measure and print."""
+    request = COMMAND.parse(arguments)
+    task, rounds, steps = (request.options[key] for key in ("task", "rounds", "steps"))
     total = (WARM_UP + rounds + 1) * steps
     overrides = [
         f"task={task}",
@@ -115,14 +115,14 @@ def main(arguments: list[str]) -> None:
         "task.eval_every_steps=null",
         *(["task.sample_tokens=0"] if task == "gpt2" else []),
     ]
-    overrides += [f"{key}={value}" for key, value in given.items()] + [f"num_steps={total}"]
+    overrides += [f"{key}={value}" for key, value in request.overrides.items()] + [f"num_steps={total}"]
     cfg = compose_config(overrides)
     seconds, memory = measure(task, rounds, steps, overrides)
     about = {key: cfg.task[key] for key in ("batch_size", "precision")} | {"model": dict(cfg.task.model)}
     print(f"{json.dumps(about)}; {rounds} rounds of {steps} steps")
     if task == "cifar100":
         print(
-            "images and convolutions lie channels first in the plain loops, as torch makes them, and channels last in the engine's"
+            "memory format: channels first in the plain loops, as torch makes them, and channels last in the engine's"
         )
     unit, each = ("tokens", cfg.task.model.context) if task == "gpt2" else ("images", 1)
     print("\n".join(report(seconds, memory, unit, steps * cfg.task.batch_size * each)))

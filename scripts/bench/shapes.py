@@ -1,12 +1,12 @@
-"""The models whose parameters are stepped."""
+"""The models whose parameters are stepped. torch is imported when the first one is built."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-from tasks.gpt2 import model as gpt2
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -18,31 +18,35 @@ class Shape:
 
     name: str
     title: str
-    make: Callable[[], nn.Module]
+    make: "Callable[[], nn.Module]"
     in_turn: bool = False
 
-    def on_paper(self) -> nn.Module:
+    def on_paper(self) -> "nn.Module":
         """Return the model's names and sizes, without memory for its parameters."""
+        import torch
+
         with torch.device("meta"):
             return self.make()
 
-    def built(self, device: torch.device) -> nn.Module:
+    def built(self, device: "torch.device") -> "nn.Module":
         """Return the model as it starts training, with the same seed each time."""
+        import torch
+
         torch.manual_seed(0)
         with torch.device(device):
             return self.make()
 
 
-def resnet18() -> nn.Module:
+def resnet18() -> "nn.Module":
     from tasks.models.resnet18 import ResNet18
 
     return ResNet18(100)
 
 
-def timm_of(name: str, **arguments: object) -> Callable[[], nn.Module]:
+def timm_of(name: str, **arguments: object) -> "Callable[[], nn.Module]":
     """Return a function that builds a timm model with 1,000 classes, as the task imagenet does."""
 
-    def make() -> nn.Module:
+    def make() -> "nn.Module":
         from tasks.imagenet.config import TimmModel
         from tasks.imagenet.model import build
 
@@ -51,7 +55,7 @@ def timm_of(name: str, **arguments: object) -> Callable[[], nn.Module]:
     return make
 
 
-def vitb32() -> nn.Module:
+def vitb32() -> "nn.Module":
     """Build CLIP's image tower with a head of 1,000 classes, as the task clip fine-tunes it."""
     from tasks.clip.model import Classifier, Head, build_clip, shape_of
 
@@ -59,12 +63,20 @@ def vitb32() -> nn.Module:
     return Classifier(tower, Head(tower.output_dim, 1000, normalize=False))
 
 
-def gpt2_of(width: int, layers: int, heads: int, **others: int) -> Callable[[], nn.Module]:
+def gpt2_of(width: int, layers: int, heads: int, **others: int) -> "Callable[[], nn.Module]":
     """Return a function that builds a GPT-2 of the given size, as in the paper."""
-    return lambda: gpt2.GPT2(gpt2.Shape(width=width, layers=layers, heads=heads, **others))  # type: ignore[arg-type]
+
+    def make() -> "nn.Module":
+        from tasks.gpt2 import model as gpt2
+
+        return gpt2.GPT2(gpt2.Shape(width=width, layers=layers, heads=heads, **others))  # type: ignore[arg-type]
+
+    return make
 
 
-def toy() -> nn.Module:
+def toy() -> "nn.Module":
+    from torch import nn
+
     return nn.ModuleList(nn.Linear(32, 32, bias=False) for _ in range(1000))
 
 

@@ -1,5 +1,4 @@
-"""Measure what a sweep costs beside its training:
-    python scripts/bench/sweeps.py [finished=1000] [runs=60] [rounds=3]
+"""Measure what a sweep costs beside its training:  python scripts/bench/sweeps.py
 
 1. The wall time of reproduce.py when it plans and skips `finished` runs, and of its --dry-run and
    status.py, as medians over `rounds`. The runs are copies of a real one, each with its own record.
@@ -24,12 +23,22 @@ from statistics import median, quantiles
 from omegaconf import DictConfig, OmegaConf
 
 from scripts.bench.made_records import metrics_of, write_run
-from scripts.cli.common import ROOT, one_line_errors
+from scripts.cli.common import one_line_errors
+from scripts.cli.parser import ROOT, Command, Key, whole
 from scripts.cli.tables import size
 from scripts.sweep.plan import expand, known_artefacts, load_artefact
 from tasks.engine import records
 from tasks.engine.errors import UserError
 
+COMMAND = Command(
+    "scripts/bench/sweeps.py",
+    __doc__,
+    keys=(
+        Key("finished", "runs of the finished sweep", 1000, type=whole(1)),
+        Key("runs", "tiny runs that are trained", 60, type=whole(1)),
+        Key("rounds", "measured rounds", 3, type=whole(1)),
+    ),
+)
 TINY = {"num_steps": "16", "task.model.width": "32", "task.batch_size": "64", "task.log_every_steps": "8"}
 METHODS = 6  # runs per seed of the grokking artefact
 LOGGED = range(20, 1001, 20)  # steps at which a made-up run has evaluations and R, κ and λ
@@ -127,12 +136,8 @@ def overhead(runs: int, runs_dir: Path) -> None:
 
 def main(arguments: list[str]) -> None:
     """Measure all three in a temporary folder."""
-    options = {"finished": "1000", "runs": "60", "rounds": "3"} | dict(a.split("=", 1) for a in arguments if "=" in a)
-    if unknown := [a for a in arguments if a.partition("=")[0] not in ("finished", "runs", "rounds")]:
-        raise UserError(f"{unknown[0]} is unknown; finished=1000 runs=60 rounds=3 can be given")
-    if bad := [f"{key}={value}" for key, value in options.items() if not value.isdigit() or int(value) < 1]:
-        raise UserError(f"{bad[0]} must be a whole number >= 1")
-    finished, runs, rounds = (int(options[key]) for key in ("finished", "runs", "rounds"))
+    options = COMMAND.parse(arguments).options
+    finished, runs, rounds = (options[key] for key in ("finished", "runs", "rounds"))
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         skipping(finished, rounds, Path(folder) / "finished")

@@ -1,1 +1,1 @@
-"""What every command shares: its command line, one-line errors, signals while it imports, tables and curves in a terminal."""
+"""What commands share: command lines, one-line errors, signals during imports, tables and curves in a terminal."""

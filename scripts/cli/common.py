@@ -1,11 +1,10 @@
-"""Shared by the command-line entries: compose configurations, and report errors in one line."""
+"""Shared by the commands: compose configurations, ask for confirmation, and report errors in one line."""
 
 import contextlib
 import os
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -14,11 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from scripts.cli import early
 from scripts.cli.overrides import check_added, explain
+from scripts.cli.parser import CONFIG_DIR
 from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError
 from tasks.engine.launch import launched
-
-ROOT = Path(__file__).resolve().parents[2]
-CONFIG_DIR = ROOT / "configs"
 
 
 def compose_config(overrides: list[str]) -> DictConfig:
@@ -33,6 +30,22 @@ def compose_config(overrides: list[str]) -> DictConfig:
             return compose("config", overrides)
     except HydraException as error:
         raise UserError(explain(error, overrides, str(CONFIG_DIR))) from error
+
+
+def confirmed(question: str, yes: bool) -> bool:
+    """Return whether the user agrees, at the terminal or with --yes.
+
+    Raises:
+        UserError: There is no terminal to ask at.
+    """
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise UserError(f"{question} There is no terminal to ask at: add --yes")
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 @contextlib.contextmanager

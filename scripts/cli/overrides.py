@@ -1,4 +1,4 @@
-"""Keys given on the command line: what Hydra says of an unknown one, in one line with the nearest known key."""
+"""Keys given on the command line: report an unknown one in one line with the nearest known key."""
 
 import re
 from collections.abc import Sequence
@@ -7,12 +7,10 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from results.runs import flatten
-from results.schema import nearest
+from scripts.cli.parser import GROUPS, nearest
 from tasks.engine.errors import UserError
 
-GROUPS = ("task", "regularizer", "scale", "launcher", "logging")
-# Arguments that a file leaves at their defaults. tasks/engine/optimizers.py checks an optimizer's, timm and open_clip a model's.
+# Arguments that a file leaves at their defaults: of an optimizer, of timm's and open_clip's models. Those check them.
 ADDABLE = ("regularizer.", "task.model.arguments.", "task.small.shape.", "hydra.", "hydra/")
 
 
@@ -48,4 +46,6 @@ def known_keys(overrides: Sequence[str], config_dir: str) -> list[str]:
 
 def keys_of(config: DictConfig) -> list[str]:
     """Return the keys of a configuration, those of nested ones joined by dots."""
+    from results.runs import flatten  # slow to import: needs pandas
+
     return list(flatten(OmegaConf.to_container(config, resolve=True)))  # type: ignore[arg-type]

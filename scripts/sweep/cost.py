@@ -17,8 +17,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from scripts.cli.arguments import Request, jobs_of
+from scripts.cli.parser import Request
 from scripts.cli.tables import duration, hours
+from scripts.sweep.local import jobs_of
 from scripts.sweep.states import RunState, whole_record
 from tasks.engine import attempts, records
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from scripts.cli.arguments import Request
+from scripts.cli.parser import Request
 from scripts.cli.tables import duration, show
 from scripts.sweep.cost import Prices, in_hours, time_left, unit
 from scripts.sweep.plan import expand
@@ -44,7 +44,7 @@ def _what_happens(run: RunState) -> tuple[bool, str]:
             False,
             "skip: done"
             if run.state == "done"
-            else f"skip: failed ({run.record['reason']}); retry.py makes it ready again",
+            else f"skip: failed ({run.record['reason']}); python scripts/retry.py lets it be retried",
         )
     if run.state == "unusable":
         return True, f"try again: {run.reason}"
@@ -55,7 +55,7 @@ def _what_happens(run: RunState) -> tuple[bool, str]:
         return False, f"leave to {job}, in the queue"
     queued = f" here, before {job} does" if run.state == "queued" else ""
     if any(run.folder.glob("checkpoint*.pt")):
-        return True, f"go on{queued} from its last checkpoint, logged up to step {run.step}"
+        return True, f"resume{queued} from its last checkpoint, logged up to step {run.step}"
     return True, f"train{queued}"
 
 

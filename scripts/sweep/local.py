@@ -58,9 +58,9 @@ def run_all(configs: list[DictConfig], jobs: int, title: str, bar: bool = True) 
                 breaks += 1
                 if breaks > attempts.LIMIT * len(configs):
                     raise TrainingFailed(
-                        f"{title}: workers are killed before they train (out of memory?); try fewer: jobs=1"
+                        f"{title}: workers are killed before they train (out of memory?); set fewer jobs=, for example jobs=1"
                     ) from None
-                say(f"{title}: a worker process was killed (out of memory?); going on from its run's last checkpoint")
+                say(f"{title}: a worker process was killed (out of memory?); its run resumes from the last checkpoint")
             left = [cfg for cfg in configs if sweep.is_left(cfg)]
         held = [
             run_id for run_id in map(records.run_id, configs) if run_id in sweep.held and run_id not in sweep.unusable
@@ -68,7 +68,8 @@ def run_all(configs: list[DictConfig], jobs: int, title: str, bar: bool = True) 
     say_unusable(title, list(sweep.unusable.values()), len(configs))
     if held:
         raise Held(
-            f"{title}: {len(held)} runs are being trained by other processes, {held[0]} for one; start again when they are done"
+            f"{title}: other processes are training {len(held)} of the runs, such as {held[0]}; "
+            "run the same command again when they are done"
         )
 
 
@@ -77,7 +78,7 @@ def say_unusable(title: str, reasons: list[str], count: int) -> None:
     if reasons:
         raise UserError(
             f"{title}: {len(reasons)} of {count} runs cannot be trained, the others have ended: {reasons[0]}"
-            + (f" (and {len(reasons) - 1} more: scripts/status.py names them)" if len(reasons) > 1 else "")
+            + (f" (and {len(reasons) - 1} more: python scripts/status.py lists them)" if len(reasons) > 1 else "")
         )
 
 
@@ -110,7 +111,7 @@ class _Sweep:
         if self.requests.stop:
             raise Interrupted(
                 self.requests.stop,
-                f"{self.title} stopped with {self.ended} of {self.count} runs done; the same command goes on from there",
+                f"{self.title} stopped with {self.ended} of {self.count} runs done; run the same command to resume",
             )
 
     def take(self, future: Future, cfg: DictConfig) -> None:
@@ -190,6 +191,13 @@ def gpus_here() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
     return names[: torch.cuda.device_count()]
+
+
+def jobs_of(options: dict[str, Any], device: str) -> int:
+    """Return the number of runs at a time: jobs=, else one per GPU, or one per core that this process may use."""
+    if "jobs" in options:
+        return options["jobs"]
+    return len(gpus_here()) if device.startswith("cuda") else len(os.sched_getaffinity(0))
 
 
 def _signal_workers(number: int) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from results.schema import SchemaError, nearest, read_artefact
-from scripts.cli.common import CONFIG_DIR, compose_config
+from scripts.cli.common import compose_config
+from scripts.cli.parser import CONFIG_DIR
 from scripts.sweep.artefact_keys import check_cells, check_grid
 from tasks.engine import records
 from tasks.engine.config import read_config
@@ -30,7 +31,7 @@ def load_artefact(name: str) -> dict[str, Any]:
     Raises UserError if it does not exist or one of its keys is unknown.
     """
     if name not in known_artefacts():
-        raise UserError(f"artefact {name!r} is unknown; choose one of {', '.join(known_artefacts())}")
+        raise UserError(f"artefact {name!r} is unknown{nearest(name, known_artefacts())}")
     try:
         artefact = read_artefact(CONFIG_DIR / "artefact" / f"{name}.yaml")
     except SchemaError as error:
@@ -71,10 +72,14 @@ def expand(artefact: dict[str, Any], options: dict[str, str], overrides: dict[st
 
 @functools.cache
 def _composed(overrides: tuple[str, ...]) -> bytes:
-    """Return a configuration, pickled.
+    """Return a configuration, checked and pickled.
     Hydra takes 0.1 s to compose one, and many grids and artefacts share theirs.
     """
-    return pickle.dumps(compose_config(list(overrides)))
+    from tasks.engine.checks import check  # slow to import: needs torch
+
+    config = compose_config(list(overrides))
+    check(config)
+    return pickle.dumps(config)
 
 
 def seeds_of(artefact: dict[str, Any], grid: dict[str, Any], options: dict[str, str]) -> list[int]:

@@ -88,7 +88,7 @@ def _squeue() -> list[str]:
             ["squeue", "--me", "-h", "-r", "-o", "%j|%A|%F|%K|%T"], capture_output=True, text=True, timeout=60
         )
     except subprocess.TimeoutExpired:
-        raise NoAnswer("squeue does not answer; is the cluster's controller up?") from None
+        raise NoAnswer("squeue does not answer; check that the cluster's controller is up") from None
     if done.returncode:
         raise NoAnswer(f"squeue failed: {' '.join(done.stderr.split())}")
     return done.stdout.splitlines()
@@ -109,7 +109,7 @@ def own_folder(runs_dir: Path) -> Path:
         raise UserError(f"runs_dir={runs_dir} cannot hold runs: {error}") from error
     if owner != os.getuid():
         raise UserError(
-            f"{folder} belongs to user {owner}, who submits the runs of this folder; give a runs_dir of your own"
+            f"{folder} belongs to user {owner}, who submits the runs of this folder; set runs_dir= to a folder of your own"
         )
     return folder
 
@@ -132,5 +132,5 @@ def submitting(runs_dir: Path) -> Iterator[None]:
             yield
     except Held as error:
         raise Held(
-            "another process is submitting runs of this folder at the moment; start the same command again"
+            "another process is submitting runs of this folder; run the same command again in a moment"
         ) from error

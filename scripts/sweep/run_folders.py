@@ -58,7 +58,7 @@ def find(name: str, runs_dir: Path) -> FoundRun:
         folders = exact or folders
         if not folders:
             raise UserError(
-                f"run {name!r} is neither a folder nor the beginning of a run id in {runs_dir}/; runs_dir= names another place"
+                f"run {name!r} is neither a folder nor the beginning of a run id in {runs_dir}/; set runs_dir= to another folder"
             )
         if len(folders) > 1:
             raise UserError(
@@ -67,7 +67,7 @@ def find(name: str, runs_dir: Path) -> FoundRun:
         folder = folders[0]
     record = whole_record(folder)
     if record is None and not (folder / CONFIG).exists():
-        raise UserError(f"{folder} is no run's folder: it has no {CONFIG}")
+        raise UserError(f"{folder} is not the folder of a run: it has no {CONFIG}")
     metrics, dynamics = (read_lines(folder / log) for log in LOGS)
     config = record["config"] if record is not None else yaml.safe_load((folder / CONFIG).read_text())
     return FoundRun(folder, config, record, metrics, dynamics)

@@ -17,6 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from scripts.cli.parser import ROOT
 from scripts.sweep import queue
 from tasks.engine import records
 from tasks.engine.config import read_config
@@ -26,7 +27,6 @@ from tasks.engine.launchers import SlurmLauncher, minutes
 from tasks.engine.signals import listening
 from tasks.engine.terminal import say
 
-ROOT = Path(__file__).resolve().parents[2]
 MOST_JOBS = 1000  # in one array; Slurm's default MaxArraySize is 1001
 KILLED = 128 + signal.SIGKILL
 # The id within an array, because a job's own number may also be that of the array.
@@ -108,14 +108,14 @@ def submit(configs: list[DictConfig], title: str) -> list[str]:
     """
     if shutil.which("sbatch") is None:
         raise UserError(
-            "launcher=slurm needs a Slurm cluster, and there is no sbatch here; use launcher=local, or log in to the cluster"
+            "launcher=slurm needs a Slurm cluster, and there is no sbatch here; set launcher=local, or log in to the cluster"
         )
     launcher = read_config(configs[0]).launcher
     assert isinstance(launcher, SlurmLauncher)
     if not 0 < launcher.grace_seconds <= 30 * minutes(launcher.time):
         raise UserError(
-            f"launcher.grace_seconds={launcher.grace_seconds} must be at most half of launcher.time={launcher.time} minutes: a job that is "
-            "asked for its checkpoint when it starts gets nothing done"
+            f"launcher.grace_seconds={launcher.grace_seconds} must be at most half of launcher.time={launcher.time} minutes, "
+            "so that a job can train before it writes its checkpoint"
         )
     runs_dir = Path(configs[0].runs_dir).resolve()
     for cfg in configs:  # absolute paths, because jobs start in the repository's folder

@@ -71,7 +71,7 @@ def wait_for(configs: list[DictConfig], title: str) -> None:
                     where = Path(configs[0].runs_dir) / "slurm" / "jobs"
                     room = f"{shutil.disk_usage(where).free / 1e6:,.1f} MB are free there"
                     raise TrainingFailed(
-                        f"{title}: jobs end without their runs, {TRIES} times now; their output is in {where}; {room}"
+                        f"{title}: {TRIES} times all jobs ended before their runs; their output is in {where}; {room}"
                     )
                 with contextlib.suppress(queue.NoAnswer):  # the next poll reports it
                     submit_missing(configs, title, also_unusable=False)

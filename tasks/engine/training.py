@@ -106,7 +106,10 @@ class Training:
 
         with self.ranks.together():
             if self.ranks.first:
-                saved = checkpoint.load(self.folder, self.run_id, hold, say)
+                damage: list[str] = []
+                saved = checkpoint.load(self.folder, self.run_id, hold, damage.append)
+                for line in damage:
+                    say(f"{line}: step {saved['step'] if saved else 0}")
                 for log in logs:
                     log.cut(None if saved is None else saved["logs"][log.path.name])
                 if saved is None:

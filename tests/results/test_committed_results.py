@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from scripts.cli.common import ROOT
+from scripts.cli.parser import ROOT
 
 FOLDERS = sorted(path.parent for path in (ROOT / "results").glob("*/*/table.csv"))
 

@@ -9,7 +9,7 @@ from results.model_sizes import as_printed, judge_sizes
 from results.report import model_sizes_section
 from results.report.sections import COMMITTED, NOT_RUN
 from results.verdicts import FAILS, HOLDS
-from scripts.cli.common import ROOT
+from scripts.cli.parser import ROOT
 from scripts.model_sizes import main
 from tasks.engine.errors import UserError
 

@@ -20,7 +20,6 @@ from results.report.run_data import unpack
 from results.step_times import TITLES
 from scripts import report, reproduce
 from scripts.bench.made_records import metrics_of, write_run
-from scripts.cli.arguments import read_arguments
 from scripts.sweep.plan import known_artefacts, load_artefact, plan
 from tasks.engine.records import run_folder
 
@@ -76,7 +75,7 @@ def write_all(results_dir: Path) -> None:
         for name in known_artefacts():
             p = plan(load_artefact(name), {"scale": "mini"}, {})
             assert not p.todo
-            reproduce.reproduce(p, read_arguments([name, "scale=mini"]), results_dir / "mini" / name)
+            reproduce.reproduce(p, reproduce.COMMAND.parse([name, "scale=mini"]), results_dir / "mini" / name)
         report.main(["scale=mini", f"results_dir={results_dir}"])
 
 
@@ -135,7 +134,9 @@ def test_an_older_commit_a_changed_tree_and_a_failed_run_of_a_table_s_own_are_sa
     for number, cfg in enumerate(mini("figure4").values()):
         write_run(tmp_path / "runs", cfg, metrics_of("figure4"), **about.get(number, {}))
     reproduce.reproduce(
-        plan(load_artefact("figure4"), {"scale": "mini"}, {}), read_arguments(["figure4"]), tmp_path / "figure4"
+        plan(load_artefact("figure4"), {"scale": "mini"}, {}),
+        reproduce.COMMAND.parse(["figure4"]),
+        tmp_path / "figure4",
     )
     said = "The runs are of 3 states of this repository: 1 of 0ld, 34 of abc1234, 1 of abc1234-dirty."
     said += " 1 of 36 runs had changes that no commit holds."

@@ -22,5 +22,5 @@ def test_the_engine_s_loop_and_a_plain_one_take_turns_and_the_plain_one_s_ratio_
 
 
 def test_a_task_without_a_plain_loop_is_one_line():
-    with pytest.raises(UserError, match="task=clip has no plain loop to be held against; choose one of gpt2, cifar100"):
+    with pytest.raises(UserError, match="task=clip is unknown; choose one of gpt2, cifar100"):
         loops.main(["task=clip"])

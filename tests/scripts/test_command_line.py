@@ -75,7 +75,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, words):
 @pytest.mark.parametrize(
     ("script", "arguments", "words"),
     [
-        ("reproduce.py", ("figure99",), ("figure99", "figure2")),
+        ("reproduce.py", ("figure99",), ("figure99", "did you mean figure")),
         ("reproduce.py", (), ("figure2",)),
         ("reproduce.py", ("grokking", "jobs=0"), ("jobs=0",)),
         ("reproduce.py", ("grokking", "seeds=one"), ("seeds='one'", "1,2,3")),

@@ -28,14 +28,6 @@ PAGES = sorted(DOCS.rglob("*.md"))
 SHOWN = [*PAGES, ROOT / "README.md", *sorted(ROOT.glob("tasks/*/README.md"))]  # the READMEs are part of the site
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:(?:make|python|torchrun|srun) \S|scripts/\S).*$")
-OPTIONS = (
-    "scale",
-    "seeds",
-    "jobs",
-    "results_dir",
-    "wait",
-    "from",
-)  # of reproduce.py and its like, beside train.py's keys
 
 
 def name(page: Path) -> str:
@@ -204,7 +196,10 @@ def copy(tmp_path_factory):
 
 
 def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess:
-    done = subprocess.run([sys.executable, script, *arguments], cwd=folder, capture_output=True, text=True, timeout=900)
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        [sys.executable, script, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
+    )
     assert done.returncode == 0, done.stderr
     return done
 
@@ -221,30 +216,28 @@ def check_script(copy: Path, script: str, arguments: list[str]) -> None:
         arguments = arguments[:-2]
     if arguments[-3:] == ["--cfg", "job", "--resolve"]:  # Hydra's own flags print the configuration and train nothing
         arguments = arguments[:-3]
-    keys = [argument for argument in arguments if "=" in argument]
-    names = [argument for argument in arguments if "=" not in argument and not argument.startswith("-")]
-    flags = {argument for argument in arguments if argument.startswith("-") and "=" not in argument}
+    if not arguments or arguments[-1] == "--help":  # a name for the command, or a question
+        return
     if script == "scripts/train.py":
-        assert not names and flags <= {"-m"}
+        assert [argument for argument in arguments if "=" not in argument] in ([], ["-m"])
+        keys = [argument for argument in arguments if "=" in argument]
         composes(copy, [key if "=[" in key else key.split(",")[0] for key in keys])
-    elif script == "scripts/prepare_data.py":
-        assert not keys and not flags
+        return
+    if not (ROOT / script).exists():  # a file that a page tells one to write
+        return
+    command = importlib.import_module(script.removesuffix(".py").replace("/", ".")).COMMAND
+    request = command.parse(arguments)
+    names = request.names
+    if script == "scripts/prepare_data.py":
         assert (copy / "configs/task" / f"{names[0]}.yaml").exists(), names[0]
         sources = "".join(
             path.read_text() for path in ROOT.glob("tasks/*/*.py")
         )  # imported, they bring all of open_clip
         assert not [data_set for data_set in names[1:] if f'"{data_set}"' not in sources]
-    elif script in (
-        "scripts/reproduce.py",
-        "scripts/reproduce_all.py",
-        "scripts/status.py",
-        "scripts/retry.py",
-        "scripts/prune.py",
-    ):
-        assert flags <= {"--dry-run", "--yes", "--orphans"}
+    elif command.refused:  # it takes the keys of a sweep
         for artefact in names:
             assert (copy / "configs/artefact" / f"{artefact}.yaml").exists(), artefact
-        composes(copy, [key for key in keys if key.split("=")[0] not in OPTIONS])
+        composes(copy, [f"{key}={value}" for key, value in request.overrides.items()])
 
 
 def check_make(copy: Path, arguments: list[str]) -> None:
@@ -280,6 +273,8 @@ def test_every_command_names_what_there_is(copy, page, command):
     elif words[0].startswith("scripts/"):
         assert (ROOT / words[0]).exists()
     else:  # python, or a launcher such as torchrun
+        if words[1] == "-m":
+            words[1:3] = [f"{words[2].replace('.', '/')}.py"]
         (at,) = (number for number, word in enumerate(words) if word.endswith(".py"))
         check_script(copy, words[at], words[at + 1 :])
 

@@ -198,4 +198,4 @@ def test_a_read_only_results_folder_is_said_before_any_run(tmp_path):
 def test_prepare_data_says_what_is_ready():
     done = call("prepare_data.py", "grokking")
     assert done.returncode == 0
-    assert done.stdout == "grokking: nothing to fetch, its data is computed\n"
+    assert done.stdout == "grokking: nothing to download, its data is computed\n"

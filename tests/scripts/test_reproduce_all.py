@@ -74,7 +74,7 @@ def test_a_fault_in_one_artefact_stops_no_other_and_a_cluster_has_all_runs_befor
     monkeypatch.setattr(
         reproduce_all, "reproduce", lambda p, request, out: [] if request.options["wait"] == "true" else None
     )
-    request = reproduce_all.read_arguments(["wait=true"])
+    request = reproduce_all.COMMAND.parse(["wait=true"])
     outcomes = reproduce_all.attempt_all([{"name": name} for name in ("a", "broken", "b")], request)
     assert asked == [("a", "false"), ("broken", "false"), ("b", "false"), ("a", "true"), ("b", "true")]
     assert {name: outcome.words for name, outcome in outcomes.items()} == {

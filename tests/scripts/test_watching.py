@@ -17,8 +17,8 @@ from commands import ROOT, call, command, is_one_line
 from omegaconf import DictConfig
 
 from scripts.bench.sweeps import make_finished, sweep
-from scripts.cli.arguments import read_arguments
 from scripts.cli.tables import hours
+from scripts.reproduce import COMMAND
 from scripts.sweep.plan import expand, known_artefacts, load_artefact, plan
 from tasks.engine import records
 from tasks.engine.attempts import history
@@ -40,13 +40,13 @@ NAN = "lr=1e30"
 
 def configs(runs_dir: Path, *more: str) -> list[DictConfig]:
     """Return the six configurations of the artefact."""
-    request = read_arguments([*artefact(runs_dir), *more])
+    request = COMMAND.parse([*artefact(runs_dir), *more])
     return list(expand(load_artefact("grokking"), request.options, request.overrides).values())
 
 
 def left_to_do(runs_dir: Path) -> set[str]:
     """Return what reproduce.py would train."""
-    request = read_arguments([*artefact(runs_dir)])
+    request = COMMAND.parse([*artefact(runs_dir)])
     return {records.run_id(cfg) for cfg in plan(load_artefact("grokking"), request.options, request.overrides).todo}
 
 
@@ -165,6 +165,25 @@ def test_status_says_why_a_run_failed_and_of_all_artefacts_one_line_each(failed,
     assert not (tmp_path / "none").exists()
 
 
+def test_runs_of_another_commit_are_said_where_a_sweep_skips_them(finished, tmp_path):
+    runs_dir = copy(finished, tmp_path)
+    assert call("status.py", *artefact(runs_dir)).stderr == ""
+    for folder in folders(runs_dir)[:2]:
+        record = records.read_record(folder)
+        assert record is not None
+        records.write_record(folder, record | {"git_commit": "0123456789ab-dirty-00000000"})
+    said = "2 of 6 finished runs were trained by another commit; reproduce.py skips them all the same"
+    is_one_line(call("status.py", *artefact(runs_dir)), said)
+    assert f"grokking: {said}\n" in call("reproduce.py", *artefact(runs_dir)).stdout
+
+
+def test_status_without_a_sweep_s_keys_says_that_there_are_runs_of_other_keys(finished, tmp_path):
+    done = call("status.py", "grokking", f"runs_dir={finished}")
+    assert done.stdout.splitlines()[1].split()[:3] == ["grokking", "36", "0"]
+    is_one_line(done, f"scale=mini runs_dir={finished}", "has 6 more runs of these tasks", "add the keys")
+    assert call("status.py", "grokking", f"runs_dir={tmp_path}").stderr == ""
+
+
 def test_a_dry_run_says_what_reproduce_then_does(finished, tmp_path, monkeypatch):
     with every_state(finished, tmp_path, monkeypatch) as (runs_dir, runs):
         before = contents(runs_dir)
@@ -174,7 +193,7 @@ def test_a_dry_run_says_what_reproduce_then_does(finished, tmp_path, monkeypatch
     assert done.returncode == local.returncode == 0, done.stderr
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     said = [lines[run.name] for run in runs]
-    expected = ("skip: done", "its logs are damaged", "leave to another process", "go on", "leave to job 7_1", "train")
+    expected = ("skip: done", "its logs are damaged", "leave to another process", "resume", "leave to job 7_1", "train")
     assert all(words in line for words, line in zip(expected, said, strict=True)), said
     assert "regularizer.weight_decay=0.01" in done.stdout
     assert "6 runs, 3 would be trained, 3 not; cost " in lines["grokking,"]
@@ -205,7 +224,7 @@ def test_a_run_with_a_nan_starts_again_from_step_0_and_nothing_of_it_is_lost(fai
     refused = call("retry.py", str(folder), stdin=subprocess.DEVNULL)
     assert refused.returncode == 2
     is_one_line(refused, "--yes")
-    assert "loss is nan between steps 1 and 8; would start again from step 0" in refused.stdout
+    assert "loss is nan between steps 1 and 8; would resume from step 0" in refused.stdout
     assert contents(folder) == before
     assert call("retry.py", str(folder), "--yes").returncode == 0
     for name in ("record.json", "checkpoint.pt", "metrics.jsonl", "dynamics.jsonl"):
@@ -243,7 +262,7 @@ def test_a_run_that_ran_out_of_memory_goes_on_from_its_checkpoint(finished, tmp_
         folder, good | {"status": "failed", "reason": "out of memory at step 24, in 3 attempts", "metrics": {}}
     )
     done = call("retry.py", *artefact(runs_dir), "--yes")
-    assert "would start again from its last checkpoint" in done.stdout
+    assert "would resume from its last checkpoint" in done.stdout
     again = run(cfg)
     assert starts(folder) == [0, 24]
     assert (again["status"], again["state_sha256"], again["metrics"]) == (
@@ -303,7 +322,7 @@ def at_terminal(script: str, *arguments: str, answer: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("status.py", "figure99"), ("figure99", "figure2")),
+        (("status.py", "figure99"), ("figure99", "did you mean figure")),
         (("status.py", "--all"), ("--all",)),
         (("reproduce.py", "grokking", "--dry"), ("--dry", "--dry-run")),
         (("retry.py",), ("folder",)),
