@@ -31,6 +31,7 @@ from typing import Any
 import pandas as pd
 
 from results.differences import Median
+from results.schema import BaseClaim
 
 HOLDS, FAILS, UNDECIDED, TOO_FEW, MISSING = (
     "holds",
@@ -81,7 +82,7 @@ class Verdict:
     pairs: int | None = None
 
 
-def decide(claims: Sequence[Mapping[str, Any]], findings: Sequence[Finding | None]) -> list[Verdict]:
+def decide(claims: Sequence[BaseClaim], findings: Sequence[Finding | None]) -> list[Verdict]:
     """Return the verdicts on an artefact's claims. A finding of None means missing runs."""
     tested = {
         number: finding.p for number, finding in enumerate(findings) if finding is not None and finding.p is not None
@@ -89,7 +90,7 @@ def decide(claims: Sequence[Mapping[str, Any]], findings: Sequence[Finding | Non
     corrected = holm(tested)
     verdicts = []
     for number, (claim, finding) in enumerate(zip(claims, findings, strict=True)):
-        about = claim["id"], claim["text"], str(claim["published"])
+        about = claim.id, claim.text, claim.published
         if finding is None:
             verdicts.append(Verdict(*about, "", MISSING))
             continue
