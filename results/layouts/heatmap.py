@@ -62,13 +62,16 @@ def tables(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
     """Return the best cells, how sensitive each method is and when it reaches another's score, and every cell."""
     data, metric = frame(runs, artefact.metric.name), artefact.metric
     best = best_table(artefact, data)
-    made = [Table("Best cells", best, held_out_note(artefact, runs, best), CHOICE)]
-    if runs:
-        made.append(Table("Sensitivity", sensitivity_table(artefact, data)))
-        made.append(Table("Steps to the other's final score", target_table(artefact, data, runs)))
+    tuning = [
+        Table("Sensitivity", sensitivity_table(artefact, data)),
+        Table("Steps to the other's final score", target_table(artefact, data, runs)),
+    ]
     unit = f" in {metric.unit}" if metric.unit else ""
-    made.append(Table("Every cell", readable(artefact, table), f"{metric.label}{unit}, mean ± std over seeds."))
-    return [one for one in made if not one.rows.empty or one is made[0]]
+    return [
+        Table("Best cells", best, held_out_note(artefact, runs, best), CHOICE),
+        *(one for one in tuning if not one.rows.empty),
+        Table("Every cell", readable(artefact, table), f"{metric.label}{unit}, mean ± std over seeds."),
+    ]
 
 
 def facts(artefact: Artefact, runs: Sequence[Run]) -> dict[str, str]:
