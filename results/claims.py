@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import stats
 
 from results.differences import least_signed_rank, median_of, signed_rank
-from results.layouts.budget import scores
+from results.layouts import budget
 from results.layouts.pairs import pairs
 from results.runs import Run, best_cell, frame, near
 from results.schema import (
@@ -204,7 +204,7 @@ def _budget(artefact: Artefact, claim: BudgetClaim, runs: Sequence[Run]) -> Find
     """Compare two methods, each at its own budget, by a signed-rank test over seeds. A diverged run
     has the worst score.
     """
-    table = scores(artefact, runs)
+    table = budget.table(artefact, runs)
     worst = -sign(artefact) * math.inf
     sides = []
     for side in (claim.left, claim.right):

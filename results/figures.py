@@ -1,10 +1,13 @@
-"""Colours, texts and files that all static figures share."""
+"""Colours, texts and files that figures share."""
 
 import io
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -12,6 +15,27 @@ from results.files import write
 
 # Okabe and Ito: safe for colour-blind readers
 COLOURS = ("#0072B2", "#56B4E9", "#999999", "#D55E00", "#E69F00", "#009E73", "#CC79A7")
+
+
+@dataclass(frozen=True)
+class BestCell:
+    """The rows of one method's best cell, and their colour."""
+
+    method: str
+    setting: str
+    colour: str
+    rows: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        return self.method if self.setting == "-" else f"{self.method}, {self.setting}"
+
+
+def best_cells(rows: pd.DataFrame) -> Iterator[BestCell]:
+    """Yield the best cells in rows that have a method and a setting."""
+    grouped = rows.groupby(["method", "setting"], sort=False)
+    for colour, ((method, setting), own) in zip(itertools.cycle(COLOURS), grouped, strict=False):
+        yield BestCell(method, setting, colour, own)
 
 
 def footer(figure: Figure, text: str) -> None:

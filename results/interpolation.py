@@ -4,8 +4,7 @@ They come from metrics such as wise_ft_0.0, wise_ft_0.1, ...
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
 from results import interactive
-from results.figures import COLOURS, draw, footer, open_axes
+from results.figures import BestCell, best_cells, draw, footer, open_axes
 from results.files import write
 from results.interactive import Chart, escaped
 from results.runs import Run, frame, of_best_cell
@@ -58,39 +57,18 @@ def files(artefact: Artefact, runs: Sequence[Run], out_dir: Path, foot: str) -> 
     return text, [csv, *draw(interpolation_figure(artefact, points, foot), out_dir, name)]
 
 
-@dataclass(frozen=True)
-class Curve:
-    """One method's scores: `points` of all seeds, and their means by share."""
-
-    method: str
-    setting: str
-    points: pd.DataFrame
-    colour: str
-
-    @property
-    def name(self) -> str:
-        return self.method if self.setting == "-" else f"{self.method}, {self.setting}"
-
-    @property
-    def means(self) -> pd.Series:
-        return self.points.groupby("share")["value"].mean()
-
-
-def curves(points: pd.DataFrame) -> Iterator[Curve]:
-    """Yield each method's curve."""
-    grouped = points.groupby(["method", "setting"], sort=False)
-    for colour, ((method, setting), own) in zip(itertools.cycle(COLOURS), grouped, strict=False):
-        yield Curve(method, setting, own, colour)
+def _means(cell: BestCell) -> pd.Series:
+    return cell.rows.groupby("share")["value"].mean()
 
 
 def interpolation_table(artefact: Artefact, points: pd.DataFrame) -> pd.DataFrame:
     """Return a row per method: mean ± std over seeds at every share, and the share with the best mean."""
     digits, rows = artefact.metric.digits, []
-    for curve in curves(points):
-        means, deviations = curve.means, curve.points.groupby("share")["value"].std()
+    for cell in best_cells(points):
+        means, deviations = _means(cell), cell.rows.groupby("share")["value"].std()
         best = means.idxmax() if artefact.metric.higher else means.idxmin()
         cells = {f"{share:g}": f"{means[share]:.{digits}f}{spread(std, digits)}" for share, std in deviations.items()}
-        about = {"method": curve.method, "setting": curve.setting}
+        about = {"method": cell.method, "setting": cell.setting}
         rows.append(about | cells | {"best": f"{means[best]:.{digits}f} at {best:g}"})
     return pd.DataFrame(rows)
 
@@ -99,15 +77,14 @@ def interpolation_figure(artefact: Artefact, points: pd.DataFrame, foot: str) ->
     """Draw one colour and dash per method: its mean over seeds as a line, the seeds as dots side by side."""
     assert artefact.interpolation is not None
     figure = Figure(figsize=(7.5, 4.4), layout="constrained")
-    axes, every = figure.subplots(), list(curves(points))
-    for number, (dashes, curve) in enumerate(zip(itertools.cycle(DASHES), every, strict=False)):
-        means, aside = curve.means, 0.008 * (number - (len(every) - 1) / 2)
-        axes.plot(means.index, means, color=curve.colour, ls=dashes, lw=1.8, label=curve.name)
-        axes.scatter(
-            curve.points["share"] + aside, curve.points["value"], color=curve.colour, s=9, alpha=0.6, linewidths=0
-        )
+    axes, every = figure.subplots(), list(best_cells(points))
+    for number, (dashes, cell) in enumerate(zip(itertools.cycle(DASHES), every, strict=False)):
+        means, aside = _means(cell), 0.008 * (number - (len(every) - 1) / 2)
+        axes.plot(means.index, means, color=cell.colour, ls=dashes, lw=1.8, label=cell.name)
+        rows = cell.rows
+        axes.scatter(rows["share"] + aside, rows["value"], color=cell.colour, s=9, alpha=0.6, linewidths=0)
     axes.set_xlabel(artefact.interpolation.x_label)
-    axes.set_ylabel(f"{artefact.metric.label}, {artefact.metric.unit}")
+    axes.set_ylabel(artefact.metric.label_and_unit)
     axes.set_title(artefact.interpolation.title, fontsize=11)
     open_axes(axes)
     figure.legend(loc="outside right center", frameon=False, fontsize=9)
@@ -119,17 +96,17 @@ def interpolation_panels(artefact: Artefact, points: pd.DataFrame) -> list[Chart
     """Return a line per method: its mean over seeds at every share of the second model."""
     assert artefact.interpolation is not None
     regularizers, traces, legend = {panel.title: panel.regularizer for panel in artefact.panels}, [], []
-    for curve in curves(points):
-        means, regularizer = curve.means, regularizers[curve.method]
-        legend.append((curve.colour, curve.name, regularizer))
+    for cell in best_cells(points):
+        means, regularizer = _means(cell), regularizers[cell.method]
+        legend.append((cell.colour, cell.name, regularizer))
         traces.append(
             go.Scatter(
                 x=means.index.tolist(),
                 y=means.tolist(),
                 mode="lines+markers",
-                line={"color": curve.colour},
+                line={"color": cell.colour},
                 meta=regularizer,
-                hovertemplate=f"{escaped(curve.name)}<br>share %{{x:g}}: %{{y:.4g}}<extra></extra>",
+                hovertemplate=f"{escaped(cell.name)}<br>share %{{x:g}}: %{{y:.4g}}<extra></extra>",
             )
         )
     made = interactive.figure(

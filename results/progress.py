@@ -5,9 +5,7 @@ The curve shows the artefact's metric, or the score that `progress.scores` names
 paper scale, whole cases take too long to evaluate often.
 """
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
 from results import interactive
-from results.figures import COLOURS, draw, footer, open_axes
+from results.figures import BestCell, best_cells, draw, footer, open_axes
 from results.files import write
 from results.interactive import Chart, escaped, thinned
 from results.runs import Run, frame, of_best_cell
@@ -98,25 +96,11 @@ def files(artefact: Artefact, runs: Sequence[Run], out_dir: Path, foot: str) -> 
     return "\n".join(lines), made
 
 
-@dataclass(frozen=True)
-class Curve:
-    """One method's best cell: each run's steps and scores by seed, and their means by step."""
-
-    method: str
-    name: str
-    colour: str
-    runs: Mapping[int, pd.Series]
-    means: pd.Series
-
-
-def curves(artefact: Artefact, rows: pd.DataFrame) -> Iterator[Curve]:
-    """Yield each method's curve."""
+def _lines(artefact: Artefact, cell: BestCell) -> tuple[dict[int, pd.Series], pd.Series]:
+    """Return the curve's metric over the steps: of each run by seed, and the mean."""
     metric = curve_of(artefact).name
-    grouped = rows.groupby(["method", "setting"], sort=False)
-    for colour, ((method, setting), own) in zip(itertools.cycle(COLOURS), grouped, strict=False):
-        runs = {seed: one.set_index("step")[metric] for seed, one in own.groupby("seed")}
-        name = method if setting == "-" else f"{method}, {setting}"
-        yield Curve(method, name, colour, runs, own.groupby("step")[metric].mean())
+    runs = {seed: own.set_index("step")[metric] for seed, own in cell.rows.groupby("seed")}
+    return runs, cell.rows.groupby("step")[metric].mean()
 
 
 def progress_table(artefact: Artefact, rows: pd.DataFrame) -> pd.DataFrame:
@@ -125,15 +109,15 @@ def progress_table(artefact: Artefact, rows: pd.DataFrame) -> pd.DataFrame:
     """
     name, digits, lines = curve_of(artefact).name, artefact.metric.digits, []
     names = [column for column in rows if column not in KEYS]
-    for (method, setting), own in rows.groupby(["method", "setting"], sort=False):
-        *before, last = (part for _, part in own.groupby("step"))
+    for cell in best_cells(rows):
+        *before, last = (part for _, part in cell.rows.groupby("step"))
         cells = {
             key: f"{last[key].mean():.{digits}f} ± {last[key].std():.{digits}f}"
             for key in names
             if last[key].notna().any()
         }
         rise = f"{last[name].mean() - before[-1][name].mean():+.{digits}f}" if before else "-"
-        lines.append({"method": method, "setting": setting} | cells | {"since the evaluation before": rise})
+        lines.append({"method": cell.method, "setting": cell.setting} | cells | {"since the evaluation before": rise})
     return pd.DataFrame(lines)
 
 
@@ -142,10 +126,11 @@ def progress_figure(artefact: Artefact, rows: pd.DataFrame, foot: str) -> Figure
     assert artefact.progress is not None
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
-    for curve in curves(artefact, rows):
-        for run in curve.runs.values():
-            axes.plot(run.index, run, color=curve.colour, lw=0.7, alpha=0.4)
-        axes.plot(curve.means.index, curve.means, color=curve.colour, lw=2.0, marker=".", label=curve.name)
+    for cell in best_cells(rows):
+        runs, mean = _lines(artefact, cell)
+        for run in runs.values():
+            axes.plot(run.index, run, color=cell.colour, lw=0.7, alpha=0.4)
+        axes.plot(mean.index, mean, color=cell.colour, lw=2.0, marker=".", label=cell.name)
     axes.set_xlabel("step")
     axes.set_ylabel(f"{curve_of(artefact).label}, {artefact.metric.unit}")
     axes.set_title(artefact.progress.title, fontsize=11)
@@ -159,14 +144,15 @@ def progress_panels(artefact: Artefact, rows: pd.DataFrame) -> list[Chart]:
     """Return one chart for the best cells: a colour per method, its mean over runs thick, each run thin."""
     assert artefact.progress is not None
     regularizers, traces, legend = {panel.title: panel.regularizer for panel in artefact.panels}, [], []
-    for curve in curves(artefact, rows.dropna(subset=curve_of(artefact).name)):
-        regularizer = regularizers[curve.method]
-        legend.append((curve.colour, curve.name, regularizer))
-        lines = [(f"seed {seed}", 0.7, run) for seed, run in curve.runs.items()]
-        for who, width, values in (*lines, ("mean", 2.4, curve.means)):
-            text = f"<b>{escaped(curve.name)}</b>, {who}<br>step %{{x}}: %{{y:.4g}}<extra></extra>"
+    for cell in best_cells(rows.dropna(subset=curve_of(artefact).name)):
+        runs, mean = _lines(artefact, cell)
+        regularizer = regularizers[cell.method]
+        legend.append((cell.colour, cell.name, regularizer))
+        lines = [(f"seed {seed}", 0.7, run) for seed, run in runs.items()]
+        for who, width, values in (*lines, ("mean", 2.4, mean)):
+            text = f"<b>{escaped(cell.name)}</b>, {who}<br>step %{{x}}: %{{y:.4g}}<extra></extra>"
             x, y = thinned(list(map(int, values.index)), values.to_list())
-            look = {"color": curve.colour, "width": width}
+            look = {"color": cell.colour, "width": width}
             traces.append(go.Scatter(x=x, y=y, mode="lines", line=look, meta=regularizer, hovertemplate=text))
     label = f"{curve_of(artefact).label}, {artefact.metric.unit}"
     made = interactive.figure(traces, xaxis={"title": {"text": "step"}}, yaxis={"title": {"text": label}})

@@ -30,7 +30,7 @@ def budget_of(artefact: Artefact, run: Run) -> float:
     return round(run.num_steps / artefact.budget.unit_steps[artefact.scale], 4)
 
 
-def scores(artefact: Artefact, runs: Sequence[Run]) -> pd.DataFrame:
+def table(artefact: Artefact, runs: Sequence[Run], seeds: int = 0) -> pd.DataFrame:
     """Return a row per run: method, budget, seed, steps and final score, which is missing for a
     diverged run.
     """
@@ -44,25 +44,20 @@ def scores(artefact: Artefact, runs: Sequence[Run]) -> pd.DataFrame:
     return made.assign(score=pd.to_numeric(made["score"])).sort_values(columns[:3], ignore_index=True)
 
 
-def table(artefact: Artefact, runs: Sequence[Run], seeds: int) -> pd.DataFrame:
-    """Return the scores."""
-    return scores(artefact, runs)
-
-
 def tables(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list[Table]:
     """Return a table of budgets, and every run."""
-    return [Table("Budgets", budget_table(artefact, runs)), Table("Every run" if runs else "Table", table)]
+    return [Table("Budgets", budget_table(artefact, table, runs)), Table("Every run" if runs else "Table", table)]
 
 
-def budget_table(artefact: Artefact, runs: Sequence[Run]) -> pd.DataFrame:
+def budget_table(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
     """Return a row per method and budget: the final score over seeds, and when its curve first reached
     the goal's final score.
     """
-    every, metric, goal = scores(artefact, runs), artefact.metric, artefact.budget.goal
-    goals = every[every["method"] == goal].dropna(subset="score").set_index("seed")["score"].to_dict()
+    metric, goal = artefact.metric, artefact.budget.goal
+    goals = table[table["method"] == goal].dropna(subset="score").set_index("seed")["score"].to_dict()
     rows = []
     for method in artefact.methods:
-        for budget, own in every[every["method"] == method.title].groupby("budget"):
+        for budget, own in table[table["method"] == method.title].groupby("budget"):
             reached = [
                 first_step(run, metric.name, goals[run.seed], metric.higher)
                 for run in runs_of(method, runs)
@@ -94,9 +89,9 @@ def equal_budget(by_budget: Mapping[float, float], goal: float, higher: bool) ->
     return None
 
 
-def equal_budgets(artefact: Artefact, runs: Sequence[Run]) -> dict[int, float | None]:
+def equal_budgets(artefact: Artefact, table: pd.DataFrame) -> dict[int, float | None]:
     """Return, for each seed, the budget at which the reference reaches the goal's score at that seed."""
-    known = scores(artefact, runs).dropna(subset="score")
+    known = table.dropna(subset="score")
     goals = known[known["method"] == artefact.budget.goal].set_index("seed")["score"].to_dict()
     found = {}
     for seed, own in known[known["method"] == artefact.budget.reference].groupby("seed"):
@@ -108,17 +103,17 @@ def equal_budgets(artefact: Artefact, runs: Sequence[Run]) -> dict[int, float | 
 
 def facts(artefact: Artefact, runs: Sequence[Run]) -> dict[str, str]:
     """Return one sentence with the budget at which the reference has the goal's score."""
-    return {"equal budget": equal_budget_line(artefact, runs)}
+    return {"equal budget": equal_budget_line(artefact, table(artefact, runs))}
 
 
-def equal_budget_line(artefact: Artefact, runs: Sequence[Run]) -> str:
+def equal_budget_line(artefact: Artefact, table: pd.DataFrame) -> str:
     """Return one sentence with the budget at which the reference has the goal's score."""
-    found = equal_budgets(artefact, runs)
+    found = equal_budgets(artefact, table)
     reference, goal = artefact.budget.reference, artefact.budget.goal
     if not found:
         return f"The budget at which {reference} reaches {goal}'s score is unknown: runs are missing."
     known = pd.Series([budget for budget in found.values() if budget is not None], dtype=float)
-    measured = scores(artefact, runs).query("method == @reference")["budget"]
+    measured = table.query("method == @reference")["budget"]
     smallest, largest = measured.min(), measured.max()
     said = (
         f"{known.median():.2f}x in the median of {len(known)} seeds ({known.min():.2f}x to {known.max():.2f}x)"
@@ -137,7 +132,7 @@ def equal_budget_line(artefact: Artefact, runs: Sequence[Run]) -> str:
 class Budgets:
     """What a figure shows of one method.
 
-    scores: its rows of `scores`, means: their means by budget, colours: by budget.
+    scores: its rows of `table`, means: their means by budget, colours: by budget.
     """
 
     method: Method
@@ -147,18 +142,18 @@ class Budgets:
     colours: Mapping[float, str]
 
 
-def by_method(artefact: Artefact, runs: Sequence[Run]) -> Iterator[Budgets]:
+def by_method(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> Iterator[Budgets]:
     """Yield each method's scores and colours."""
-    every, colours = scores(artefact, runs), itertools.cycle(COLOURS)
+    colours = itertools.cycle(COLOURS)
     for method in artefact.methods:
-        own = every[every["method"] == method.title]
+        own = table[table["method"] == method.title]
         means = own.groupby("budget")["score"].mean()
         yield Budgets(method, runs_of(method, runs), own, means, {budget: next(colours) for budget in means.index})
 
 
-def score_range(artefact: Artefact, runs: Sequence[Run]) -> tuple[float, float] | None:
+def score_range(table: pd.DataFrame) -> tuple[float, float] | None:
     """Return the range of the curves' y axis, or None without scores. The start of training would flatten the end."""
-    finals = scores(artefact, runs)["score"].dropna()
+    finals = table["score"].dropna()
     return (finals.min() * 0.98, finals.max() * 1.3) if len(finals) else None
 
 
@@ -170,7 +165,7 @@ def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: s
     metric = artefact.metric
     made = Figure(figsize=(10, 4.6), layout="constrained")
     left, right = made.subplots(1, 2, width_ratios=(3, 2))
-    for one in by_method(artefact, runs):
+    for one in by_method(artefact, table, runs):
         title, own, colours = one.method.title, one.scores, one.colours
         for run in one.runs:
             budget = budget_of(artefact, run)
@@ -182,7 +177,7 @@ def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: s
         right.scatter(own["budget"], own["score"], s=10, color=dots, alpha=0.6, zorder=3)
         if title == artefact.budget.goal and len(one.means):
             right.axhline(one.means.iloc[0], color="black", lw=0.8, ls="--")
-    if (ends := score_range(artefact, runs)) is not None:
+    if (ends := score_range(table)) is not None:
         left.set_ylim(*ends)
     left.set(xlabel="step", ylabel=metric.label, yscale="log")
     right.set(xlabel="training budget", ylabel=f"final {metric.label}")
@@ -204,7 +199,7 @@ def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
     """
     metric, goal = artefact.metric, artefact.budget.goal
     curves, finals, legend, shapes = [], [], [], []
-    for one in by_method(artefact, runs):
+    for one in by_method(artefact, table, runs):
         for run in one.runs:
             budget = budget_of(artefact, run)
             about, colour = f"{one.method.title}, {budget:g}x", one.colours[budget]
@@ -217,10 +212,10 @@ def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
         if one.method.title == goal and one.means.notna().any():
             shapes.append(level(one.means.iloc[0]))
     y: dict[str, Any] = {"title": {"text": metric.label}, "type": "log"}
-    if (ends := score_range(artefact, runs)) is not None:
+    if (ends := score_range(table)) is not None:
         y["range"] = [math.log10(end) for end in ends]
     left = interactive.figure(curves, xaxis={"title": {"text": "step"}}, yaxis=y)
-    budgets = sorted(scores(artefact, runs)["budget"].unique().tolist())
+    budgets = sorted(table["budget"].unique().tolist())
     x = {"title": {"text": "training budget"}, "tickvals": budgets, "ticksuffix": "x"}
     x |= {"range": [budgets[0] - 0.25, budgets[-1] + 0.25]} if budgets else {}
     right = interactive.figure(finals, shapes=shapes, xaxis=x, yaxis={"title": {"text": metric.label}})

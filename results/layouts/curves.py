@@ -144,7 +144,7 @@ def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
         traces,
         shapes=[level(settings.target)],
         xaxis={"title": {"text": settings.x_label}},
-        yaxis={"title": {"text": f"{artefact.metric.label}, {artefact.metric.unit}"}},
+        yaxis={"title": {"text": artefact.metric.label_and_unit}},
     )
     words = [name.replace("_", " ") for name in settings.y]
     title = f"{words[0]} (solid), {words[-1]} (dotted){'; thick: median over seeds' if several else ''}"

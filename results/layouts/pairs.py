@@ -5,7 +5,6 @@ The artefact has `parts`, one per task, each with its own score.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -101,32 +100,17 @@ def _mean(values: pd.Series, sign: str = "") -> str:
     return text + (f" ({len(values) - len(finite)} without)" if len(finite) < len(values) else "")
 
 
-@dataclass(frozen=True)
-class Points:
-    """What a figure shows of one part.
-
-    shown: the pairs with two finite scores, hidden: the number of the others.
-    margin: how large a difference still counts as the same.
-    """
-
-    part: Part
-    shown: pd.DataFrame
-    hidden: int
-    margin: float
-
-    @property
-    def by_lr(self) -> Iterator[tuple[str, float, pd.DataFrame]]:
-        """A colour, a learning rate and its pairs."""
-        for colour, (lr, own) in zip(COLOURS, self.shown.groupby("lr"), strict=False):
-            yield colour, lr, own
+def finite(artefact: Artefact, part: Part, table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Return the pairs of a part that have two finite scores, and the number of the others."""
+    own = table[table["task"] == part.task].astype(dict.fromkeys(artefact.pair.values, float))
+    shown = own[own["difference"].abs() < math.inf]
+    return shown, len(own) - len(shown)
 
 
-def points(artefact: Artefact, table: pd.DataFrame) -> Iterator[Points]:
-    """Yield the points of each part, from the artefact's `table`."""
-    for part in artefact.parts:
-        own = table[table["task"] == part.task].astype(dict.fromkeys(artefact.pair.values, float))
-        shown = own[own["difference"].abs() < math.inf]
-        yield Points(part, shown, len(own) - len(shown), part.margin[artefact.scale])
+def by_lr(shown: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
+    """Yield a colour, a learning rate and its pairs."""
+    for colour, (lr, own) in zip(COLOURS, shown.groupby("lr"), strict=False):
+        yield colour, lr, own
 
 
 def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: str, foot: str) -> Figure:
@@ -137,21 +121,21 @@ def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: s
     first, second = artefact.pair.values
     made = Figure(figsize=(4.4 * len(artefact.parts), 5.0), layout="constrained")
     every = made.subplots(1, len(artefact.parts), squeeze=False)[0]
-    for axes, one in zip(every, points(artefact, table), strict=True):
-        margin = one.margin
-        for colour, lr, own in one.by_lr:
+    for axes, part in zip(every, artefact.parts, strict=True):
+        (shown, others), margin = finite(artefact, part, table), part.margin[artefact.scale]
+        for colour, lr, own in by_lr(shown):
             axes.scatter(own[first], own[second], s=28, color=colour, alpha=0.6, lw=0, label=f"lr {power_of_ten(lr)}")
-        scores = pd.concat([one.shown[first], one.shown[second]])
+        scores = pd.concat([shown[first], shown[second]])
         low, high = (scores.min() - margin, scores.max() + margin) if len(scores) else (0.0, 1.0)
         axes.plot([low, high], [low, high], color="black", lw=0.8)
         axes.fill_between(
             [low, high], [low - margin, high - margin], [low + margin, high + margin], color="#dddddd", lw=0, zorder=0
         )
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel=first, ylabel=second)
-        hidden = f"; pairs not shown: {one.hidden}" if one.hidden else ""
-        axes.set_title(f"{one.part.title}\n{one.part.metric.label}, margin ± {margin:g}{hidden}", fontsize=9)
+        hidden = f"; pairs not shown: {others}" if others else ""
+        axes.set_title(f"{part.title}\n{part.metric.label}, margin ± {margin:g}{hidden}", fontsize=9)
         open_axes(axes)
-        if len(one.shown):
+        if len(shown):
             axes.legend(frameon=False, fontsize=8, loc="upper left")
     made.suptitle(artefact.title, fontsize=11)
     footer(made, foot)
@@ -172,11 +156,12 @@ def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
         of_pair.setdefault((run.task, run.config["lr"], run.seed), []).append(run.run_id)
     regularizers = {grid.task: grid.regularizer for grid in artefact.scales[artefact.scale].grids}
     charts = []
-    for one in points(artefact, table):
-        if one.shown.empty:
+    for part in artefact.parts:
+        (shown, others), margin = finite(artefact, part, table), part.margin[artefact.scale]
+        if shown.empty:
             continue
-        part, traces, legend, method = one.part, [], [], regularizers.get(one.part.task, "")
-        for colour, lr, own in one.by_lr:
+        traces, legend, method = [], [], regularizers.get(part.task, "")
+        for colour, lr, own in by_lr(shown):
             ids = [" ".join(of_pair.get((part.task, lr, seed), [])) for seed in own["seed"]]
             said = [
                 f"lr {power_of_ten(lr)}, seed {seed}<br>{escaped(names).replace(' ', '<br>')}"
@@ -197,12 +182,12 @@ def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
             legend.append((colour, f"lr {power_of_ten(lr)}", method))
         made = interactive.figure(
             traces,
-            shapes=_around_equality(one.shown[[first, second]], one.margin),
+            shapes=_around_equality(shown[[first, second]], margin),
             xaxis={"title": {"text": first}},
             yaxis={"title": {"text": second}},
         )
-        hidden = f"; {one.hidden} pair(s) not shown" if one.hidden else ""
-        title = f"{part.title}: {part.metric.label}, margin ± {one.margin:g}{hidden}"
+        hidden = f"; {others} pair(s) not shown" if others else ""
+        title = f"{part.title}: {part.metric.label}, margin ± {margin:g}{hidden}"
         charts.append(Chart(made, title, (method,), 500, 420, legend=tuple(legend)))
     return charts
 

@@ -11,8 +11,8 @@ from made_runs import artefact, changed, run
 from results import write_artefact
 from results.cells import cell_table, published_cells, readable
 from results.claims import judge
-from results.layouts import dynamics
-from results.layouts.budget import budget_of, budget_table, equal_budget, equal_budget_line, equal_budgets, scores
+from results.layouts import budget, dynamics
+from results.layouts.budget import budget_of, budget_table, equal_budget, equal_budgets
 from results.runs import frame
 from results.schema import at_scale
 from results.series import bound_set, trace
@@ -71,21 +71,24 @@ def test_the_equal_budget_is_exact_for_a_power_law(budget, scale, power):
 
 def test_budgets_are_compared_within_a_seed():
     runs = budget_runs()
-    found = equal_budgets(FIGURE1, runs)
+    found = equal_budgets(FIGURE1, budget.table(FIGURE1, runs))
     assert sorted(found) == [1, 2, 3, 4, 5, 6]
-    for seed, budget in found.items():
+    for seed, equal in found.items():
         share = math.log((58 + seed / 100) / (60 + seed / 100)) / math.log((57 + seed / 100) / (60 + seed / 100))
-        assert budget == pytest.approx(1.5**share)
-    assert "1.31x in the median of 6 seeds (1.31x to 1.31x)." in equal_budget_line(FIGURE1, runs)
-    assert "or less in 6 of them: 1x is the smallest measured." in equal_budget_line(FIGURE1, budget_runs(goal=70.0))
-    assert "not within 2x in 6 of 6 seeds." in equal_budget_line(FIGURE1, budget_runs(goal=40.0))
-    assert "runs are missing" in equal_budget_line(
-        FIGURE1, [r for r in runs if r.config["regularizer"]["name"] == "adamw"]
-    )
+        assert equal == pytest.approx(1.5**share)
+    assert "1.31x in the median of 6 seeds (1.31x to 1.31x)." in said_of(runs)
+    assert "or less in 6 of them: 1x is the smallest measured." in said_of(budget_runs(goal=70.0))
+    assert "not within 2x in 6 of 6 seeds." in said_of(budget_runs(goal=40.0))
+    assert "runs are missing" in said_of([r for r in runs if r.config["regularizer"]["name"] == "adamw"])
+
+
+def said_of(runs) -> str:
+    return budget.facts(FIGURE1, runs)["equal budget"]
 
 
 def test_the_table_says_when_each_curve_had_the_goals_score():
-    table = budget_table(FIGURE1, budget_runs(seeds=[1, 2]))
+    runs = budget_runs(seeds=[1, 2])
+    table = budget_table(FIGURE1, budget.table(FIGURE1, runs), runs)
     assert table["method"].tolist() == ["AdamW"] * 3 + ["AdamCPR Kappa-IP"]
     assert table["budget"].tolist() == ["1x", "1.5x", "2x", "1x"]
     assert table["final perplexity"].tolist() == ["60.02 ± 0.01", "57.02 ± 0.01", "50.02 ± 0.01", "58.02 ± 0.01"]
@@ -113,7 +116,7 @@ def test_a_diverged_run_is_the_worst_of_all():
 def test_a_budget_is_a_share_of_the_scale_s_own_steps():
     assert budget_of(FIGURE1, budget_run("adamw", 1, 750, 1.0)) == 1.5
     assert budget_of(at_scale(FIGURE1, "paper"), budget_run("adamw", 1, 300_000, 1.0)) == 1.5
-    table = scores(FIGURE1, budget_runs(seeds=[1]))
+    table = budget.table(FIGURE1, budget_runs(seeds=[1]))
     assert table[["method", "budget", "score"]].values.tolist()[0] == ["AdamCPR Kappa-IP", 1.0, 58.01]
 
 
