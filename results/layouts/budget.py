@@ -103,17 +103,13 @@ def equal_budgets(artefact: Artefact, table: pd.DataFrame) -> dict[int, float | 
 
 def facts(artefact: Artefact, runs: Sequence[Run]) -> dict[str, str]:
     """Return one sentence with the budget at which the reference has the goal's score."""
-    return {"equal budget": equal_budget_line(artefact, table(artefact, runs))}
-
-
-def equal_budget_line(artefact: Artefact, table: pd.DataFrame) -> str:
-    """Return one sentence with the budget at which the reference has the goal's score."""
-    found = equal_budgets(artefact, table)
+    scores = table(artefact, runs)
+    found = equal_budgets(artefact, scores)
     reference, goal = artefact.budget.reference, artefact.budget.goal
     if not found:
-        return f"The budget at which {reference} reaches {goal}'s score is unknown: runs are missing."
+        return {"equal budget": f"The budget at which {reference} reaches {goal}'s score is unknown: runs are missing."}
     known = pd.Series([budget for budget in found.values() if budget is not None], dtype=float)
-    measured = table.query("method == @reference")["budget"]
+    measured = scores.query("method == @reference")["budget"]
     smallest, largest = measured.min(), measured.max()
     said = (
         f"{known.median():.2f}x in the median of {len(known)} seeds ({known.min():.2f}x to {known.max():.2f}x)"
@@ -125,7 +121,8 @@ def equal_budget_line(artefact: Artefact, table: pd.DataFrame) -> str:
     never = (
         f"not within {largest:g}x in {len(found) - len(known)} of {len(found)} seeds" if len(known) < len(found) else ""
     )
-    return f"{reference} reaches {goal}'s score at a budget of: {', '.join(part for part in (said, never) if part)}."
+    where = ", ".join(filter(None, (said, never)))
+    return {"equal budget": f"{reference} reaches {goal}'s score at a budget of: {where}."}
 
 
 @dataclass(frozen=True)
