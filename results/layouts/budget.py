@@ -46,7 +46,9 @@ def table(artefact: Artefact, runs: Sequence[Run], seeds: int = 0) -> pd.DataFra
 
 def tables(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list[Table]:
     """Return a table of budgets, and every run."""
-    return [Table("Budgets", budget_table(artefact, table, runs)), Table("Every run" if runs else "Table", table)]
+    if not runs:
+        return [Table("Table", table)]
+    return [Table("Budgets", budget_table(artefact, table, runs)), Table("Every run", table)]
 
 
 def budget_table(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:

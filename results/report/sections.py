@@ -253,7 +253,8 @@ def _read_csv(path: Path, layout: Layout) -> pd.DataFrame:
     """
     if not layout.DRAWN_FROM_TABLE:
         return pd.read_csv(path, dtype=str, keep_default_na=False)
-    return pd.read_csv(path, converters={"setting": str})
+    table = pd.read_csv(path, dtype={"setting": str})
+    return table.fillna({"setting": ""}) if "setting" in table else table
 
 
 def read_verdicts(path: Path) -> list[Verdict]:
