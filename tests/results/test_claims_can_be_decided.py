@@ -27,6 +27,18 @@ def composed(task: str, regularizer: str) -> dict:
     return flatten(identity(compose_config([f"task={task}", f"regularizer={regularizer}", "scale=mini"])))
 
 
+def nested(flat: dict) -> dict:
+    """The configuration of which `flat` is flattened."""
+    config: dict = {}
+    for key, value in flat.items():
+        *path, last = key.split(".")
+        at = config
+        for part in path:
+            at = at.setdefault(part, {})
+        at[last] = value
+    return config
+
+
 def equal_runs(definition: Artefact) -> list[Run]:
     """A run for every point of the artefact's grids, all with the same scores: where nothing differs, every p-value is 1.
 
@@ -39,7 +51,7 @@ def equal_runs(definition: Artefact) -> list[Run]:
         axes = {key: values if isinstance(values, list) else [values] for key, values in grid.axes.items()}
         axes["seed"] = seeds_of(definition, grid, {"scale": "mini"})
         for point in itertools.product(*axes.values()):
-            config = base | dict(zip(axes, point, strict=True))
+            config = nested(base | dict(zip(axes, point, strict=True)))
             runs[str(config)] = Run(config, made.record | {"run_id": str(len(runs))}, made.metrics)  # grids may overlap
     return list(runs.values())
 
