@@ -8,51 +8,61 @@ is no evidence that they are the same.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 from scipy import stats
 
-from results.budget import scores
-from results.curves import first_step_at
 from results.differences import least_signed_rank, median_of, signed_rank
-from results.pairs import pairs, part_of
+from results.layouts import budget
+from results.layouts.pairs import pairs
 from results.runs import Run, best_cell, frame, near
+from results.schema import (
+    Artefact,
+    BestClaim,
+    BestValueClaim,
+    BudgetClaim,
+    Claim,
+    SameBestClaim,
+    SameClaim,
+    SameValuesClaim,
+    ShareClaim,
+    SoonerClaim,
+)
+from results.series import first_step_at
 from results.sides import best_by, held_out, side_cells, side_values, sign
 from results.verdicts import FAILS, HOLDS, LEVEL, Finding, Verdict, decide
 
 
-def judge(artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], complete: bool) -> list[Verdict]:
-    """Return a verdict for each claim of the artefact. `complete` says whether all its runs exist."""
-    claims = artefact["claims"]
-    return decide(claims, [_finding(artefact, claim, runs, scale) if complete else None for claim in claims])
+def judge(artefact: Artefact, runs: Sequence[Run], complete: bool) -> list[Verdict]:
+    """Return a verdict for each claim of an artefact `at_scale`. `complete` says whether all its runs exist."""
+    claims = artefact.claims
+    return decide(claims, [_finding(artefact, claim, runs) if complete else None for claim in claims])
 
 
-def _finding(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequence[Run], scale: str) -> Finding | None:
+def _finding(artefact: Artefact, claim: Claim, runs: Sequence[Run]) -> Finding | None:
     """Return what the runs show of a claim, or None if every cell of a method has a diverged run."""
-    match claim["kind"]:
-        case "sooner":
+    match claim:
+        case SoonerClaim():
             return _sooner(artefact, claim, runs)
-        case "same":
-            return _same(artefact, claim, runs, scale)
-        case "budget":
-            return _budget(artefact, claim, runs, scale)
-    data = frame(runs, artefact["metric"]["name"])
-    match claim["kind"]:
-        case "best":
+        case SameClaim():
+            return _same(artefact, claim, runs)
+        case BudgetClaim():
+            return _budget(artefact, claim, runs)
+    data = frame(runs, artefact.metric.name)
+    match claim:
+        case BestClaim():
             return _best(artefact, claim, data)
-        case "share_near_best":
+        case ShareClaim():
             return _share(artefact, claim, data)
-        case "best_value":
+        case BestValueClaim():
             return _best_value(artefact, claim, data)
-        case "same_values":
-            return _same_values(artefact, claim, data, scale)
-        case "same_best":
-            return _same_best(artefact, claim, data, scale)
-    raise ValueError(f"claim {claim['id']}: there is no kind {claim['kind']!r}")
+        case SameValuesClaim():
+            return _same_values(artefact, claim, data)
+        case SameBestClaim():
+            return _same_best(artefact, claim, data)
 
 
-def _best(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame) -> Finding | None:
+def _best(artefact: Artefact, claim: BestClaim, data: pd.DataFrame) -> Finding | None:
     """Compare the best cells, and test the difference with Wilcoxon's signed-rank test over learning
     rates x seeds.
 
@@ -67,13 +77,12 @@ def _best(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFr
     `chosen_by` names the panels of another score of the same runs. That score then decides which
     cell and column are best.
     """
-    better, by = artefact["metric"]["better"], claim.get("chosen_by", claim)
-    best_left, best_right = (best_by(artefact, data, claim[side], by[side]) for side in ("left", "right"))
+    best_left, best_right = (best_by(artefact, data, side, by) for side, by in claim.sides_and_choosers)
     if best_left is None or best_right is None:
         return None
     left, right = (
-        held_out(side_values(artefact, data, claim[side]), better, side_values(artefact, data, by[side]))
-        for side in ("left", "right")
+        held_out(side_values(artefact, data, side), artefact.metric.better, side_values(artefact, data, by))
+        for side, by in claim.sides_and_choosers
     )
     differences = sign(artefact) * (left - right).dropna()
     lead = sign(artefact) * (best_left["mean"] - best_right["mean"])
@@ -94,7 +103,7 @@ def _signed_rank(said: str, differences: pd.Series, lead: float | None = None) -
     )
 
 
-def _share(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame) -> Finding | None:
+def _share(artefact: Artefact, claim: ShareClaim, data: pd.DataFrame) -> Finding | None:
     """Compare the shares of cells within `within` of the reference method's best cell by Fisher's
     exact test.
 
@@ -102,13 +111,13 @@ def _share(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataF
     describes the data and proves nothing. Cells are not pairs, so there is no interval of a
     difference.
     """
-    better = artefact["metric"]["better"]
-    reference = best_cell(side_cells(artefact, data, claim["reference"]), better)
+    better = artefact.metric.better
+    reference = best_cell(side_cells(artefact, data, claim.reference), better)
     if reference is None:
         return None
-    tables = [side_cells(artefact, data, claim[side]) for side in ("left", "right")]
+    tables = [side_cells(artefact, data, side) for side in (claim.left, claim.right)]
     counts = [
-        (number := int(near(table, reference["mean"], claim["within"], better).sum()), len(table) - number)
+        (number := int(near(table, reference["mean"], claim.within, better).sum()), len(table) - number)
         for table in tables
     ]
     left, right = (close / (close + far) for close, far in counts)
@@ -120,7 +129,7 @@ def _share(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataF
     return Finding(said, p, least, HOLDS if left > right else FAILS)
 
 
-def _best_value(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame) -> Finding | None:
+def _best_value(artefact: Artefact, claim: BestValueClaim, data: pd.DataFrame) -> Finding | None:
     """Test whether the claimed column value is the best one, against every other, paired over learning
     rates x seeds.
 
@@ -128,14 +137,14 @@ def _best_value(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.
     largest p-value then counts. They contradict it if another value leads. The smallest p-value
     among those then counts, times the number of other values.
     """
-    best = best_cell(side_cells(artefact, data, claim["left"]), artefact["metric"]["better"])
-    values = side_values(artefact, data, claim["left"])
-    if best is None or claim["value"] not in values:
+    best = best_cell(side_cells(artefact, data, claim.left), artefact.metric.better)
+    values = side_values(artefact, data, claim.left)
+    if best is None or claim.value not in values:
         return None
     compared = {
-        other: sign(artefact) * (values[claim["value"]] - values[other]).dropna()
+        other: sign(artefact) * (values[claim.value] - values[other]).dropna()
         for other in values
-        if other != claim["value"]
+        if other != claim.value
     }
     said, least = (
         f"best {best['column']} with {best['mean']:.2f}",
@@ -146,7 +155,7 @@ def _best_value(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.
     p = {other: signed_rank(differences) for other, differences in compared.items()}
     medians = {other: median_of(differences) for other, differences in compared.items()}
     said = "; ".join(
-        [said, *(f"{claim['value']} - {other} {medians[other].worded()}, p = {p[other]:.3f}" for other in compared)]
+        [said, *(f"{claim.value} - {other} {medians[other].worded()}, p = {p[other]:.3f}" for other in compared)]
     )
     behind = [other for other in compared if medians[other].value < 0]
     if behind:
@@ -154,7 +163,7 @@ def _best_value(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.
         about = f" for one of {len(compared)} ahead of it" if len(compared) > 1 else ""
         return Finding(said, min(1.0, len(compared) * p[ahead]), least, FAILS, about, medians[ahead])
     nearest = max(compared, key=lambda other: p[other])
-    first = best["column"] == claim["value"] and all(median.value > 0 for median in medians.values())
+    first = best["column"] == claim.value and all(median.value > 0 for median in medians.values())
     return Finding(
         said,
         p[nearest],
@@ -165,20 +174,20 @@ def _best_value(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.
     )
 
 
-def _sooner(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequence[Run]) -> Finding:
+def _sooner(artefact: Artefact, claim: SoonerClaim, runs: Sequence[Run]) -> Finding:
     """Compare the steps to the target, left against the fastest of the right, by a sign test over
     seeds.
 
     A tie at a seed doesn't count, and neither does a seed at which no side reached the target.
     """
-    steps = {method["title"]: first_step_at(artefact, method, runs) for method in artefact["methods"]}
-    never, seeds = math.inf, sorted(steps[claim["left"]])
+    steps = {method.title: first_step_at(artefact, method, runs) for method in artefact.methods}
+    never, seeds = math.inf, sorted(steps[claim.left])
     gains = {}
     for seed in seeds:
         left, *right = (
-            never if (step := steps[title].get(seed)) is None else step for title in (claim["left"], *claim["right"])
+            never if (step := steps[title].get(seed)) is None else step for title in (claim.left, *claim.right)
         )
-        gains[seed] = (min(right) - left) / artefact["curves"]["x_unit_steps"]
+        gains[seed] = (min(right) - left) / artefact.curves.x_unit_steps
     differences = pd.Series(gains, dtype=float).dropna()
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     said, median = f"sooner in {wins} of {len(seeds)} seeds", median_of(differences)
@@ -187,60 +196,56 @@ def _sooner(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequenc
         return Finding(said, median=median)
     p = float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
     if median.low is not None:
-        said += f"; median lead {median.worded(' ' + artefact['curves']['x_label'] + 's')}"
+        said += f"; median lead {median.worded(' ' + artefact.curves.x_label + 's')}"
     return Finding(said, p, least, HOLDS if wins > losses else FAILS if wins < losses else None, median=median)
 
 
-def _budget(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequence[Run], scale: str) -> Finding:
+def _budget(artefact: Artefact, claim: BudgetClaim, runs: Sequence[Run]) -> Finding:
     """Compare two methods, each at its own budget, by a signed-rank test over seeds. A diverged run
     has the worst score.
     """
-    table = scores(artefact, scale, runs)
+    table = budget.table(artefact, runs)
     worst = -sign(artefact) * math.inf
     sides = []
-    for side in (claim["left"], claim["right"]):
-        own = table[(table["method"] == side["method"]) & (table["budget"] == side["budget"])]
+    for side in (claim.left, claim.right):
+        own = table[(table["method"] == side.method) & (table["budget"] == side.budget)]
         sides.append(own.set_index("seed")["score"].fillna(worst))
     differences = sign(artefact) * (sides[0] - sides[1]).dropna()
     return _signed_rank(f"{sides[0].mean():.2f} against {sides[1].mean():.2f}", differences)
 
 
-def _same(artefact: Mapping[str, Any], claim: Mapping[str, Any], runs: Sequence[Run], scale: str) -> Finding:
+def _same(artefact: Artefact, claim: SameClaim, runs: Sequence[Run]) -> Finding:
     """Test whether the pairs of a part differ by less than its margin over learning rates x seeds.
 
     The test uses ranks: a run that never reached the target differs by more than any other, by an
     unknown amount.
     """
-    part = part_of(artefact, claim["task"])
-    first, second = artefact["pair"]["values"]
+    part = next(part for part in artefact.parts if part.task == claim.task)
+    first, second = artefact.pair.values
     differences = pairs(artefact, part, runs)["difference"].dropna()
-    return _within({f"{second} - {first}: ": differences}, part["margin"][scale], f" {part['metric']['unit']}")
+    return _within({f"{second} - {first}: ": differences}, part.margin[artefact.scale], f" {part.metric.unit}")
 
 
-def _same_values(
-    artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame, scale: str
-) -> Finding | None:
+def _same_values(artefact: Artefact, claim: SameValuesClaim, data: pd.DataFrame) -> Finding | None:
     """Test whether each other column value is within a margin of the claimed one over learning rates x
     seeds.
     """
-    values = side_values(artefact, data, claim["left"])
-    others = [other for other in values if other != claim["value"]]
-    if claim["value"] not in values or not others:
+    values = side_values(artefact, data, claim.left)
+    others = [other for other in values if other != claim.value]
+    if claim.value not in values or not others:
         return None
-    compared = {f"{other} - {claim['value']}: ": (values[other] - values[claim["value"]]).dropna() for other in others}
-    return _within(compared, claim["margin"][scale])
+    compared = {f"{other} - {claim.value}: ": (values[other] - values[claim.value]).dropna() for other in others}
+    return _within(compared, claim.margin[artefact.scale])
 
 
-def _same_best(artefact: Mapping[str, Any], claim: Mapping[str, Any], data: pd.DataFrame, scale: str) -> Finding:
+def _same_best(artefact: Artefact, claim: SameBestClaim, data: pd.DataFrame) -> Finding:
     """Test whether two methods differ by less than a margin over learning rates x seeds.
 
     Each plays the column that is best by the other seeds.
     """
-    better = artefact["metric"]["better"]
-    left, right = (held_out(side_values(artefact, data, claim[side]), better) for side in ("left", "right"))
-    return _within(
-        {"": (left - right).dropna()}, claim["margin"][scale], f" {artefact['metric'].get('unit', '')}".rstrip()
-    )
+    better = artefact.metric.better
+    left, right = (held_out(side_values(artefact, data, side), better) for side in (claim.left, claim.right))
+    return _within({"": (left - right).dropna()}, claim.margin[artefact.scale], f" {artefact.metric.unit}".rstrip())
 
 
 def _within(compared: Mapping[str, pd.Series], margin: float, unit: str = "") -> Finding:

@@ -21,7 +21,7 @@ def code_remark(runs: Sequence[Run]) -> str:
             f"{mixed} of {len(runs)} runs went on under another code, machine, kernel or data than they began with."
         )
     for key in ("kernel", "data"):
-        found = Counter((_task(run), value) for run in runs for value in _values(run.record, key))
+        found = Counter((run.task, value) for run in runs for value in _values(run.record, key))
         for task in dict.fromkeys(task for task, _ in found):
             if len(shares := {value: count for (of, value), count in found.items() if of == task}) > 1:
                 said.append(f"The runs of {task} have different {WORDS[key]}: {_listed(shares)}.")
@@ -44,10 +44,6 @@ def states_of(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 def _values(record: Mapping[str, Any], key: str) -> set[str]:
     """Return the values of all states. A method without CPR has no kernel, and old records lack the value."""
     return {str(state[key]) for state in states_of(record) if state.get(key) is not None}
-
-
-def _task(run: Run) -> str:
-    return str(run.config["task"]["name"])
 
 
 def _listed(shares: Mapping[str, int]) -> str:

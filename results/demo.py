@@ -6,9 +6,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from results.curves import first_step, series
-from results.dynamics import trace
 from results.runs import Run
+from results.series import first_step, series, trace
 
 COLOURS = ("#D55E00", "#0072B2")  # Okabe and Ito
 METRIC, TARGET = "validation_accuracy", 95.0
@@ -58,7 +57,7 @@ def findings(runs: Mapping[str, Run], steps_per_epoch: int) -> Sequence[str]:
     for title, run in runs.items():
         step = first_step(run, METRIC, TARGET, higher=True)
         when = "in no epoch" if step is None else f"at epoch {step / steps_per_epoch:g}"
-        reached.append(f"{title}: {when} of {run.config['num_steps'] // steps_per_epoch}")
+        reached.append(f"{title}: {when} of {run.num_steps // steps_per_epoch}")
         values = trace(run, MATRICES[0], "R")[1]
         sizes.append(f"{max(values) / values[0]:.1f} times with {title}")
     return (

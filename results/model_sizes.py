@@ -10,7 +10,8 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from results.files import draw, write
+from results.figures import draw
+from results.files import write
 from results.published import FOLDER
 from results.step_time_limits import MODELS
 from results.table import claims_table, latex, markdown

@@ -1,21 +1,26 @@
-"""Runs as a data frame: one row per run, the configuration's keys flattened with dots."""
+"""Runs: read from their folders, and as a data frame with one row per run."""
 
+import contextlib
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
+
+from results.schema import Artefact, Panel
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that ended: its resolved configuration, its record.json and the lines of its
-    metrics.jsonl.
+    """A run: its resolved configuration, its record.json and the lines of its metrics.jsonl.
 
-    dynamics: the lines of its dynamics.jsonl (the matrices' names, then their sizes), for artefacts
-    that show them.
-    folder: the folder of its other files, for artefacts that show pictures.
+    record: empty until the run has ended.
+    dynamics: the lines of its dynamics.jsonl (the matrices' names, then their sizes).
+    folder: the folder of its other files, such as pictures.
     """
 
     config: Mapping[str, Any]
@@ -24,15 +29,71 @@ class Run:
     dynamics: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     folder: Path | None = field(default=None, kw_only=True)
 
+    @classmethod
+    def read(cls, folder: Path, record: Mapping[str, Any] | None = None, *, dynamics: bool = True) -> "Run":
+        """Return the run in a folder. A run without record.json has its configuration from config.yaml.
+
+        Args:
+            record: the content of record.json, if it has been read and checked. {} if there is none.
+            dynamics: whether to read dynamics.jsonl, which is large.
+        """
+        if record is None:
+            path = folder / "record.json"
+            record = json.loads(path.read_text()) if path.exists() else {}
+        config = record["config"] if record else yaml.safe_load((folder / "config.yaml").read_text())
+        sizes = read_lines(folder / "dynamics.jsonl") if dynamics else ()
+        return cls(config, record, read_lines(folder / "metrics.jsonl"), sizes, folder=folder)
+
+    @property
+    def status(self) -> str:
+        """finished, diverged, failed, or missing without a record."""
+        return str(self.record.get("status", "missing"))
+
+    @property
+    def run_id(self) -> str:
+        """The id in its record, else the name of its folder."""
+        return str(self.record["run_id"] if self.record or self.folder is None else self.folder.name)
+
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """The final metrics, empty for a diverged run or without a record."""
+        found: Mapping[str, float] = self.record.get("metrics", {})
+        return found
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def num_steps(self) -> int:
+        return int(self.config["num_steps"])
+
+    @property
+    def task(self) -> str:
+        return str(self.config["task"]["name"])
+
+    @property
+    def regularizer(self) -> str:
+        return str(self.config["regularizer"]["name"])
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the complete lines of a log, without one that is being written. Empty without the file."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
+
 
 def with_result(runs: Sequence[Run]) -> tuple[list[Run], str]:
     """Return the finished or diverged runs by id, and a line on the others.
 
     No table counts the others: a run that ran out of memory has no score.
     """
-    lost = [run for run in runs if run.record["status"] == "failed"]
-    kept = sorted((run for run in runs if run not in lost), key=lambda run: run.record["run_id"])
-    said = "; ".join(sorted(f"{run.record['run_id']} ({run.record['reason']})" for run in lost))
+    lost = [run for run in runs if run.status == "failed"]
+    kept = sorted((run for run in runs if run.status != "failed"), key=lambda run: run.run_id)
+    said = "; ".join(sorted(f"{run.run_id} ({run.record['reason']})" for run in lost))
     return kept, f"Failed without a result, and counted as missing: {said}." if lost else ""
 
 
@@ -54,12 +115,8 @@ def frame(runs: Sequence[Run], metric: str) -> pd.DataFrame:
     """
     rows = []
     for run in runs:
-        result = {
-            "run_id": run.record["run_id"],
-            "status": run.record["status"],
-            "value": run.record["metrics"].get(metric),
-        }
-        rows.append(flatten(run.config) | flatten(run.record["metrics"], "metrics.") | result)
+        result = {"run_id": run.run_id, "status": run.status, "value": run.scores.get(metric)}
+        rows.append(flatten(run.config) | flatten(run.scores, "metrics.") | result)
     data = pd.DataFrame(rows)
     if data.empty:
         return pd.DataFrame(columns=["run_id", "status", "value", "seed", "lr", "regularizer.name"])
@@ -72,24 +129,40 @@ def label(value: Any) -> str:
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
-def of_panel(data: pd.DataFrame, panel: Mapping[str, Any]) -> pd.DataFrame:
+def power_of_ten(value: float) -> str:
+    """Print half decades as in the paper: 0.0003162 is 1e-3.5. Print other values unchanged."""
+    halves = 2 * math.log10(value) if value > 0 else math.inf
+    return f"1e{halves / 2:.1f}" if value > 0 and abs(halves - round(halves)) < 0.01 else f"{value:g}"
+
+
+def metric_of(artefact: Artefact, panel: Panel) -> str:
+    """Return the name of the panel's own metric, else the artefact's."""
+    return panel.metric or artefact.metric.name
+
+
+def of_panel(data: pd.DataFrame, panel: Panel) -> pd.DataFrame:
     """Return the runs with a panel's regularizer and its `select` values (flattened configuration
     keys).
 
     `value` is the panel's own `metric` if it names one.
     """
-    chosen = data["regularizer.name"] == panel["regularizer"]
-    for key, value in panel.get("select", {}).items():
+    chosen = data["regularizer.name"] == panel.regularizer
+    for key, value in panel.select.items():
         chosen &= data[key] == value if key in data else False
-    if "metric" not in panel:
+    if panel.metric is None:
         return data[chosen]
-    name = f"metrics.{panel['metric']}"
+    name = f"metrics.{panel.metric}"
     return data[chosen].assign(value=pd.to_numeric(data[name]) if name in data else float("nan"))
 
 
-def panel_cells(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame) -> pd.DataFrame:
+def columns_of(data: pd.DataFrame, column: str | None) -> pd.Series:
+    """Return the printed value of a panel's column for every run, empty texts without a column."""
+    return data[column].map(label) if column else pd.Series("", index=data.index)
+
+
+def panel_cells(artefact: Artefact, panel: Panel, data: pd.DataFrame) -> pd.DataFrame:
     """Return the `cells` of a panel's runs, by the artefact's row and the panel's column."""
-    return cells(of_panel(data, panel), panel["regularizer"], artefact["row"], panel.get("column"))
+    return cells(of_panel(data, panel), panel.regularizer, artefact.row, panel.column)
 
 
 def cells(data: pd.DataFrame, regularizer: str, row: str, column: str | None) -> pd.DataFrame:
@@ -105,7 +178,7 @@ def cells(data: pd.DataFrame, regularizer: str, row: str, column: str | None) ->
     keyed = pd.DataFrame(
         {
             "row": chosen[row],
-            "column": chosen[column].map(label) if column else "",
+            "column": columns_of(chosen, column),
             "value": chosen["value"],
             "diverged": chosen["status"] == "diverged",
             "seed": chosen["seed"],
@@ -118,18 +191,18 @@ def cells(data: pd.DataFrame, regularizer: str, row: str, column: str | None) ->
     return table.reset_index()
 
 
-def held_out_best(artefact: Mapping[str, Any], panel: Mapping[str, Any], data: pd.DataFrame) -> pd.Series | None:
+def held_out_best(artefact: Artefact, panel: Panel, data: pd.DataFrame) -> pd.Series | None:
     """Return the best cell by one half of the test examples, scored on the other half
     (tasks/engine/halves.py).
 
     None if the panel's metric has no such halves, or the runs are older than these scores.
     """
-    name = panel.get("metric", artefact["metric"]["name"])
-    halves = [panel_cells(artefact, dict(panel) | {"metric": name + half}, data) for half in ("_selection", "_report")]
-    best = best_cell(halves[0], artefact["metric"]["better"])
-    if best is None:
-        return None
-    return cell_at(halves[1], best)
+    selection, report = (
+        panel_cells(artefact, panel.model_copy(update={"metric": metric_of(artefact, panel) + half}), data)
+        for half in ("_selection", "_report")
+    )
+    best = best_cell(selection, artefact.metric.better)
+    return None if best is None else cell_at(report, best)
 
 
 def cell_at(table: pd.DataFrame, cell: pd.Series) -> pd.Series:
@@ -153,8 +226,20 @@ def near(table: pd.DataFrame, best: float, within: float, better: str) -> pd.Ser
     return (behind <= within + 1e-9) & (table["diverged"] == 0)
 
 
-def comparable(panel: Mapping[str, Any]) -> str:
+def comparable(panel: Panel) -> tuple[Any, ...]:
     """Return a key that is equal for comparable panels: their metric and the settings of their task."""
-    return str(
-        (panel.get("metric"), {key: value for key, value in panel.get("select", {}).items() if key.startswith("task.")})
-    )
+    return panel.metric, *((key, value) for key, value in panel.select.items() if key.startswith("task."))
+
+
+def of_cell(artefact: Artefact, panel: Panel, data: pd.DataFrame, runs: Sequence[Run], cell: pd.Series) -> list[Run]:
+    """Return the runs of a panel's cell, sorted by seed."""
+    chosen = of_panel(data, panel)
+    chosen = chosen[chosen[artefact.row] == cell["row"]]
+    ids = set(chosen[columns_of(chosen, panel.column) == cell["column"]]["run_id"])
+    return sorted((run for run in runs if run.run_id in ids), key=lambda run: run.seed)
+
+
+def of_best_cell(artefact: Artefact, panel: Panel, data: pd.DataFrame, runs: Sequence[Run]) -> list[tuple[Run, str]]:
+    """Return the runs of a panel's best cell by seed, each with its column, or "-" without a column."""
+    best = best_cell(panel_cells(artefact, panel, data), artefact.metric.better)
+    return [] if best is None else [(run, best["column"] or "-") for run in of_cell(artefact, panel, data, runs, best)]

@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError
 
 from results.published import FOLDER, published_rows
 
-Layout = Literal["heatmap", "curves", "budget", "pairs", "dynamics"]
+LayoutName = Literal["heatmap", "curves", "budget", "pairs", "dynamics"]
 Value = bool | int | float | str | None
 Side = str | list[str]  # panels, by id or regularizer
 ValueAtScale = Value | dict[str, Value]  # one value, or one for each scale
@@ -42,10 +42,24 @@ class Metric(Strict):
     label: str = Field(description="its name for people")
     unit: str = Field("", description="its unit, such as `%`")
     better: Literal["higher", "lower"] = Field(description="which scores are better")
-    digits: int | None = Field(None, description="digits after the point in tables")
-    near: float | dict[str, float] | None = Field(
-        None, description="how far behind the best cell still counts as near it, in the metric's unit"
+    digits: int = Field(1, description="digits after the point in tables")
+    near: float | dict[str, float] = Field(
+        1.0, description="how far behind the best cell still counts as near it, in the metric's unit"
     )
+
+    @property
+    def higher(self) -> bool:
+        """Whether higher scores are better."""
+        return self.better == "higher"
+
+    @property
+    def label_and_unit(self) -> str:
+        """The text of an axis."""
+        return ", ".join(filter(None, (self.label, self.unit)))
+
+    def near_at(self, scale: str) -> float:
+        """Return `near` at a scale."""
+        return self.near[scale] if isinstance(self.near, dict) else self.near
 
 
 class PartMetric(Metric):
@@ -74,6 +88,11 @@ class Grid(BaseModel):
     task: str | None = Field(None, description="a file of configs/task, if not the artefact's")
     seed: list[int] | None = Field(None, description="seeds, if not the scale's")
 
+    @property
+    def axes(self) -> dict[str, Any]:
+        """The keys of train.py, each with its value or list of values."""
+        return self.model_extra or {}
+
 
 class Scale(Strict):
     """What is trained at one scale: the union of the grids, for every seed."""
@@ -86,34 +105,44 @@ class Scale(Strict):
     grids: list[Grid]
 
 
-class Panel(Strict):
-    """A heat map: the runs of one regularizer."""
+class Selection(Strict):
+    """Runs of one regularizer."""
 
     title: str
     regularizer: str = Field(description="a file of configs/regularizer")
+    select: dict[str, ValueAtScale] = Field({}, description="values of configuration keys that its runs have")
+
+    def select_at(self, scale: str) -> dict[str, Value]:
+        """Return `select` with the values of one scale."""
+        return {key: value[scale] if isinstance(value, dict) else value for key, value in self.select.items()}
+
+
+class Panel(Selection):
+    """A heat map: the runs of one regularizer."""
+
     column: str | None = Field(None, description="the configuration key of the x axis; without it there is one column")
     column_label: str = ""
     id: str | None = Field(None, description="the name by which claims know the panel; default: its regularizer")
-    select: dict[str, ValueAtScale] = Field({}, description="values of configuration keys that its runs have")
     scales: list[str] | None = Field(None, description="the scales that have the panel; default: all")
     metric: str | None = Field(None, description="its own metric")
     seeds: int | None = Field(
         None, description="seeds of the published values, where the panel differs from the artefact"
     )
-    published: dict[str, Value] = Field(
-        {}, description="rows of results/published/<artefact>.yaml that belong to the panel"
+    published: dict[str, Value] | None = Field(
+        None, description="rows of results/published/<artefact>.yaml that belong to the panel"
     )
     published_column: str | None = Field(None, description="the key of those rows that is the x axis")
     published_column_unit: int | None = Field(None, description="by which that key is divided")
     published_row: float | str | None = Field(None, description="the row of the published values, where they name none")
 
+    @property
+    def name(self) -> str:
+        """The name by which claims know the panel."""
+        return self.id or self.regularizer
 
-class Method(Strict):
+
+class Method(Selection):
     """A curve or a column: the runs of one regularizer."""
-
-    title: str
-    regularizer: str = Field(description="a file of configs/regularizer")
-    select: dict[str, ValueAtScale] = Field({}, description="values of configuration keys that its runs have")
 
 
 class Budget(Strict):
@@ -200,6 +229,12 @@ class BestClaim(BaseClaim):
         None, description="the panels whose score chooses the cells"
     )
 
+    @property
+    def sides_and_choosers(self) -> tuple[tuple[Side, Side], tuple[Side, Side]]:
+        """Each side with the panels whose score chooses its cell."""
+        by = self.chosen_by or {}
+        return (self.left, by.get("left", self.left)), (self.right, by.get("right", self.right))
+
 
 class ShareClaim(BaseClaim):
     """A larger share of one side's cells is near the best cell of a third."""
@@ -280,19 +315,26 @@ Claim = Annotated[
 ]
 
 
+# A layout's own key has no None in its type: `read_artefact` refuses a file without it (NEEDED).
+ABSENT: Any = None
+
+
 class Artefact(Strict):
     """A table or figure: what is trained for it, how it is laid out, and what is claimed of it."""
 
+    _name: str = PrivateAttr("")
+    _scale: str = PrivateAttr("")
+
     title: str
-    layout: Layout
+    layout: LayoutName
     readme: Readme | None = Field(None, description="the row of README.md's table, for an artefact of this repository")
     scales: dict[str, Scale]
     task: str | None = Field(None, description="a file of configs/task, unless every grid names one")
-    metric: Metric | None = None
+    metric: Metric = ABSENT
     notes: dict[str, str] = Field({}, description="a paragraph over the table, for each scale")
     claims: list[Claim] = []
     claims_of: str = Field("the paper", description="whose claims they are")
-    row: str | None = Field(None, description="heatmap: the configuration key of the rows")
+    row: str = Field(ABSENT, description="heatmap: the configuration key of the rows")
     panels: list[Panel] = Field([], description="heatmap: left to right")
     panels_per_row: int | None = None
     published_as: str | None = Field(None, description="heatmap: what the published values are of")
@@ -300,14 +342,48 @@ class Artefact(Strict):
         None, description="heatmap: where published values stand that name no row"
     )
     methods: list[Method] = Field([], description="curves, budget, dynamics: a row or curve each")
-    curves: Curves | None = None
-    budget: Budget | None = None
-    dynamics: Dynamics | None = None
-    pair: Pair | None = None
+    curves: Curves = ABSENT
+    budget: Budget = ABSENT
+    dynamics: Dynamics = ABSENT
+    pair: Pair = ABSENT
     parts: list[Part] = Field([], description="pairs: a panel each")
     interpolation: Interpolation | None = None
     progress: Progress | None = None
     folds: str | None = Field(None, description="a line on folds.csv, the scores of every fold and label")
+
+    @property
+    def name(self) -> str:
+        """The name of the file without .yaml."""
+        return self._name
+
+    @property
+    def scale(self) -> str:
+        """The scale that `at_scale` chose, else empty."""
+        return self._scale
+
+    @property
+    def note(self) -> str:
+        """The paragraph over the table of an artefact `at_scale`."""
+        return self.notes.get(self.scale, "")
+
+
+def at_scale(artefact: Artefact, scale: str) -> Artefact:
+    """Return the artefact with its panels and claims of one scale. Each `select` has this scale's values."""
+
+    def there(one: Panel | BaseClaim) -> bool:
+        return not one.scales or scale in one.scales
+
+    def chosen(one: Selection) -> Selection:
+        return one.model_copy(update={"select": one.select_at(scale)})
+
+    kept = {
+        "panels": [chosen(panel) for panel in artefact.panels if there(panel)],
+        "methods": [chosen(method) for method in artefact.methods],
+        "claims": [claim for claim in artefact.claims if there(claim)],
+    }
+    copy = artefact.model_copy(update=kept)
+    copy._scale = scale
+    return copy
 
 
 NEEDED: dict[str, tuple[str, ...]] = {
@@ -319,8 +395,8 @@ NEEDED: dict[str, tuple[str, ...]] = {
 }
 
 
-def read_artefact(path: Path) -> dict[str, Any]:
-    """Return an artefact's checked file as plain values, with its `name`.
+def read_artefact(path: Path) -> Artefact:
+    """Return the artefact of a checked file.
 
     Raises SchemaError: one line with the file, the key, what is wrong and the nearest known key.
     """
@@ -328,18 +404,18 @@ def read_artefact(path: Path) -> dict[str, Any]:
         content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise SchemaError(f"{path.name} is no YAML: {' '.join(str(error).split())}") from None
-    check_artefact(path.stem, content)
-    return content | {"name": path.stem}
+    return check_artefact(path.stem, content)
 
 
 def check_artefact(name: str, content: Any) -> Artefact:
-    """Return an artefact's definition as types. Raise SchemaError if its keys or values are invalid."""
+    """Return an artefact from its file's content. Raise SchemaError if keys or values are invalid."""
     try:
         artefact = Artefact.model_validate(content)
     except ValidationError as error:
         raise SchemaError(f"{name}.yaml: {_said(_first(error.errors()))}") from None
     if wrong := _inconsistency(artefact, name):
         raise SchemaError(f"{name}.yaml: {wrong}")
+    artefact._name = name
     return artefact
 
 
@@ -380,13 +456,13 @@ def _unknown_scale(artefact: Artefact) -> str | None:
 
 def _unknown_side(artefact: Artefact) -> str | None:
     """Look for a claim whose panels, methods or task the artefact does not have."""
-    known = [panel.id or panel.regularizer for panel in artefact.panels] + [method.title for method in artefact.methods]
+    known = [panel.name for panel in artefact.panels] + [method.title for method in artefact.methods]
     for number, claim in enumerate(artefact.claims):
         sides = [(key, value, known) for key, value in claim if key in ("left", "right", "reference")]
         if isinstance(claim, SameClaim):
             sides.append(("task", claim.task, [part.task for part in artefact.parts]))
         for key, value, there in sides:
-            for one in _names(value):
+            for one in names_of(value):
                 if one not in there:
                     return f"claims.{number}.{key}={one} is unknown{nearest(one, there)}"
     return None
@@ -398,7 +474,7 @@ def _unknown_column(artefact: Artefact, published: Path) -> str | None:
         return None
     columns = sorted({key for row in published_rows(published) for key in row})
     for number, panel in enumerate(artefact.panels):
-        for key in [*panel.published, *filter(None, [panel.published_column])]:
+        for key in [*(panel.published or ()), *filter(None, [panel.published_column])]:
             if key not in columns:
                 return f"panels.{number}: no published row has {key}{nearest(key, columns)}"
     return None
@@ -415,7 +491,7 @@ def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield from _walk(one, f"{path}.{key}" if path else str(key))
 
 
-def _names(side: Any) -> list[str]:
+def names_of(side: Side | MethodAt) -> list[str]:
     """Return the panels or methods that one side of a claim names."""
     if isinstance(side, MethodAt):
         return [side.method]

@@ -1,16 +1,15 @@
 """Measure how much the scores in a heat map depend on a method's settings, and count the settings tried."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
 from results.runs import best_cell, comparable, near, panel_cells
-from results.sides import Names, panels_of, side_cells, sign
+from results.schema import Artefact, BestClaim, SameBestClaim, ShareClaim, Side
+from results.sides import panels_of, side_cells, sign
 
 
-def sensitivity_table(artefact: Mapping[str, Any], data: pd.DataFrame) -> pd.DataFrame:
+def sensitivity_table(artefact: Artefact, data: pd.DataFrame) -> pd.DataFrame:
     """Return a row per method: settings and runs tried, the share near the best, and the median's
     distance to the best.
 
@@ -18,9 +17,9 @@ def sensitivity_table(artefact: Mapping[str, Any], data: pd.DataFrame) -> pd.Dat
     method's own best cell and from the best of all methods with the same metric and task settings.
     A cell with a diverged run is not near, and worse than any other. Empty without runs.
     """
-    better, within = artefact["metric"]["better"], artefact["metric"].get("near", 1)
-    tables = {panel["title"]: panel_cells(artefact, panel, data) for panel in artefact["panels"]}
-    groups = {panel["title"]: comparable(panel) for panel in artefact["panels"]}
+    better, within = artefact.metric.better, artefact.metric.near_at(artefact.scale)
+    tables = {panel.title: panel_cells(artefact, panel, data) for panel in artefact.panels}
+    groups = {panel.title: comparable(panel) for panel in artefact.panels}
     rows = []
     for title, cells in tables.items():
         if cells.empty:
@@ -54,7 +53,7 @@ def _share(cells: pd.DataFrame, best: pd.Series | None, within: float, better: s
     return f"{number / len(cells):.0%} ({number} of {len(cells)})"
 
 
-def _behind(artefact: Mapping[str, Any], cells: pd.DataFrame, best: pd.Series | None) -> str:
+def _behind(artefact: Artefact, cells: pd.DataFrame, best: pd.Series | None) -> str:
     """Return how far the median cell is behind the best one, or "diverged" if half of the cells have a
     diverged run.
     """
@@ -64,19 +63,19 @@ def _behind(artefact: Mapping[str, Any], cells: pd.DataFrame, best: pd.Series | 
     return f"{behind.median():.2f}" if math.isfinite(behind.median()) else "diverged"
 
 
-def tuning_budget(artefact: Mapping[str, Any], data: pd.DataFrame) -> str:
+def tuning_budget(artefact: Artefact, data: pd.DataFrame) -> str:
     """Return whether both sides of each claim were tuned over equally many settings, with the numbers.
 
     Empty if no claim has two sides.
     """
     compared = {
-        (_titles(artefact, claim["left"]), _titles(artefact, claim["right"])): claim
-        for claim in artefact["claims"]
-        if "right" in claim
+        (_titles(artefact, claim.left), _titles(artefact, claim.right)): claim
+        for claim in artefact.claims
+        if isinstance(claim, BestClaim | ShareClaim | SameBestClaim)
     }
     said, equal = [], 0
     for titles, claim in compared.items():
-        left, right = (side_cells(artefact, data, claim[side]) for side in ("left", "right"))
+        left, right = (side_cells(artefact, data, side) for side in (claim.left, claim.right))
         equal += len(left) == len(right)
         said.append(
             f"{titles[0]} {len(left)} settings ({_runs(left)} runs) against {titles[1]} {len(right)} ({_runs(right)})"
@@ -89,5 +88,5 @@ def tuning_budget(artefact: Mapping[str, Any], data: pd.DataFrame) -> str:
     return f"{whether}: {'; '.join(said)}"
 
 
-def _titles(artefact: Mapping[str, Any], names: Names) -> str:
-    return " + ".join(panel["title"] for panel in panels_of(artefact, names))
+def _titles(artefact: Artefact, names: Side) -> str:
+    return " + ".join(panel.title for panel in panels_of(artefact, names))

@@ -1,26 +1,17 @@
 """Find the sides of a claim: the panels it names, their cells and values, and the setting that each plays."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import pandas as pd
 
-from results.runs import best_cell, cell_at, label, of_panel, panel_cells
-
-Names = str | Sequence[str]
-
-
-def panel_named(artefact: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return the panel that a claim names by its id, or by its regularizer if it has no id."""
-    return next(p for p in artefact["panels"] if p.get("id", p["regularizer"]) == name)
+from results.runs import best_cell, cell_at, columns_of, of_panel, panel_cells
+from results.schema import Artefact, Panel, Side, names_of
 
 
-def panels_of(artefact: Mapping[str, Any], names: Names) -> list[Mapping[str, Any]]:
+def panels_of(artefact: Artefact, names: Side) -> list[Panel]:
     """Return the panels of one side of a claim. Several panels together are one method with more columns."""
-    return [panel_named(artefact, name) for name in ([names] if isinstance(names, str) else names)]
+    return [next(panel for panel in artefact.panels if panel.name == name) for name in names_of(names)]
 
 
-def side_cells(artefact: Mapping[str, Any], data: pd.DataFrame, names: Names) -> pd.DataFrame:
+def side_cells(artefact: Artefact, data: pd.DataFrame, names: Side) -> pd.DataFrame:
     """Return `panel_cells` of a side. `panel` is the panel's number within the side."""
     tables = [
         panel_cells(artefact, panel, data).assign(panel=number)
@@ -29,30 +20,28 @@ def side_cells(artefact: Mapping[str, Any], data: pd.DataFrame, names: Names) ->
     return pd.concat(tables, ignore_index=True)
 
 
-def sign(artefact: Mapping[str, Any]) -> int:
+def sign(artefact: Artefact) -> int:
     """Return 1 if a higher metric is better, else -1."""
-    return 1 if artefact["metric"]["better"] == "higher" else -1
+    return 1 if artefact.metric.higher else -1
 
 
-def side_values(artefact: Mapping[str, Any], data: pd.DataFrame, names: Names) -> pd.DataFrame:
+def side_values(artefact: Artefact, data: pd.DataFrame, names: Side) -> pd.DataFrame:
     """Return the values of a side: a row per (row, seed), a column per panel column, missing for
     diverged runs.
     """
     panels, tables = panels_of(artefact, names), []
     for panel in panels:
-        column, chosen = panel.get("column"), of_panel(data, panel)
-        labels = chosen[column].map(label) if column else pd.Series("", index=chosen.index)
+        chosen = of_panel(data, panel)
+        labels = columns_of(chosen, panel.column)
         if len(panels) > 1:
-            labels = f"{panel['title']} " + labels
-        tables.append(
-            chosen.assign(column=labels).pivot_table("value", [artefact["row"], "seed"], "column", dropna=False)
-        )
+            labels = f"{panel.title} " + labels
+        tables.append(chosen.assign(column=labels).pivot_table("value", [artefact.row, "seed"], "column", dropna=False))
     return pd.concat(tables, axis=1)
 
 
-def best_by(artefact: Mapping[str, Any], data: pd.DataFrame, names: Names, by: Names) -> pd.Series | None:
+def best_by(artefact: Artefact, data: pd.DataFrame, names: Side, by: Side) -> pd.Series | None:
     """Return the cell of the panels `names` that is the best one of the panels `by`."""
-    best = best_cell(side_cells(artefact, data, by), artefact["metric"]["better"])
+    best = best_cell(side_cells(artefact, data, by), artefact.metric.better)
     if best is None or by == names:
         return best
     return cell_at(side_cells(artefact, data, names), best)

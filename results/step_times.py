@@ -11,7 +11,8 @@ import pandas as pd
 import yaml
 
 from results.differences import FEWEST, RESAMPLES, Median, median_of
-from results.files import draw, write
+from results.figures import draw
+from results.files import write
 from results.published import FOLDER
 from results.step_time_limits import MODELS, REFERENCE, judge_times
 from results.step_times_figure import PARTS, ratio_figure

@@ -24,13 +24,14 @@ scores of as many runs could have decided the claim, but more seeds can.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import pandas as pd
 
 from results.differences import Median
+from results.schema import BaseClaim
 from results.statistics.holm import holm
 
 HOLDS, FAILS, UNDECIDED, TOO_FEW, MISSING = (
@@ -82,7 +83,7 @@ class Verdict:
     pairs: int | None = None
 
 
-def decide(claims: Sequence[Mapping[str, Any]], findings: Sequence[Finding | None]) -> list[Verdict]:
+def decide(claims: Sequence[BaseClaim], findings: Sequence[Finding | None]) -> list[Verdict]:
     """Return the verdicts on an artefact's claims. A finding of None means missing runs."""
     tested = {
         number: finding.p for number, finding in enumerate(findings) if finding is not None and finding.p is not None
@@ -90,7 +91,7 @@ def decide(claims: Sequence[Mapping[str, Any]], findings: Sequence[Finding | Non
     corrected = holm(tested)
     verdicts = []
     for number, (claim, finding) in enumerate(zip(claims, findings, strict=True)):
-        about = claim["id"], claim["text"], str(claim["published"])
+        about = claim.id, claim.text, claim.published
         if finding is None:
             verdicts.append(Verdict(*about, "", MISSING))
             continue

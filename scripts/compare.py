@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 from results.code import commit_of
-from results.runs import flatten
+from results.runs import Run, flatten
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RUNS_DIR, Command, Names
 from scripts.cli.tables import show
 from scripts.cli.terminal_curves import LETTERS, curve
-from scripts.sweep.run_folders import FoundRun, find
+from scripts.sweep.run_folders import find, points, state_of
 from tasks.engine.records import NOT_IDENTITY
 
 COMMAND = Command(
@@ -30,7 +30,7 @@ COMMAND = Command(
 )
 
 
-def differing(runs: list[FoundRun]) -> list[list[str]]:
+def differing(runs: list[Run]) -> list[list[str]]:
     """Return a row for each key that differs between runs, without keys that cannot change a result."""
     flat = [{k: v for k, v in flatten(run.config).items() if k.partition(".")[0] not in NOT_IDENTITY} for run in runs]
     keys = list(dict.fromkeys(key for config in flat for key in config))
@@ -38,26 +38,27 @@ def differing(runs: list[FoundRun]) -> list[list[str]]:
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
-def endings(runs: list[FoundRun]) -> list[list[str]]:
+def endings(runs: list[Run]) -> list[list[str]]:
     """Return rows with states, final metrics, time and code."""
-    metrics = list(dict.fromkeys(name for run in runs if run.record for name in run.record["metrics"]))
+    metrics = list(dict.fromkeys(name for run in runs for name in run.scores))
 
-    def of(run: FoundRun, name: str) -> str:
-        value = run.record["metrics"].get(name) if run.record else None
+    def of(run: Run, name: str) -> str:
+        value = run.scores.get(name)
         return "-" if value is None else f"{value:.5g}"
 
-    rows = [["state", *(run.state for run in runs)], *([name, *(of(run, name) for run in runs)] for name in metrics)]
+    rows = [
+        ["state", *(state_of(run) for run in runs)],
+        *([name, *(of(run, name) for run in runs)] for name in metrics),
+    ]
     rows.append(["seconds", *(f"{run.record['seconds']:.0f}" if run.record else "-" for run in runs)])
     rows.append(["commit", *(commit_of(run.record) if run.record else "-" for run in runs)])
-    rows += [
-        [key, *(str(run.record.get(key) or "-") if run.record else "-" for run in runs)] for key in ("kernel", "data")
-    ]
+    rows += [[key, *(str(run.record.get(key) or "-") for run in runs)] for key in ("kernel", "data")]
     return rows
 
 
-def shared_metric(runs: list[FoundRun]) -> str | None:
+def shared_metric(runs: list[Run]) -> str | None:
     """Return the task's metric if all runs logged it, else the loss if all logged that, else None."""
-    named = [run.record["metric"]["name"] for run in runs if run.record and run.record["metric"]]
+    named = [metric["name"] for run in runs if (metric := run.record.get("metric"))]
     for name in [*dict.fromkeys(named), "loss"]:
         if all(any(name in row for row in run.metrics) for run in runs):
             return str(name)
@@ -68,13 +69,13 @@ def main(arguments: list[str]) -> None:
     """Print the comparison."""
     request = COMMAND.parse(arguments)
     runs = [find(name, Path(request.options["runs_dir"])) for name in request.names]
-    columns = [f"{letter} {run.folder.name}" for letter, run in zip(LETTERS, runs, strict=False)]
+    columns = [f"{letter} {run.run_id}" for letter, run in zip(LETTERS, runs, strict=False)]
     rows = differing(runs)
     show(("", *columns), [*rows, *endings(runs)])
     if not rows:
         print("the configurations are the same")
     if (name := shared_metric(runs)) is not None:
-        print(curve(name, {letter: run.points(name) for letter, run in zip(LETTERS, runs, strict=False)}))
+        print(curve(name, {letter: points(run, name) for letter, run in zip(LETTERS, runs, strict=False)}))
 
 
 if __name__ == "__main__":

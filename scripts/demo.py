@@ -26,8 +26,8 @@ from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RUNS_DIR, Command
 from scripts.cli.terminal_curves import curve
 from scripts.sweep.local import run_all
-from scripts.sweep.plan import ended, expand, load_artefact
-from scripts.sweep.run_folders import read_lines
+from scripts.sweep.plan import expand, load_artefact
+from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
 from tasks.engine.errors import TrainingFailed
 
@@ -66,6 +66,8 @@ def build_kernel() -> None:
 
 def picture(configs: dict[str, DictConfig], steps_per_epoch: int) -> str:
     """Return the curves so far, drawn with characters."""
+    from results.runs import read_lines
+
     lines = {}
     for title, cfg in configs.items():
         rows = read_lines(records.run_folder(cfg) / "metrics.jsonl")
@@ -109,14 +111,14 @@ def main(arguments: list[str]) -> None:
     build_kernel()
     artefact = load_artefact("grokking")
     configs = chosen(expand(artefact, {"scale": "mini", "seeds": "1"}, {"runs_dir": runs_dir}))
-    epoch = artefact["curves"]["x_unit_steps"]
+    epoch = artefact.curves.x_unit_steps
     train(configs, epoch)
 
     from results.demo import demo_figure, findings
-    from results.files import draw
+    from results.figures import draw
 
-    runs = {title: ended({"layout": "dynamics"}, cfg) for title, cfg in configs.items()}
-    whole = {title: run for title, run in runs.items() if run is not None and run.record["status"] == "finished"}
+    runs = {title: ended_run(records.run_folder(cfg)) for title, cfg in configs.items()}
+    whole = {title: run for title, run in runs.items() if run is not None and run.status == "finished"}
     if len(whole) < len(runs):
         raise TrainingFailed("a run of the demo failed; python scripts/status.py grokking seeds=1 tells why")
     (path,) = draw(demo_figure(whole, epoch), Path(runs_dir), "demo", kinds=["png"])

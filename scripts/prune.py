@@ -81,9 +81,9 @@ def owned(runs_dir: Path, folders: list[Path]) -> set[Path]:
     wanted = {(config["scale"], config["regularizer"]["name"]) for config in configs}
     found: set[Path] = set()
     for artefact in map(load_artefact, known_artefacts()):
-        for scale, choice in artefact["scales"].items():
-            grids = [grid for grid in choice["grids"] if (scale, grid["regularizer"]) in wanted]
-            narrowed = artefact | {"scales": {scale: choice | {"grids": grids}}}
+        for scale, choice in artefact.scales.items():
+            grids = [grid for grid in choice.grids if (scale, grid.regularizer) in wanted]
+            narrowed = artefact.model_copy(update={"scales": {scale: choice.model_copy(update={"grids": grids})}})
             runs = expand(narrowed, {"scale": scale}, {"runs_dir": str(runs_dir)})
             found |= {records.run_folder(cfg, run_id) for run_id, cfg in runs.items()}
     return found

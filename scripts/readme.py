@@ -18,6 +18,7 @@ import yaml
 
 from results.artefact import read_facts
 from results.order import place
+from results.schema import Artefact, SchemaError, read_artefact
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import ROOT, Command
 from tasks.engine.errors import UserError
@@ -58,33 +59,40 @@ def figure(root: Path) -> str:
 
 def table(root: Path) -> str:
     """Return a row for each artefact, in the paper's order, then those that are not in the paper."""
-    entries = {path.stem: yaml.safe_load(path.read_text()) for path in (root / "configs" / "artefact").glob("*.yaml")}
+    try:
+        artefacts = [read_artefact(path) for path in (root / "configs" / "artefact").glob("*.yaml")]
+    except SchemaError as error:
+        raise UserError(str(error)) from None
     rows = {}
-    for name, artefact in entries.items():
-        if "readme" not in artefact:
+    for artefact in artefacts:
+        name, readme = artefact.name, artefact.readme
+        if readme is None:
             raise UserError(
                 f"configs/artefact/{name}.yaml needs an entry readme: with item, mini and paper; figure2.yaml has one"
             )
-        readme = artefact["readme"]
-        costs = [readme[scale].format(runs=f"{count_runs(artefact, scale):,}") for scale in SCALES]
-        rows[place(readme.get("place", name))] = (
-            readme["item"],
+        costs = [
+            cost.format(runs=f"{count_runs(artefact, scale):,}")
+            for scale, cost in zip(SCALES, (readme.mini, readme.paper), strict=True)
+        ]
+        rows[place(readme.place or name)] = (
+            readme.item,
             f"`make reproduce-{name}`",
             data(name, root),
             *costs,
             state(name, root),
         )
-    for name, readme in yaml.safe_load((root / "configs" / "bench.yaml").read_text()).items():
-        rows[place(name)] = (readme["item"], f"`make reproduce-{name}`", "", readme["mini"], "", state(name, root))
+    for name, entry in yaml.safe_load((root / "configs" / "bench.yaml").read_text()).items():
+        rows[place(name)] = (entry["item"], f"`make reproduce-{name}`", "", entry["mini"], "", state(name, root))
     lines = (COLUMNS, ("---",) * len(COLUMNS), *(row for _, row in sorted(rows.items())))
     return "\n".join("| " + " | ".join(cell for cell in line) + " |" for line in lines)
 
 
-def count_runs(artefact: dict[str, Any], scale: str) -> int:
+def count_runs(artefact: Artefact, scale: str) -> int:
     """Return the number of different runs in the artefact's grids at the scale."""
-    runs = set()
-    for grid in artefact["scales"][scale]["grids"]:
-        settings = {"task": artefact.get("task"), "seed": artefact["scales"][scale]["seeds"]} | grid
+    runs, seeds = set(), artefact.scales[scale].seeds
+    for grid in artefact.scales[scale].grids:
+        own = {"task": grid.task or artefact.task, "seed": grid.seed or seeds, "regularizer": grid.regularizer}
+        settings: dict[str, Any] = own | grid.axes
         values = [value if isinstance(value, list) else [value] for value in settings.values()]
         runs |= {tuple(sorted(zip(settings, map(str, run), strict=True))) for run in itertools.product(*values)}
     return len(runs)

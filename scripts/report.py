@@ -17,8 +17,8 @@ from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RESULTS_DIR, ROOT, RUNS_DIR, SCALE, Command, Request
 from scripts.cli.tables import size
 from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
-from tasks.engine.errors import Unusable
 from tasks.engine.terminal import say
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from results.runs import Run
 
 COMMAND = Command("scripts/report.py", __doc__, keys=(SCALE, RUNS_DIR, RESULTS_DIR))
-LOGS = ("metrics.jsonl", "dynamics.jsonl")
 MOST = 10_000_000  # bytes; a larger page opens slowly and bloats the repository
 
 
@@ -35,17 +34,7 @@ def run_on_record(folder: Path) -> "Run | None":
     """Return the run if it has ended and its files are intact.
     A damaged run is reported, left out and left alone. reproduce.py trains it again.
     """
-    from results.runs import Run
-
-    try:
-        record = records.read_record(folder)
-        if record is None:
-            return None
-        logs = records.read_logs(folder, record, tuple(name for name in LOGS if name in record["files"]))
-        return Run(record["config"], record, *logs, folder=folder)
-    except (records.DamagedRecord, Unusable) as damage:
-        say(f"{damage}; left out")
-        return None
+    return ended_run(folder, set_aside=False)
 
 
 def section_of(name: str, request: Request, root: Path) -> "Section":

@@ -58,7 +58,7 @@ def writable_folder(p: Plan, request: Request) -> Path:
     """Return the folder for the artefact's results.
     Raises UserError if it can't be written, so that the user learns it before the runs.
     """
-    folder = results_folder(p.artefact["name"], request.options, request.overrides, Path(p.configs[0].runs_dir))
+    folder = results_folder(p.artefact.name, request.options, request.overrides, Path(p.configs[0].runs_dir))
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UserError(
@@ -86,7 +86,7 @@ def reproduce(p: Plan, request: Request, out: Path) -> "list[Run] | None":
     """Reproduce one artefact, from its runs to the results in the folder `out`.
     Returns its runs, or None if they are left to the cluster.
     """
-    name, options = p.artefact["name"], request.options
+    name, options = p.artefact.name, request.options
     print(f"{name}: {len(p.configs)} runs, {len(p.runs)} done, {len(p.todo)} to do", flush=True)
     if remark := commit_remark([run.record for run in p.runs]):
         print(f"{name}: {remark}", flush=True)

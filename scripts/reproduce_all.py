@@ -20,8 +20,9 @@ if __name__ == "__main__":
 
 import traceback
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from results.schema import Artefact
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import Names, Request, sweep_command
 from scripts.cli.tables import show
@@ -49,7 +50,7 @@ class Share:
     left: the remaining runs that no earlier artefact trains.
     """
 
-    artefact: dict[str, Any]
+    artefact: Artefact
     runs: int
     ended: int
     left: list[tuple[RunState, Cost]]
@@ -63,7 +64,7 @@ class Share:
         return any(cost.seconds is None for cost in self.costs), sum(cost.seconds or 0.0 for cost in self.costs)
 
 
-def share(artefact: dict[str, Any], request: Request) -> Share:
+def share(artefact: Artefact, request: Request) -> Share:
     """Return an artefact with all of its remaining runs."""
     runs = states(expand(artefact, request.options, request.overrides).values())
     prices = Prices(artefact, request, runs)
@@ -91,7 +92,7 @@ def show_order(shares: list[Share], request: Request) -> None:
     left = [run for one in shares for run, _ in one.left]
     hours_of = unit(left[0].cfg) if left else "core"
     rows = [
-        [one.artefact["name"], str(one.runs), str(one.ended), str(len(one.left)), in_hours(one.costs, hours_of)]
+        [one.artefact.name, str(one.runs), str(one.ended), str(len(one.left)), in_hours(one.costs, hours_of)]
         for one in shares
     ]
     show(("artefact", "runs", "ended", "to do", "cost"), rows)
@@ -101,7 +102,7 @@ def show_order(shares: list[Share], request: Request) -> None:
     print(f"{len(shares)} artefacts, scale {request.options['scale']}: {sums}", flush=True)
 
 
-def planned(request: Request) -> list[dict[str, Any]]:
+def planned(request: Request) -> list[Artefact]:
     """Return the artefacts in the order in which they are reproduced, and print it."""
     shares = in_order([share(load_artefact(name), request) for name in request.names or known_artefacts()])
     show_order(shares, request)
@@ -117,7 +118,7 @@ class Outcome:
     submitted: bool = False
 
 
-def attempt(artefact: dict[str, Any], request: Request) -> Outcome:
+def attempt(artefact: Artefact, request: Request) -> Outcome:
     """Reproduce one artefact. Only a signal stops the others."""
     try:
         p = plan(artefact, request.options, request.overrides)
@@ -133,26 +134,26 @@ def attempt(artefact: dict[str, Any], request: Request) -> Outcome:
         return Outcome(f"not done: {type(error).__name__}: {one_line(error)}", failed=True)
     if runs is None:
         return Outcome("submitted: when its runs have ended, the same command writes the results", submitted=True)
-    return judged(artefact["name"], runs, len(p.configs))
+    return judged(artefact.name, runs, len(p.configs))
 
 
 def judged(name: str, runs: "list[Run]", expected: int) -> Outcome:
     """Return the outcome of an artefact with written results."""
-    if failed := [run.record["reason"] for run in runs if run.record["status"] == "failed"]:
+    if failed := [run.record["reason"] for run in runs if run.status == "failed"]:
         words = f"{len(failed)} of {expected} runs failed ({failed[0]}); python scripts/retry.py {name} lets them be retried"
         return Outcome(f"not done: {words}", failed=True)
     if missing := expected - len(runs):
         return Outcome(f"not done: {missing} of {expected} runs have no intact record", failed=True)
-    diverged = sum(run.record["status"] == "diverged" for run in runs)
+    diverged = sum(run.status == "diverged" for run in runs)
     return Outcome("done" + (f", {diverged} of {expected} runs diverged" if diverged else ""))
 
 
-def attempt_all(artefacts: list[dict[str, Any]], request: Request) -> dict[str, Outcome]:
+def attempt_all(artefacts: list[Artefact], request: Request) -> dict[str, Outcome]:
     """Return name -> outcome. The runs of all artefacts are submitted before the first is waited for."""
     outcomes: dict[str, Outcome] = {}
     for wait in ("false", "true") if request.options["wait"] == "true" else ("false",):
         for artefact in artefacts:
-            name = artefact["name"]
+            name = artefact.name
             if name in outcomes and not outcomes[name].submitted:
                 continue
             outcomes[name] = attempt(artefact, replace(request, options=request.options | {"wait": wait}))

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 from results.code import commit_of
-from results.dynamics import trace
 from results.runs import Run, flatten
+from results.series import trace
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RUNS_DIR, Command, Key, Names
 from scripts.cli.tables import show
 from scripts.cli.terminal_curves import curve
-from scripts.sweep.run_folders import FoundRun, find
+from scripts.sweep.run_folders import find, points, state_of
 from tasks.engine.errors import UserError
 
 COMMAND = Command(
@@ -29,12 +29,12 @@ COMMAND = Command(
 )
 
 
-def facts(run: FoundRun) -> list[tuple[str, str]]:
+def facts(run: Run) -> list[tuple[str, str]]:
     """Return the facts about a run, as rows."""
     flat = flatten(run.config)
     about = {
-        "run": run.folder.name,
-        "state": run.state,
+        "run": run.run_id,
+        "state": state_of(run),
         "task": f"{flat['task.name']}, {flat['task.data.description']}, scale {flat['scale']}",
     }
     settings = [
@@ -44,7 +44,7 @@ def facts(run: FoundRun) -> list[tuple[str, str]]:
         "method": ", ".join(settings),
         "training": f"lr {flat['lr']:g}, {flat['num_steps']} steps, seed {flat['seed']}",
     }
-    if run.record is not None:
+    if run.record:
         hardware, record = run.record["hardware"], run.record
         metric = record["metric"] or {}
         about |= {
@@ -60,7 +60,7 @@ def facts(run: FoundRun) -> list[tuple[str, str]]:
     return list(about.items())
 
 
-def matrix_of(run: FoundRun, asked: str | None) -> str | None:
+def matrix_of(run: Run, asked: str | None) -> str | None:
     """Return the matrix to show, or None if nothing is recorded.
     Raises UserError for a name that no matrix has.
     """
@@ -83,14 +83,11 @@ def main(arguments: list[str]) -> None:
     request = COMMAND.parse(arguments)
     run = find(request.names[0], Path(request.options["runs_dir"]))
     show(("", " "), facts(run))
-    for name in dict.fromkeys(
-        ("loss", run.record["metric"]["name"] if run.record and run.record["metric"] else "validation_loss")
-    ):
-        print(curve(name, {name: run.points(name)}))
+    for name in dict.fromkeys(("loss", metric["name"] if (metric := run.record.get("metric")) else "validation_loss")):
+        print(curve(name, {name: points(run, name)}))
     if (matrix := matrix_of(run, request.options.get("matrix"))) is not None:
-        ended = Run(run.config, {"run_id": run.folder.name}, run.metrics, run.dynamics)
         lines = {
-            symbol: list(zip(*trace(ended, matrix, key), strict=True)) for symbol, key in (("R", "R"), ("κ", "kappa"))
+            symbol: list(zip(*trace(run, matrix, key), strict=True)) for symbol, key in (("R", "R"), ("κ", "kappa"))
         }
         print(curve(f"R and κ of {matrix}", lines))
 

@@ -7,8 +7,8 @@ runs: reproduce.py with other keys trains other runs. Changes nothing.
 
 import sys
 from collections import Counter
-from typing import Any
 
+from results.schema import Artefact
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import Names, Request, sweep_command
 from scripts.cli.tables import show
@@ -24,7 +24,7 @@ COMMAND = sweep_command(
 )
 
 
-def summary(artefact: dict[str, Any], runs: list[RunState], request: Request) -> list[str]:
+def summary(artefact: Artefact, runs: list[RunState], request: Request) -> list[str]:
     """Return an artefact's row: counts, hours used and left, time left."""
     counts = Counter(run.state for run in runs)
     prices = Prices(artefact, request, runs)
@@ -33,7 +33,7 @@ def summary(artefact: dict[str, Any], runs: list[RunState], request: Request) ->
     hours = unit(runs[0].cfg)
     used = in_hours([prices.used(run) for run in runs], hours)
     return [
-        artefact["name"],
+        artefact.name,
         str(len(runs)),
         *(str(counts[state]) for state in STATES),
         used,
@@ -42,7 +42,7 @@ def summary(artefact: dict[str, Any], runs: list[RunState], request: Request) ->
     ]
 
 
-def not_done(artefact: dict[str, Any], runs: list[RunState], request: Request) -> list[list[str]]:
+def not_done(artefact: Artefact, runs: list[RunState], request: Request) -> list[list[str]]:
     """Return a row for every run that is not done."""
     axes = axes_of(artefact, request)
     return [

@@ -2,10 +2,10 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
+from results.schema import Artefact
 from scripts.bench.made_records import metrics_of, write_run
 from scripts.sweep.plan import expand, load_artefact
 
@@ -16,10 +16,10 @@ def mini(name: str) -> dict[str, DictConfig]:
     return expand(load_artefact(name), {"scale": "mini"}, {})
 
 
-def expand_once(artefact: dict[str, Any], options: dict[str, str], overrides: dict[str, str]) -> dict[str, DictConfig]:
-    """Replace `scripts.sweep.plan.expand` in a test whose current folder has the runs."""
+def expand_once(artefact: Artefact, options: dict[str, str], overrides: dict[str, str]) -> dict[str, DictConfig]:
+    """In place of `scripts.sweep.plan.expand`, where a test stands in the folder that has the runs."""
     assert options["scale"] == "mini" and not overrides
-    return mini(artefact["name"])
+    return mini(artefact.name)
 
 
 def write_artefact_runs(runs_dir: Path, name: str) -> list[Path]:

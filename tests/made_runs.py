@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from omegaconf import OmegaConf
 
 from results import Run
 from results.runs import frame
+from results.schema import Artefact, Method, at_scale, read_artefact
 
 ROOT = Path(__file__).resolve().parents[1]
 LRS, SEEDS = (1e-3, 3.162e-3, 1e-2), (1, 2, 3)
@@ -17,23 +17,23 @@ SETTINGS = {"adamw": (0, 1e-3, 1e-2, 1e-1), "adamcpr_ip": (None,), "adamcpr_ws":
 either_metric = pytest.mark.parametrize("better", ["higher", "lower"])
 
 
-def artefact(name: str) -> dict:
-    return OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "artefact" / f"{name}.yaml"), resolve=True) | {
-        "name": name
-    }
+def artefact(name: str) -> Artefact:
+    return read_artefact(ROOT / "configs" / "artefact" / f"{name}.yaml")
 
 
-FIGURE2, GROKKING, EVALUATE_AT = artefact("figure2"), artefact("grokking"), artefact("evaluate_at")
+FIGURE2, GROKKING, EVALUATE_AT = (at_scale(artefact(name), "mini") for name in ("figure2", "grokking", "evaluate_at"))
 CPR, *ADAMW = (
-    method
-    for name in ("AdamCPR kI0 0.8, L2", "AdamW")
-    for method in GROKKING["methods"]
-    if method["title"].startswith(name)
+    method for name in ("AdamCPR kI0 0.8, L2", "AdamW") for method in GROKKING.methods if method.title.startswith(name)
 )
 
 
-def measured_by(better: str, definition: dict = FIGURE2) -> dict:
-    return definition | {"metric": definition["metric"] | {"better": better}}
+def changed(definition: Artefact, **keys) -> Artefact:
+    """The artefact with other values of some of its keys."""
+    return definition.model_copy(update=keys)
+
+
+def measured_by(better: str, definition: Artefact = FIGURE2) -> Artefact:
+    return changed(definition, metric=definition.metric.model_copy(update={"better": better}))
 
 
 def run(
@@ -67,12 +67,13 @@ def out_of_memory(one: Run) -> Run:
 def grid(value, scale: str = "mini", seeds=SEEDS) -> list[Run]:
     """Return Figure 2's runs with the accuracy value(name, lr, setting, seed). None is a diverged run."""
     runs = []
-    for axes in FIGURE2["scales"][scale]["grids"]:
-        keys = [key.removeprefix("regularizer.") for key in axes if key not in ("regularizer", "lr")]
-        for seed, lr, *point in itertools.product(seeds, axes["lr"], *(axes[f"regularizer.{key}"] for key in keys)):
-            accuracy = value(axes["regularizer"], lr, point[0] if point else None, seed)
+    for one in FIGURE2.scales[scale].grids:
+        keys = [key.removeprefix("regularizer.") for key in one.axes if key != "lr"]
+        axes = one.axes["lr"], *(one.axes[f"regularizer.{key}"] for key in keys)
+        for seed, lr, *point in itertools.product(seeds, *axes):
+            accuracy = value(one.regularizer, lr, point[0] if point else None, seed)
             final = None if accuracy is None else {"top1_accuracy": accuracy}
-            runs.append(run(axes["regularizer"], seed, final, lr=lr, **dict(zip(keys, point, strict=True))))
+            runs.append(run(one.regularizer, seed, final, lr=lr, **dict(zip(keys, point, strict=True))))
     return runs
 
 
@@ -84,16 +85,16 @@ def figure2_data(value, **options) -> pd.DataFrame:
     return frame(grid(value, **options), "top1_accuracy")
 
 
-def curve(method: dict, seed: int, reached: int | None, diverged: bool = False, target: float = 95.0) -> Run:
-    """Return a run of 10 epochs of 8 steps. Evaluations first equal the target at step `reached`."""
-    settings = {key.removeprefix("regularizer."): value for key, value in method["select"].items()}
+def curve(method: Method, seed: int, reached: int | None, diverged: bool = False, target: float = 95.0) -> Run:
+    """A run of 10 epochs of 8 steps, evaluated at each, that first is exactly at the target at step `reached`."""
+    settings = {key.removeprefix("regularizer."): value for key, value in method.select.items()}
     logged = [{"step": step, "loss": 1.0, "lr": 1e-3} for step in range(4, 81, 4)]
     accuracy = {step: target if reached and step >= reached else target - 80 for step in range(8, 81, 8)}
     evaluated = [
         {"step": step, "validation_accuracy": value, "train_accuracy": 99.0} for step, value in accuracy.items()
     ]
     final = None if diverged else {"validation_accuracy": accuracy[80] + seed / 10, "train_accuracy": 99.0}
-    return run(method["regularizer"], seed, final, metrics=(*logged, *evaluated), **settings)
+    return run(method.regularizer, seed, final, metrics=(*logged, *evaluated), **settings)
 
 
 def accuracy_pairs(difference, seeds=range(1, 13)) -> list[Run]:

@@ -13,11 +13,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from results.artefact import CHOICE, LEGEND
+from results.artefact import LEGEND
 from results.code import states_of
 from results.files import write
+from results.interactive import Chart
+from results.layouts.heatmap import CHOICE
 from results.order import place
-from results.report.panels import Panel
 from results.report.run_data import pack, points_each
 from results.report.sections import Section
 from results.verdicts import FAILS, HOLDS, MISSING, TOO_FEW, UNDECIDED, Verdict
@@ -50,7 +51,7 @@ def render(sections: Sequence[Section], scale: str) -> str:
         sections=sections,
         claims=_claims(sections),
         tally=_tally(sections),
-        run_count=len({run.record["run_id"] for run in runs}),
+        run_count=len({run.run_id for run in runs}),
         commits=sorted({str(state.get("git_commit")) for run in runs for state in states_of(run.record)}),
         points=points_each(runs),
         legends=[re.sub(r"[*`]", "", text) for text in (LEGEND, f"Heat maps. {CHOICE}")],
@@ -69,7 +70,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def groups(section: Section) -> list[tuple[str, list[tuple[int, Panel]]]]:
+def groups(section: Section) -> list[tuple[str, list[tuple[int, Chart]]]]:
     """Return the section's numbered panels, grouped."""
     return [
         (name, list(own)) for name, own in itertools.groupby(enumerate(section.panels), key=lambda one: one[1].group)

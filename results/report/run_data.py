@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from results.code import commit_of
+from results.interactive import evenly
 from results.runs import Run, flatten
 
 # This many numbers of R, κ and λ take about 1.5 MB of the page. The matrices of all runs share them
@@ -26,8 +27,8 @@ def pack(runs: Sequence[Run]) -> str:
     points = points_each(runs)
     lists: list[list[str]] = []
     packed = {}
-    for run in sorted({run.record["run_id"]: run for run in runs}.values(), key=lambda run: run.record["run_id"]):
-        packed[run.record["run_id"]] = _about(run) | {"dynamics": _dynamics(run, points, lists)}
+    for run_id, run in sorted({run.run_id: run for run in runs}.items()):
+        packed[run_id] = _about(run) | {"dynamics": _dynamics(run, points, lists)}
     content = json.dumps({"matrices": lists, "runs": packed}, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(gzip.compress(content.encode(), mtime=0)).decode()
 
@@ -40,9 +41,8 @@ def unpack(text: str) -> dict[str, Any]:
 
 def points_each(runs: Sequence[Run]) -> int:
     """Return how many steps are kept for every matrix."""
-    matrices = sum(
-        len(run.dynamics[0]["matrices"]) for run in {run.record["run_id"]: run for run in runs}.values() if run.dynamics
-    )
+    own = {run.run_id: run for run in runs}.values()
+    matrices = sum(len(run.dynamics[0]["matrices"]) for run in own if run.dynamics)
     return max(FEWEST_POINTS, min(MOST_POINTS, NUMBERS // max(1, len(QUANTITIES) * matrices)))
 
 
@@ -51,12 +51,12 @@ def _about(run: Run) -> dict[str, Any]:
     hardware, versions = record["hardware"], record["versions"]
     machine = f"{hardware['gpu'] or hardware['cpu']}, {hardware['threads']} thread(s)"
     return {
-        "task": run.config["task"]["name"],
-        "method": run.config["regularizer"]["name"],
-        "seed": run.config["seed"],
-        "status": record["status"],
+        "task": run.task,
+        "method": run.regularizer,
+        "seed": run.seed,
+        "status": run.status,
         "reason": record.get("reason"),
-        "metrics": {name: _short(value) for name, value in record["metrics"].items()},
+        "metrics": {name: _short(value) for name, value in run.scores.items()},
         "seconds": _short(record["seconds"]),
         "commit": commit_of(record),
         "kernel": record.get("kernel"),
@@ -72,12 +72,7 @@ def _dynamics(run: Run, points: int, lists: list[list[str]]) -> dict[str, Any] |
     names, *rows = run.dynamics
     if names["matrices"] not in lists:
         lists.append(names["matrices"])
-    places = (
-        sorted({round(i * (len(rows) - 1) / max(1, points - 1)) for i in range(points)})
-        if len(rows) > points
-        else range(len(rows))
-    )
-    kept = [rows[place] for place in places]
+    kept = [rows[place] for place in evenly(len(rows), points)]
     found: dict[str, Any] = {"list": lists.index(names["matrices"]), "steps": [row["step"] for row in kept]}
     for quantity in QUANTITIES:
         if any(quantity in row for row in kept):

@@ -8,33 +8,28 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import yaml
 
 from results import model_sizes
-from results.artefact import at_scale, describe, plain_table, read_facts, tuning_tables
-from results.budget import budget_table
+from results.artefact import describe, read_facts
 from results.claims import judge
 from results.code import code_remark, written_remark
-from results.interpolation import interpolated, interpolation_table
+from results.interactive import Chart
+from results.interpolation import interpolated, interpolation_panels, interpolation_table
+from results.layouts import Layout, layout_of
 from results.order import NUMBERED
-from results.pairs import pair_table
-from results.progress import pictures, progress, progress_table
+from results.progress import pictures, progress, progress_panels, progress_table
 from results.published import FOLDER
-from results.report.heatmaps import heatmap_panels
-from results.report.lines import budget_panels, curve_panels, dynamics_panels, interpolation_panels, progress_panels
-from results.report.panels import Panel
-from results.report.points import pair_panels, time_panels
-from results.report.sizes import size_panel
 from results.report.thumbnails import Thumbnail, thumbnails
-from results.runs import Run, frame, with_result
+from results.report.timings import size_panel, time_panels
+from results.runs import Run, with_result
+from results.schema import Artefact, Claim, at_scale, names_of
 from results.step_time_limits import judge_times
 from results.step_times import READING, TITLES, paper_table, published
 from results.step_times import describe as describe_times
 from results.step_times import frame as times_frame
-from results.table import best_table, held_out_note, readable
 from results.verdicts import MISSING, Verdict, from_csv
 
 UNCORRECTED = "These verdicts are of a time before Holm's correction over the artefact's claims: each is by its own p-value alone."
@@ -52,7 +47,6 @@ class Section:
     state: the source of its numbers, one of the four above.
     remarks: caveats that a reader must know.
     image: the committed figure.svg, if the committed table can't give an interactive figure.
-    far: the distance at the end of the heat maps' colour scale.
     published_as: what the published heat maps show.
     methods: the regularizers, for the page's filter.
     pictures: images from runs of the best cells, with pictures_note on them.
@@ -70,8 +64,7 @@ class Section:
     facts: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
     remarks: tuple[str, ...] = ()
-    panels: Sequence[Panel] = ()
-    far: str = ""
+    panels: Sequence[Chart] = ()
     published_as: str = ""
     image: str = ""
     pictures: Sequence[Thumbnail] = ()
@@ -80,10 +73,13 @@ class Section:
     files: tuple[str, ...] = ()
     runs: Sequence[Run] = ()
 
+    @property
+    def far(self) -> str:
+        """The distance at the end of the heat maps' colour scale."""
+        return next((panel.far for panel in self.panels if panel.far), "")
 
-def section(
-    artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], folder: Path, *, expected: int, seeds: int
-) -> Section:
+
+def section(artefact: Artefact, scale: str, runs: Sequence[Run], folder: Path, *, expected: int, seeds: int) -> Section:
     """Return an artefact's section, from its records if all runs have ended.
 
     Otherwise it comes from the committed files if there are any, else from the available records.
@@ -94,40 +90,34 @@ def section(
     """
     artefact = at_scale(artefact, scale)
     runs, lost = with_result(runs)
-    base = replace(_base(artefact, scale, folder), remarks=(lost,) if lost else ())
+    base = replace(_base(artefact, folder), remarks=(lost,) if lost else ())
     if (folder / "table.csv").exists() and len(runs) < expected:
-        found = _committed(base, artefact, scale, folder)
-        return replace(
-            found,
-            remarks=(
-                *found.remarks,
-                f"{len(runs)} of its {expected} runs have a record here: no single runs are shown.",
-            ),
-        )
+        found = _committed(base, artefact, folder)
+        said = f"{len(runs)} of its {expected} runs have a record here: no single runs are shown."
+        return replace(found, remarks=(*found.remarks, said))
     if not runs:
-        table = plain_table(artefact, scale, [], seeds) if artefact["layout"] == "heatmap" else None
-        panels, far = heatmap_panels(artefact, table, []) if table is not None else ([], "")
-        verdicts = judge(artefact, scale, [], complete=False)
-        return replace(base, verdicts=verdicts, panels=panels, far=far, facts={"runs": f"0 of {expected}"})
-    return _from_runs(base, artefact, scale, runs, folder, expected, seeds)
+        layout = layout_of(artefact)
+        panels = _panels(layout, artefact, layout.table(artefact, [], seeds), [])
+        verdicts = judge(artefact, [], complete=False)
+        return replace(base, verdicts=verdicts, panels=panels, facts={"runs": f"0 of {expected}"})
+    return _from_runs(base, artefact, runs, folder, expected, seeds)
 
 
-def _base(artefact: Mapping[str, Any], scale: str, folder: Path) -> Section:
+def _base(artefact: Artefact, folder: Path) -> Section:
     """Return what is known of an artefact without any run."""
-    grids = artefact["scales"][scale]["grids"]
-    tasks = tuple(dict.fromkeys(str(grid.get("task") or artefact["task"]) for grid in grids))
-    methods = tuple(dict.fromkeys(grid["regularizer"] for grid in grids))
+    grids = artefact.scales[artefact.scale].grids
+    methods = tuple(dict.fromkeys(grid.regularizer for grid in grids))
     return Section(
-        artefact["name"],
-        artefact["title"],
-        tasks,
+        artefact.name,
+        artefact.title,
+        tuple(dict.fromkeys(str(grid.task or artefact.task) for grid in grids)),
         methods,
-        _command(artefact["name"], scale),
+        _command(artefact.name, artefact.scale),
         NOT_RUN,
-        claims_of=artefact.get("claims_of", "the paper"),
-        claim_methods={claim["id"]: _claim_methods(artefact, claim) or methods for claim in artefact["claims"]},
-        note=artefact.get("notes", {}).get(scale, ""),
-        published_as=artefact.get("published_as", ""),
+        claims_of=artefact.claims_of,
+        claim_methods={claim.id: _claim_methods(artefact, claim) or methods for claim in artefact.claims},
+        note=artefact.note,
+        published_as=artefact.published_as or "",
         files=_files(folder),
     )
 
@@ -141,58 +131,62 @@ def _files(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*") if not path.name.startswith(".")))
 
 
-def _claim_methods(artefact: Mapping[str, Any], claim: Mapping[str, Any]) -> tuple[str, ...]:
+def _claim_methods(artefact: Artefact, claim: Claim) -> tuple[str, ...]:
     """Return the regularizers that a claim compares; empty if it names none."""
-    known = {panel.get("id", panel["regularizer"]): panel["regularizer"] for panel in artefact["panels"]}
-    known |= {method["title"]: method["regularizer"] for method in artefact.get("methods", ())}
-    named: list[str] = []
-    for side in ("left", "right", "reference"):
-        value = claim.get(side, [])
-        value = value["method"] if isinstance(value, Mapping) else value
-        named += [value] if isinstance(value, str) else value
+    known = {panel.name: panel.regularizer for panel in artefact.panels}
+    known |= {method.title: method.regularizer for method in artefact.methods}
+    named = [name for side in ("left", "right", "reference") for name in names_of(getattr(claim, side, []))]
     return tuple(dict.fromkeys(known[name] for name in named if name in known))
 
 
 def _from_runs(
-    base: Section, artefact: Mapping[str, Any], scale: str, runs: Sequence[Run], folder: Path, expected: int, seeds: int
+    base: Section, artefact: Artefact, runs: Sequence[Run], folder: Path, expected: int, seeds: int
 ) -> Section:
-    table = plain_table(artefact, scale, runs, seeds)
-    panels, far, tables = _shown(artefact, scale, table, runs)
-    facts = describe(artefact, scale, runs, expected, base.command)
-    facts = {name: fact for name, fact in facts.items() if name != "command"}
+    layout = layout_of(artefact)
+    table = layout.table(artefact, runs, seeds)
+    tables, panels = layout.tables(artefact, table, runs), _panels(layout, artefact, table, runs)
+    facts = describe(artefact, runs, expected, base.command)
     made = replace(
         base,
         state=RECORDS if len(runs) == expected else NOT_RUN,
-        verdicts=judge(artefact, scale, runs, complete=len(runs) == expected),
-        facts=facts,
+        verdicts=judge(artefact, runs, complete=len(runs) == expected),
+        facts={name: fact for name, fact in facts.items() if name != "command"},
         remarks=(*base.remarks, *_remarks(runs, table, folder, expected)),
-        note=" ".join(filter(None, (base.note, _held_out_note(artefact, runs, tables)))),
+        note=" ".join(filter(None, (base.note, tables[0].above))),
         panels=panels,
-        far=far,
-        tables=tables,
+        tables={one.title: one.rows for one in tables},
         runs=runs,
     )
+    made = _with_interpolation(made, artefact, interpolated(artefact, runs))
     return _with_progress(made, artefact, progress(artefact, runs), pictures(artefact, runs))
 
 
-def _with_progress(
-    made: Section, artefact: Mapping[str, Any], rows: pd.DataFrame, drawn: Sequence[tuple[str, Path]]
-) -> Section:
-    """Add the scores over training and the pictures, if there are any."""
-    if rows.empty:
+def _panels(layout: Layout, artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> Sequence[Chart]:
+    return layout.panels(artefact, table, runs) if runs or layout.DRAWN_FROM_TABLE else ()
+
+
+def _with_interpolation(made: Section, artefact: Artefact, points: pd.DataFrame) -> Section:
+    """Add the scores of interpolated weights, if there are any."""
+    if artefact.interpolation is None or points.empty:
         return made
-    settings = artefact["progress"]
     return replace(
         made,
-        panels=(*made.panels, *progress_panels(artefact, rows)),
-        tables=dict(made.tables) | {settings["title"]: progress_table(artefact, rows)},
-        pictures=thumbnails(drawn),
-        pictures_note=settings.get("pictures_note", ""),
+        panels=(*made.panels, *interpolation_panels(artefact, points)),
+        tables=dict(made.tables) | {artefact.interpolation.title: interpolation_table(artefact, points)},
     )
 
 
-def _held_out_note(artefact: Mapping[str, Any], runs: Sequence[Run], tables: Mapping[str, pd.DataFrame]) -> str:
-    return held_out_note(artefact, runs, tables["Best cells"]) if "Best cells" in tables else ""
+def _with_progress(made: Section, artefact: Artefact, rows: pd.DataFrame, drawn: Sequence[tuple[str, Path]]) -> Section:
+    """Add the scores over training and the pictures, if there are any."""
+    if artefact.progress is None or rows.empty:
+        return made
+    return replace(
+        made,
+        panels=(*made.panels, *progress_panels(artefact, rows)),
+        tables=dict(made.tables) | {artefact.progress.title: progress_table(artefact, rows)},
+        pictures=thumbnails(drawn),
+        pictures_note=artefact.progress.pictures_note,
+    )
 
 
 def _remarks(runs: Sequence[Run], table: pd.DataFrame, folder: Path, expected: int) -> tuple[str, ...]:
@@ -202,10 +196,8 @@ def _remarks(runs: Sequence[Run], table: pd.DataFrame, folder: Path, expected: i
     remarks = (
         [f"{expected - len(runs)} of {expected} runs are missing: no claim is judged."] if len(runs) < expected else []
     )
-    if diverged := [run for run in runs if run.record["status"] == "diverged"]:
-        remarks.append(
-            "Diverged: " + "; ".join(f"{run.record['run_id']} ({run.record.get('reason')})" for run in diverged)
-        )
+    if diverged := [run for run in runs if run.status == "diverged"]:
+        remarks.append("Diverged: " + "; ".join(f"{run.run_id} ({run.record.get('reason')})" for run in diverged))
     if code := code_remark(runs):
         remarks.append(code)
     path = folder / "table.csv"
@@ -228,49 +220,15 @@ def _same_numbers(path: Path, table: pd.DataFrame) -> bool:
     return bool(written[shared].equals(now[shared]))
 
 
-def _shown(
-    artefact: Mapping[str, Any], scale: str, table: pd.DataFrame, runs: Sequence[Run]
-) -> tuple[Sequence[Panel], str, dict[str, pd.DataFrame]]:
-    """Return panels, the end of the colour scale, and tables.
-
-    Curves and matrices need the runs. The other layouts need only their plain table.
-    """
-    layout = artefact["layout"]
-    if layout == "heatmap":
-        panels, far = heatmap_panels(artefact, table, runs)
-        data = frame(runs, artefact["metric"]["name"])
-        tables = ({"Best cells": best_table(artefact, data)} if runs else {}) | tuning_tables(artefact, runs)
-        tables["Every cell"] = readable(artefact, table)
-        points = interpolated(artefact, runs)
-        if not points.empty:
-            panels = [*panels, *interpolation_panels(artefact, points)]
-            tables[artefact["interpolation"]["title"]] = interpolation_table(artefact, points)
-        return panels, far, tables
-    if layout == "pairs":
-        tables = {"Means over seeds": pair_table(artefact, runs)} if runs else {}
-        return pair_panels(artefact, scale, table, runs), "", tables | {"Every pair": table}
-    if not runs:
-        return (), "", {"Table": table}
-    if layout == "budget":
-        return (
-            budget_panels(artefact, scale, runs),
-            "",
-            {"Budgets": budget_table(artefact, scale, runs), "Every run": table},
-        )
-    return (dynamics_panels if layout == "dynamics" else curve_panels)(artefact, runs), "", {"Table": table}
-
-
-def _committed(base: Section, artefact: Mapping[str, Any], scale: str, folder: Path) -> Section:
+def _committed(base: Section, artefact: Artefact, folder: Path) -> Section:
     """Return the section from the files that `make reproduce-<name>` left in results/<scale>/<name>/."""
-    table, verdicts = _read_csv(folder / "table.csv", artefact), read_verdicts(folder / "claims.csv")
-    panels, far, tables = _shown(artefact, scale, table, [])
-    picture = folder / "figure.svg"
-    image = (
-        "data:image/svg+xml;base64," + base64.b64encode(picture.read_bytes()).decode()
-        if not panels and picture.exists()
-        else ""
-    )
-    facts = read_facts(folder / "table.md")
+    layout, verdicts = layout_of(artefact), read_verdicts(folder / "claims.csv")
+    table = _read_csv(folder / "table.csv", layout)
+    panels, tables = _panels(layout, artefact, table, []), layout.tables(artefact, table, [])
+    picture, facts = folder / "figure.svg", read_facts(folder / "table.md")
+    image = ""
+    if not panels and picture.exists():
+        image = "data:image/svg+xml;base64," + base64.b64encode(picture.read_bytes()).decode()
     uncorrected = [UNCORRECTED] if any("p = " in verdict.ours and verdict.p is None for verdict in verdicts) else []
     made = replace(
         base,
@@ -279,27 +237,24 @@ def _committed(base: Section, artefact: Mapping[str, Any], scale: str, folder: P
         verdicts=verdicts,
         facts=facts,
         panels=panels,
-        far=far,
-        tables=tables,
+        tables={one.title: one.rows for one in tables if one is not tables[0] or one.rows is table},
         image=image,
     )
     path = folder / "progress.csv"
     rows = pd.read_csv(path, dtype={"setting": str}) if path.exists() else pd.DataFrame()
-    drawn = sorted((folder / artefact.get("progress", {}).get("pictures", "pictures")).glob("*.png"))
-    return _with_progress(made, artefact, rows, [(picture.name, picture) for picture in drawn])
+    where = artefact.progress.pictures if artefact.progress else "pictures"
+    return _with_progress(made, artefact, rows, [(one.name, one) for one in sorted((folder / where).glob("*.png"))])
 
 
-def _read_csv(path: Path, artefact: Mapping[str, Any]) -> pd.DataFrame:
-    """Read table.csv with settings as text, so that 0.10 and 0.1 stay distinct."""
-    if artefact["layout"] == "heatmap":
-        table = pd.read_csv(path, dtype={"setting": str})
-        table = (
-            table if "diverged_paper" in table else table.assign(diverged_paper=float("nan"))
-        )  # older tables lack this column
-        return table.assign(setting=table["setting"].fillna(""))
-    if artefact["layout"] == "pairs":
-        return pd.read_csv(path)
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+def _read_csv(path: Path, layout: Layout) -> pd.DataFrame:
+    """Read table.csv: as text to be shown, or with numbers to be drawn.
+
+    Settings are text in both, so that 0.10 and 0.1 stay distinct.
+    """
+    if not layout.DRAWN_FROM_TABLE:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = pd.read_csv(path, dtype={"setting": str})
+    return table.fillna({"setting": ""}) if "setting" in table else table
 
 
 def read_verdicts(path: Path) -> list[Verdict]:

@@ -25,10 +25,11 @@ SHARES = [f"wise_ft_{tenth / 10:.1f}" for tenth in range(11)]
 def metrics_of(name: str) -> frozenset[str]:
     """Return every metric that an artefact shows."""
     artefact = load_artefact(name)
-    parts = [*artefact.get("panels", ()), *(part["metric"] for part in artefact.get("parts", ()))]
-    named = {part.get("metric", part.get("name")) for part in parts} | set(artefact.get("curves", {}).get("y", ()))
-    named |= {artefact.get("metric", {}).get("name")} | set(SHARES if "interpolation" in artefact else ())
-    return frozenset(metric for metric in named if isinstance(metric, str))
+    named = {panel.metric for panel in artefact.panels} | {part.metric.name for part in artefact.parts}
+    named |= {artefact.metric.name} if artefact.metric else set()
+    named |= {*artefact.curves.y} if artefact.curves else set()
+    named |= {*SHARES} if artefact.interpolation else set()
+    return frozenset(filter(None, named))
 
 
 def write_run(

@@ -7,21 +7,19 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from results.schema import nearest
+from results.schema import Artefact, Grid, Panel, at_scale, nearest
 from scripts.cli.overrides import keys_of
 from tasks.engine.errors import UserError
 
-GRID = ("task", "regularizer", "seed")  # a grid's own keys
 
-
-def check_grid(artefact: str, grid: Mapping[str, Any], base: bytes) -> None:
+def check_grid(artefact: str, grid: Grid, base: bytes) -> None:
     """Raise UserError for a grid's key that its task and regularizer do not have.
     `base` is their composed configuration, pickled.
     """
     known = _keys(base)
-    for key in grid:
-        if key not in GRID and key not in known:
-            raise UserError(f"{artefact}.yaml: {grid['regularizer']} has no key {key}{nearest(key, known)}")
+    for key in grid.axes:
+        if key not in known:
+            raise UserError(f"{artefact}.yaml: {grid.regularizer} has no key {key}{nearest(key, known)}")
 
 
 @functools.cache
@@ -29,7 +27,7 @@ def _keys(base: bytes) -> list[str]:
     return keys_of(pickle.loads(base))
 
 
-def check_cells(artefact: Mapping[str, Any], scale: str, configs: Mapping[str, DictConfig]) -> None:
+def check_cells(artefact: Artefact, scale: str, configs: Mapping[str, DictConfig]) -> None:
     """Raise UserError for a faulty panel or method.
     It is faulty if no run has one of its keys, if it selects no run, or if it mixes runs in one
     cell.
@@ -42,15 +40,13 @@ def check_cells(artefact: Mapping[str, Any], scale: str, configs: Mapping[str, D
     by_name: dict[str, dict[str, DictConfig]] = {}
     for run_id, cfg in configs.items():
         by_name.setdefault(cfg.regularizer.name, {})[run_id] = cfg
-    for group in (*artefact.get("panels", ()), *artefact.get("methods", ())):
-        if scale not in (group.get("scales") or [scale]):
-            continue
-        chosen = by_name.get(group["regularizer"], {})
-        said = f"{artefact['name']}.yaml: {group['title']!r}"
-        for key, value in group.get("select", {}).items():
-            wanted = value[scale] if isinstance(value, Mapping) else value
+    artefact = at_scale(artefact, scale)
+    for group in (*artefact.panels, *artefact.methods):
+        chosen = by_name.get(group.regularizer, {})
+        said = f"{artefact.name}.yaml: {group.title!r}"
+        for key, wanted in group.select.items():
             chosen = {run_id: cfg for run_id, cfg in chosen.items() if _value(said, cfg, key) == wanted}
-        axes = [key for key in (artefact.get("row"), group.get("column")) if key and "panels" in artefact]
+        axes = [artefact.row, *filter(None, [group.column])] if isinstance(group, Panel) else []
         cells: dict[tuple[Any, ...], str] = {}
         for run_id, cfg in chosen.items() if axes else ():
             cell = (*(str(_value(said, cfg, key)) for key in axes), cfg.seed)

@@ -17,6 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from results.schema import Artefact
 from scripts.cli.parser import Request
 from scripts.cli.tables import duration, hours
 from scripts.sweep.local import jobs_of
@@ -38,11 +39,11 @@ class Cost:
 class Prices:
     """Look up the cost of a step in the records of a runs_dir."""
 
-    def __init__(self, artefact: dict[str, Any], request: Request, runs: Sequence[RunState]) -> None:
+    def __init__(self, artefact: Artefact, request: Request, runs: Sequence[RunState]) -> None:
         keys = [key for key in request.overrides if not key.startswith(("regularizer.", "checkpoint_every_"))]
         estimate_holds = all(key.partition(".")[0] in ESTIMATE_HOLDS for key in keys)
-        scale = artefact["scales"].get(request.options["scale"], {})
-        self._minutes_per_run: float | None = scale.get("minutes_per_run") if estimate_holds else None
+        scale = artefact.scales.get(request.options["scale"])
+        self._minutes_per_run = scale.minutes_per_run if scale and estimate_holds else None
         self._finished: dict[tuple, list[float]] = defaultdict(list)
         self._running: dict[tuple, list[float]] = defaultdict(list)
         self._read: set[Path] = set()

@@ -1,9 +1,8 @@
 """reproduce.py --dry-run: list what would be trained, what would be skipped, and the cost."""
 
-from typing import Any
-
 from omegaconf import DictConfig, OmegaConf
 
+from results.schema import Artefact
 from scripts.cli.parser import Request
 from scripts.cli.tables import duration, show
 from scripts.sweep.cost import Prices, in_hours, time_left, unit
@@ -12,7 +11,7 @@ from scripts.sweep.states import RunState, states
 from tasks.engine import records
 
 
-def dry_run(artefact: dict[str, Any], request: Request) -> None:
+def dry_run(artefact: Artefact, request: Request) -> None:
     """Print one line per run and the sums. Starts nothing and writes nothing."""
     runs = states(expand(artefact, request.options, request.overrides).values())
     prices, axes = Prices(artefact, request, runs), axes_of(artefact, request)
@@ -30,7 +29,7 @@ def dry_run(artefact: dict[str, Any], request: Request) -> None:
     left = time_left(costs, trained, request)
     counts = f"{len(runs)} runs, {len(trained)} would be trained, {len(runs) - len(trained)} not"
     sums = f"cost {in_hours(costs, unit(runs[0].cfg))}" + (f", time {left}" if left else "")
-    print(f"{artefact['name']}, scale {request.options['scale']}: {counts}; {sums}; nothing was started")
+    print(f"{artefact.name}, scale {request.options['scale']}: {counts}; {sums}; nothing was started")
 
 
 def _what_happens(run: RunState) -> tuple[bool, str]:
@@ -59,13 +58,13 @@ def _what_happens(run: RunState) -> tuple[bool, str]:
     return True, f"train{queued}"
 
 
-def axes_of(artefact: dict[str, Any], request: Request) -> list[str]:
+def axes_of(artefact: Artefact, request: Request) -> list[str]:
     """Return the keys along which the artefact's runs differ.
     Method and seed are left out, since they are in the run's id.
     """
-    grids = artefact["scales"][request.options["scale"]]["grids"]
+    grids = artefact.scales[request.options["scale"]].grids
     keys = dict.fromkeys(
-        key for grid in grids for key, values in grid.items() if isinstance(values, list) and len(values) > 1
+        key for grid in grids for key, values in grid.axes.items() if isinstance(values, list) and len(values) > 1
     )
     return [key for key in keys if key not in request.overrides]
 

@@ -1,47 +1,51 @@
-"""Find runs for show.py and compare.py, by folder or by run id under runs_dir."""
+"""Find runs: those that tables are made of, and those that a user names by folder or run id."""
 
-import contextlib
 import glob
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from results.runs import Run
 from scripts.sweep.states import last_step, whole_record
-from tasks.engine.errors import UserError
+from tasks.engine import records
+from tasks.engine.errors import Unusable, UserError
 from tasks.engine.files import is_held
+from tasks.engine.terminal import say
 
 CONFIG = "config.yaml"  # missing in runs without a model
-LOGS = ("metrics.jsonl", "dynamics.jsonl")
 
 
-@dataclass(frozen=True)
-class FoundRun:
-    """A run that has begun. record is None until it has ended.
-    The logs are read as they are, since a run in progress already has some.
+def ended_run(folder: Path, *, set_aside: bool = True, dynamics: bool = True) -> Run | None:
+    """Return the run in a folder if it has ended and its files are intact.
+    A damaged run is reported and appears in no table.
+
+    Args:
+        set_aside: rename a damaged record, so that the run is trained again. Otherwise change nothing.
+        dynamics: whether to read its dynamics.jsonl.
     """
-
-    folder: Path
-    config: dict[str, Any]
-    record: dict[str, Any] | None
-    metrics: list[dict[str, Any]]
-    dynamics: list[dict[str, Any]]
-
-    @property
-    def state(self) -> str:
-        """The record's status with its reason, or the progress of the run."""
-        if self.record is not None:
-            return ": ".join(str(self.record[key]) for key in ("status", "reason") if self.record[key])
-        return f"{'running' if is_held(self.folder) else 'not ended'}, step {last_step(self.folder)} of {self.config['num_steps']}"
-
-    def points(self, name: str) -> list[tuple[int, float]]:
-        """Return steps and values of one metric."""
-        return [(row["step"], row[name]) for row in self.metrics if isinstance(row.get(name), int | float)]
+    try:
+        if set_aside:
+            record = records.ended(folder, say)
+        elif (record := records.read_record(folder)) is not None:
+            records.check_logs(folder, record)
+    except (records.DamagedRecord, Unusable) as damage:
+        say(f"{damage}{'' if set_aside else '; left out'}")
+        return None
+    return None if record is None else Run.read(folder, record, dynamics=dynamics)
 
 
-def find(name: str, runs_dir: Path) -> FoundRun:
+def state_of(run: Run) -> str:
+    """Return a found run's status with its reason, or its progress."""
+    if run.record:
+        return ": ".join(filter(None, (run.status, run.record["reason"])))
+    assert run.folder is not None
+    return f"{'running' if is_held(run.folder) else 'not ended'}, step {last_step(run.folder)} of {run.num_steps}"
+
+
+def points(run: Run, name: str) -> list[tuple[int, float]]:
+    """Return steps and values of one metric of a run that may be in progress."""
+    return [(row["step"], row[name]) for row in run.metrics if isinstance(row.get(name), int | float)]
+
+
+def find(name: str, runs_dir: Path) -> Run:
     """Return the run in the folder `name`, or with a run id that starts with `name`.
     Raises UserError if there is none, or more than one.
     """
@@ -68,15 +72,4 @@ def find(name: str, runs_dir: Path) -> FoundRun:
     record = whole_record(folder)
     if record is None and not (folder / CONFIG).exists():
         raise UserError(f"{folder} is not the folder of a run: it has no {CONFIG}")
-    metrics, dynamics = (read_lines(folder / log) for log in LOGS)
-    config = record["config"] if record is not None else yaml.safe_load((folder / CONFIG).read_text())
-    return FoundRun(folder, config, record, metrics, dynamics)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a log, without one that is being written."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
-    return rows
+    return Run.read(folder, record or {})

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import FIGURE2, run
 
+from results.cells import HELD_OUT, best_table
 from results.runs import frame
-from results.table import HELD_OUT, best_table
 from tasks.engine.halves import with_halves
 
 

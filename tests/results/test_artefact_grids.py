@@ -8,15 +8,15 @@ from made_runs import artefact, run
 from torch import nn
 
 from results import Run, write_artefact
-from results.artefact import at_scale
-from results.published import FOLDER, published_cells
+from results.cells import cell_table, published_cells
+from results.published import FOLDER
 from results.runs import frame
-from results.table import cell_table
+from results.schema import at_scale
 from scripts.sweep.plan import expand, known_artefacts, load_artefact
 from tasks.engine.optimizers import build_optimizer
 from tasks.engine.records import identity
 
-NAMES = [name for name in known_artefacts() if load_artefact(name)["layout"] == "heatmap"]
+NAMES = [name for name in known_artefacts() if load_artefact(name).layout == "heatmap"]
 PUBLISHED = [name for name in NAMES if (FOLDER / f"{name}.yaml").exists()]  # not the artefacts that are our own
 
 
@@ -28,7 +28,7 @@ def planned(name: str, scale: str) -> list[Run]:
     Raises UserError for settings with which no optimizer can be made.
     """
     definition, runs = load_artefact(name), []
-    metrics = {definition["metric"]["name"]} | {panel["metric"] for panel in definition["panels"] if "metric" in panel}
+    metrics = {definition.metric.name} | {panel.metric for panel in definition.panels if "metric" in panel}
     options = {"scale": scale} | ({"seeds": "1"} if scale == "paper" else {})
     for number, (run_id, cfg) in enumerate(expand(definition, options, {}).items()):
         build_optimizer(cfg, nn.Linear(2, 2))
@@ -45,7 +45,7 @@ def published_rows(name: str) -> list[dict]:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_published_cell_stands_beside_a_run_of_the_paper_s_grid(name):
     definition = at_scale(artefact(name), "paper")
-    table = cell_table(definition, frame(planned(name, "paper"), definition["metric"]["name"]), seeds=1)
+    table = cell_table(definition, frame(planned(name, "paper"), definition.metric.name), seeds=1)
     rows = published_rows(name)
     assert table["mean_paper"].notna().sum() == sum(row["mean"] is not None for row in rows)
     assert (table["diverged_paper"] == 1).sum() == sum(row.get("diverged", False) for row in rows)
@@ -54,16 +54,16 @@ def test_every_published_cell_stands_beside_a_run_of_the_paper_s_grid(name):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_no_published_row_belongs_to_two_panels(name):
-    panels = at_scale(artefact(name), "paper")["panels"]
+    panels = at_scale(artefact(name), "paper").panels
     assert sum(len(published_cells(artefact(name), panel)) for panel in panels) == len(published_rows(name))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_mini_scale_fills_every_panel_and_is_written(name, tmp_path):
     runs, definition = planned(name, "mini"), at_scale(artefact(name), "mini")
-    table = cell_table(definition, frame(runs, definition["metric"]["name"]), seeds=3)
-    assert set(table["method"]) == {panel["title"] for panel in definition["panels"]}
-    apart = len({panel.get("metric") for panel in definition["panels"]})  # a run is in one cell of each metric's panels
+    table = cell_table(definition, frame(runs, definition.metric.name), seeds=3)
+    assert set(table["method"]) == {panel.title for panel in definition.panels}
+    apart = len({panel.metric for panel in definition.panels})  # a run is in one cell of each metric's panels
     assert table["seeds"].sum() == apart * len(runs)
     write_artefact(artefact(name), "mini", runs, tmp_path, expected=len(runs), seeds=3, command="a command")
     assert (tmp_path / "figure.png").stat().st_size > 20_000

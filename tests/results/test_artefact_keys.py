@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from commands import call_forked, is_one_line
+from omegaconf import OmegaConf
 
 from results.schema import SchemaError, check_artefact
 from scripts.sweep import plan
-from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.plan import expand, known_artefacts
 from tasks.engine.errors import UserError
 
 
@@ -39,10 +40,13 @@ def of_configuration(path: tuple) -> bool:
     return path[-2:-1] == ("select",) or (len(path) == 5 and path[2] == "grids" and path[-1] != "regularizer")
 
 
+def content_of(name: str) -> dict[str, Any]:
+    return OmegaConf.to_container(OmegaConf.load(plan.CONFIG_DIR / "artefact" / f"{name}.yaml"), resolve=True)
+
+
 @pytest.mark.parametrize("name", known_artefacts())
 def test_every_misspelt_key_is_named(name):
-    artefact = load_artefact(name)
-    del artefact["name"]
+    artefact = content_of(name)
     check_artefact(name, artefact)
     for path in keys(artefact):
         if of_configuration(path) or (path[:1] == ("scales",) and len(path) == 2):
@@ -57,7 +61,7 @@ def test_every_misspelt_key_is_named(name):
 
 @pytest.mark.parametrize("name", ["figure2", "grokking", "figure1", "evaluate_at", "figure4"])
 def test_every_misspelt_key_of_a_configuration_is_named(name):
-    artefact = load_artefact(name)
+    artefact = content_of(name)
     for path in keys(artefact):
         if path[-1] in ("column", "row") or of_configuration(path):
             wanted = copy.deepcopy(artefact)
@@ -70,17 +74,16 @@ def test_every_misspelt_key_of_a_configuration_is_named(name):
                 at[path[-1]] = wrong = at[path[-1]] + "q"
             scale = path[1] if path[0] == "scales" else "mini"
             with pytest.raises((SchemaError, UserError)) as raised:
-                check_artefact(name, {key: value for key, value in wanted.items() if key != "name"})
-                expand(wanted, {"scale": scale, "seeds": "1"}, {})
+                expand(check_artefact(name, wanted), {"scale": scale, "seeds": "1"}, {})
             said = str(raised.value)
             assert f"{wrong}; did you mean" in said or "needs the key task" in said, (path, said)
 
 
 def test_two_runs_in_one_cell_are_refused():
-    artefact = copy.deepcopy(load_artefact("figure2"))
-    del artefact["panels"][0]["column"]
+    content = content_of("figure2")
+    del content["panels"][0]["column"]
     with pytest.raises(UserError, match="'AdamW' has two runs of one cell and seed"):
-        expand(artefact, {"scale": "mini"}, {})
+        expand(check_artefact("figure2", content), {"scale": "mini"}, {})
 
 
 @pytest.mark.parametrize(
@@ -101,8 +104,7 @@ def test_two_runs_in_one_cell_are_refused():
     ],
 )
 def test_a_wrong_value_is_named(change, said):
-    artefact = load_artefact("figure2")
-    del artefact["name"]
+    artefact = content_of("figure2")
     change(artefact)
     with pytest.raises(SchemaError, match=re.escape(said)):
         check_artefact("figure2", artefact)

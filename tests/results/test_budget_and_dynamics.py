@@ -6,19 +6,22 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_runs import artefact, run
+from made_runs import artefact, changed, run
 
 from results import write_artefact
-from results.artefact import at_scale
-from results.budget import budget_of, budget_table, equal_budget, equal_budget_line, equal_budgets, scores
+from results.cells import cell_table, published_cells, readable
 from results.claims import judge
-from results.dynamics import bound_set, dynamics_figure, dynamics_table, trace
-from results.published import published_cells
+from results.layouts import budget, dynamics
+from results.layouts.budget import budget_of, budget_table, equal_budget, equal_budgets
 from results.runs import frame
-from results.table import cell_table, readable
+from results.schema import at_scale
+from results.series import bound_set, trace
 
-FIGURE1, FIGURE5, FIGURE_G1, FIGURE_C2 = (artefact(name) for name in ("figure1", "figure5", "figure_g1", "figure_c2"))
-TABLE_C1, TABLE_H1, FIGURE3 = (artefact(name) for name in ("table_c1", "table_h1", "figure3"))
+FIGURE1, FIGURE5, FIGURE_G1, FIGURE_C2, TABLE_C1, TABLE_H1 = (
+    at_scale(artefact(name), "mini")
+    for name in ("figure1", "figure5", "figure_g1", "figure_c2", "table_c1", "table_h1")
+)
+FIGURE3 = artefact("figure3")
 
 
 def budget_run(name: str, seed: int, steps: int, score: float | None, curve: tuple = ()):
@@ -68,23 +71,24 @@ def test_the_equal_budget_is_exact_for_a_power_law(budget, scale, power):
 
 def test_budgets_are_compared_within_a_seed():
     runs = budget_runs()
-    found = equal_budgets(FIGURE1, "mini", runs)
+    found = equal_budgets(FIGURE1, budget.table(FIGURE1, runs))
     assert sorted(found) == [1, 2, 3, 4, 5, 6]
-    for seed, budget in found.items():
+    for seed, equal in found.items():
         share = math.log((58 + seed / 100) / (60 + seed / 100)) / math.log((57 + seed / 100) / (60 + seed / 100))
-        assert budget == pytest.approx(1.5**share)
-    assert "1.31x in the median of 6 seeds (1.31x to 1.31x)." in equal_budget_line(FIGURE1, "mini", runs)
-    assert "or less in 6 of them: 1x is the smallest measured." in equal_budget_line(
-        FIGURE1, "mini", budget_runs(goal=70.0)
-    )
-    assert "not within 2x in 6 of 6 seeds." in equal_budget_line(FIGURE1, "mini", budget_runs(goal=40.0))
-    assert "runs are missing" in equal_budget_line(
-        FIGURE1, "mini", [r for r in runs if r.config["regularizer"]["name"] == "adamw"]
-    )
+        assert equal == pytest.approx(1.5**share)
+    assert "1.31x in the median of 6 seeds (1.31x to 1.31x)." in said_of(runs)
+    assert "or less in 6 of them: 1x is the smallest measured." in said_of(budget_runs(goal=70.0))
+    assert "not within 2x in 6 of 6 seeds." in said_of(budget_runs(goal=40.0))
+    assert "runs are missing" in said_of([r for r in runs if r.config["regularizer"]["name"] == "adamw"])
+
+
+def said_of(runs) -> str:
+    return budget.facts(FIGURE1, runs)["equal budget"]
 
 
 def test_the_table_says_when_each_curve_had_the_goals_score():
-    table = budget_table(FIGURE1, "mini", budget_runs(seeds=[1, 2]))
+    runs = budget_runs(seeds=[1, 2])
+    table = budget_table(FIGURE1, budget.table(FIGURE1, runs), runs)
     assert table["method"].tolist() == ["AdamW"] * 3 + ["AdamCPR Kappa-IP"]
     assert table["budget"].tolist() == ["1x", "1.5x", "2x", "1x"]
     assert table["final perplexity"].tolist() == ["60.02 ± 0.01", "57.02 ± 0.01", "50.02 ± 0.01", "58.02 ± 0.01"]
@@ -92,7 +96,7 @@ def test_the_table_says_when_each_curve_had_the_goals_score():
 
 
 def budget_verdicts(runs):
-    return {v.claim: v.verdict for v in judge(at_scale(FIGURE1, "mini"), "mini", runs, complete=True)}
+    return {v.claim: v.verdict for v in judge(FIGURE1, runs, complete=True)}
 
 
 def test_the_claim_of_the_budget_is_tested_over_seeds():
@@ -110,17 +114,15 @@ def test_a_diverged_run_is_the_worst_of_all():
 
 
 def test_a_budget_is_a_share_of_the_scale_s_own_steps():
-    assert budget_of(FIGURE1, "mini", budget_run("adamw", 1, 750, 1.0)) == 1.5
-    assert budget_of(FIGURE1, "paper", budget_run("adamw", 1, 300_000, 1.0)) == 1.5
-    table = scores(FIGURE1, "mini", budget_runs(seeds=[1]))
+    assert budget_of(FIGURE1, budget_run("adamw", 1, 750, 1.0)) == 1.5
+    assert budget_of(at_scale(FIGURE1, "paper"), budget_run("adamw", 1, 300_000, 1.0)) == 1.5
+    table = budget.table(FIGURE1, budget_runs(seeds=[1]))
     assert table[["method", "budget", "score"]].values.tolist()[0] == ["AdamCPR Kappa-IP", 1.0, 58.01]
 
 
 def dynamics_run(name, seed=1, moment=30, settings=None):
-    """Return a run of four matrices, logged at steps 10, 20, 30 and 40, with κ from step `moment` on.
-
-    R of matrix m at step s is (m + 1) s."""
-    matrices = FIGURE_G1["dynamics"]["matrices"]
+    """A run of four matrices logged at steps 10, 20, 30 and 40; κ from step `moment` on. R of matrix m at step s is (m + 1) s."""
+    matrices = FIGURE_G1.dynamics.matrices
     rows = [{"matrices": matrices}]
     for step in (10, 20, 30, 40):
         row = {"step": step, "R": [(m + 1.0) * step for m in range(4)]}
@@ -132,7 +134,7 @@ def dynamics_run(name, seed=1, moment=30, settings=None):
 
 
 def test_a_trace_is_what_was_logged_of_the_matrix():
-    made, matrix = dynamics_run("adamcpr_ip"), FIGURE_G1["dynamics"]["matrices"][1]
+    made, matrix = dynamics_run("adamcpr_ip"), FIGURE_G1.dynamics.matrices[1]
     assert trace(made, matrix, "R") == ([10, 20, 30, 40], [20.0, 40.0, 60.0, 80.0])
     assert trace(made, matrix, "change") == ([20, 30, 40], [2.0, 2.0, 2.0])
     assert trace(made, matrix, "kappa") == ([30, 40], [7.0, 7.0])
@@ -145,7 +147,7 @@ def test_a_trace_is_what_was_logged_of_the_matrix():
 
 def test_the_table_of_dynamics_has_a_row_a_method_and_matrix():
     runs = [dynamics_run("adamw"), dynamics_run("adamcpr_ip"), dynamics_run("adamcpr_ip", seed=2, moment=20)]
-    table = dynamics_table(FIGURE_G1, runs)
+    table = dynamics.table(FIGURE_G1, runs, 1)
     assert len(table) == 3 * 4
     row = table[(table["method"] == "AdamCPR Kappa-IP") & (table["matrix"] == "blocks.1.attention.out")].iloc[0]
     assert row["seeds"] == 2 and row["R at first"] == "20 ± 0" and row["R at last"] == "80 ± 0"
@@ -156,7 +158,7 @@ def test_the_table_of_dynamics_has_a_row_a_method_and_matrix():
 
 def test_the_figure_of_dynamics_marks_where_the_bound_is_set():
     runs = [dynamics_run("adamw"), dynamics_run("adamcpr_ip")]
-    figure = dynamics_figure(FIGURE_G1, runs, "footer")
+    figure = dynamics.figure(FIGURE_G1, dynamics.table(FIGURE_G1, runs, 1), runs, "data", "footer")
     assert [axes.get_title() for axes in figure.axes] == ["AdamW, weight decay 0.01", "AdamCPR Kappa-IP", *[""] * 4]
     sizes, multipliers, losses = figure.axes[1], figure.axes[3], figure.axes[5]
     dashed = [line for line in sizes.lines if line.get_linestyle() == "--"]
@@ -168,9 +170,9 @@ def test_the_figure_of_dynamics_marks_where_the_bound_is_set():
 
 def test_a_column_may_be_a_matrix_and_its_lines_the_methods():
     runs = [dynamics_run("adamcpr_ws", settings={"kappa_update": mu}) for mu in (0.01, 0.1, 1.0, 10.0)]
-    figure = dynamics_figure(FIGURE_C2, runs, "footer")
+    figure = dynamics.figure(FIGURE_C2, dynamics.table(FIGURE_C2, [], 1), runs, "data", "footer")
     assert [axes.get_title() for axes in figure.axes[:4]] == [
-        m.removesuffix(".weight") for m in FIGURE_C2["dynamics"]["matrices"]
+        m.removesuffix(".weight") for m in FIGURE_C2.dynamics.matrices
     ]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["μ = 0.01", "μ = 0.1", "μ = 1", "μ = 10"]
     assert len(figure.axes[0].lines) == 8
@@ -187,7 +189,7 @@ def test_the_files_of_both_layouts_are_written_and_the_same_again(made, tmp_path
         contents.append({path.name: path.read_bytes() for path in tmp_path.iterdir()})
     assert contents[0] == contents[1] and len(contents[0]) == 6
     page = contents[0]["table.md"].decode()
-    assert ("## Claims" in page) == bool(definition["claims"])
+    assert ("## Claims" in page) == bool(definition.claims)
     assert ("- equal budget: AdamW reaches AdamCPR Kappa-IP's score at a budget of: 1.31x" in page) == (
         definition is FIGURE1
     )
@@ -205,7 +207,7 @@ def mu_runs(value):
 
 
 def mu_verdict(value):
-    (verdict,) = judge(at_scale(TABLE_C1, "mini"), "mini", mu_runs(value), complete=True)
+    (verdict,) = judge(TABLE_C1, mu_runs(value), complete=True)
     return verdict.verdict
 
 
@@ -225,16 +227,16 @@ def test_published_numbers_of_a_table_of_one_learning_rate_stand_in_its_row():
 
 
 def test_a_published_run_that_diverged_is_said():
-    panel = next(panel for panel in TABLE_H1["panels"] if panel["id"] == "amos")
+    panel = next(panel for panel in TABLE_H1.panels if panel.id == "amos")
     assert published_cells(TABLE_H1, panel)["diverged"].tolist() == [1, 1, 1]
     runs = [run("amos", seed, {"perplexity": 50.0}, lr=3.162e-3, extra_l2=1e-2) for seed in (1, 2, 3)]
-    told = readable(TABLE_H1, cell_table(TABLE_H1 | {"panels": [panel]}, frame(runs, "perplexity"), seeds=3))
+    told = readable(TABLE_H1, cell_table(changed(TABLE_H1, panels=[panel]), frame(runs, "perplexity"), seeds=3))
     assert told[["ours", "paper"]].values.tolist() == [["50.00 ± 0.00 (3 seeds)", "diverged"]]
 
 
 def test_a_panel_is_a_model_of_one_size_and_the_larger_one_is_of_paper_scale_only():
-    assert [panel["id"] for panel in at_scale(FIGURE3, "mini")["panels"]] == ["adamw", "ip", "ws"]
-    assert [claim["id"] for claim in at_scale(FIGURE3, "mini")["claims"]] == ["gpt2s-ip", "gpt2s-ws"]
+    assert [panel.id for panel in at_scale(FIGURE3, "mini").panels] == ["adamw", "ip", "ws"]
+    assert [claim.id for claim in at_scale(FIGURE3, "mini").claims] == ["gpt2s-ip", "gpt2s-ws"]
     sizes = {"gpt2s": 18.0, "gpt2m": 16.0}
     runs = []
     for size, score in sizes.items():

@@ -15,6 +15,7 @@ from made_runs import (
     SEEDS,
     SETTINGS,
     artefact,
+    changed,
     curve,
     either_metric,
     figure2_data,
@@ -26,15 +27,15 @@ from made_runs import (
 from scipy import stats
 
 from results import Run
-from results.artefact import at_scale
+from results.cells import best_table
 from results.claims import judge
-from results.table import best_table
+from results.schema import Artefact, at_scale
 
 
-def judged(claim: str, runs: list[Run], definition: dict = FIGURE2, complete: bool = True) -> tuple[str, str]:
-    """Return the verdict on one claim and its text."""
-    definition = definition | {"claims": [c for c in definition["claims"] if c["id"] == claim]}
-    (verdict,) = judge(definition, "mini", runs, complete)
+def judged(claim: str, runs: list[Run], definition: Artefact = FIGURE2, complete: bool = True) -> tuple[str, str]:
+    """The verdict on one claim, and what is said with it."""
+    definition = changed(definition, claims=[one for one in definition.claims if one.id == claim])
+    (verdict,) = judge(definition, runs, complete)
     return verdict.verdict, verdict.ours
 
 
@@ -136,7 +137,7 @@ def test_a_cell_with_a_diverged_run_is_never_the_best(better):
     assert table["AdamCPR Kappa-WS"] == f"{best} ± 0.00 (lr 1e-3.0, 4x)"
 
 
-@pytest.mark.parametrize("claim", [claim["id"] for claim in FIGURE2["claims"]])
+@pytest.mark.parametrize("claim", [claim.id for claim in FIGURE2.claims])
 def test_a_claim_whose_runs_are_missing_or_diverged_has_no_verdict(claim):
     assert judged(claim, grid(noisy), complete=False) == ("runs missing", "")
     assert judged(claim, grid(lambda *cell: None)) == ("runs missing", "")

@@ -6,8 +6,8 @@ import random
 from made_runs import artefact, run
 
 from results import Run
-from results.artefact import at_scale
 from results.claims import judge
+from results.schema import at_scale
 
 
 def schedules(value) -> list[Run]:
@@ -22,7 +22,7 @@ def schedules(value) -> list[Run]:
 
 
 def verdict_on_schedules(value):
-    (verdict,) = judge(at_scale(artefact("figure_e4"), "mini"), "mini", schedules(value), complete=True)
+    (verdict,) = judge(at_scale(artefact("figure_e4"), "mini"), schedules(value), complete=True)
     return verdict
 
 
@@ -52,7 +52,7 @@ def adaptive(gain: float) -> str:
             run("adamcpr_k", seed, {"top1_accuracy": accuracy - 5}, lr=lr, adaptive=mode, kappa_init_param=0.01)
         )
         runs.append(run("adamcpr_ki0", seed, {"top1_accuracy": accuracy - 3}, lr=lr, adaptive=mode, kappa_init_param=4))
-    verdicts = {v.claim: v.verdict for v in judge(at_scale(artefact("figure_e1"), "mini"), "mini", runs, complete=True)}
+    verdicts = {v.claim: v.verdict for v in judge(at_scale(artefact("figure_e1"), "mini"), runs, complete=True)}
     assert verdicts["cifar-ws-k"] == "holds"
     return verdicts["cifar-adaptive"]
 
@@ -73,7 +73,7 @@ def related(amos_at_its_best: float):
         runs.append(run("rescaling", seed, {"top1_accuracy": accuracy - 2}, lr=lr, factor=1))
         amos = amos_at_its_best if lr == 3.162e-3 else 50.0
         runs.append(run("amos", seed, {"top1_accuracy": amos}, lr=10 * lr, extra_l2=1e-4))
-    (verdict,) = judge(at_scale(artefact("figure_e8"), "mini"), "mini", runs, complete=True)
+    (verdict,) = judge(at_scale(artefact("figure_e8"), "mini"), runs, complete=True)
     assert "over 9 pairs" in verdict.ours
     return verdict
 

@@ -3,7 +3,7 @@
 from commands import call_forked, is_one_line
 
 from results.demo import MATRICES, demo_figure, findings
-from results.files import draw
+from results.figures import draw
 from results.runs import Run
 
 

@@ -4,15 +4,15 @@ import itertools
 import statistics
 
 import pytest
-from made_runs import FIGURE2, LRS, SEEDS, SETTINGS, artefact, either_metric, figure2_data, measured_by, noisy
+from made_runs import FIGURE2, LRS, SEEDS, SETTINGS, artefact, changed, either_metric, figure2_data, measured_by, noisy
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from test_artefact_grids import planned
 
-from results.artefact import at_scale
-from results.heatmap import heatmap_figure
-from results.runs import frame
+from results.cells import cell_table
+from results.layouts import heatmap
+from results.schema import Artefact, at_scale
 
 
 def panels(figure: Figure) -> list[list]:
@@ -20,8 +20,12 @@ def panels(figure: Figure) -> list[list]:
     return [[axes for axes in part.axes if axes.images] for part in figure.subfigs]
 
 
-def of_figure2(better: str, value, **options) -> Figure:
-    return heatmap_figure(measured_by(better), figure2_data(value), "40 images", "a footer", **options)
+def of_figure2(better: str, value, scale: str = "mini") -> Figure:
+    return figure_of(at_scale(measured_by(better), scale), figure2_data(value))
+
+
+def figure_of(definition: Artefact, data) -> Figure:
+    return heatmap.figure(definition, cell_table(definition, data, seeds=3), [], "40 images", "a footer")
 
 
 def scales(rows: list[list]) -> list[tuple[float, float]]:
@@ -76,7 +80,7 @@ def test_one_rectangle_marks_the_best_whole_cell_of_every_panel(better):
 def test_ours_and_the_published_share_their_colours_only_where_they_are_of_one_data_set(better):
     ours, published = scales(panels(of_figure2(better, noisy)))
     assert ours != published
-    together = panels(of_figure2(better, noisy, one_scale=True))
+    together = panels(of_figure2(better, noisy, scale="paper"))
     assert len(set(scales(together))) == 1
     (low, high), *_ = scales(together)
     assert {"higher": high, "lower": low}[better] == {"higher": max, "lower": min}[better](
@@ -86,9 +90,7 @@ def test_ours_and_the_published_share_their_colours_only_where_they_are_of_one_d
 
 def drawn(name: str, scale: str) -> Figure:
     definition, runs = at_scale(artefact(name), scale), planned(name, scale)
-    return heatmap_figure(
-        definition, frame(runs, definition["metric"]["name"]), "some images", "a footer", one_scale=scale == "paper"
-    )
+    return heatmap.figure(definition, heatmap.table(definition, runs, 3), runs, "some images", "a footer")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ def drawn(name: str, scale: str) -> Figure:
 )
 def test_many_panels_stand_in_several_rows_each_above_the_paper_s(name, rows, scale):
     figure = drawn(name, scale)
-    titles = [panel["title"] for panel in artefact(name)["panels"]]
+    titles = [panel.title for panel in artefact(name).panels]
     of_rows = panels(figure)
     assert [[axes.get_title() for axes in row] for row in of_rows] == [
         titles[3 * number : 3 * number + 3] for number in range(rows) for _ in range(2)
@@ -118,5 +120,5 @@ def test_no_title_is_cut_or_runs_into_its_neighbour():
 
 
 def test_fewer_panels_than_a_row_has_room_for_stand_in_one():
-    figure = heatmap_figure(FIGURE2 | {"panels_per_row": 5}, figure2_data(noisy), "40 images", "a footer")
+    figure = figure_of(changed(FIGURE2, panels_per_row=5), figure2_data(noisy))
     assert [len(row) for row in panels(figure)] == [3, 3]

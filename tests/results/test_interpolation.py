@@ -4,10 +4,10 @@ import pytest
 from made_runs import SEEDS, artefact, run
 
 from results import write_artefact
-from results.artefact import at_scale
+from results.cells import cell_table, readable
 from results.interpolation import interpolated, interpolation_figure, interpolation_table
 from results.runs import frame
-from results.table import cell_table, readable
+from results.schema import at_scale
 from scripts.sweep.plan import expand
 
 TABLE2 = artefact("table2")

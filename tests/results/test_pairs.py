@@ -4,20 +4,21 @@ import math
 import random
 
 import pytest
-from made_runs import EVALUATE_AT, accuracy_pairs, epoch_pairs, run
+from made_runs import EVALUATE_AT, accuracy_pairs, changed, epoch_pairs, run
 from matplotlib.colors import to_hex
 from scipy import stats
 
 from results.claims import judge
-from results.pairs import every_pair, pair_figure, pair_table
+from results.layouts import pairs
+from results.layouts.pairs import mean_table
 
-MARGIN = {part["task"]: part["margin"]["mini"] for part in EVALUATE_AT["parts"]}
+MARGIN = {part.task: part.margin["mini"] for part in EVALUATE_AT.parts}
 LRS = (1e-3, 1e-2)
 
 
 def same(runs, claim: str = "same-cifar", complete: bool = True) -> tuple[str, str]:
-    """Return the verdict on one claim of evaluate_at and its text."""
-    verdicts = {verdict.claim: verdict for verdict in judge(EVALUATE_AT, "mini", runs, complete)}
+    """The verdict on one claim of evaluate_at, and what is said with it."""
+    verdicts = {verdict.claim: verdict for verdict in judge(EVALUATE_AT, runs, complete)}
     return verdicts[claim].verdict, verdicts[claim].ours
 
 
@@ -87,15 +88,15 @@ def test_a_run_that_never_got_there_differs_by_more_than_any_other_and_two_of_th
 
 
 def test_differences_exactly_as_large_as_the_margin_are_undecided():
-    definition = EVALUATE_AT | {"parts": [part | {"margin": {"mini": 20}} for part in EVALUATE_AT["parts"]]}
-    verdicts = judge(definition, "mini", epoch_pairs([(200, 220)] * 6), complete=True)
+    parts = [part.model_copy(update={"margin": {"mini": 20.0}}) for part in EVALUATE_AT.parts]
+    verdicts = judge(changed(EVALUATE_AT, parts=parts), epoch_pairs([(200, 220)] * 6), complete=True)
     assert verdicts[0].verdict == "undecided"
 
 
 def test_a_pair_is_two_runs_of_one_seed_and_learning_rate():
     runs = accuracy_pairs(lambda lr, seed: 100 * lr + seed, (1, 2)) + epoch_pairs([(200, 230), (210, None)])
     runs.append(run("adamcpr_ws", 3, {"top1_accuracy": 80.0}, lr=1e-3, task="cifar100", evaluate_at="before"))
-    table = every_pair(EVALUATE_AT, random.Random(0).sample(runs, len(runs))).astype(object).fillna("none")
+    table = pairs.table(EVALUATE_AT, random.Random(0).sample(runs, len(runs)), 3).astype(object).fillna("none")
     assert table.to_numpy().tolist() == [
         ["grokking", 1e-3, 1, 200.0, 230.0, 30.0],
         ["grokking", 1e-3, 2, 210.0, math.inf, math.inf],
@@ -110,7 +111,9 @@ def test_the_table_has_means_and_spreads_and_says_which_scores_are_missing():
     runs = accuracy_pairs(lambda lr, seed: None if (lr, seed) == (1e-2, 1) else seed, (1, 2, 3)) + epoch_pairs(
         [(200, None)]
     )
-    rows = pair_table(EVALUATE_AT, runs).drop(columns=["task", "score"]).to_numpy().tolist()
+    rows = (
+        mean_table(EVALUATE_AT, pairs.table(EVALUATE_AT, runs, 3)).drop(columns=["task", "score"]).to_numpy().tolist()
+    )
     assert rows == [
         ["1e-3.0", 1, "200.00", "- (1 without)", "- (1 without)"],
         ["1e-3.0", 3, "80.00 ± 0.00", "82.00 ± 1.00", "+2.00 ± 1.00"],
@@ -120,7 +123,7 @@ def test_the_table_has_means_and_spreads_and_says_which_scores_are_missing():
 
 def test_the_figure_has_a_panel_a_task_and_a_point_a_pair():
     runs = accuracy_pairs(lambda lr, seed: seed, (1, 2, 3)) + epoch_pairs([(200, 230), (210, None)])
-    panels = pair_figure(EVALUATE_AT, "mini", runs, "a footer").axes
+    panels = pairs.figure(EVALUATE_AT, pairs.table(EVALUATE_AT, runs, 3), runs, "data", "a footer").axes
     points = [
         [cloud.get_offsets().tolist() for cloud in axes.collections if cloud.get_label().startswith("lr")]
         for axes in panels

@@ -7,15 +7,15 @@ import re
 
 import pandas as pd
 import pytest
-from made_runs import artefact, run
+from made_runs import artefact, changed, run
 from PIL import Image
 
 from results import write_artefact
-from results.artefact import at_scale
 from results.folds import fold_of, folds
 from results.progress import MOST_PICTURES, progress, progress_table
 from results.report import section
 from results.report.page import render
+from results.schema import at_scale
 from tasks.segmentation.task import fold_of as fold_of_task
 
 TABLE_J1 = artefact("table_j1")
@@ -45,7 +45,7 @@ def test_the_best_cell_s_runs_and_the_metric_with_its_parts():
     assert set(rows["method"]) == {"SGD"} and set(rows["setting"]) == {"0.01"}
     assert list(rows.columns) == ["method", "setting", "seed", "step", "dice", "dice_grey", "dice_white"]
     assert rows[rows["seed"] == 2][["step", "dice"]].to_numpy().tolist() == [[50, 88.0], [100, 92.0]]
-    assert progress({key: value for key, value in MINI.items() if key != "progress"}, RUNS).empty
+    assert progress(changed(MINI, progress=None), RUNS).empty
     assert progress(MINI, []).empty
 
 
@@ -140,7 +140,7 @@ def test_the_report_has_curves_and_small_pictures_from_records_and_from_committe
 
 
 def test_an_artefact_without_progress_has_none_of_it(tmp_path):
-    without = {key: value for key, value in TABLE_J1.items() if key not in ("progress", "folds")}
+    without = changed(TABLE_J1, progress=None, folds=None)
     made = section(without, "mini", RUNS, tmp_path, expected=len(RUNS), seeds=3)
     assert (
         not made.pictures

@@ -9,7 +9,7 @@ from itertools import chain
 import pytest
 from commands import ROOT, call_forked, is_one_line
 from made_records import mini, write_artefact_runs
-from made_runs import FIGURE2, artefact, grid, noisy, out_of_memory, run
+from made_runs import FIGURE2, artefact, changed, grid, noisy, out_of_memory, run
 
 from results import write_artefact
 from results.claims import judge
@@ -24,7 +24,9 @@ from tasks.engine.errors import UserError
 
 
 def figure2_section(folder, runs=None, **changes):
-    return section(FIGURE2 | changes, "mini", grid(noisy) if runs is None else runs, folder, expected=72, seeds=3)
+    return section(
+        changed(FIGURE2, **changes), "mini", grid(noisy) if runs is None else runs, folder, expected=72, seeds=3
+    )
 
 
 class Resources(HTMLParser):
@@ -60,7 +62,7 @@ def run_data(html):
 def test_the_page_says_every_claim_with_its_verdict_and_the_command(tmp_path):
     made = figure2_section(tmp_path)
     said = words(render([made], "mini"))
-    for verdict in judge(FIGURE2, "mini", grid(noisy), complete=True):
+    for verdict in judge(FIGURE2, grid(noisy), complete=True):
         assert all(text in said for text in (verdict.text, verdict.published, verdict.ours, verdict.verdict))
     assert made.state == RECORDS and "make reproduce-figure2" in said and "a processor" in said
     assert made.remarks == ()
@@ -295,7 +297,7 @@ def test_report_refuses_what_would_change_the_artefacts():
 def test_every_artefact_can_be_missing(name, tmp_path):
     made = section(artefact(name), "paper", [], tmp_path, expected=3, seeds=1)
     assert made.state == NOT_RUN and made.command == f"make reproduce-{name} SCALE=paper"
-    assert len(made.verdicts) == sum("paper" in claim.get("scales", ["paper"]) for claim in artefact(name)["claims"])
+    assert len(made.verdicts) == sum("paper" in (claim.scales or ["paper"]) for claim in artefact(name).claims)
 
 
 # ---- In a terminal

@@ -15,8 +15,9 @@ from filelock import FileLock
 from made_records import expand_once, mini
 
 from results.artefact import read_facts
-from results.heatmap import power_of_ten
+from results.layouts import LAYOUTS
 from results.report.run_data import unpack
+from results.runs import power_of_ten
 from results.step_times import TITLES
 from scripts import report, reproduce
 from scripts.bench.made_records import metrics_of, write_run
@@ -55,15 +56,8 @@ def write_all(results_dir: Path) -> None:
         patch.setattr("os.fsync", lambda _: None)
         patch.setattr("scripts.sweep.plan.expand", expand_once)
         patch.setattr("scripts.report.expand", expand_once)
-        for figure in (
-            "heatmap_figure",
-            "pair_figure",
-            "budget_figure",
-            "dynamics_figure",
-            "curve_figure",
-            "interpolation_figure",
-        ):
-            patch.setattr(f"results.artefact.{figure}", lambda *_, **__: None)
+        for layout in LAYOUTS.values():
+            patch.setattr(layout, "figure", lambda *_: None)
         for folder, cfg in configs.items():
             write_run(runs_dir, cfg, wanted[folder])
         for folder, cfg in list(configs.items())[::10]:
@@ -71,7 +65,8 @@ def write_all(results_dir: Path) -> None:
                 stranger = cfg.copy()
                 stranger.update(changes)
                 write_run(runs_dir, stranger, wanted[folder], **about)
-        patch.setattr("results.artefact.draw", lambda *_: [])
+        for module in ("artefact", "interpolation", "progress"):
+            patch.setattr(f"results.{module}.draw", lambda *_: [])
         for name in known_artefacts():
             p = plan(load_artefact(name), {"scale": "mini"}, {})
             assert not p.todo
@@ -149,7 +144,7 @@ def test_an_older_commit_a_changed_tree_and_a_failed_run_of_a_table_s_own_are_sa
 
 
 def of_layout(layout: str) -> list[str]:
-    return [name for name in known_artefacts() if load_artefact(name)["layout"] == layout]
+    return [name for name in known_artefacts() if load_artefact(name).layout == layout]
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
@@ -165,17 +160,16 @@ def in_latex(folder: Path, *words: str) -> bool:
 def test_a_cell_of_a_heat_map(name, written):
     runs_dir, results = written
     artefact, cell = load_artefact(name), rows_of(results / name)[-1]
-    panel = next(p for p in artefact["panels"] if p["title"] == cell["method"] and "mini" in p.get("scales", ["mini"]))
-    settings = {key: v["mini"] if isinstance(v, dict) else v for key, v in panel.get("select", {}).items()}
-    settings |= {"regularizer.name": panel["regularizer"], "lr": float(cell["lr"])}
+    panel = next(p for p in artefact.panels if p.title == cell["method"] and "mini" in (p.scales or ["mini"]))
+    settings = panel.select_at("mini") | {"regularizer.name": panel.regularizer, "lr": float(cell["lr"])}
     chosen = [record for record in raw(runs_dir, name) if has(record, settings)]
-    if "column" in panel:
+    if panel.column:
 
         def shown(value):
             return f"{value:g}" if isinstance(value, int | float) else str(value)
 
-        chosen = [record for record in chosen if shown(value_at(record["config"], panel["column"])) == cell["setting"]]
-    values = [record["metrics"][panel.get("metric", artefact["metric"]["name"])] for record in chosen]
+        chosen = [record for record in chosen if shown(value_at(record["config"], panel.column)) == cell["setting"]]
+    values = [record["metrics"][panel.metric or artefact.metric.name] for record in chosen]
     mean, std = statistics.mean(values), statistics.stdev(values)
     assert (float(cell["mean"]), float(cell["std"])) == pytest.approx((mean, std))
     assert int(cell["seeds"]) == len(values) == len({record["config"]["seed"] for record in chosen})
@@ -189,8 +183,8 @@ def test_a_cell_of_a_heat_map(name, written):
         for x, names in enumerate(row)
         if set(names.split()) == ids
     ]
-    text, hover = next((text, hover) for text, hover in found if panel["title"].replace(">", "&gt;") in hover)
-    assert text == f"{mean:.{artefact['metric'].get('digits', 1)}f}"
+    text, hover = next((text, hover) for text, hover in found if panel.title.replace(">", "&gt;") in hover)
+    assert text == f"{mean:.{artefact.metric.digits}f}"
     assert all(
         f"seed {r['config']['seed']}: {v:.4g} · {r['run_id']}" in hover for r, v in zip(chosen, values, strict=True)
     )
@@ -200,22 +194,22 @@ def test_a_cell_of_a_heat_map(name, written):
 def test_the_end_of_a_curve(name, written):
     runs_dir, results = written
     artefact = load_artefact(name)
-    method, metric = artefact["methods"][0], artefact["metric"]["name"]
-    chosen = [r for r in raw(runs_dir, name) if has(r, method["select"] | {"regularizer.name": method["regularizer"]})]
+    method, metric = artefact.methods[0], artefact.metric.name
+    chosen = [r for r in raw(runs_dir, name) if has(r, method.select | {"regularizer.name": method.regularizer})]
     mean = f"{statistics.mean(r['metrics'][metric] for r in chosen):.2f}"
-    row = next(row for row in rows_of(results / name) if row["method"] == method["title"])
+    row = next(row for row in rows_of(results / name) if row["method"] == method.title)
     assert row[f"final {metric.replace('_', ' ')}"].split(" ")[0] == mean
-    assert in_latex(results / name, method["title"], mean)
+    assert in_latex(results / name, method.title, mean)
     traces = figures(results / "index.html", name)
     ends = [trace["y"][-1] for trace in traces if trace.get("name") == chosen[0]["run_id"]]
-    assert ends == [pytest.approx(chosen[0]["metrics"][y], rel=1e-4) for y in artefact["curves"]["y"]]
+    assert ends == [pytest.approx(chosen[0]["metrics"][y], rel=1e-4) for y in artefact.curves.y]
     medians = [
         trace["y"][-1]
         for trace in traces
-        if trace["hovertemplate"].startswith(f"<b>{method['title']},") and "name" not in trace
+        if trace["hovertemplate"].startswith(f"<b>{method.title},") and "name" not in trace
     ]
     assert medians == [
-        pytest.approx(statistics.median(r["metrics"][y] for r in chosen), rel=1e-4) for y in artefact["curves"]["y"]
+        pytest.approx(statistics.median(r["metrics"][y] for r in chosen), rel=1e-4) for y in artefact.curves.y
     ]
 
 
@@ -224,34 +218,32 @@ def test_a_score_at_a_budget(name, written):
     runs_dir, results = written
     artefact = load_artefact(name)
     row = rows_of(results / name)[0]
-    method = next(m for m in artefact["methods"] if m["title"] == row["method"])
+    method = next(m for m in artefact.methods if m.title == row["method"])
     chosen = [
         r
         for r in raw(runs_dir, name)
-        if has(r, {"regularizer.name": method["regularizer"], "num_steps": int(row["steps"])})
+        if has(r, {"regularizer.name": method.regularizer, "num_steps": int(row["steps"])})
     ]
-    scores = {r["config"]["seed"]: r["metrics"][artefact["metric"]["name"]] for r in chosen}
+    scores = {r["config"]["seed"]: r["metrics"][artefact.metric.name] for r in chosen}
     assert float(row["score"]) == pytest.approx(scores[int(row["seed"])])
-    assert in_latex(results / name, method["title"], row["steps"], f"{statistics.mean(scores.values()):.2f}")
+    assert in_latex(results / name, method.title, row["steps"], f"{statistics.mean(scores.values()):.2f}")
     dots = {trace["name"]: trace["y"] for trace in figures(results / "index.html", name) if trace["mode"] == "markers"}
-    assert all(dots[r["run_id"]] == [pytest.approx(r["metrics"][artefact["metric"]["name"]])] for r in chosen)
+    assert all(dots[r["run_id"]] == [pytest.approx(r["metrics"][artefact.metric.name])] for r in chosen)
 
 
 @pytest.mark.parametrize("name", of_layout("pairs"))
 def test_a_pair(name, written):
     runs_dir, results = written
     artefact = load_artefact(name)
-    part, sides = artefact["parts"][-1], artefact["pair"]["values"]
-    row = [row for row in rows_of(results / name) if row["task"] == part["task"]][-1]
-    settings = {"task.name": part["task"], "lr": float(row["lr"])}
-    of_lr = {
-        side: [r for r in raw(runs_dir, name) if has(r, settings | {artefact["pair"]["key"]: side})] for side in sides
-    }
+    part, sides = artefact.parts[-1], artefact.pair.values
+    row = [row for row in rows_of(results / name) if row["task"] == part.task][-1]
+    settings = {"task.name": part.task, "lr": float(row["lr"])}
+    of_lr = {side: [r for r in raw(runs_dir, name) if has(r, settings | {artefact.pair.key: side})] for side in sides}
     pair = {side: next(r for r in own if r["config"]["seed"] == int(row["seed"])) for side, own in of_lr.items()}
-    scores = {side: record["metrics"][part["metric"]["name"]] for side, record in pair.items()}
+    scores = {side: record["metrics"][part.metric.name] for side, record in pair.items()}
     assert {side: float(row[side]) for side in sides} == pytest.approx(scores)
-    means = [f"{statistics.mean(r['metrics'][part['metric']['name']] for r in own):.2f}" for own in of_lr.values()]
-    assert in_latex(results / name, part["title"], *means)
+    means = [f"{statistics.mean(r['metrics'][part.metric.name] for r in own):.2f}" for own in of_lr.values()]
+    assert in_latex(results / name, part.title, *means)
     ids = {record["run_id"] for record in pair.values()}
     points = [
         (x, y)
@@ -266,8 +258,8 @@ def test_a_pair(name, written):
 def test_the_size_of_a_matrix_at_the_end(name, written):
     runs_dir, results = written
     artefact = load_artefact(name)
-    method, matrix = artefact["methods"][-1], artefact["dynamics"]["matrices"][0]
-    chosen = [r for r in raw(runs_dir, name) if has(r, method["select"] | {"regularizer.name": method["regularizer"]})]
+    method, matrix = artefact.methods[-1], artefact.dynamics.matrices[0]
+    chosen = [r for r in raw(runs_dir, name) if has(r, method.select | {"regularizer.name": method.regularizer})]
     last = {}
     for record in chosen:
         first, *_, end = (
@@ -278,7 +270,7 @@ def test_the_size_of_a_matrix_at_the_end(name, written):
     row = next(
         r
         for r in rows_of(results / name)
-        if (r["method"], r["matrix"]) == (method["title"], matrix.removesuffix(".weight"))
+        if (r["method"], r["matrix"]) == (method.title, matrix.removesuffix(".weight"))
     )
     assert row["R at last"].split(" ")[0] == mean
     assert in_latex(results / name, matrix.removesuffix(".weight"), mean)

@@ -33,10 +33,10 @@ from made_runs import (
 from PIL import Image
 
 from results import Run, write_artefact
-from results.curves import curve_figure, curve_table
-from results.heatmap import power_of_ten
-from results.runs import cells, frame
-from results.table import best_table, cell_table, latex, markdown, readable
+from results.cells import best_table, cell_table, readable
+from results.layouts import curves
+from results.runs import cells, frame, power_of_ten
+from results.table import latex, markdown
 
 FILES = ["claims.csv", "figure.png", "figure.svg", "table.csv", "table.md", "table.tex"]
 PUBLISHED = sorted((ROOT / "results" / "published").glob("*.yaml"))
@@ -116,24 +116,24 @@ def test_a_cell_says_which_of_its_seeds_are_missing_or_diverged():
 
 
 def test_the_table_of_curves_says_when_each_seed_reached_the_target():
-    last = GROKKING["methods"][-1]
+    last = GROKKING.methods[-1]
     runs = [curve(CPR, 2, None), curve(CPR, 1, 40), *(curve(ADAMW[0], seed, None, diverged=True) for seed in SEEDS)]
     runs += [curve(ADAMW[1], 1, 40), curve(ADAMW[1], 2, None, diverged=True)]
-    table = curve_table(GROKKING, runs).set_index("method").T
-    assert table.loc["final validation accuracy", ADAMW[1]["title"]] == "95.10 (1 diverged)"
-    assert table[CPR["title"]].to_list() == [
+    table = curves.table(GROKKING, runs, 3).set_index("method").T
+    assert table.loc["final validation accuracy", ADAMW[1].title] == "95.10 (1 diverged)"
+    assert table[CPR.title].to_list() == [
         2,
         "5, not within 10 in 1 of 2 seeds",
         "55.15 ± 56.50",
         "1, 1",
         "99.00 ± 0.00",
     ]
-    assert table.loc["final validation accuracy", [ADAMW[0]["title"], last["title"]]].to_list() == [
+    assert table.loc["final validation accuracy", [ADAMW[0].title, last.title]].to_list() == [
         "diverged",
         "missing",
     ]
-    lowest = curve_table(measured_by("lower", GROKKING), [curve(CPR, 1, 40)]).set_index("method").T
-    assert lowest[CPR["title"]].to_list()[:2] == [1, "1"]  # it is at or below the target from the first evaluation on
+    lowest = curves.table(measured_by("lower", GROKKING), [curve(CPR, 1, 40)], 1).set_index("method").T
+    assert lowest[CPR.title].to_list()[:2] == [1, "1"]  # from the first evaluation on it is at or below the target
 
 
 def test_markdown_has_aligned_columns_and_escapes_pipes():
@@ -155,7 +155,7 @@ def test_without_any_run_there_is_an_empty_table_and_no_verdict(tmp_path):
     write_artefact(FIGURE2, "mini", [], tmp_path, expected=96, seeds=4, command="make reproduce-figure2")
     page = (tmp_path / "table.md").read_text()
     assert "- runs: 0 of 96" in page
-    assert page.count("runs missing") == len(FIGURE2["claims"])
+    assert page.count("runs missing") == len(FIGURE2.claims)
 
 
 def test_latex_escapes_what_is_special_in_cells_headers_and_caption():
@@ -167,7 +167,7 @@ def test_latex_escapes_what_is_special_in_cells_headers_and_caption():
 
 
 def grokking_runs() -> list[Run]:
-    return [curve(method, seed, 8 * seed) for method in GROKKING["methods"] for seed in SEEDS]
+    return [curve(method, seed, 8 * seed) for method in GROKKING.methods for seed in SEEDS]
 
 
 def damaged_figure2() -> list[Run]:
@@ -240,9 +240,7 @@ def test_the_files_say_what_is_missing_and_give_no_verdict_then(folders):
     assert " 1 missing)" in page
     assert " 1 diverged)" in page
     rows = list(csv.DictReader((folders["figure2"] / "claims.csv").open()))
-    assert [(row["claim"], row["verdict"]) for row in rows] == [
-        (claim["id"], "runs missing") for claim in FIGURE2["claims"]
-    ]
+    assert [(row["claim"], row["verdict"]) for row in rows] == [(claim.id, "runs missing") for claim in FIGURE2.claims]
 
 
 def test_a_run_that_ran_out_of_memory_is_missing_and_named_and_no_diverged_one(tmp_path):
@@ -283,11 +281,12 @@ def test_the_figures_are_images(name, folders):
 
 
 def test_the_curves_are_named_once_a_method_over_epochs():
-    figure = curve_figure(GROKKING, grokking_runs(), "a footer")
+    runs = grokking_runs()
+    figure = curves.figure(GROKKING, curves.table(GROKKING, runs, 3), runs, "data", "a footer")
     (axes,) = figure.axes
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [method["title"] for method in GROKKING["methods"]]
-    curves = [line for line in axes.lines if len(line.get_xdata()) == 10]
-    assert len(curves) == 6 * (3 + 2)  # three seeds of each method, and the medians of two metrics
-    assert all(list(line.get_xdata()) == list(range(1, 11)) for line in curves)
-    assert len({line.get_color() for line in curves}) == 6
+    assert [text.get_text() for text in legend.get_texts()] == [method.title for method in GROKKING.methods]
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 10]
+    assert len(lines) == 6 * (3 + 2)  # of each method three seeds, and the medians of two metrics
+    assert all(list(line.get_xdata()) == list(range(1, 11)) for line in lines)
+    assert len({line.get_color() for line in lines}) == 6

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from made_runs import FIGURE2, ROOT, artefact, either_metric, figure2_data, grid, measured_by, noisy
+from made_runs import FIGURE2, ROOT, artefact, changed, either_metric, figure2_data, grid, measured_by, noisy
 
-from results.artefact import at_scale, tuning_tables
+from results.cells import TASKS_WITH_HALVES, best_table, held_out_note
+from results.layouts import heatmap
 from results.runs import frame
+from results.schema import at_scale
 from results.sensitivity import sensitivity_table, tuning_budget
-from results.table import TASKS_WITH_HALVES, best_table, held_out_note
 from results.to_target import target_table
 
 # By learning rate, then setting. AdamW's 12 cells, IP's 3 and WS's 9.
@@ -43,9 +44,11 @@ def test_the_shares_of_the_grid_that_are_near_the_best(better):
 
 
 def test_near_is_the_artefact_s_own_number_at_its_scale():
-    mini, paper = (at_scale(artefact("figure3"), scale)["metric"]["near"] for scale in ("mini", "paper"))
+    mini, paper = (artefact("figure3").metric.near_at(scale) for scale in ("mini", "paper"))
     assert (mini, paper) == (2.5, 0.2)
-    table = sensitivity_table(FIGURE2 | {"metric": FIGURE2["metric"] | {"near": 0.5}}, figure2_data(made()))
+    table = sensitivity_table(
+        changed(FIGURE2, metric=FIGURE2.metric.model_copy(update={"near": {"mini": 0.5}})), figure2_data(made())
+    )
     assert table["within 0.5 of its own best"].to_list() == ["17% (2 of 12)", "67% (2 of 3)", "56% (5 of 9)"]
 
 
@@ -67,7 +70,7 @@ def test_the_tuning_budget_of_both_sides_of_a_claim_is_said():
     assert tuning_budget(FIGURE2, frame(fewer, "top1_accuracy")).startswith(
         "equal in 1 of 2 comparisons: AdamCPR Kappa-WS 9"
     )
-    assert tuning_budget(artefact("table_c1"), figure2_data(noisy)) == ""  # a claim about one method
+    assert tuning_budget(at_scale(artefact("table_c1"), "mini"), figure2_data(noisy)) == ""  # a claim about one method
 
 
 def evaluated(curves):
@@ -105,12 +108,17 @@ def test_the_step_at_which_a_best_cell_has_the_other_s_final_score():
 
 
 def test_runs_that_were_evaluated_at_their_end_alone_have_no_such_table():
-    assert list(tuning_tables(FIGURE2, evaluated({}))) == ["Sensitivity"]
-    assert list(tuning_tables(FIGURE2, evaluated({("adamw", 1e-1): [79, 80]}))) == [
+    def titles(runs):
+        return [table.title for table in heatmap.tables(FIGURE2, heatmap.table(FIGURE2, runs, 3), runs)]
+
+    assert titles(evaluated({})) == ["Best cells", "Sensitivity", "Every cell"]
+    assert titles(evaluated({("adamw", 1e-1): [79, 80]})) == [
+        "Best cells",
         "Sensitivity",
         "Steps to the other's final score",
+        "Every cell",
     ]
-    assert tuning_tables(FIGURE2, []) == {}
+    assert titles([]) == ["Best cells", "Every cell"]
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,15 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_runs import CPR, FIGURE2, GROKKING, LRS, ROOT, SEEDS, curve, grid, noisy
+from made_runs import CPR, FIGURE2, GROKKING, LRS, ROOT, SEEDS, changed, curve, grid, noisy
 from scipy import stats
 
 from results.claims import judge
 from results.differences import interval, least_signed_rank, median_of
+from results.schema import BaseClaim
 from results.verdicts import Finding, Verdict, decide, from_csv, to_csv
 
-CLAIM = {"id": "a", "text": "a > b", "published": "-"}
+CLAIM = BaseClaim(id="a", text="a > b", published="-")
 
 
 def decided(*findings: Finding | None) -> list[str]:
@@ -59,9 +60,9 @@ def test_made_runs_are_judged_by_what_is_left_of_p_after_four_claims():
             0 if name != "adamcpr_ws" else -0.5 if (lr, seed) in behind else 1 + LRS.index(lr) + seed / 10
         )
 
-    alone = FIGURE2 | {"claims": FIGURE2["claims"][:1]}
-    (by_itself,) = judge(alone, "mini", grid(value), complete=True)
-    together = judge(FIGURE2, "mini", grid(value), complete=True)
+    alone = changed(FIGURE2, claims=FIGURE2.claims[:1])
+    (by_itself,) = judge(alone, grid(value), complete=True)
+    together = judge(FIGURE2, grid(value), complete=True)
     assert by_itself.verdict == "holds" and by_itself.p == by_itself.p_holm < 0.05
     assert (
         together[0].verdict == "undecided"
@@ -77,7 +78,7 @@ def test_the_interval_is_scipy_s_of_the_plain_differences():
     found = stats.bootstrap(
         (sorted(lead.values()),), np.median, n_resamples=1999, method="BCa", rng=np.random.default_rng(0)
     )
-    verdict = judge(FIGURE2, "mini", runs, complete=True)[0]
+    verdict = judge(FIGURE2, runs, complete=True)[0]
     low, high = found.confidence_interval
     assert (verdict.low, verdict.high) == (pytest.approx(low), pytest.approx(high))
     assert f"median difference +0.80 [{low:+.2f}, {high:+.2f}] over 9 pairs" in verdict.ours
@@ -103,11 +104,11 @@ def test_where_the_interval_is_not_defined():
 
 
 def test_the_lead_in_epochs_has_an_interval():
-    adamw = [method for method in GROKKING["methods"] if method["title"].startswith("AdamW")]
+    adamw = [method for method in GROKKING.methods if method.title.startswith("AdamW")]
     runs = [curve(CPR, seed, 16) for seed in range(6)] + [
         curve(method, seed, 40) for seed in range(6) for method in adamw
     ]
-    (verdict,) = judge(GROKKING, "mini", runs, complete=True)
+    (verdict,) = judge(GROKKING, runs, complete=True)
     assert (
         verdict.ours
         == "sooner in 6 of 6 seeds; median lead +3.00 epochs [+3.00, +3.00] over 6 pairs; p = 0.031, Holm 0.031"
@@ -115,7 +116,7 @@ def test_the_lead_in_epochs_has_an_interval():
 
 
 def test_claims_are_read_as_they_were_written_and_older_files_too():
-    verdicts = judge(FIGURE2, "mini", grid(noisy), complete=True)
+    verdicts = judge(FIGURE2, grid(noisy), complete=True)
     assert from_csv(to_csv(verdicts)) == verdicts
     assert from_csv(to_csv([])) == from_csv("\n") == []
     assert all(verdict.p_holm is not None for verdict in verdicts)

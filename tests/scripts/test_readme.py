@@ -10,6 +10,7 @@ import pytest
 import yaml
 from commands import ROOT
 
+from results.schema import Artefact
 from scripts.readme import README, count_runs, figure, rewritten, state, table
 from tasks.engine.errors import UserError
 
@@ -111,7 +112,9 @@ def test_runs_are_counted_once_though_two_grids_have_them():
         {"regularizer": "a", "lr": 2, "seed": [1, 2, 3]},
         {"task": "t", "regularizer": "a", "lr": 1},
     ]
-    assert count_runs({"task": "s", "scales": {"mini": {"seeds": [1, 2], "grids": grids}}}, "mini") == 2 * 2 + 1 + 2
+    scales = {"mini": {"seeds": [1, 2], "grids": grids}}
+    made = Artefact.model_validate({"title": "", "layout": "heatmap", "task": "s", "scales": scales})
+    assert count_runs(made, "mini") == 2 * 2 + 1 + 2
 
 
 def test_the_figure_is_there_and_its_caption_tells_scale_seeds_and_hardware(tmp_path):
@@ -126,6 +129,8 @@ def test_a_missing_mark_or_entry_is_said(tmp_path):
     with pytest.raises(UserError, match="make readme: figure"):
         rewritten("# A text without marks")
     (tmp_path / "configs" / "artefact").mkdir(parents=True)
-    (tmp_path / "configs" / "artefact" / "new.yaml").write_text(yaml.safe_dump({"title": "new"}))
+    content = yaml.safe_load((ROOT / "configs" / "artefact" / "figure2.yaml").read_text())
+    del content["readme"]
+    (tmp_path / "configs" / "artefact" / "new.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=r"new\.yaml needs an entry readme:"):
         table(tmp_path)

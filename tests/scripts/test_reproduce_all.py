@@ -1,6 +1,7 @@
 """`make reproduce-all` runs the cheapest artefacts first, and a failing one does not stop the others."""
 
 import subprocess
+from types import SimpleNamespace
 
 from commands import ROOT, call, records
 from made_runs import out_of_memory, run
@@ -64,8 +65,8 @@ def test_a_fault_in_one_artefact_stops_no_other_and_a_cluster_has_all_runs_befor
     asked = []
 
     def plan(artefact, options, overrides):
-        asked.append((artefact["name"], options["wait"]))
-        if artefact["name"] == "broken":
+        asked.append((artefact.name, options["wait"]))
+        if artefact.name == "broken":
             raise ZeroDivisionError("a fault")
         return Plan(artefact, [], [], [])
 
@@ -75,7 +76,7 @@ def test_a_fault_in_one_artefact_stops_no_other_and_a_cluster_has_all_runs_befor
         reproduce_all, "reproduce", lambda p, request, out: [] if request.options["wait"] == "true" else None
     )
     request = reproduce_all.COMMAND.parse(["wait=true"])
-    outcomes = reproduce_all.attempt_all([{"name": name} for name in ("a", "broken", "b")], request)
+    outcomes = reproduce_all.attempt_all([SimpleNamespace(name=name) for name in ("a", "broken", "b")], request)
     assert asked == [("a", "false"), ("broken", "false"), ("b", "false"), ("a", "true"), ("b", "true")]
     assert {name: outcome.words for name, outcome in outcomes.items()} == {
         "a": "done",

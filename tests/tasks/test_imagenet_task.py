@@ -13,10 +13,10 @@ from made_runs import artefact, run
 from PIL import Image
 
 from results import Run
-from results.artefact import at_scale
-from results.heatmap import heatmap_figure
+from results.cells import cell_table, readable
+from results.layouts import heatmap
 from results.runs import frame
-from results.table import cell_table, readable
+from results.schema import at_scale
 from scripts.cli.common import compose_config
 from scripts.prepare_data import prepare_task
 from scripts.sweep.plan import expand
@@ -330,12 +330,12 @@ def test_table_1_has_every_published_cell_and_the_one_that_the_paper_leaves_open
         **{("DeiT-S Kappa-IP", "-"): "79.84", ("DeiT-B Kappa-IP", "-"): "80.95"},
     }
     assert table["ours"].tolist() == ["80.00 (1 seed)"] * 7 + ["81.00 (1 seed)"] * 7
-    figure = heatmap_figure(definition, frame(runs, "top1_accuracy"), "ours", "footer")
+    figure = heatmap.figure(definition, heatmap.table(definition, runs, 1), runs, "ours", "footer")
     assert [text.get_text() for text in figure.subfigs[1].axes[4].texts] == ["81.19", "79.61", "TBA"]
 
 
 def test_table_1_at_mini_scale_is_of_one_model_and_has_pairs_enough_for_a_test():
     definition, runs = at_scale(TABLE1, "mini"), table1_runs("mini")
     assert len(runs) == 56
-    assert [panel["id"] for panel in definition["panels"]] == ["adamw", "ws", "ip"] and len(definition["claims"]) == 2
+    assert [panel.id for panel in definition.panels] == ["adamw", "ws", "ip"] and len(definition.claims) == 2
     assert len({(r.config["lr"], r.config["seed"]) for r in runs}) == 8
