@@ -13,6 +13,7 @@ from results.published import FOLDER
 from results.runs import frame
 from results.schema import at_scale
 from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from tasks.engine.config import read_config
 from tasks.engine.optimizers import build_optimizer
 from tasks.engine.records import identity
 
@@ -28,10 +29,10 @@ def planned(name: str, scale: str) -> list[Run]:
     Raises UserError for settings with which no optimizer can be made.
     """
     definition, runs = load_artefact(name), []
-    metrics = {definition.metric.name} | {panel.metric for panel in definition.panels if "metric" in panel}
+    metrics = {definition.metric.name} | {panel.metric for panel in definition.panels if panel.metric}
     options = {"scale": scale} | ({"seeds": "1"} if scale == "paper" else {})
     for number, (run_id, cfg) in enumerate(expand(definition, options, {}).items()):
-        build_optimizer(cfg, nn.Linear(2, 2))
+        build_optimizer(read_config(cfg), nn.Linear(2, 2))
         draw = random.Random(number)
         made = run("a", 1, {metric: draw.uniform(60, 70) for metric in sorted(metrics)})
         runs.append(Run(identity(cfg), made.record | {"run_id": run_id}))

@@ -36,4 +36,4 @@ def test_the_figure_is_one_picture(tmp_path):
 def test_another_key_is_refused():
     done = call_forked("demo.py", "lr=1")
     assert done.returncode == 2
-    is_one_line(done, "runs_dir=", "scripts/reproduce.py grokking")
+    is_one_line(done, "lr is unknown", "runs_dir")
