@@ -113,6 +113,8 @@ def build_workload(cfg: Config, device: torch.device) -> Workload:
     try:
         task = importlib.import_module(f"tasks.{cfg.task.name}.task")
     except ModuleNotFoundError as error:
+        if str(error.name).startswith("tasks."):
+            raise
         raise UserError(f"task={cfg.task.name} needs the package {error.name}: pip install '.[suite]'") from error
     workload = task.build(cfg, device)
     workload.model.to(device)

@@ -58,8 +58,9 @@ def read(model: type[S], content: Any, where: str = "") -> S:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        order = {"extra_forbidden": 0, "missing": 2}  # a misspelled key is a missing one too
-        first = min(error.errors(), key=lambda found: order.get(found["type"], 1))
+        # A misspelled key is a missing one too, and a validator of ours knows more than a type.
+        order = {"extra_forbidden": 0, "value_error": 1, "missing": 3}
+        first = min(error.errors(), key=lambda found: order.get(found["type"], 2))
         raise UserError(_line(model, content, where, first)) from None
 
 

@@ -111,9 +111,9 @@ def test_evaluation_reads_the_first_blocks_in_order():
 
 
 def test_the_evaluation_is_the_plain_mean_over_tokens(data, tmp_path):
-    cfg = tiny(data, tmp_path, "task.eval_blocks=5", "task.eval_batch_size=2")
+    cfg = read_config(tiny(data, tmp_path, "task.eval_blocks=5", "task.eval_batch_size=2"))
     torch.manual_seed(0)
-    workload = build(read_config(cfg), CPU)
+    workload = build(cfg, CPU)
     metrics = workload.evaluate(workload.model)
     written = torch.from_numpy(np.fromfile(data / "gpt2/Tiny/validation-00000.bin", "<u2").astype(np.int64))
     tokens, targets = written[:60].view(5, 12), written[1:61].view(5, 12)
@@ -129,7 +129,7 @@ def test_the_evaluation_is_the_plain_mean_over_tokens(data, tmp_path):
     ):  # the 1st and 3rd of the three batches, and the 2nd
         loss = cross_entropy(logits[blocks].flatten(0, 1), targets[blocks].flatten()).item()
         assert metrics[f"perplexity_{half}"] == pytest.approx(math.exp(loss), rel=1e-6)
-    one_batch = build(tiny(data, tmp_path, "task.eval_blocks=2", "task.eval_batch_size=2"), CPU)
+    one_batch = build(read_config(tiny(data, tmp_path, "task.eval_blocks=2", "task.eval_batch_size=2")), CPU)
     assert not [name for name in one_batch.evaluate(one_batch.model) if name.startswith("perplexity_")]
     assert workload.work == Work("token", 8 * 12, workload.model.shape.flops_per_token())
 
@@ -169,7 +169,7 @@ def test_the_model_s_text_stands_in_the_log_at_each_evaluation(data, tmp_path, p
 
 
 def test_sampled_tokens_follow_the_model_s_distribution():
-    model = GPT2(Shape(8, 1, 1, context=4, vocabulary=5, dropout=0.5)).eval()
+    model = GPT2(Shape(width=8, layers=1, heads=1, context=4, vocabulary=5, dropout=0.5)).eval()
     with torch.no_grad():
         model.token_embedding.weight.mul_(60)
     start, generator = torch.tensor([2]), torch.Generator().manual_seed(0)

@@ -202,7 +202,7 @@ def test_micro_batches_give_the_same_losses(data, tmp_path):
             "task.model.arguments.drop_path_rate=0",
             f"micro_batch={micro_batch}",
         )
-        engine.run(tiny(data, *options, f"runs_dir={folder}"))
+        engine.run(tiny(data, *options, f"runs_dir={folder}").source)
         (log,) = folder.glob("*/*/metrics.jsonl")
         curves.append([row["loss"] for row in map(json.loads, log.read_text().splitlines()) if "loss" in row])
     assert len(curves[0]) == 4 and curves[1] == pytest.approx(curves[0], abs=1e-5)
@@ -245,8 +245,8 @@ def test_missing_data_is_one_line_with_the_command_that_brings_it(tmp_path):
     for name in ("FashionMNIST", "ImageNetParquet"):
         with pytest.raises(UserError, match=rf"{name} \(val\) is not in .* scripts/prepare_data\.py imagenet {name}"):
             read(name, tmp_path, "val")
-    with pytest.raises(UserError, match=r"task\.data\.name='ImageNot' is unknown"):
-        read("ImageNot", tmp_path, "val")
+    with pytest.raises(UserError, match=r"task\.data\.name=ImageNot is unknown; choose one of ImageNet, "):
+        tiny(tmp_path, "task.data.name=ImageNot")
 
 
 def test_preparation_says_what_the_user_has_to_download_and_what_is_not_whole(tmp_path, folders, monkeypatch):
@@ -267,13 +267,14 @@ def test_preparation_says_what_the_user_has_to_download_and_what_is_not_whole(tm
     ("overrides", "message"),
     [
         (["task.batch_size=64", "task.augment.mix_group=64"], "60 training images, fewer than task.batch_size=64"),
-        (["task.data.val_size=0"], r"task\.data\.val_size=0 must lie in 1\.\.100"),
+        (["task.data.val_size=0"], r"task\.data\.val_size=0 must be a whole number >= 1, or null"),
+        (["task.data.val_size=101"], r"task\.data\.val_size=101 must lie in 1\.\.100"),
         (["loader_workers=-1"], "loader_workers=-1 must be a whole number >= 0"),
     ],
 )
 def test_a_setting_out_of_its_range_is_one_line(data, tmp_path, overrides, message):
     with pytest.raises(UserError, match=message):
-        engine.run(tiny(data, *overrides, f"runs_dir={tmp_path}"))
+        engine.run(tiny(data, *overrides, f"runs_dir={tmp_path}").source)
 
 
 def test_more_classes_than_outputs_are_refused(folders):
