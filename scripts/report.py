@@ -42,7 +42,9 @@ def section_of(name: str, request: Request, root: Path) -> "Section":
     from results.report import section
 
     artefact = load_artefact(name)
-    configs = expand(artefact, request.options, {"runs_dir": request.options["runs_dir"]})
+    configs = expand(
+        artefact, request.options, {key: request.given[key] for key in ("runs_dir",) if key in request.given}
+    )
     runs = [
         run for run_id, cfg in configs.items() if (run := run_on_record(records.run_folder(cfg, run_id))) is not None
     ]
@@ -70,7 +72,7 @@ def main(arguments: list[str]) -> None:
     ]
     path = write_report(sections, scale, root / scale / "index.html")
     if (count := path.stat().st_size) > MOST:
-        say(f"{path} has {size(count)}, which is slow to open; reports should stay below {size(MOST)}")
+        say(f"{path} has {size(count)}, more than the {size(MOST)} that a report should have, so it opens slowly")
     states = [section.state for section in sections]
     said = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     print(f"{path}: {len(sections)} artefacts ({said}), {size(count)}")

@@ -230,7 +230,7 @@ def test_names_of_data_and_of_tasks_cannot_leave_their_folders(tmp_path):
     for name in ("../task/cifar100", "a" * 300):
         done = call_forked("prepare_data.py", name)
         assert done.returncode == 2
-        is_one_line(done, "is unknown; choose one of")
+        is_one_line(done, f"task {name!r} is unknown; ")
     done = call_forked("show.py", "**", f"runs_dir={tmp_path}")
     is_one_line(done, "is neither a folder nor")
 

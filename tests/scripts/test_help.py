@@ -87,7 +87,7 @@ def test_help_needs_no_slow_library(arguments):
         "try:\n"
         f"    status.main({arguments})\n"
         "except SystemExit as end:\n"
-        "    sys.exit(bool(end.code) or {'torch', 'matplotlib', 'scipy'} & set(sys.modules))\n"
+        "    sys.exit(bool(end.code or {'torch', 'matplotlib', 'scipy'} & set(sys.modules)))\n"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
 

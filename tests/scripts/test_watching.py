@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from scripts.bench.sweeps import make_finished, sweep
 from scripts.cli.tables import hours
 from scripts.reproduce import COMMAND
+from scripts.sweep.commits import present_commit
 from scripts.sweep.plan import expand, known_artefacts, load_artefact, plan
 from tasks.engine import records
 from tasks.engine.attempts import history
@@ -167,11 +168,14 @@ def test_status_says_why_a_run_failed_and_of_all_artefacts_one_line_each(failed,
 
 def test_runs_of_another_commit_are_said_where_a_sweep_skips_them(finished, tmp_path):
     runs_dir = copy(finished, tmp_path)
-    assert call("status.py", *artefact(runs_dir)).stderr == ""
-    for folder in folders(runs_dir)[:2]:
+    here = present_commit()
+    if here is None:
+        pytest.skip("this folder is no git repository")
+    for number, folder in enumerate(folders(runs_dir)):
         record = records.read_record(folder)
         assert record is not None
-        records.write_record(folder, record | {"git_commit": "0123456789ab-dirty-00000000"})
+        commit = "0123456789ab-dirty-00000000" if number < 2 else f"{here[:12]}-dirty-00000000"
+        records.write_record(folder, record | {"git_commit": commit})
     said = "2 of 6 finished runs were trained by another commit; reproduce.py skips them all the same"
     is_one_line(call("status.py", *artefact(runs_dir)), said)
     assert f"grokking: {said}\n" in call("reproduce.py", *artefact(runs_dir)).stdout
