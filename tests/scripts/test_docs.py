@@ -202,7 +202,10 @@ def copy(tmp_path_factory):
 
 
 def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess:
-    done = subprocess.run([sys.executable, script, *arguments], cwd=folder, capture_output=True, text=True, timeout=900)
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        [sys.executable, script, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
+    )
     assert done.returncode == 0, done.stderr
     return done
 
