@@ -1,21 +1,26 @@
-# `make help` lists the targets. Every one that runs Python makes .venv first, if it is missing, or pyproject.toml or a lock file has changed.
-# make PYTHON=/path/to/python takes another than the first that is found.
+# `make help` lists the targets. Targets that run Python first make .venv if it is missing, or if
+# pyproject.toml or a lock file has changed.
+# make PYTHON=/path/to/python uses that Python instead of the first one found.
 PYTHONS_KNOWN := 3.11 3.12 3.13
 PYTHON ?= $(shell for v in $(PYTHONS_KNOWN); do python$$v -c "" 2>/dev/null && echo python$$v && break; done)
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check
-# --no-compile: Python compiles what is imported, when it is imported; compiling all of it here would take another minute.
+# --no-compile: Python compiles modules on import. Compiling all of them here would take another minute.
 INSTALL := $(PIP) install -qq --no-compile
-# ... which must be allowed to it: without, every process would compile torch anew, for 5 seconds.
+# If Python could not write the compiled modules, every process would compile torch again, for 5 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 TORCH := torch==2.14.1 torchvision==0.29.1
-# make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu: torch without CUDA, 0.2 GB instead of 3.
+# make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu installs torch without CUDA, 0.2 GB
+# instead of 3.
 TORCH_INDEX ?=
 
-# make setup EXTRAS="language segmentation corruptions" adds the libraries of those tasks, EXTRAS=docs those of the documentation.
+# make setup EXTRAS="language segmentation corruptions" adds the libraries of those tasks. EXTRAS=docs
+# adds those of the documentation.
 EXTRAS ?=
-# make reproduce SCALE=mini SEEDS=1,2 JOBS=2 DEVICE=cpu; without them the artefact's own seeds, one job per core, the scale's device.
-# LAUNCHER=slurm [WAIT=true] submits to a cluster; ARGS="launcher.partition=gpu" adds any other key, ARGS=--dry-run only lists.
+# make reproduce SCALE=mini SEEDS=1,2 JOBS=2 DEVICE=cpu. The defaults are the artefact's own seeds, one
+# job per core, and the scale's device.
+# LAUNCHER=slurm [WAIT=true] submits to a cluster. ARGS="launcher.partition=gpu" adds any other key, and
+# ARGS=--dry-run only lists the runs.
 SCALE ?= mini
 OPTIONS = scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(JOBS),jobs=$(JOBS)) $(if $(DEVICE),device=$(DEVICE)) \
           $(if $(LAUNCHER),launcher=$(LAUNCHER)) $(if $(WAIT),wait=$(WAIT)) $(ARGS)
@@ -23,19 +28,20 @@ OPTIONS = scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(JOBS),jobs=$(JOBS)
 TESTS ?=
 WORKERS ?= 2
 
-# make test-versions PYTHONS="3.11 3.12" STRICT=true: the oldest supported Python gets the oldest torch, the others the newest.
+# make test-versions PYTHONS="3.11 3.12" STRICT=true tests the oldest supported Python with the oldest
+# torch, and the others with the newest.
 PYTHONS ?= 3.11 3.13
 TORCH_OLDEST ?= 2.11.0
 TORCH_NEWEST ?= 2.14.1
 STRICT ?=
 
-# What make test-sanitizers adds to the kernel's flags. The sanitizers' libraries must be loaded before all others.
+# Flags that make test-sanitizers adds to the kernel's. The sanitizers' libraries must be loaded first.
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -g
 SANITIZED = CPR_CACHE=$(CURDIR)/build/sanitizers CPR_KERNEL_FLAGS="$(SANITIZERS)" PYTHONMALLOC=malloc OMP_NUM_THREADS=2 \
             ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
             LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)"
 
-# make bench ROUNDS=15 SHAPES=gpt2s; what they mean is said at the top of scripts/bench/step_times.py.
+# make bench ROUNDS=15 SHAPES=gpt2s. scripts/bench/step_times.py --help explains the options.
 BENCH_OPTIONS := ROUNDS SHAPES DEVICE THREADS TABLES CONTEXT BATCH MEMORY_GB REBUILD
 given = $(foreach name,$(1),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$($(name))))
 
@@ -55,25 +61,26 @@ test-weekly: .venv/.stamp  ## run the tests that take too long for every push
 test-chaos: .venv/.stamp  ## sweeps under random faults, here and on a local Slurm, 10 minutes (SEEDS=1,2,3)
 	CHAOS_SEEDS=$(or $(SEEDS),1) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m chaos $(or $(TESTS),tests/chaos tests/slurm)
 
-test-slurm: .venv/.stamp  ## run the tests that need a Slurm on one that is started for them (as root on Debian; skipped elsewhere)
+test-slurm: .venv/.stamp  ## start a local Slurm and run its tests (as root on Debian, skipped elsewhere)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slurm and not weekly" $(or $(TESTS),tests/slurm)
 
-test-browser: .venv/.stamp  ## test the report page in Chromium (Debian: apt-get install chromium; skipped where it is missing, but with CI=true)
+test-browser: .venv/.stamp  ## test the report page in Chromium (skipped without it, unless CI=true)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser $(or $(TESTS),tests/browser)
 
 test-all: test test-slurm test-browser  ## run test, test-slurm and test-browser, one after the other
 
-test-wheel: .venv/.stamp  ## build wheel and sdist, compare them, take a step with the wheel where nothing but torch is installed
+test-wheel: .venv/.stamp  ## build wheel and sdist, compare them, take a step with the wheel and only torch
 	$(BIN)/python tests/distribution/check_wheel.py
 
-# Without .venv, which would take another 5 GB.
-test-versions:  ## run tests/cpr on the wheel with the oldest and the newest torch (PYTHONS="3.11 3.13" STRICT=true; 3 GB to download each)
+# This does not need .venv, which would take another 5 GB.
+test-versions:  ## run tests/cpr on the wheel with the oldest and the newest torch (PYTHONS="3.11 3.13" STRICT=true)
 	$(PYTHON) tests/distribution/check_versions.py $(PYTHONS) --oldest $(TORCH_OLDEST) --newest $(TORCH_NEWEST) --workers $(WORKERS) \
 	  $(if $(STRICT),--strict) $(if $(TESTS),--options="$(TESTS)")
 
-# The first process builds the kernel, so that a failure is an error. Memory can't be measured: the sanitizer keeps what is freed.
-# --capture=sys leaves the sanitizers' reports, which end the process, on the terminal.
-test-sanitizers: .venv/.stamp  ## run the CPU kernel's tests with AddressSanitizer and UndefinedBehaviorSanitizer (gcc; about 3 minutes)
+# The first process builds the kernel, so that a failed build is an error. Tests that measure memory are
+# left out, because the sanitizer keeps freed memory. --capture=sys keeps the sanitizers' reports on the
+# terminal.
+test-sanitizers: .venv/.stamp  ## run the CPU kernel's tests with AddressSanitizer and UndefinedBehaviorSanitizer (gcc, about 3 minutes)
 	$(SANITIZED) $(BIN)/python -W error -c "from cpr.kernels import build; assert build.load()"
 	$(SANITIZED) $(BIN)/python -m pytest -p no:cacheprovider --capture=sys \
 	  -k "(test_kernels or cpu) and not temporary and not one_copy" $(or $(TESTS),tests/cpr/test_kernels.py $(wildcard tests/cpr/test_matrix.py))
@@ -83,7 +90,7 @@ lint: .venv/.stamp  ## check style, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: .venv/.stamp .venv/.stamp-docs  ## build the documentation into build/docs; a broken link is an error
+docs: .venv/.stamp .venv/.stamp-docs  ## build the documentation into build/docs. A broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "build/docs/index.html"
 
@@ -96,22 +103,23 @@ reproduce: .venv/.stamp  ## grokking, then Figure 2, into results/mini (SCALE= S
 reproduce-%: .venv/.stamp  ## one artefact, for example reproduce-figure2
 	$(BIN)/python scripts/reproduce.py $* $(OPTIONS)
 
-# A variable, not $(MAKE) itself in the recipe: make -n would run that line, sweep and all.
+# The recipe uses a variable instead of $(MAKE), because make -n would run a line with $(MAKE).
 MEASURE_TIMES = $(MAKE) runs/.bench-$(SCALE)
-# Without an extra its artefacts are said not to be done, and the others are. Exit codes above 1 are the user's mistakes and signals.
-reproduce-all: .venv/.stamp  ## every artefact, the cheapest first, then Tables I.1 to I.3; goes on where it was stopped (ARGS=--dry-run lists)
+# If an extra is missing, its artefacts are reported and the others are made. Exit codes above 1 are the
+# user's mistakes and signals.
+reproduce-all: .venv/.stamp  ## every artefact, the cheapest first, then Tables I.1 to I.3. Resumes (ARGS=--dry-run lists)
 	$(if $(filter --dry-run,$(ARGS)),,-$(MAKE) -k setup EXTRAS="language segmentation corruptions")
 	@failed=0; $(BIN)/python scripts/reproduce_all.py $(OPTIONS) || failed=$$?; [ $$failed -le 1 ] || exit $$failed; \
 	$(if $(SEEDS)$(ARGS)$(filter-out local,$(LAUNCHER)),echo "Tables I.1 to I.3 are left to make reproduce-table_i1 and make bench",$(MEASURE_TIMES) || failed=1); exit $$failed
 
-# Of a scale, as for runs: Tables I.2 and I.3 are measured at paper scale on the GPU.
+# SCALE works as for runs. At paper scale Tables I.2 and I.3 are measured on the GPU.
 bench_device = $(or $(DEVICE),$(if $(filter paper,$1),cuda,cpu))
 
-# Counts, measures nothing.
+# This counts parameters and measures nothing.
 reproduce-table_i1: .venv/.stamp
 	$(BIN)/python scripts/model_sizes.py scale=$(SCALE)
 
-# Marks Tables I.1 to I.3 as made on this machine.
+# This marks Tables I.1 to I.3 as made on this machine.
 runs/.bench-%:
 	$(MAKE) reproduce-table_i1 SCALE=$*
 	$(MAKE) bench DEVICE=$(call bench_device,$*)
@@ -120,25 +128,25 @@ runs/.bench-%:
 reproduce-table_i2 reproduce-table_i3: reproduce-%:
 	$(MAKE) bench TABLES=$* DEVICE=$(call bench_device,$(SCALE))
 
-reproduce-figure_e5: .venv/.stamp-corruptions  # with which mini scale's images are made
+reproduce-figure_e5: .venv/.stamp-corruptions  # makes mini scale's images
 
-report: .venv/.stamp  ## results/<scale>/index.html: every claim and artefact on one page (SCALE= ARGS="runs_dir=runs")
+report: .venv/.stamp  ## write results/<scale>/index.html: every claim and artefact on one page (SCALE= ARGS="runs_dir=runs")
 	$(BIN)/python scripts/report.py scale=$(SCALE) $(ARGS)
 
-readme: .venv/.stamp  ## README.md's first figure and its table of artefacts, from the configurations and the committed results
+readme: .venv/.stamp  ## write README.md's first figure and its table of artefacts
 	$(BIN)/python scripts/readme.py
 
-prose: .venv/.stamp  ## how comments, docstrings and Markdown read: semicolons, long sentences, long lines (ARGS="scripts docs")
+prose: .venv/.stamp  ## measure how comments, docstrings and Markdown read (ARGS="scripts docs")
 	$(BIN)/python scripts/prose.py $(ARGS)
 
-bench: .venv/.stamp  ## Tables I.2 and I.3: time and memory of optimizer and training steps (ROUNDS=15 SHAPES=toy,gpt2s DEVICE=cuda THREADS=2); without TABLES= the loader too
+bench: .venv/.stamp  ## measure Tables I.2 and I.3, and without TABLES= the loader (ROUNDS=15 SHAPES=toy,gpt2s DEVICE=cuda THREADS=2)
 	$(BIN)/python scripts/bench/step_times.py $(call given,$(BENCH_OPTIONS))
 	$(if $(TABLES)$(REBUILD),,$(BIN)/python scripts/bench/loading.py $(call given,DEVICE THREADS))
 
-bench-loading: .venv/.stamp  ## images a second of the loader of images, of timm's and of the model (ARGS="task=clip device=cuda rounds=30")
+bench-loading: .venv/.stamp  ## images a second of our loader, timm's and the model (ARGS="task=clip device=cuda rounds=30")
 	$(BIN)/python scripts/bench/loading.py $(ARGS)
 
-clean:  ## remove caches and build output; keeps .venv, runs/ and data/
+clean:  ## remove caches and build output, but not .venv, runs/ and data/
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
@@ -157,7 +165,7 @@ help:  ## this list
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
-# What a task, or the documentation, needs beyond requirements.lock.
+# Packages that a task or the documentation needs beyond requirements.lock.
 .venv/.stamp-%: .venv/.stamp requirements-%.lock
 	$(INSTALL) -r requirements-$*.lock
 	@touch $@

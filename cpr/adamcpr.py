@@ -139,7 +139,7 @@ class AdamCPR(Named):
         if not isinstance(params, nn.Module):
             groups = settings.groups_of(params, weight_decay)
         elif weight_decay:
-            raise ValueError(f"weight_decay={weight_decay} with a model: CPR replaces weight decay; leave it out")
+            raise ValueError(f"weight_decay={weight_decay} with a model: CPR replaces weight decay, so leave it out")
         else:
             groups = regularized_groups(params, reg_embedding)
         super().__init__(groups, defaults)
@@ -240,8 +240,8 @@ class AdamCPR(Named):
             if saved.is_of_the_package(state_dict):
                 if self._of_model:
                     raise ValueError(
-                        "this state was saved by pytorch-cpr, which orders parameters in its own way: build this optimizer with "
-                        "AdamCPR(pytorch_cpr.group_parameters_for_cpr_optimizer(model), ...) to load it"
+                        "pytorch-cpr saved this state, and it orders parameters in its own way. To load it, build this "
+                        "optimizer with AdamCPR(pytorch_cpr.group_parameters_for_cpr_optimizer(model), ...)"
                     )
                 state_dict = saved.from_the_package(state_dict, self.param_groups)
             for group in state_dict["param_groups"]:

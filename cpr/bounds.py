@@ -97,7 +97,7 @@ def initial_state(group: dict[str, Any], parameters: Sequence[Tensor], value: Te
         for number in (value == 0).nonzero()[:1].flatten().tolist():
             raise ValueError(
                 f"kappa_init_method='dependent' bounds a matrix by a multiple of its initial size, and the one of shape "
-                f"{tuple(parameters[number].shape)} starts at zero; use 'warm_start' or 'inflection_point'"
+                f"{tuple(parameters[number].shape)} starts at zero. Use 'warm_start' or 'inflection_point'"
             )
         kappa = group["kappa_init_param"] * value
     else:

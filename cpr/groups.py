@@ -124,9 +124,9 @@ def regularized_groups(model: nn.Module, reg_embedding: bool = False) -> list[di
         kind = type(model).__name__
         if any(getattr(p, "_fsdp_flattened", False) for p in parameters.values()):
             raise ValueError(
-                f"{kind} has flat shards, and no matrix to regularize; shard with torch.distributed.fsdp.fully_shard"
+                f"{kind} has flat shards, and no matrix to regularize. Shard with torch.distributed.fsdp.fully_shard"
             )
-        raise ValueError(f"{kind} has no matrix to regularize; pass parameter groups with regularize=True instead")
+        raise ValueError(f"{kind} has no matrix to regularize. Pass parameter groups with regularize=True instead")
     groups: dict[Any, dict[str, Any]] = {}
     for bounded in (True, False):
         for name, p in parameters.items():
@@ -156,7 +156,7 @@ def decisions(model: nn.Module, reg_embedding: bool = False) -> dict[str, str | 
     for name, parameter in parameters.items():
         if is_lazy(parameter):
             kind = type(model).__name__
-            raise ValueError(f"{name} of {kind} has no shape yet; pass one batch through the model first")
+            raise ValueError(f"{name} of {kind} has no shape yet. Pass one batch through the model first")
     asked = _asked(model)
     uses = _uses(model)
     return {
@@ -245,7 +245,7 @@ class Use:
 
 def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"this takes the model itself, whose modules say what is a matrix, not {type(model).__name__}")
+        raise TypeError(f"pass the model itself, not {type(model).__name__}: its modules decide what is a matrix")
     return dict(model.named_parameters())
 
 

@@ -59,7 +59,7 @@ class Named(Optimizer):
             for i, p in enumerate(group["params"]):
                 if p is parameter:
                     return self.name_at(number, i)
-        raise ValueError(f"a tensor of shape {tuple(parameter.shape)} is none of the optimizer's parameters")
+        raise ValueError(f"a tensor of shape {tuple(parameter.shape)} is not a parameter of this optimizer")
 
     def __repr__(self) -> str:
         """List what is bounded, what is not and why, and the settings of each group."""

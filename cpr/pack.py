@@ -84,7 +84,9 @@ class Pack:
         for i, p, gradient, entry in zip(rows, tensors, gradients, entries, strict=True):
             if gradient.layout is not torch.strided:
                 where = f"{name_of(p)} of shape {tuple(p.shape)}"
-                raise ValueError(f"AdamCPR has no step for the sparse gradients of {where}; use sparse=False")
+                raise ValueError(
+                    f"AdamCPR does not support the sparse gradients of {where}. Build its layer with sparse=False"
+                )
             views = self.views[i]
             if views is None or not all(map(operator.is_, map(entry.get, self.names), views)):
                 self._adopt(i, entry)
@@ -431,8 +433,8 @@ def _fitting(moment: Tensor | None, p: Tensor, name: str, name_of: Callable[[Ten
         return torch.zeros_like(p)
     if moment.shape != p.shape or moment.device != p.device:
         raise ValueError(
-            f"state {name} of {name_of(p)} has shape {tuple(moment.shape)} on {moment.device}, and the parameter has {tuple(p.shape)} on "
-            f"{p.device}; change both together, or clear the parameter's state"
+            f"state {name} of {name_of(p)} has shape {tuple(moment.shape)} on {moment.device}, and the parameter has "
+            f"{tuple(p.shape)} on {p.device}. Change both together, or clear the parameter's state"
         )
     if moment.stride() == torch.empty_like(p, device="meta").stride() and moment.dtype == p.dtype:
         return moment  # torch makes moments without gaps, even if the parameter has gaps in memory

@@ -72,6 +72,6 @@ def _inside(optimizer: Any) -> AdamCPR | CPR:
             getattr(found, name) for name in ("optimizer", "optim", "base", "_base_optimizer") if hasattr(found, name)
         ]
         if not inner:
-            raise TypeError(f"{type(optimizer).__name__} holds neither AdamCPR nor CPR")
+            raise TypeError(f"{type(optimizer).__name__} is neither AdamCPR nor CPR, and wraps neither")
         found = inner[0]
     return found

@@ -59,7 +59,7 @@ def loading(optimizer: Optimizer, state_dict: dict[str, Any]) -> Iterator[dict[s
 def check_class(state_dict: dict[str, Any], names: tuple[str, ...], other: str, this: str) -> None:
     """Raise ValueError for a state of the other optimizer class, whose λ and κ this one would lose."""
     if any(name in entry for entry in state_dict["state"].values() for name in names):
-        raise ValueError(f"this is the state of {other}, whose bounds {this} would not take over; load it into {other}")
+        raise ValueError(f"{other} saved this state, and {this} would lose its bounds. Load it into {other}")
 
 
 def check_shapes(
@@ -78,7 +78,8 @@ def check_shapes(
                     whose = name_of(parameter) if name_of else "a parameter"
                     raise ValueError(
                         f"the saved {name} of {whose} has shape {tuple(value.shape)}, and the parameter has "
-                        f"{tuple(parameter.shape)}; leave the parameter out of the saved state, or load it into the model that was saved"
+                        f"{tuple(parameter.shape)}. Load the state into a model of the saved shapes, or remove this "
+                        "parameter's entry from the state"
                     )
 
 
@@ -88,7 +89,8 @@ def check_moments(state_dict: dict[str, Any]) -> None:
         lacking = [name for name in ("step", *MOMENTS[:2]) if name not in entry]
         if entry and lacking:
             raise ValueError(
-                f"the saved state of parameter {identifier} has no {lacking[0]}; AdamCPR goes on from the state of an Adam alone"
+                f"the saved state of parameter {identifier} has no {lacking[0]}. "
+                "AdamCPR can only load the state of an Adam"
             )
 
 
@@ -128,8 +130,9 @@ def completed(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any
     ours, saved = optimizer.param_groups, state_dict["param_groups"]
     if len(ours) != len(saved):
         raise ValueError(
-            f"loaded state dict has a different number of parameter groups: {len(saved)}, not {len(ours)}. Load it into an optimizer `old` "
-            "with the groups it was saved with, and go on from its moments: optimizer.state.update(old.state)"
+            f"loaded state dict has a different number of parameter groups: {len(saved)}, not {len(ours)}. "
+            "Load it into an optimizer `old` with the saved groups, then copy its moments: "
+            "optimizer.state.update(old.state)"
         )
     groups = [
         own | its | ({"weight_decay": 0.0} if "weight_decay" in its else {})
@@ -194,7 +197,7 @@ def _converted(entry: dict[str, Any], group: dict[str, Any], parameter: Tensor) 
     if entry["exp_avg"].shape != parameter.shape:
         raise ValueError(
             f"this state of pytorch-cpr has a moment of shape {tuple(entry['exp_avg'].shape)} for a parameter of shape "
-            f"{tuple(parameter.shape)}: pass AdamCPR the groups that the package made, in their order"
+            f"{tuple(parameter.shape)}. Build AdamCPR from the package's own groups, in their order"
         )
     state = {name: entry[name] for name in ("step", *MOMENTS) if name in entry}
     kappa, multiplier = (entry[name].detach().reshape(1).to(scalar_dtype(parameter)) for name in ("kappa", "lagmul"))

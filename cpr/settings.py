@@ -200,18 +200,19 @@ def require_said(given: Iterable[str]) -> None:
     """Raise ValueError if the keys of a parameter group do not say whether it is regularized."""
     if not {"regularize", "weight_decay"} & set(given):
         raise ValueError(
-            "this parameter group says neither regularize=True nor regularize=False, so no parameter is regularized by it; pass the module "
-            "itself, or say which"
+            "this parameter group says neither regularize=True nor regularize=False, so no parameter is regularized. "
+            "Add one of them to the group, or pass the module itself as params"
         )
 
 
 def _check_parameter(parameter: Tensor, group: dict[str, Any]) -> None:
     if parameter.is_complex():
-        raise ValueError("CPR regularizes real parameters only; put complex ones in a group with regularize=False")
+        raise ValueError("CPR regularizes real parameters only. Put complex ones in a group with regularize=False")
     if getattr(parameter, "_fsdp_flattened", False) or hasattr(parameter, "ds_id"):
         raise ValueError(
-            f"a regularized parameter of shape {tuple(parameter.shape)} is a flat shard of FullyShardedDataParallel (FSDP1) or DeepSpeed, "
-            "so the size of its matrix is not known here; shard with torch.distributed.fsdp.fully_shard (FSDP2)"
+            f"a regularized parameter of shape {tuple(parameter.shape)} is a flat shard of FullyShardedDataParallel "
+            "(FSDP1) or DeepSpeed, which hides the size of its matrix. "
+            "Shard with torch.distributed.fsdp.fully_shard (FSDP2)"
         )
     if group["reg_function"] == "std" and not is_lazy(parameter) and parameter.numel() < 2:
         raise ValueError("reg_function='std' needs matrices of at least two elements")
@@ -224,15 +225,16 @@ def require_regularized(groups: Iterable[dict[str, Any]]) -> None:
     """
     if not any(group["regularize"] for group in groups):
         raise ValueError(
-            "no parameter is regularized; pass the model itself, or groups with regularize=True "
-            "(cpr.regularized_groups(model) makes them). Groups made for weight decay are regularized where weight_decay is not 0"
+            "no parameter is regularized. Pass the model itself, or groups with regularize=True "
+            "(cpr.regularized_groups(model) makes them). "
+            "A group made for weight decay counts if its weight_decay is not 0"
         )
 
 
 def _decay_beside(group: dict[str, Any]) -> ValueError:
     return ValueError(
-        f"weight_decay={group['weight_decay']} on a group with regularize={group['regularize']}: CPR replaces weight decay; set it to 0 "
-        "(torch's AdamW and Muon decay unless told otherwise)"
+        f"weight_decay={group['weight_decay']} on a group with regularize={group['regularize']}: CPR replaces weight "
+        "decay, so set it to 0 (torch's AdamW and Muon decay by default)"
     )
 
 
@@ -269,8 +271,8 @@ class Watch:
         if changed and any("kappa_set" in optimizer.state.get(p, {}) for p in group["params"]):
             name = changed[0]
             raise ValueError(
-                f"{name} was changed from {before[name]!r} to {group[name]!r} while bounds are in force, which were made with the former; "
-                f"make a new optimizer, or change state[p]['kappa'] of each parameter"
+                f"{name} was changed from {before[name]!r} to {group[name]!r} while bounds are in force "
+                f"that depend on it. Make a new optimizer, or change state[p]['kappa'] of each parameter"
             )
         for parameter in group["params"] if group["regularize"] else ():
             _check_parameter(parameter, group)

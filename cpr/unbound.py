@@ -43,9 +43,10 @@ def _warn(name: str, seen: dict[str, Any]) -> None:
 
 def _advice(group: dict[str, Any]) -> str:
     if group["kappa_init_method"] == "warm_start":
-        return f"The bounds are set after kappa_init_param={group['kappa_init_param']} steps; set it to twice the lr warm-up."
+        steps = group["kappa_init_param"]
+        return f"The bounds are set after kappa_init_param={steps} steps. Set it to twice the lr warm-up."
     interval = group["reg_step_size"]
     return (
-        f"Inflection point with reg_step_size={interval} sets a bound after {4 * interval} steps at the earliest; "
-        "set reg_step_size to a tenth of the lr warm-up."
+        f"Inflection point with reg_step_size={interval} sets a bound after {4 * interval} steps at the earliest. "
+        "Set reg_step_size to a tenth of the lr warm-up."
     )

@@ -70,29 +70,29 @@ class CPR(Named):
         safeguard: bool = True,
     ) -> None:
         if not hasattr(optimizer, "param_groups"):
-            raise TypeError(
-                f"CPR goes around an optimizer, such as CPR(torch.optim.SGD(...)), not {type(optimizer).__name__}"
-            )
+            raise TypeError(f"CPR wraps an optimizer, as in CPR(torch.optim.SGD(...)), not {type(optimizer).__name__}")
         if hasattr(optimizer, "eval"):
             raise ValueError(
-                f"{type(optimizer).__name__} evaluates other weights than it trains, so that CPR would not bound the former; "
-                "put the schedule-free method around CPR: schedulefree.ScheduleFreeWrapper(cpr.AdamCPR(model, betas=(0, 0.999), ...))"
+                f"{type(optimizer).__name__} evaluates other weights than it trains, "
+                "and CPR would bound only the trained ones. "
+                "Wrap AdamCPR instead: schedulefree.ScheduleFreeWrapper(cpr.AdamCPR(model, betas=(0, 0.999), ...))"
             )
         name = type(optimizer).__name__
         if isinstance(optimizer, Named):
-            raise ValueError(f"{name} bounds its matrices already; put CPR around an optimizer that does not")
+            raise ValueError(f"{name} bounds its matrices already. Pass CPR an optimizer that does not")
         if name in KEEP_A_COPY:
             raise ValueError(
-                f"{name} computes the weights anew from a copy that it keeps, so a pull on them would be undone"
+                f"{name} recomputes the weights from its own copy, which would undo CPR's pull. Use another optimizer"
             )
         if all("safeguard" in group for group in optimizer.param_groups):
             raise ValueError(
-                f"this {name} has been in a CPR before, and its groups keep those settings; make a new one"
+                f"this {name} has been in a CPR before, and its groups still have those settings. Make a new {name}"
             )
         closure = inspect.signature(optimizer.step).parameters.get("closure")
         if closure is not None and closure.default is inspect.Parameter.empty:
             raise ValueError(
-                f"{type(optimizer).__name__} evaluates its closure several times in a step, and CPR cannot pull in between"
+                f"{name} evaluates its closure several times in a step, and CPR can't pull in between. "
+                "Use another optimizer"
             )
         defaults = settings.checked_defaults(
             kappa_init_method=kappa_init_method,
@@ -254,8 +254,8 @@ def _parted(state_dict: dict[str, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]
         return state_dict["state"], state_dict["cpr"]
     if any(isinstance(entry.get("kappa_set"), dict) for entry in state_dict["state"].values()):
         raise ValueError(
-            "λ and κ are missing in this state: torch's flatten_optimizer_state_dict=True keeps the entries of "
-            "optimizer.state alone, and CPR's state_dict has the wrapped optimizer's too; use StateDictOptions without it"
+            "λ and κ are missing in this state, because it was saved with flatten_optimizer_state_dict=True. "
+            "Save it again without that option of StateDictOptions"
         )
     theirs: dict[Any, Any] = {}
     own: dict[Any, Any] = {}

@@ -31,6 +31,7 @@ from typing import Any
 import pandas as pd
 
 from results.differences import Median
+from results.statistics.holm import holm
 
 HOLDS, FAILS, UNDECIDED, TOO_FEW, MISSING = (
     "holds",
@@ -107,20 +108,6 @@ def decide(claims: Sequence[Mapping[str, Any]], findings: Sequence[Finding | Non
         paired = (median.low, median.high, median.pairs) if median else (None, None, None)
         verdicts.append(Verdict(*about, ours, verdict, p, p_holm, *paired))
     return verdicts
-
-
-def holm(p_values: Mapping[int, float]) -> dict[int, float]:
-    """Return the p-values after Holm's correction for their number, by the same keys.
-
-    Same results as statsmodels' multipletests, which collects garbage at every call: up to seconds
-    in a large process.
-    """
-    ordered = sorted(p_values, key=p_values.__getitem__)
-    corrected, largest = {}, 0.0
-    for rank, key in enumerate(ordered):
-        largest = max(largest, min(1.0, (len(ordered) - rank) * p_values[key]))
-        corrected[key] = largest
-    return corrected
 
 
 def to_csv(verdicts: Sequence[Verdict]) -> str:

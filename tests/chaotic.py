@@ -1,4 +1,4 @@
-"""What the sweeps under random faults have in common: the sweep, what it ends as, and faults in files."""
+"""Shared by the sweeps under random faults: the sweep, its expected end, and faults in files."""
 
 import functools
 import hashlib
@@ -23,12 +23,12 @@ every_seed = pytest.mark.parametrize("seed", SEEDS)
 
 
 def sweep(runs_dir: Path) -> subprocess.Popen:
-    """The sweep in a process group of its own, as a shell starts it."""
+    """Start the sweep in its own process group, as a shell does."""
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "CHAOS": str(runs_dir),
-    }  # by which workers are known
+    }  # marks the workers
     arguments = [*command(*SWEEP), f"runs_dir={runs_dir}", f"results_dir={runs_dir / 'results'}"]
     with open(runs_dir.with_suffix(".log"), "a") as log:
         return subprocess.Popen(arguments, stdout=log, stderr=log, env=environment, start_new_session=True)
@@ -36,7 +36,7 @@ def sweep(runs_dir: Path) -> subprocess.Popen:
 
 @functools.cache
 def undisturbed() -> dict[str, tuple[str, str, str]]:
-    """What the runs of a sweep end as to which nothing happens."""
+    """Return the ends of the runs of an undisturbed sweep."""
     with tempfile.TemporaryDirectory() as folder:
         runs_dir = Path(folder) / "runs"
         assert sweep(runs_dir).wait(timeout=600) == 0
@@ -44,7 +44,7 @@ def undisturbed() -> dict[str, tuple[str, str, str]]:
 
 
 def ends(runs_dir: Path) -> dict[str, tuple[str, str, str]]:
-    """What every run ended as: status, trained weights, and the bytes of its log."""
+    """Return the end of every run: status, trained weights, and the bytes of its log."""
     return {
         run_id: (
             record["status"],
@@ -57,7 +57,7 @@ def ends(runs_dir: Path) -> dict[str, tuple[str, str, str]]:
 
 
 def processes_of(runs_dir: Path) -> list[int]:
-    """Whoever works for the sweep."""
+    """Return the processes that work for the sweep."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
@@ -82,14 +82,14 @@ def cut(random_: random.Random, content: bytearray) -> bytearray:
 
 
 def repeated_beyond_a_checkpoint(runs_dir: Path) -> list[str]:
-    """Starts at a step at which no checkpoint was due and no process ended."""
+    """Return the starts at a step at which no checkpoint was due and no process ended."""
     wrong = []
     for path in runs_dir.glob("*/*/starts.jsonl"):
         orderly = {0}
         for line in path.read_bytes().splitlines():
             try:
                 entry = json.loads(line)
-            except ValueError:  # the fault damaged it: nothing can be said of this run
+            except ValueError:  # the fault damaged this file, so nothing is known about this run
                 orderly = set(range(STEPS + 1))
                 continue
             if "end" in entry:
@@ -100,7 +100,7 @@ def repeated_beyond_a_checkpoint(runs_dir: Path) -> list[str]:
 
 
 def gone(runs_dir: Path, seconds: float) -> None:
-    """Fails unless all processes of the sweep end by themselves."""
+    """Fail unless all processes of the sweep end by themselves."""
     end = time.monotonic() + seconds
     while left := processes_of(runs_dir):
         assert time.monotonic() < end, f"{len(left)} processes are left"

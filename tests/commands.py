@@ -1,4 +1,4 @@
-"""The command lines as a user types them, in real processes, and a small data set for them."""
+"""Run command lines as a user types them, in real processes, and write small data sets for them."""
 
 import hashlib
 import json
@@ -32,9 +32,10 @@ def call(script: str, *arguments: str, timeout: float = 120, **options: Any) -> 
 
 
 def call_forked(script: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess:
-    """As `call`, in a fork of this process, which has imported already what the script imports: some seconds less.
+    """Run a script like `call`, in a fork of this process. The imports are done, which saves seconds.
 
-    For what is refused before it trains and asks for no GPU: a fork can neither train on threads nor open a GPU reliably.
+    Use it for commands that are refused before training. A fork can't reliably train on threads or open
+    a GPU.
     """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = multiprocessing.get_context("fork").Process(
@@ -51,7 +52,7 @@ def call_forked(script: str, *arguments: str, timeout: float = 120) -> subproces
 
 
 def _become(argv: list[str], out: Any, err: Any) -> None:
-    """Runs a script as the process's own, with these files for its streams."""
+    """Run a script in this process, with these files as its streams."""
     for stream, number in ((out, 1), (err, 2)):
         os.dup2(stream.fileno(), number)
     sys.argv, sys.stdout, sys.stderr = argv, out, err
@@ -70,7 +71,7 @@ def start(script: str, *arguments: str) -> subprocess.Popen:
 
 
 def wait_until(condition: Any, seconds: float = 90) -> None:
-    """Returns when the condition is true; fails if it never is."""
+    """Return when the condition is true. Fail if that takes too long."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "the condition never became true"
@@ -78,18 +79,18 @@ def wait_until(condition: Any, seconds: float = 90) -> None:
 
 
 def records(runs_dir: Path) -> dict[str, dict[str, Any]]:
-    """run id -> record of every run that has ended."""
+    """Return the record of every run that has ended, by run id."""
     return {path.parent.name: json.loads(path.read_text()) for path in runs_dir.glob("*/*/record.json")}
 
 
 def is_one_line(done: subprocess.CompletedProcess, *words: str) -> None:
-    """Fails unless the standard error stream is one line that holds all the words."""
+    """Fail unless the standard error stream is one line with all the words."""
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert all(word in done.stderr for word in words), done.stderr
 
 
 def write_fashion_mnist(root: Path, train: int = 400, test: int = 100) -> Path:
-    """Files in Fashion-MNIST's format with bright squares whose place tells the class: small, and learnable."""
+    """Write files in Fashion-MNIST's format. The position of a bright square gives the class."""
     raw = root / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
@@ -107,7 +108,7 @@ def write_fashion_mnist(root: Path, train: int = 400, test: int = 100) -> Path:
 
 
 def write_tokens(root: Path, name: str, vocabulary: int, train: int = 6000, validation: int = 1000) -> Path:
-    """A data set of the task gpt2 as its preparation leaves one, easily learnt: each token is the one before it plus 1 to 3."""
+    """Write a prepared data set of the task gpt2. It is easy to learn: each token adds 1 to 3 to the last."""
     folder = root / "gpt2" / name
     folder.mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)

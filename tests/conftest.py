@@ -1,4 +1,4 @@
-"""Where there is no GPU, Triton's kernels run in its interpreter; it must be asked for before they are imported."""
+"""Without a GPU, run Triton's kernels in its interpreter. It must be chosen before they are imported."""
 
 import os
 

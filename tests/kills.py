@@ -1,4 +1,4 @@
-"""Runs that are killed again and again, and what they must end as."""
+"""Kill runs again and again, and compare their ends."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ def only_folder(runs_dir: Path) -> Path:
 
 
 def same_end(runs_dir: Path, other: Path) -> None:
-    """Fails unless the two runs ended with the same bits: parameters, optimizer state, metrics and dynamics."""
+    """Fail unless both runs ended with the same bits: parameters, optimizer state, metrics and dynamics."""
     a, b = only_folder(runs_dir), only_folder(other)
     first, second = (json.loads((folder / "record.json").read_text()) for folder in (a, b))
     assert first["state_sha256"] == second["state_sha256"]
@@ -24,7 +24,7 @@ def same_end(runs_dir: Path, other: Path) -> None:
 
 
 def last_logged(runs_dir: Path) -> int:
-    """The last step in dynamics.jsonl; 0 if there is none yet."""
+    """Return the last step in dynamics.jsonl, or 0 if there is none yet."""
     steps = [0]
     for log in runs_dir.glob("*/*/dynamics.jsonl"):
         for line in log.read_text().splitlines()[1:]:

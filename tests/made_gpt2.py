@@ -1,4 +1,6 @@
-"""Documents for the tests of GPT-2's data, some of them hard to cut into tokens, and what a preparation made of them."""
+"""Documents for the tests of GPT-2's data, and what a preparation made of them.
+
+Some documents are hard to cut into tokens."""
 
 import random
 
@@ -19,7 +21,7 @@ HARD = [
     "3.14159 1234567890 x=-1;{}[]()",
 ]
 RECIPE = Recipe("Made", "made", validation_share=0.2, documents_per_group=10)
-SIZE = 400  # documents of MADE, as many as fill 40 groups
+SIZE = 400  # documents in MADE, enough to fill 40 groups
 
 _words = random.Random(0)
 MADE = HARD + [
@@ -28,7 +30,7 @@ MADE = HARD + [
 
 
 def texts_of(root, name, split, bpe):
-    """The documents of a split, decoded."""
+    """Return the decoded documents of a split."""
     tokens = shards.open_split(root, name, split)
     ids = tokens.read(0, len(tokens)).astype(int)
     ends = np.flatnonzero(ids == bpe.end_of_text)

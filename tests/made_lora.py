@@ -46,7 +46,7 @@ SETTINGS = [
 
 
 def made_questions(number: int, seed: int) -> list[Question]:
-    """Does a line begin with "the"?"""
+    """Return questions that ask whether a line begins with "the"."""
     generator = torch.Generator().manual_seed(seed)
     lines = [[WORDS[index] for index in torch.randint(len(WORDS), (5,), generator=generator)] for _ in range(number)]
     return [Question(f"{' '.join(line)}\nIs this the?", " yes" if line[0] == "the" else " no") for line in lines]

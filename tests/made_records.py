@@ -12,16 +12,16 @@ from scripts.sweep.plan import expand, load_artefact
 
 @cache  # Hydra takes seconds for all artefacts
 def mini(name: str) -> dict[str, DictConfig]:
-    """run id -> configuration of an artefact's runs at mini scale, with the default runs_dir."""
+    """Return the configurations of an artefact's mini runs by run id, with the default runs_dir."""
     return expand(load_artefact(name), {"scale": "mini"}, {})
 
 
 def expand_once(artefact: dict[str, Any], options: dict[str, str], overrides: dict[str, str]) -> dict[str, DictConfig]:
-    """In place of `scripts.sweep.plan.expand`, where a test stands in the folder that has the runs."""
+    """Replace `scripts.sweep.plan.expand` in a test whose current folder has the runs."""
     assert options["scale"] == "mini" and not overrides
     return mini(artefact["name"])
 
 
 def write_artefact_runs(runs_dir: Path, name: str) -> list[Path]:
-    """The folders of all of an artefact's mini runs."""
+    """Write the folders of all mini runs of an artefact."""
     return [write_run(runs_dir, cfg, metrics_of(name)) for cfg in mini(name).values()]

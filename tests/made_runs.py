@@ -39,7 +39,7 @@ def measured_by(better: str, definition: dict = FIGURE2) -> dict:
 def run(
     name: str, seed: int, final: dict | None, *, lr: float = 1e-3, metrics: tuple = (), task: str = "a_task", **settings
 ) -> Run:
-    """A run that finished with the metrics `final`, or diverged (None)."""
+    """Return a run that finished with the metrics `final`, or diverged (None)."""
     about = {"name": task, "data": {"description": "40 images"}}
     config = {"seed": seed, "lr": lr, "num_steps": 80, "regularizer": {"name": name} | settings, "task": about}
     record = {
@@ -58,14 +58,14 @@ def run(
 
 
 def out_of_memory(one: Run) -> Run:
-    """The run as one that failed for want of memory."""
+    """Return the run as one that failed out of memory."""
     return Run(
         one.config, one.record | {"status": "failed", "metrics": {}, "reason": "out of memory at step 3, in 3 attempts"}
     )
 
 
 def grid(value, scale: str = "mini", seeds=SEEDS) -> list[Run]:
-    """Figure 2's runs with the accuracy value(name, lr, setting, seed), which is None for a diverged run."""
+    """Return Figure 2's runs with the accuracy value(name, lr, setting, seed). None is a diverged run."""
     runs = []
     for axes in FIGURE2["scales"][scale]["grids"]:
         keys = [key.removeprefix("regularizer.") for key in axes if key not in ("regularizer", "lr")]
@@ -85,7 +85,7 @@ def figure2_data(value, **options) -> pd.DataFrame:
 
 
 def curve(method: dict, seed: int, reached: int | None, diverged: bool = False, target: float = 95.0) -> Run:
-    """A run of 10 epochs of 8 steps, evaluated at each, that first is exactly at the target at step `reached`."""
+    """Return a run of 10 epochs of 8 steps. Evaluations first equal the target at step `reached`."""
     settings = {key.removeprefix("regularizer."): value for key, value in method["select"].items()}
     logged = [{"step": step, "loss": 1.0, "lr": 1e-3} for step in range(4, 81, 4)]
     accuracy = {step: target if reached and step >= reached else target - 80 for step in range(8, 81, 8)}
@@ -97,7 +97,9 @@ def curve(method: dict, seed: int, reached: int | None, diverged: bool = False, 
 
 
 def accuracy_pairs(difference, seeds=range(1, 13)) -> list[Run]:
-    """Two runs a learning rate and seed of evaluate_at's cifar100 part: accuracies 80 and 80 + difference(lr, seed), None: diverged."""
+    """Return two runs per learning rate and seed of evaluate_at's cifar100 part.
+
+    Their accuracies are 80 and 80 + difference(lr, seed). None is a diverged run."""
     runs = []
     for lr, seed in itertools.product((1e-3, 1e-2), seeds):
         second = difference(lr, seed)
@@ -112,7 +114,9 @@ def accuracy_pairs(difference, seeds=range(1, 13)) -> list[Run]:
 
 
 def epoch_pairs(epochs) -> list[Run]:
-    """Two runs a seed of evaluate_at's grokking part; epochs[seed - 1] are those at which `before` and `after` reach 95 %, or None."""
+    """Return two runs per seed of evaluate_at's grokking part.
+
+    epochs[seed - 1] are those at which `before` and `after` reach 95 %, or None."""
     runs = []
     for seed, pair in enumerate(epochs, 1):
         for value, epoch in zip(("before", "after"), pair, strict=True):

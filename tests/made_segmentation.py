@@ -1,4 +1,6 @@
-"""Small cases and settings for the tests of the task segmentation. Without nnU-Net what imports this module is skipped."""
+"""Small cases and settings for the tests of the task segmentation.
+
+Without nnU-Net, tests that import this module are skipped."""
 
 import numpy as np
 import pytest
@@ -34,7 +36,7 @@ def volume(values, affine=None):
 
 
 def made_case(number: int) -> Case:
-    """A bright box in noise, with a brighter one in it."""
+    """Return a bright box in noise, with a brighter box inside."""
     draw = np.random.default_rng(number)
     label = np.zeros((18, 18, 18), np.uint8)
     label[4:13, 4:13, 4:13] = 1

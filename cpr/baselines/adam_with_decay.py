@@ -63,7 +63,7 @@ class AdamWithDecay(torch.optim.Adam, ABC):
         group.setdefault("regularize", bool(decay))
         if decay and not group["regularize"]:
             raise ValueError(
-                f"weight_decay={decay} on a group with regularize=False; set it to 0, or regularize the group"
+                f"weight_decay={decay} on a group with regularize=False. Set it to 0, or regularize the group"
             )
         if decay is not None:
             group["decay"] = decay
@@ -100,7 +100,8 @@ class AdamWithDecay(torch.optim.Adam, ABC):
         for group in self.param_groups:
             if group["weight_decay"]:
                 raise ValueError(
-                    f"weight_decay={group['weight_decay']} in a group of {type(self).__name__}; its entry is called 'decay'"
+                    f"weight_decay={group['weight_decay']} in a group of {type(self).__name__}. "
+                    "Change the group's entry 'decay' instead"
                 )
         self._decay()
         plain_adam_step()(self)

@@ -139,7 +139,7 @@ def load() -> bool:
         advice = getattr(error, "advice", OTHER_FOLDER)
         warnings.warn(
             f"cpr has no compiled CPU kernel and uses torch's own operations, about twice as slow: {reason}. {advice}. "
-            "Pass kernel='eager' to do without the kernel.",
+            "Pass kernel='eager' to silence this warning.",
             stacklevel=2,
         )
         return False

@@ -60,7 +60,8 @@ def select(parameter: Tensor, choice: str) -> Kernel:
     if choice == "triton" and not gpu.available():
         raise ValueError("kernel='triton' needs Triton, which is not installed: pip install triton")
     if choice == "cpu" and cpu.handles(parameter):
-        raise ValueError("kernel='cpu' could not be built; the warning above says why")
+        raise ValueError("kernel='cpu' could not be built. The warning above says why")
     raise ValueError(
-        f"kernel={choice!r} cannot work on a parameter of {parameter.dtype} on {parameter.device} with strides {parameter.stride()}"
+        f"kernel={choice!r} cannot work on a parameter of {parameter.dtype} on {parameter.device} with strides "
+        f"{parameter.stride()}. Use kernel='auto'"
     )

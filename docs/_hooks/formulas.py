@@ -1,4 +1,4 @@
-"""Formulas as drawings (SVG), made when the site is built: no script, and no font that a reader's system would have to have."""
+"""Draw formulas as SVG when the site is built. Pages need no script and no special font."""
 
 import html
 import re

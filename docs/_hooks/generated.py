@@ -1,6 +1,7 @@
-"""Pages and parts of pages that are made from files of the repository, so that nothing stands twice.
+"""Make pages and parts of pages from files of the repository, so that nothing is written twice.
 
-A page for every tasks/*/README.md and results/<scale>/*/table.md; and in a page's text, on a line of its own:
+Every tasks/*/README.md and results/<scale>/*/table.md becomes a page. In a page's text, these lines
+are replaced:
 
     {{ configs/task }}                a table of the folder's files, with the comment at their head
     {{ tasks }}, {{ results }}        tables of those pages
@@ -27,7 +28,7 @@ DIRECTIVE = re.compile(r"^\{\{ (.+?) \}\}$", re.MULTILINE)
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """mkdocs: the site's files."""
+    """Add the generated pages to the site's files. mkdocs calls this."""
     for task in task_folders():
         files.append(File.generated(config, f"tasks/{task.name}.md", content=(task / "README.md").read_text()))
     for scale, folder in result_folders():
@@ -41,7 +42,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_config(config: Any) -> Any:
-    """mkdocs: the navigation gets the pages that are made here."""
+    """Add the generated pages to the navigation. mkdocs calls this."""
     for section in config.nav:
         for name, pages in section.items() if isinstance(section, dict) else ():
             if name == "Tasks":
@@ -55,12 +56,12 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """mkdocs: a page's text."""
+    """Replace the directives in a page's text. mkdocs calls this."""
     return DIRECTIVE.sub(lambda found: part(found[1]), markdown)
 
 
 def part(name: str) -> str:
-    """What stands in place of {{ name }}. Raises ValueError for a name that is not there."""
+    """Return the replacement of {{ name }}. Raises ValueError for an unknown name."""
     if name == "tasks":
         rows = [(f"[{task.name}]({task.name}.md)", first_sentence(task / "README.md")) for task in task_folders()]
         return table(("task", "what"), rows)
@@ -85,7 +86,7 @@ def part(name: str) -> str:
 
 
 def artefact_keys() -> str:
-    """A heading and a table of keys for every model of results/schema.py."""
+    """Return a heading and a table of keys for every model of results/schema.py."""
     from results import schema
 
     models = [one for one in vars(schema).values() if isinstance(one, type) and issubclass(one, schema.BaseModel)]
@@ -108,7 +109,7 @@ def artefact_keys() -> str:
 
 
 def type_of(annotation: Any) -> str:
-    """A type in short words, without module names."""
+    """Return a type in short words, without module names."""
     if annotation is None or annotation is type(None):
         return "null"
     inner = typing.get_args(annotation)
@@ -205,7 +206,7 @@ def short_title(folder: Path) -> str:
 
 
 def result_page(folder: Path) -> str:
-    """table.md; its tables may be wider than the page, and a list follows its title at once."""
+    """Return the text of a result's table.md."""
     return (folder / "table.md").read_text()
 
 

@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
-# A real Slurm on one host, to test with: two pretended nodes n1 and n2, each with 16 CPUs and 8 GPUs that do not exist.
+# Run a real Slurm on one host for the tests. It has two simulated nodes, n1 and n2, each with 16
+# CPUs and 8 simulated GPUs.
 #
-#   local_cluster.sh start                       start it (an empty one, if nothing of it runs), and say how to use it
+#   local_cluster.sh start                       start it and print how to use it
 #   local_cluster.sh status                      exit code 0 if it runs, 1 if not
 #   local_cluster.sh stop                        cancel its jobs and leave no process behind
-#   local_cluster.sh kill-node n1 [--with-jobs]  kill -9 of the node's slurmd; its jobs run on, unless --with-jobs
+#   local_cluster.sh kill-node n1 [--with-jobs]  kill -9 the node's slurmd, and with --with-jobs its jobs
 #   local_cluster.sh start-node n1               start that slurmd again
-#   local_cluster.sh kill-controller             kill -9 of slurmctld; jobs run on
+#   local_cluster.sh kill-controller             kill -9 slurmctld. Jobs continue
 #   local_cluster.sh start-controller            start it again
 #
-# Partitions: ci (the default); low, whose jobs are evicted by those of high: signalled, killed after GraceTime, and queued again.
-# Needs root on Debian; missing packages are installed. Exit code 3, with one line of reason, where it cannot be.
-# Everything else lives in $SLURM_ROOT (default: .slurm in this repository); systemd is not used and /etc/slurm is not read.
+# Partitions: ci (the default), low and high. Jobs of high evict those of low: an evicted job gets a
+# signal, is killed after GraceTime, and is queued again.
+# It needs root on Debian and installs missing packages. If it can't run here, it prints the reason
+# in one line and exits with code 3.
+# All its files are in $SLURM_ROOT (default: .slurm in this repository). It starts with empty queues
+# unless it already runs. It does not use systemd or read /etc/slurm.
 set -euo pipefail
 umask 022
 
@@ -23,7 +27,8 @@ gpus=8
 daemons=(munged mariadbd slurmdbd slurmctld slurmd-n1 slurmd-n2)
 packages=(munge slurmctld slurmd slurm-client slurmdbd slurm-wlm-mysql-plugin mariadb-server-core mariadb-client-core)
 munge_socket=$root/munge/socket
-# Clusters with different roots can run side by side: each has ten ports of its own, below those that the kernel gives out.
+# Clusters with different roots can run side by side. Each has its own ten ports, below the range
+# from which the kernel assigns ports.
 port=$((20000 + $(cksum <<<"$root" | cut -d ' ' -f 1) % 1000 * 10))
 
 # Slurm's commands must not see another cluster's variables.
@@ -32,15 +37,16 @@ export SLURM_CONF=$root/etc/slurm.conf
 
 cannot() { echo "no local Slurm: $1" >&2; exit 3; }
 
-# Where Slurm cannot be ------------------------------------------------------------------------------------------------------------
+# Requirements -------------------------------------------------------------------------------------
 
 check_host() {
   [ "$(id -u)" = 0 ] || cannot "it needs root"
   command -v apt-get >/dev/null || cannot "it needs apt-get"
   grep -qx 'ID=debian' /etc/os-release 2>/dev/null || cannot "it needs Debian"
-  # A unix socket's path has at most 107 characters, and spool/n1/n1_1234567.4294967291 is one; slurm.conf knows no quotes.
+  # A unix socket's path has at most 107 characters, and spool/n1/n1_1234567.4294967291 is one.
+  # slurm.conf has no quotes.
   [[ $root =~ ^[[:alnum:]/._-]{2,70}$ ]] || cannot "set SLURM_ROOT to a path of at most 70 plain characters instead of $root"
-  [ -e "$marker" ] || [ -z "$(ls -A "$root" 2>/dev/null)" ] || cannot "SLURM_ROOT=$root holds other files; name an empty folder"
+  [ -e "$marker" ] || [ -z "$(ls -A "$root" 2>/dev/null)" ] || cannot "SLURM_ROOT=$root holds other files. Set it to an empty folder"
 }
 
 missing_packages() {
@@ -54,7 +60,7 @@ install_packages() (
   mapfile -t missing < <(missing_packages)
   [ ${#missing[@]} -gt 0 ] || exit 0
   echo "installing ${missing[*]}"
-  # Exit code 101 of this file keeps packages from starting daemons of their own.
+  # If this file exits with 101, packages do not start their daemons.
   policy=/usr/sbin/policy-rc.d
   if [ ! -e $policy ]; then
     trap 'rm -f $policy' EXIT
@@ -63,12 +69,12 @@ install_packages() (
   fi
   export DEBIAN_FRONTEND=noninteractive
   log=$(mktemp)
-  { apt-get update && apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 </dev/null ||
-    cannot "apt-get does not install ${missing[*]} (its output: $log)"
+  { apt-get update && apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends "${missing[@]}"; } \
+    >"$log" 2>&1 </dev/null || cannot "apt-get could not install ${missing[*]} (its output: $log)"
   rm -f "$log"
 )
 
-# Configuration --------------------------------------------------------------------------------------------------------------------
+# Configuration ------------------------------------------------------------------------------------
 
 make_folders() {
   mkdir -p "$root"
@@ -78,7 +84,7 @@ make_folders() {
   (umask 077 && head -c 128 /dev/urandom >"$root/munge/key")
   local i
   for ((i = 0; i < gpus; i++)); do
-    # The same device as /dev/null: Slurm only looks at whether it is a character device.
+    # The same device as /dev/null. Slurm only checks that it is a character device.
     mknod "$root/gpu/$i" c 1 3 || cannot "it needs the right to make character devices"
   done
 }
@@ -87,7 +93,8 @@ write_configuration() {
   local host i nodes=
   host=$(uname -n | cut -d . -f 1)
   for i in "${!node_names[@]}"; do
-    nodes+="NodeName=${node_names[i]} NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 2 + i)) CPUs=16 RealMemory=64000 Gres=gpu:$gpus"$'\n'
+    nodes+="NodeName=${node_names[i]} NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 2 + i)) "
+    nodes+="CPUs=16 RealMemory=64000 Gres=gpu:$gpus"$'\n'
   done
   echo "Name=gpu File=$root/gpu/[0-$((gpus - 1))]" >"$root/etc/gres.conf"
   echo "CgroupAutomount=no" >"$root/etc/cgroup.conf"
@@ -105,16 +112,17 @@ SlurmdPidFile=$root/pid/slurmd-%n
 SlurmctldLogFile=$root/log/slurmctld
 SlurmdLogFile=$root/log/slurmd-%n
 
-# A job that is queued again waits until its credential has expired, by default for two minutes.
+# A requeued job waits until its credential expires, by default for two minutes.
 AuthInfo=socket=$munge_socket,cred_expire=5
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort=$((port + 1))
-# With a munge socket of its own; without it every command waits for the default one.
+# The munge socket of this cluster. Without it every command waits for the default one.
 AccountingStoragePass=$munge_socket
 AccountingStorageTRES=gres/gpu
 
-# Two nodes on one host: the resources are as written here, whatever the host has, and nothing is bound or limited.
+# Two nodes on one host: resources are as written here, whatever the host has. Nothing is bound or
+# limited.
 SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -124,7 +132,7 @@ SelectTypeParameters=CR_CPU_Memory
 DefMemPerCPU=256
 ReturnToService=2
 
-# Decisions every second, where a production cluster takes its time.
+# Schedule every second. A production cluster is slower.
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 KillWait=5
 
@@ -154,9 +162,10 @@ StorageLoc=slurm
 END
 }
 
-# Daemons --------------------------------------------------------------------------------------------------------------------------
+# Daemons ------------------------------------------------------------------------------------------
 
-# The daemon's process id, if it runs: a number left in a file may be that of another program by now, or of a process that has ended.
+# Print the daemon's process id if it runs. The number in a file may be stale: its process may have
+# ended, or belong to another program by now.
 pid_of() {
   local pid
   pid=$(tr -dc 0-9 2>/dev/null <"$root/pid/$1") && [[ $(readlink "/proc/$pid/exe") == */"${1%%-*}"* ]] && echo "$pid"
@@ -164,7 +173,7 @@ pid_of() {
 
 running() { local name; for name in "${daemons[@]}"; do pid_of "$name" && return; done; return 1; }
 
-# wait_for SECONDS COMMAND...
+# wait_for SECONDS COMMAND...: wait until the command succeeds, or fail after SECONDS.
 wait_for() {
   local end=$((SECONDS + $1))
   shift
@@ -174,7 +183,8 @@ wait_for() {
   done
 }
 
-# launch NAME READY COMMAND...: starts a daemon that does not run, and waits until the command READY succeeds.
+# launch NAME READY COMMAND...: start a daemon unless it runs, then wait until the command READY
+# succeeds.
 launch() {
   local name=$1 ready
   read -ra ready <<<"$2"
@@ -187,7 +197,7 @@ launch() {
 }
 
 give_up() {
-  echo "error: $1 did not start; the ends of its logs:" >&2
+  echo "error: $1 did not start. The last lines of its logs:" >&2
   tail -n 10 "$root/log/$1" "$root/log/$1.out" >&2 2>/dev/null || true
   exit 1
 }
@@ -196,12 +206,14 @@ munge_answers() { munge -n -S "$munge_socket" | unmunge -S "$munge_socket"; }
 database_answers() { [ -S "$root/db/socket" ]; }
 accounting_answers() { timeout 5 sacctmgr -n show cluster; }
 controller_answers() { timeout 5 scontrol ping 2>/dev/null | grep -q UP; }
-# Both ways: the controller does not notice at once that a slurmd was killed.
+# Ask the slurmd and the controller, which does not notice at once that a slurmd was killed.
 node_answers() {
-  SLURMD_NODENAME=$1 timeout 5 scontrol show slurmd && timeout 5 sinfo -h -n "$1" -p ci -o %T | grep -qxE 'idle|mixed|allocated|completing'
+  SLURMD_NODENAME=$1 timeout 5 scontrol show slurmd &&
+    timeout 5 sinfo -h -n "$1" -p ci -o %T | grep -qxE 'idle|mixed|allocated|completing'
 }
 
-# The controller drains a node on which it meets a job's number twice, as after a kill-node --with-jobs and a start within seconds.
+# The controller drains a node on which it finds a job's number twice. This happens when a node
+# starts within seconds of kill-node --with-jobs.
 node_answers_undrained() {
   node_answers "$1" && return
   if [[ $(timeout 5 sinfo -h -n "$1" -p ci -o %T) == drain* ]]; then scontrol update "nodename=$1" state=resume; fi
@@ -211,7 +223,7 @@ node_answers_undrained() {
 start_database() {
   local options=(--no-defaults --user=root --datadir="$root/db/data")
   [ -d "$root/db/data/mysql" ] || mariadb-install-db "${options[@]}" --skip-test-db --auth-root-authentication-method=normal
-  # slurmdbd wants long lock waits. What a power cut would lose is not worth a sync of every commit.
+  # slurmdbd needs long lock waits. Commits are not synced, since this data may be lost.
   setsid mariadbd "${options[@]}" --socket="$root/db/socket" --pid-file="$root/pid/mariadbd" --skip-networking \
     --innodb-lock-wait-timeout=900 --innodb-flush-log-at-trx-commit=0 --innodb-use-native-aio=0 &
 }
@@ -225,7 +237,7 @@ start() {
   install_packages
   trap 'stop >/dev/null' EXIT
   running >/dev/null || { kill_jobs; make_folders; write_configuration; }
-  # --force: whoever owns the folders above, as in a container's mounted checkout
+  # --force accepts any owner of the parent folders, such as that of a checkout mounted in a container.
   launch munged munge_answers munged --force --socket="$munge_socket" --key-file="$root/munge/key" --pid-file="$root/pid/munged" \
     --seed-file="$root/munge/seed" --log-file="$root/log/munged"
   launch mariadbd database_answers start_database
@@ -244,15 +256,17 @@ status() {
   echo "to use it: . $root/env.sh"
 }
 
-# Ends -----------------------------------------------------------------------------------------------------------------------------
+# Stopping -----------------------------------------------------------------------------------------
 
-# Process ids of this cluster's jobs, or of those on one node: by the variables that Slurm gives to each of their processes.
+# Print the process ids of this cluster's jobs, or of one node's. Slurm sets variables in each of
+# their processes, which identify them.
 job_processes() {
-  { grep -lzxF "SLURM_CONF=$SLURM_CONF" /proc/[0-9]*/environ | xargs -r grep -lz '^SLURM_JOB_ID=' | xargs -r grep -lzx "SLURMD_NODENAME=${1:-.*}"; } \
-    2>/dev/null | cut -d / -f 3 || true
+  { grep -lzxF "SLURM_CONF=$SLURM_CONF" /proc/[0-9]*/environ | xargs -r grep -lz '^SLURM_JOB_ID=' |
+    xargs -r grep -lzx "SLURMD_NODENAME=${1:-.*}"; } 2>/dev/null | cut -d / -f 3 || true
 }
 
-# Process ids of the slurmstepd that hold the jobs of a node, or of all: by the log file that they share with its slurmd.
+# Print the process ids of the slurmstepd that hold a node's jobs, or all jobs. They have the log
+# file of the node's slurmd open.
 step_daemons() {
   local pid
   for pid in $(pgrep -x slurmstepd); do
@@ -260,7 +274,8 @@ step_daemons() {
   done
 }
 
-# What holds a job is listed before the job, so that no end of it is reported any more, as when a node loses power.
+# Kill the holders of jobs before the jobs, so that no end of a job is reported. A node that loses
+# power reports none either.
 kill_jobs() {
   { step_daemons "${1:-}"; job_processes "${1:-}"; } | xargs -r kill -KILL 2>/dev/null || true
 }
@@ -271,7 +286,7 @@ kill_node() {
   wait_for 10 not_running "slurmd-$1"
   [ "${2:-}" = --with-jobs ] || return 0
   kill_jobs "$1"
-  # What the controller does by itself when a node has been silent for SlurmdTimeout (5 minutes).
+  # The controller does this itself after a node has been silent for SlurmdTimeout (5 minutes).
   scontrol update "nodename=$1" state=down reason=kill-node
 }
 

@@ -77,6 +77,7 @@ class Training:
         """Resume from the newest whole checkpoint with whole logs, or start from the beginning."""
         saved = self._newest()
         if saved is None:
+            self._log_sizes()  # at initialization: what bounds and growth are measured against
             return
         sharding.load(self.workload.model, self.optimizer, saved["model"], saved["optimizer"])
         random_states = saved["random"]
@@ -220,15 +221,19 @@ class Training:
         if not math.isfinite(loss):
             raise Diverged(f"loss is {loss} between steps {self.step - self.loss_count + 1} and {self.step}")
         row = {"step": self.step, "loss": loss, "lr": self.optimizer.param_groups[0]["lr"]}
-        sizes = {"step": self.step} | matrix_sizes(self.workload.model, self.matrix_names, self.optimizer)
         speed = self._speed()
         show_speed(bar, speed)
         with self.ranks.together():
             self.metrics.append(row)
             self.wandb.append(row | speed)
-            self.dynamics.append(sizes)
+        self._log_sizes()
         self.loss_sum.zero_()
         self.loss_count = 0
+
+    def _log_sizes(self) -> None:
+        sizes = {"step": self.step} | matrix_sizes(self.workload.model, self.matrix_names, self.optimizer)
+        with self.ranks.together():
+            self.dynamics.append(sizes)
 
     def _evaluate_if_due(self) -> None:
         every = self.cfg.task.eval_every_steps

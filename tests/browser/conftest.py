@@ -1,4 +1,6 @@
-"""Tests of the report page in a browser: `make test-browser`. All that use `browser` are marked so, and `make test` leaves them out."""
+"""Tests of the report page in a browser: `make test-browser`.
+
+Every test that uses `browser` is marked `browser`, and `make test` skips it."""
 
 import os
 import shutil
@@ -19,7 +21,7 @@ from scripts.bench.made_records import metrics_of, write_run
 from scripts.sweep.plan import known_artefacts, load_artefact
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-# Nothing that Chromium does for its own sake may reach for a network.
+# These flags stop Chromium's own network traffic.
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -31,7 +33,7 @@ FLAGS = [
 ]
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m chooses
+@pytest.hookimpl(tryfirst=True)  # before -m selects tests
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):
@@ -40,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def report_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page with the records of every artefact but the two above, and the committed tables of what holds no runs."""
+    """Return a page with records of all artefacts but two, and the committed tables without runs."""
     results_dir = tmp_path_factory.mktemp("results")
     runs_dir, out = results_dir / "runs", results_dir / "mini"
     with pytest.MonkeyPatch.context() as patch:
@@ -70,13 +72,13 @@ def browser() -> Iterator[Any]:
         pytest.skip(missing)
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)  # with a profile folder of its own
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)  # with its own profile folder
         yield browser
         browser.close()
 
 
 def in_apt(package: str) -> bool:
-    """Whether the machine's package manager has it to install."""
+    """Tell whether apt can install it."""
     return (
         shutil.which("apt-cache") is not None
         and subprocess.run(["apt-cache", "show", package], capture_output=True).returncode == 0

@@ -1,17 +1,18 @@
-"""How the tests drive the report page."""
+"""Drive the report page in tests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Artefacts that share no run with others: on the tests' page one has committed files alone, the other nothing but published numbers.
+# Artefacts that share no run with others. On the tests' page, the first has only committed files, and
+# the second only published numbers.
 COMMITTED, NOT_RUN = "figure_e5", "amos22"
 
 
 @contextmanager
 def opened(browser: Any, path: Path, width: int = 1440, colours: str = "light") -> Iterator[Any]:
-    """A page from the disk. None may end with an error on its console or a request to anything but the file."""
+    """Open a page from the disk. Fail on any console error and on any request beyond the file."""
     page = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=colours, reduced_motion="reduce")
     errors, requests = [], []
     page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
@@ -25,13 +26,13 @@ def opened(browser: Any, path: Path, width: int = 1440, colours: str = "light") 
 
 
 def drawn(page: Any, name: str) -> None:
-    """Scrolls to an artefact and waits for its first figure."""
+    """Scroll to an artefact and wait for its first figure."""
     page.evaluate("name => document.getElementById(name).scrollIntoView()", name)
     page.wait_for_function("name => document.querySelector(`#${name} .plot`).drawn", arg=name)
 
 
 def all_drawn(page: Any) -> None:
-    """Every figure, and every table folded out."""
+    """Draw every figure and unfold every table."""
     page.evaluate("document.querySelectorAll('section details').forEach(details => { details.open = true; })")
     page.evaluate("plots.forEach(draw)")
 
@@ -41,7 +42,7 @@ def artefacts_of(page: Any) -> list[str]:
 
 
 def visible_point(page: Any, figure: str) -> tuple[Any, Any, str]:
-    """x, y and run ids of a point of the last trace that lies within the figure's axes: the one farthest from those of other runs."""
+    """Return x, y and run ids of a visible point of the last trace, the farthest from other runs' points."""
     return page.evaluate(  # type: ignore[no-any-return]
         """figure => {
             const plot = document.querySelector(`[data-figure="${figure}"]`), { x, y, customdata } = plot.data.at(-1);
@@ -60,7 +61,7 @@ def visible_point(page: Any, figure: str) -> tuple[Any, Any, str]:
 
 
 def point_at(page: Any, figure: str, x: Any, y: Any) -> list[float]:
-    """Moves the mouse to a point of a figure's axes, and waits for what is said of it; where that is on the screen."""
+    """Move the mouse to a point of a figure and wait for its hover text. Return the place on the screen."""
     page.evaluate(
         "figure => document.querySelector(`[data-figure='${figure}']`).scrollIntoView({block: 'center'})", figure
     )
@@ -85,7 +86,7 @@ def hover_text(page: Any, figure: str) -> str:
 
 
 def visible(page: Any, selector: str) -> list[str]:
-    """The ids, or else the texts, of the elements that are shown."""
+    """Return the ids of the visible elements, or their texts if they have no id."""
     return page.evaluate(  # type: ignore[no-any-return]
         "s => [...document.querySelectorAll(s)].filter(e => e.offsetParent).map(e => e.id || e.textContent.trim())",
         selector,
@@ -93,7 +94,7 @@ def visible(page: Any, selector: str) -> list[str]:
 
 
 def too_wide(page: Any) -> list[str]:
-    """What reaches beyond the screen's right edge, but for what scrolls by itself."""
+    """Return the elements that reach beyond the screen's right edge and do not scroll by themselves."""
     return page.evaluate(  # type: ignore[no-any-return]
         """[document.documentElement, ...document.querySelectorAll('main *, dialog[open], dialog[open] *')]
             .filter(e => !e.parentElement?.closest('.scroll, .plot, #dynamics') && e.getBoundingClientRect().right > innerWidth + 1

@@ -1,4 +1,6 @@
-"""The report page's looks: every width of screen, light and dark, and print. SCREENSHOTS=folder keeps the pictures that are taken."""
+"""The report page fits every screen width, in light and dark, and in print.
+
+SCREENSHOTS=folder keeps the pictures."""
 
 import os
 from pathlib import Path
@@ -8,7 +10,8 @@ from driving import all_drawn, drawn, opened, too_wide, visible
 from PIL import Image, ImageStat
 
 WIDTHS, COLOURS = (390, 1440), ("light", "dark")
-# One of each layout: heat map, pairs, budget, curves, dynamics, step times; the page's head and foot; and the runs of a cell.
+# One artefact for each layout: heat map, pairs, budget, curves, dynamics and step times. The page's
+# head and foot and the runs of a cell are pictured too.
 SHOWN = ("claims", "figure2", "evaluate_at", "figure1", "grokking", "figure5", "table_i2", "environment")
 
 
@@ -38,7 +41,7 @@ def test_nothing_is_wider_than_the_screen(browser, report_page, width, colours):
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("colours", COLOURS)
-def test_pictures_to_look_at(browser, report_page, width, colours, tmp_path):
+def test_pictures_of_every_layout_are_kept(browser, report_page, width, colours, tmp_path):
     folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
     with opened(browser, report_page, width, colours) as page:
@@ -51,7 +54,7 @@ def test_pictures_to_look_at(browser, report_page, width, colours, tmp_path):
     for name in ("top", *SHOWN, "runs"):
         picture = Image.open(folder / f"{name}-{width}-{colours}.png").convert("L")
         assert picture.width <= width and picture.height > 100, name
-        assert picture.getextrema()[0] < 60 and picture.getextrema()[1] > 180, name  # text on a ground
+        assert picture.getextrema()[0] < 60 and picture.getextrema()[1] > 180, name  # text on a background
         is_light = ImageStat.Stat(picture).median[0] > 128
         assert is_light == (colours == "light"), name
 
@@ -68,7 +71,7 @@ def test_the_button_changes_light_to_dark(page):
     assert page.evaluate("document.querySelector('#figure2 .plot').data[0].colorscale[0][1]") != best
 
 
-def test_in_print_everything_is_drawn_and_the_controls_are_gone(page):
+def test_the_printed_page_draws_everything_and_has_no_controls(page):
     page.emulate_media(color_scheme="dark")
     page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
     page.emulate_media(media="print", color_scheme="dark")

@@ -1,4 +1,4 @@
-"""The report page as a reader uses it: figures, hover, click and filters. Its looks are in test_report_looks.py."""
+"""A reader can use the report page's figures, hover texts, clicks and filters."""
 
 import json
 
@@ -37,13 +37,13 @@ def test_every_artefact_has_a_figure_a_verdict_and_its_command(page):
     assert page.locator("#grokking .scatterlayer .trace").count() > 5
 
 
-def test_the_states_of_the_artefacts_are_said(page):
+def test_the_page_names_the_state_of_every_artefact(page):
     assert page.locator(f"#{COMMITTED} .state").inner_text().startswith("from the committed files")
     assert page.locator(f"#{NOT_RUN} .state").inner_text().startswith("runs missing")
     assert page.locator("#figure2 .state").inner_text().startswith("from records")
 
 
-def test_pointing_at_a_cell_shows_its_seeds_and_a_click_the_runs_with_their_dynamics(page):
+def test_pointing_at_a_cell_shows_its_seeds_and_a_click_shows_its_runs(page):
     place = point_at(page, "figure4-0", 1, 0)
     hover = hover_text(page, "figure4-0")
     ids = page.evaluate("document.querySelector('[data-figure=\"figure4-0\"]').data[0].customdata[0][1]").split()
@@ -55,14 +55,14 @@ def test_pointing_at_a_cell_shows_its_seeds_and_a_click_the_runs_with_their_dyna
     assert all(name in text for name in ids) and "abc1234" in text
     page.wait_for_function(
         "document.querySelectorAll('#dynamics .scatterlayer .trace').length === 3"
-    )  # R of three seeds: AdamW has no bound
+    )  # R of three seeds, since AdamW has no bound
     page.keyboard.press("Escape")
     page.wait_for_selector("#runs", state="hidden")
 
 
 @pytest.mark.parametrize("figure", ["evaluate_at-0", "figure1-0", "figure1-1", "grokking-0", "figure5-0"])
-def test_pointing_at_a_line_or_dot_says_what_it_is_and_a_click_shows_its_runs(page, figure):
-    """Pairs, the two figures of budgets, curves, and dynamics."""
+def test_pointing_at_a_line_or_dot_names_it_and_a_click_shows_its_runs(page, figure):
+    """Check pairs, the two figures of budgets, curves, and dynamics."""
     drawn(page, figure.rpartition("-")[0])
     x, y, ids = visible_point(page, figure)
     place = point_at(page, figure, x, y)
@@ -74,7 +74,7 @@ def test_pointing_at_a_line_or_dot_says_what_it_is_and_a_click_shows_its_runs(pa
     assert all(name in text for name in ids.split()) and f"{len(ids.split())} run" in text
 
 
-def test_pointing_at_a_step_time_says_the_method_its_ratio_and_its_rounds(page):
+def test_pointing_at_a_step_time_shows_method_ratio_and_rounds(page):
     drawn(page, "table_i2")
     figure = page.evaluate("document.querySelector('#table_i2 .plot').dataset.figure")
     trace = page.evaluate("document.querySelector('#table_i2 .plot').data[0]")
@@ -132,7 +132,7 @@ def test_filters_by_task_and_by_method(page):
 @pytest.mark.parametrize(
     "path", [ROOT / "results" / scale / "index.html" for scale in ("mini", "paper")], ids=lambda path: path.parent.name
 )
-def test_the_committed_page_is_whole_at_every_width(browser, path):
+def test_the_committed_page_is_complete_at_every_width(browser, path):
     if not path.exists():
         pytest.skip(f"no {path.relative_to(ROOT)}")
     with opened(browser, path) as page:

@@ -1,6 +1,6 @@
-"""A local sweep under random faults ends as an undisturbed one: `make test-chaos SEEDS=1,2,3`.
+"""A local sweep under random faults ends like an undisturbed one: `make test-chaos SEEDS=1,2,3`.
 
-Faults and moments are drawn from the seed. After each the same command is given again, as a user would.
+Faults and their moments are drawn from the seed. After each fault, the same command runs again.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.chaos
 
 
 def workers(parent: subprocess.Popen) -> list[int]:
-    """The processes that train, children of the sweep."""
+    """Return the sweep's child processes that train."""
     done = subprocess.run(["pgrep", "-P", str(parent.pid)], capture_output=True, text=True)
     return [int(pid) for pid in done.stdout.split()]
 
@@ -90,7 +90,7 @@ RECOVERABLE = [
 
 
 @every_seed
-def test_a_local_sweep_under_random_faults_ends_as_an_undisturbed_one(tmp_path, seed):
+def test_a_local_sweep_under_random_faults_ends_like_an_undisturbed_one(tmp_path, seed):
     random_, runs_dir = random.Random(seed), tmp_path / "runs"
     told = []
     for _ in range(FAULTS):
@@ -102,7 +102,7 @@ def test_a_local_sweep_under_random_faults_ends_as_an_undisturbed_one(tmp_path, 
         except subprocess.TimeoutExpired:
             fault(random_, process, runs_dir)
             told.append(f"{fault.__name__} after {after:.1f} s")
-        if process.poll() is None and fault is kill_a_worker:  # the sweep goes on; the next fault meets it anew
+        if process.poll() is None and fault is kill_a_worker:  # the sweep continues until the next fault
             time.sleep(random_.uniform(1, 5))
             process.terminate()
         process.wait(timeout=60)
@@ -115,7 +115,7 @@ def test_a_local_sweep_under_random_faults_ends_as_an_undisturbed_one(tmp_path, 
 
 
 def folder_for(name: str) -> Callable[[Path], None]:
-    """A folder stands in the place of a file."""
+    """Return a fault that puts a folder in the place of a file."""
 
     def fault(folder: Path) -> None:
         if (folder / name).exists():
@@ -126,7 +126,7 @@ def folder_for(name: str) -> Callable[[Path], None]:
 
 
 def another_run_s_checkpoint(folder: Path) -> None:
-    """A checkpoint that is whole, and of another run."""
+    """Put in a complete checkpoint of another run."""
     folder.mkdir(exist_ok=True)
     checkpoint.save(folder, "another run", {"step": 0})
 
@@ -140,8 +140,8 @@ UNUSABLE = [
 
 
 @every_seed
-def test_what_only_a_user_can_mend_is_named_and_the_other_runs_end_as_undisturbed(tmp_path, seed):
-    """Three runs of a sweep that was stopped at a random moment get files that can't be used."""
+def test_faults_that_only_a_user_can_fix_are_reported_and_the_other_runs_finish(tmp_path, seed):
+    """Stop a sweep at a random moment, and make files of three of its runs unusable."""
     random_, runs_dir = random.Random(seed), tmp_path / "runs"
     process = sweep(runs_dir)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -163,13 +163,13 @@ def test_what_only_a_user_can_mend_is_named_and_the_other_runs_end_as_undisturbe
 
 
 def moments(random_: random.Random, count: int) -> Iterator[float]:
-    """From the first imports to the middle of the training."""
+    """Return moments from the first imports to the middle of training."""
     for _ in range(count):
         yield random_.uniform(0.2, 20)
 
 
 @pytest.mark.parametrize("seed", SEEDS[:1])
-def test_ctrl_c_at_twenty_moments_of_a_sweep_through_make_stops_everything_within_ten_seconds(tmp_path, seed):
+def test_ctrl_c_at_twenty_moments_of_a_make_sweep_stops_everything_within_ten_seconds(tmp_path, seed):
     random_, runs_dir = random.Random(seed), tmp_path / "runs"
     given = [argument for argument in SWEEP[2:] if not argument.startswith(("seeds=", "jobs="))]
     arguments = ["make", "--no-print-directory", "reproduce-grokking", "SEEDS=1,2", "JOBS=2"]

@@ -1,4 +1,4 @@
-"""Baselines of every kind, the parameters and gradients they are tested with, and comparisons."""
+"""Build each baseline, with parameters and gradients to test it on, and compare results."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,7 +15,7 @@ ADAM: dict[str, Any] = {"lr": LR, "betas": BETAS, "eps": EPS}
 SHAPES = ((6, 5), (4, 3, 2, 2), (6,))  # the first two are regularized
 CLOSE = 1e-12
 
-# A new optimizer of each kind on parameter groups, its decay strong enough to show.
+# Builders of each baseline on parameter groups, with a decay that is strong enough to show.
 METHODS: dict[str, Callable[..., Optimizer]] = {
     "adadecay": lambda groups, **options: AdamAdaDecay(groups, **({"lr": 1e-2, "weight_decay": 0.5} | options)),
     "awd": lambda groups, **options: AdamAWD(groups, **({"lr": 1e-2, "weight_decay": 0.5} | options)),
@@ -41,7 +41,7 @@ def starts(dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
 
 
 def gradients(steps: int = STEPS) -> list[list[Tensor]]:
-    """Noise around a direction, the same for every call; the noise of some elements is far larger than that of others."""
+    """Return noise around a direction, the same at every call. Some elements have far larger noise."""
     generator = torch.Generator().manual_seed(2)
 
     def noise(shape: tuple[int, ...]) -> Tensor:

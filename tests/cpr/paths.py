@@ -1,4 +1,4 @@
-"""Every way that a CPR step can be done, behind one function: the plain reference, torch's operations, C++, Triton, shards."""
+"""Run a CPR step on any path through one function: the reference, torch's operations, C++, Triton, shards."""
 
 import os
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ Gradients = Sequence[Sequence[Tensor | None]]  # of every step, of every matrix
 
 @dataclass(frozen=True)
 class End:
-    """A matrix after training; bound: κ, or None if it has not been set."""
+    """A matrix after training. `bound` is κ, or None if it is not set."""
 
     theta: Tensor
     multiplier: float
@@ -32,7 +32,7 @@ def device(path: str) -> str:
 
 
 def mesh() -> DeviceMesh:
-    """Of all ranks, if this process is one of several; else of one."""
+    """Return the mesh of all ranks, or of this process alone if there is only one."""
     if not dist.is_initialized():
         if "RANK" in os.environ:
             dist.init_process_group("gloo")
@@ -42,7 +42,7 @@ def mesh() -> DeviceMesh:
 
 
 def placed(path: str, tensor: Tensor) -> Tensor:
-    """The tensor where the path works: on its device, or sharded."""
+    """Return the tensor on the path's device, or sharded."""
     if path == "dtensor":
         return distribute_tensor(tensor, mesh(), [Shard(0)])
     return tensor.clone().to(device(path))
@@ -72,7 +72,7 @@ def ends(ours: AdamCPR, parameters: Sequence[torch.nn.Parameter]) -> list[End]:
 
 
 def train(path: str, starts: Sequence[Tensor], gradients: Gradients, **options) -> list[End]:
-    """The matrices after one step with each row of gradients; a matrix whose gradient is None rests in that step."""
+    """Return the matrices after one step with each row of gradients. None skips a matrix in that step."""
     if path == "reference":
         return _train_reference(starts, gradients, **options)
     ours, parameters = optimizer(path, starts, **options)
@@ -103,7 +103,7 @@ def _train_reference(
 def outward(
     shapes: Sequence[tuple[int, ...]], steps: int, seed: int, scale: float = 0.05
 ) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """Matrices in float64, and noisy gradients that push them outward ever less."""
+    """Return float64 matrices, and noisy gradients that push them outward with falling strength."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(shape: tuple[int, ...]) -> Tensor:

@@ -29,10 +29,11 @@ def compare(
     scale: float = 0.05,
     **options,
 ) -> Reference:
-    """Both optimizers on one matrix, with the same noisy gradients that push it outward ever less; fails where θ, λ or κ differ.
+    """Train one matrix with both optimizers and the same noisy gradients. Fail if θ, λ or κ differ.
 
-    θ is compared relative to max |θ| at the start or the end and to μ, with which λ gathers R's roundings; λ relative to the largest λ or
-    increment of λ that has occurred.
+    θ is compared relative to max |θ| at the start or the end, and to μ, since λ adds up R's roundings
+    times μ. λ is compared relative to its largest value or increment so far.
+
     """
     first, *rest = gradients(shape, seed)
     start = scale * first
@@ -66,7 +67,7 @@ def compare(
 
 
 def gradients(shape: tuple[int, ...], seed: int) -> Iterator[torch.Tensor]:
-    """θ_0 at scale 1, then the noisy gradients, which push outward ever less."""
+    """Return θ_0 at scale 1, and noisy gradients that push it outward with falling strength."""
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(shape, generator=generator, dtype=torch.float64)
     yield start
@@ -75,7 +76,9 @@ def gradients(shape: tuple[int, ...], seed: int) -> Iterator[torch.Tensor]:
 
 
 def chaotic(measure, bound, seed, shape, lr, mu, scale, **options) -> bool:
-    """Whether the reference itself ends elsewhere when it starts a rounding or two away: few elements under a large μ can do that."""
+    """Tell whether the reference itself ends elsewhere after a start that differs by a rounding or two.
+
+    A few elements under a large μ can do that."""
     first, *rest = gradients(shape, seed)
     ends = []
     for rounding in (0, 1e-15, -1e-15, 5e-15):
@@ -87,7 +90,7 @@ def chaotic(measure, bound, seed, shape, lr, mu, scale, **options) -> bool:
 
 
 def usual(method: str, measure: str) -> tuple[str, float]:
-    """A bound that becomes active in `compare`'s problem."""
+    """Return a bound that becomes active in the problem of `compare`."""
     uniform = 0.01 if measure in ("l2", "huber") else 0.1
     return method, {"uniform": uniform, "dependent": 1.1, "warm_start": 20, "inflection_point": 25}[method]
 
@@ -96,7 +99,7 @@ def usual(method: str, measure: str) -> tuple[str, float]:
 @pytest.mark.parametrize("evaluate_at", ["before", "after"])
 @pytest.mark.parametrize("method", BOUNDS)
 @pytest.mark.parametrize("measure", MEASURES)
-def test_it_equals_the_reference_where_the_constraint_acts(measure, method, evaluate_at, adaptive):
+def test_it_equals_the_reference_when_the_constraint_acts(measure, method, evaluate_at, adaptive):
     plain = compare(measure, usual(method, measure), seed=7, evaluate_at=evaluate_at, adaptive=adaptive)
     assert plain.kappa is not None
     assert max(lam for _, _, lam in plain.history) > 0
@@ -133,22 +136,22 @@ def test_float64_equals_the_reference(measure, problem):
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_without_the_safeguard_it_equals_the_reference_to_the_letter(measure):
+def test_without_the_safeguard_it_equals_the_reference(measure):
     compare(measure, ("dependent", 1.1), seed=7, safeguard=False)
 
 
-def test_a_pull_scaled_by_the_learning_rate_equals_the_reference_where_it_acts():
+def test_a_pull_scaled_by_the_learning_rate_equals_the_reference():
     plain = compare("l2", ("dependent", 1.1), seed=7, reg_by_lr=True, lr=0.03)
     assert plain.lam > 0
 
 
 @pytest.mark.parametrize("adaptive", ["transition", "latched"])
-def test_adapting_lowers_the_bound_in_the_problems_compared(adaptive):
+def test_adaptive_bounds_get_lower_in_the_compared_problems(adaptive):
     kappas = [kappa for _, kappa, _ in compare("l2", ("dependent", 1.1), seed=7, adaptive=adaptive).history]
     assert kappas[-1] < kappas[0]
 
 
-def test_the_problems_are_ones_in_which_the_constraint_acts():
+def test_the_constraint_acts_in_the_compared_problems():
     plain = compare("l2", ("warm_start", 20), seed=1)
     assert plain.kappa is not None and max(lam for _, _, lam in plain.history) > 0
 
@@ -187,7 +190,7 @@ def test_a_group_that_is_not_regularized_is_adam_to_the_bit():
     assert torch.equal(a, b)
 
 
-def test_a_step_of_l2_before_is_adamw_s_with_twice_the_multiplier_over_lr_as_decay():
+def test_an_l2_step_evaluated_before_is_adamw_s_with_decay_2_lambda_over_lr():
     generator = torch.Generator().manual_seed(0)
     lr, kappa = 1e-2, 0.02
     start = 0.2 * torch.randn(6, 5, generator=generator, dtype=torch.float64)
@@ -224,7 +227,9 @@ def test_the_wrapper_around_adam_equals_adamcpr():
 
 
 def shown(values: list[float], **options) -> tuple[AdamCPR, torch.nn.Parameter]:
-    """An optimizer that has seen R(θ_0), R(θ_1), ...: l1 of a constant matrix is the constant, and lr = 0 leaves it there."""
+    """Return an optimizer that has seen these values of R, and its matrix.
+
+    The l1 measure of a constant matrix is the constant, and lr = 0 keeps it."""
     theta = torch.nn.Parameter(torch.ones(4, 4, dtype=torch.float64))
     optimizer = AdamCPR([{"params": [theta], "regularize": True}], lr=1.0, reg_function="l1", **options)
     for value in values:
@@ -237,12 +242,12 @@ def shown(values: list[float], **options) -> tuple[AdamCPR, torch.nn.Parameter]:
 @pytest.mark.parametrize(
     ("samples", "expected"),
     [
-        ([1, 2, 3, 4, 5, 6, 7, 8], None),  # never less than before
+        ([1, 2, 3, 4, 5, 6, 7, 8], None),  # growth never falls
         ([1, 2, 4, 7, 11, 16, 22, 29], None),
-        ([1, 4, 6, 7, 9, 12], 7),  # the third sample grew less already, the fourth decides first
+        ([1, 4, 6, 7, 9, 12], 7),  # the third sample grew less already, but the fourth is the first that decides
         ([1, 2, 4, 8, 15, 21, 28], 21),
         ([1, 2, 3, 3, 2, 1], 3),
-        ([1, 2, 3, 0, 5, 6], 6),  # zero is no bound
+        ([1, 2, 3, 0, 5, 6], 6),  # zero can't be a bound
     ],
 )
 def test_the_inflection_point_is_the_first_sample_from_the_fourth_on_that_grew_less_than_the_one_before(
@@ -254,7 +259,7 @@ def test_the_inflection_point_is_the_first_sample_from_the_fourth_on_that_grew_l
     assert (state["kappa"].item() if state["kappa_set"] else None) == expected
 
 
-def test_the_inflection_point_s_smoothing_is_a_moving_average_over_steps_from_the_first_value():
+def test_the_inflection_point_is_smoothed_by_a_moving_average_from_the_first_value_on():
     values = [1 + 0.01 * t**2 for t in range(13)]
     optimizer, theta = shown(values, kappa_init_method="inflection_point", reg_step_size=4, reg_ema_decay=0.8)
     average = values[0]
@@ -269,7 +274,7 @@ def test_a_latched_bound_is_not_raised_by_a_matrix_that_is_suddenly_too_large():
     assert optimizer.state[theta]["kappa"] == 0.5
 
 
-def test_a_transition_bound_follows_once_and_a_latched_one_goes_on_following():
+def test_a_transition_bound_follows_r_once_and_a_latched_one_at_every_step():
     options = {"kappa_init_method": "uniform", "kappa_init_param": 1.0}
     kappas = {}
     for adaptive in (False, "transition", "latched"):

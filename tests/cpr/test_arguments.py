@@ -1,4 +1,4 @@
-"""The arguments that are refused, each with its value."""
+"""Arguments out of range are refused, and the message has the value."""
 
 import pytest
 import torch
@@ -65,7 +65,7 @@ def test_the_wrapper_refuses_the_same_arguments(options, text):
 
 
 @pytest.mark.parametrize(("options", "text"), BAD_CPR, ids=lambda x: x if isinstance(x, str) else "")
-def test_a_group_s_own_bad_argument_is_refused_with_its_value(options, text):
+def test_a_bad_argument_of_a_group_is_refused_with_its_value(options, text):
     with pytest.raises(ValueError) as error:
         AdamCPR([{"params": [nn.Parameter(start())], "regularize": True, **options}])
     assert text.strip() in str(error.value)
@@ -91,7 +91,7 @@ def test_nothing_regularized_is_refused(groups):
         AdamCPR([group | {"params": [parameter]} for group in groups] or [parameter])
 
 
-def test_a_complex_matrix_is_refused_where_it_is_regularized_and_trained_where_it_is_not():
+def test_a_regularized_complex_matrix_is_refused_and_an_unregularized_one_is_trained():
     real, imaginary = nn.Parameter(start()), nn.Parameter(start().to(torch.complex64))
     with pytest.raises(ValueError, match="complex"):
         AdamCPR([{"params": [imaginary], "regularize": True}])

@@ -1,4 +1,4 @@
-"""The methods that CPR is compared with, each against its formula written out."""
+"""Each baseline equals its formula written out."""
 
 import math
 import statistics
@@ -33,7 +33,7 @@ torch.set_num_threads(1)
 
 
 class PlainAdam:
-    """a = m̂ / (√v̂ + eps) of every parameter, written out."""
+    """Compute a = m̂ / (√v̂ + eps) of every parameter, written out."""
 
     def __init__(self) -> None:
         self.t = 0
@@ -90,13 +90,13 @@ def test_decay_factors_lie_between_0_and_2_and_rise_with_the_size_of_the_gradien
     ordered = factors[gradient.abs().argsort(stable=True)]
     assert (
         ordered.diff() >= -1e-15
-    ).all()  # equal gradients may differ by a rounding: vector and scalar code take the exponential
+    ).all()  # equal gradients may differ by a rounding, since vector and scalar code compute the exponential
     assert torch.equal(decay_factors(-gradient, alpha), factors)
     if gradient.abs().std(correction=0) > 1e-4:
         assert torch.allclose(decay_factors(scale * gradient, alpha), factors, atol=1e-6)
 
 
-def test_gradients_of_one_size_decay_as_adamw_does_and_a_zero_gradient_too():
+def test_gradients_of_equal_size_and_zero_gradients_decay_like_adamw():
     for gradient in (torch.tensor([2.0, -2.0, 2.0]), torch.zeros(3), torch.tensor([5.0])):
         assert torch.equal(decay_factors(gradient, 4.0), torch.ones_like(gradient))
 
@@ -127,7 +127,7 @@ def test_awd_is_its_formula(scope, coupled):
     assert min(mean_decay) > 0.1
 
 
-def test_the_global_norms_of_awd_go_over_all_regularized_groups():
+def test_the_global_norms_of_awd_cover_all_regularized_groups():
     together, apart = starts(), starts()
     one = AdamAWD(two_groups(together), weight_decay=0.2, **ADAM)
     three = AdamAWD([{"params": [p], "regularize": i < 2} for i, p in enumerate(apart)], weight_decay=0.2, **ADAM)
@@ -136,7 +136,7 @@ def test_the_global_norms_of_awd_go_over_all_regularized_groups():
     assert_equal(together, apart)
 
 
-def test_coupled_awd_gives_back_the_gradients_it_got():
+def test_coupled_awd_restores_the_gradients():
     parameters = starts()
     optimizer = METHODS["awd coupled"](two_groups(parameters))
     for parameter in parameters:
@@ -184,9 +184,7 @@ def test_amos_is_its_formula(legacy_sign):
 
 
 @pytest.mark.parametrize("legacy_sign, factor", [(False, 0.99), (True, 1.005)])
-def test_without_a_gradient_s_push_amos_s_extra_l2_shrinks_weights_and_its_legacy_sign_makes_them_grow(
-    legacy_sign, factor
-):
+def test_without_gradients_extra_l2_of_amos_shrinks_weights_and_its_legacy_sign_grows_them(legacy_sign, factor):
     parameters = starts()
     first = [p.detach().clone() for p in parameters]
     optimizer = AMOS(two_groups(parameters), extra_l2=0.01, legacy_sign=legacy_sign)
@@ -204,11 +202,11 @@ def test_without_a_gradient_s_push_amos_s_extra_l2_shrinks_weights_and_its_legac
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_the_expected_scale_takes_the_fan_in_with_the_kernel(module, scale):
+def test_the_expected_scale_uses_the_fan_in_including_the_kernel(module, scale):
     assert expected_scale(module.weight) == scale
 
 
-def test_amos_leaves_parameters_alone_at_a_learning_rate_of_0_as_at_the_start_of_a_warm_up():
+def test_amos_changes_no_parameter_at_learning_rate_0():
     parameters, first = starts(), starts()
     feed(AMOS(two_groups(parameters), lr=0.0), parameters, gradients(3))
     assert_equal(parameters, first)
@@ -225,7 +223,7 @@ def test_the_scheduled_decay_falls_along_a_cosine_to_its_final_factor_and_stays_
 
 
 @given(st.integers(1, 10**6), st.floats(0, 1), st.floats(0, 100), st.data())
-def test_the_scheduled_decay_moves_one_way_between_its_ends(total_steps, weight_decay, final_factor, data):
+def test_the_scheduled_decay_is_monotonic(total_steps, weight_decay, final_factor, data):
     steps = sorted(data.draw(st.lists(st.integers(0, total_steps), min_size=2, max_size=5)))
     decays = [cosine_weight_decay(step, total_steps, weight_decay, final_factor) for step in [0, *steps, total_steps]]
     assert (decays[0], decays[-1]) == (weight_decay, pytest.approx(weight_decay * final_factor, rel=1e-12))
@@ -235,7 +233,7 @@ def test_the_scheduled_decay_moves_one_way_between_its_ends(total_steps, weight_
 
 
 @pytest.mark.parametrize("final_factor", [0.1, 100, 1])
-def test_scheduled_adamw_is_torch_s_adamw_with_its_decay_set_before_every_step_to_the_bit(final_factor):
+def test_scheduled_adamw_equals_torch_s_adamw_with_the_decay_set_before_every_step(final_factor):
     ours, theirs = starts(torch.float32), starts(torch.float32)
     feed(
         DecayScheduledAdamW(two_groups(ours), 150, weight_decay=0.1, final_factor=final_factor, **ADAM),
@@ -255,7 +253,7 @@ def test_scheduled_adamw_is_torch_s_adamw_with_its_decay_set_before_every_step_t
 
 
 @pytest.mark.parametrize("include_norm", [False, True])
-def test_rescaling_keeps_the_joint_norm_of_the_weights_and_with_include_norm_of_the_normalization_too(include_norm):
+def test_rescaling_keeps_the_joint_norm_of_the_weights_and_of_norm_layers_with_include_norm(include_norm):
     model, reference = small_network(), small_network()
     optimizer = RescaledAdam(model, factor=0.8, include_norm=include_norm, **ADAM)
     names = ["0.weight", "3.weight", *(["1.weight"] if include_norm else [])]

@@ -1,4 +1,4 @@
-"""What the methods that CPR is compared with have in common: groups, state, gradients, arguments and configuration."""
+"""All baselines share these rules: groups, state, gradients, arguments and configuration."""
 
 import copy
 import math
@@ -31,7 +31,7 @@ def test_with_weight_decay_0_it_is_torch_s_adam_to_the_bit(method):
 
 
 @every_method
-def test_its_decay_acts_on_the_regularized_groups_alone(method):
+def test_the_decay_acts_only_on_the_regularized_groups(method):
     name = "extra_l2" if method == "amos" else "weight_decay"
     with_decay, without = starts(), starts()
     feed(METHODS[method](two_groups(with_decay)), with_decay, gradients(30))
@@ -82,7 +82,7 @@ def test_a_state_dict_taken_before_a_step_keeps_its_decay(method):
     assert repr(taken) == repr(kept)
 
 
-def test_beside_bfloat16_the_scalars_of_awd_and_amos_are_float32_before_and_after_loading():
+def test_with_bfloat16_parameters_the_scalars_of_awd_and_amos_stay_float32_through_loading():
     for method in ("awd", "awd per tensor", "amos"):
         parameters = starts(torch.bfloat16)
         optimizer = METHODS[method](two_groups(parameters))
@@ -132,7 +132,7 @@ def test_a_closure_gives_the_gradients_and_its_loss_is_returned(method):
 
 
 @pytest.mark.parametrize("method", [*METHODS, "rescaling"])
-def test_step_hooks_run_once_a_step_even_where_a_plain_adam_has_been_made(method):
+def test_step_hooks_run_once_a_step_even_after_a_plain_adam_was_made(method):
     torch.optim.Adam([nn.Parameter(torch.ones(1))])
     model, calls = small_network(), []
     optimizer = RescaledAdam(model) if method == "rescaling" else METHODS[method](model)
@@ -144,7 +144,7 @@ def test_step_hooks_run_once_a_step_even_where_a_plain_adam_has_been_made(method
 
 
 @every_method
-def test_a_model_is_regularized_by_its_own_groups(method):
+def test_a_model_is_split_into_its_regularized_groups(method):
     a, b = small_network(), small_network()
     from_model, from_groups = METHODS[method](a), METHODS[method](regularized_groups(b))
     for network, optimizer in ((a, from_model), (b, from_groups)):
@@ -158,7 +158,7 @@ def test_a_model_is_regularized_by_its_own_groups(method):
 
 
 @pytest.mark.parametrize("method", DECAYED)
-def test_a_group_s_own_weight_decay_goes_before_the_optimizer_s_and_says_that_it_is_regularized(method):
+def test_a_group_s_own_weight_decay_overrides_the_optimizer_s_and_makes_it_regularized(method):
     named, unnamed, late = starts(), starts(), starts()
     first = METHODS[method](
         [{"params": named[:2], "regularize": True}, {"params": named[2:], "regularize": False}], weight_decay=0.125
@@ -176,7 +176,7 @@ def test_a_group_s_own_weight_decay_goes_before_the_optimizer_s_and_says_that_it
 
 
 @every_method
-def test_a_group_added_later_has_the_optimizer_s_settings(method):
+def test_a_group_added_later_gets_the_optimizer_s_settings(method):
     together, later = starts(), starts()
     first = METHODS[method](two_groups(together))
     second = METHODS[method]([{"params": later[:2], "regularize": True}])
@@ -219,7 +219,7 @@ def test_a_bad_argument_is_refused_with_its_value(method, options, text):
 
 
 @pytest.mark.parametrize("total_steps", [0, -5, 1.5, math.inf, math.nan])
-def test_a_schedule_over_anything_but_a_whole_number_of_steps_is_refused(total_steps):
+def test_a_schedule_needs_a_whole_number_of_steps(total_steps):
     with pytest.raises(ValueError, match=f"total_steps={total_steps} must be a whole number"):
         DecayScheduledAdamW(two_groups(starts()), total_steps)
 
@@ -247,7 +247,7 @@ def test_weight_decay_beside_regularize_false_is_refused_with_its_value(method):
         )
 
 
-def test_amos_without_extra_l2_needs_nothing_regularized_and_takes_no_complex_parameters():
+def test_amos_without_extra_l2_needs_no_regularized_group_and_refuses_complex_parameters():
     parameters = starts()
     feed(AMOS(parameters), parameters, gradients(3))
     with pytest.raises(ValueError, match="real parameters only"):
@@ -261,7 +261,7 @@ def built(*overrides: str) -> Optimizer:
 @pytest.mark.parametrize(
     "regularizer, setting, key, value",
     [
-        # At mini scale decays that add up over the steps are multiplied by 25.
+        # Mini scale multiplies decays that add up over the steps by 25.
         ("adadecay", "weight_decay=0.02", "decay", 0.5),
         ("adadecay", "alpha=8", "alpha", 8),
         ("awd", "weight_decay=0.02", "decay", 0.5),
@@ -281,14 +281,14 @@ def test_a_setting_of_the_configuration_reaches_the_optimizer(regularizer, setti
     assert group["regularize"] and group[key] == value
 
 
-def test_a_coupled_share_of_the_gradient_is_not_multiplied_at_mini_scale():
+def test_mini_scale_does_not_multiply_a_coupled_decay():
     assert (
         built("regularizer=awd", "regularizer.coupled=true", "regularizer.weight_decay=0.02").param_groups[0]["decay"]
         == 0.02
     )
 
 
-def test_include_norm_in_the_configuration_rescales_the_normalization_s_weight_too():
+def test_include_norm_in_the_configuration_rescales_normalization_weights_too():
     counts = [
         len(built("regularizer=rescaling", f"regularizer.include_norm={on}").param_groups[0]["params"])
         for on in ("false", "true")
@@ -310,7 +310,7 @@ def test_include_norm_in_the_configuration_rescales_the_normalization_s_weight_t
         ("rescaling", "include_norm=1"),
     ],
 )
-def test_a_bad_setting_of_the_configuration_is_the_user_s_error_with_its_value(regularizer, setting):
+def test_a_bad_setting_in_the_configuration_is_a_user_error_with_its_value(regularizer, setting):
     with pytest.raises(UserError, match=setting):
         built(f"regularizer={regularizer}", f"regularizer.{setting}")
 
@@ -330,7 +330,7 @@ def test_moments_of_another_shape_are_refused_with_both_shapes(method):
 
 
 @pytest.mark.parametrize("method", DECAYED)
-def test_a_weight_decay_that_a_schedule_puts_into_a_group_is_refused(method):
+def test_a_weight_decay_set_by_a_schedule_is_refused(method):
     parameters = starts()
     optimizer = METHODS[method](two_groups(parameters))
     optimizer.param_groups[0]["weight_decay"] = 0.25
@@ -339,7 +339,7 @@ def test_a_weight_decay_that_a_schedule_puts_into_a_group_is_refused(method):
 
 
 @pytest.mark.parametrize("method", ["awd", "awd per tensor"])
-def test_one_gradient_that_is_not_finite_does_not_stay_in_awd_s_mean(method):
+def test_a_gradient_that_is_not_finite_does_not_stay_in_awd_s_mean(method):
     parameters = starts()
     optimizer = METHODS[method](two_groups(parameters))
     feed(optimizer, parameters, gradients(3))

@@ -1,7 +1,8 @@
-"""How the compiled kernel is built, cached and loaded: real processes and files and, once, two real compilers at once.
+"""Build, cache and load the compiled kernel, with real processes and files.
 
-A build takes 15 seconds, so most tests put a script in the compiler's place that copies a library built before. Builds
-always run in a process of their own. A test starts one for loading too, unless no library can come of it.
+A build takes 15 seconds, so most tests replace the compiler by a script that copies a finished
+library. One test runs two real compilers at once. Each build runs in its own process. Loading does
+too, unless the build must fail.
 """
 
 import json
@@ -19,7 +20,7 @@ from cpr.kernels import build
 
 pytestmark = pytest.mark.weekly
 ROOT = Path(__file__).resolve().parents[2]
-# Without the rest of the package, whose import takes longer than torch's.
+# This imports build.py alone, since the package's import takes longer than torch's.
 LOAD = f"""
 import importlib.util
 specification = importlib.util.spec_from_file_location("build", {build.__file__!r})
@@ -60,7 +61,7 @@ def warnings_of(process: subprocess.Popen[str]) -> list[str]:
 
 
 class Compiler:
-    """A script in the compiler's place; `commands` are the compilations and links that it was asked for."""
+    """A script in place of the compiler. `commands` are the compilations and links that it received."""
 
     def __init__(self, folder: Path, body: str) -> None:
         self.script, self.log = folder / "compiler", folder / "commands"
@@ -84,7 +85,7 @@ def copying(source: Path) -> str:
 
 @pytest.fixture(scope="module")
 def library() -> Path:
-    """A library that the real compiler built."""
+    """Return a library from the real compiler."""
     assert build.load()
     return build.library_path()
 
@@ -102,7 +103,7 @@ def compiler(library: Path, tmp_path: Path) -> Compiler:
 
 
 def failed(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str] | None = None) -> str:
-    """Try to load the kernel in this process; return the one warning."""
+    """Try to load the kernel in this process and return its one warning."""
     for name, value in (environment or {}).items():
         monkeypatch.setenv(name, value)
     with warnings.catch_warnings(record=True) as caught:
@@ -197,13 +198,13 @@ def test_a_compile_error_is_remembered_for_a_day(tmp_path, cache, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"reason": "x"}', "\0"])
-def test_a_damaged_note_is_no_reason_not_to_build(content, tmp_path):
+def test_a_damaged_note_does_not_prevent_a_build(content, tmp_path):
     note = tmp_path / "cpu.failed"
     note.write_text(content)
     assert build._remembered(note, {}) is None
 
 
-def test_the_remains_of_a_killed_build_are_removed_by_a_later_one(library, compiler, cache):
+def test_a_later_build_removes_the_remains_of_a_killed_one(library, compiler, cache):
     process = start(LOAD, cache, compiler.install(then="sleep 60").environment)
     for _ in range(600):
         if compiler.commands:
@@ -241,7 +242,7 @@ def test_a_cache_folder_that_is_a_file_is_named(cache, monkeypatch):
     assert "Set CPR_CACHE" in message
 
 
-def test_without_a_home_the_cache_is_where_it_is_said_to_be(tmp_path, monkeypatch):
+def test_without_a_home_the_cache_is_the_folder_in_cpr_cache(tmp_path, monkeypatch):
     def homeless():
         raise RuntimeError("Could not determine home directory.")  # no HOME, and no entry in the password file
 
@@ -253,7 +254,7 @@ def test_without_a_home_the_cache_is_where_it_is_said_to_be(tmp_path, monkeypatc
     assert "Could not determine home directory. Set CPR_CACHE" in failed(monkeypatch)
 
 
-def test_a_relative_cache_folder_is_one_below_the_current_folder(tmp_path, monkeypatch):
+def test_a_relative_cache_folder_is_below_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CPR_CACHE", "kernels")
     assert build.cache_folder() == tmp_path / "kernels"

@@ -1,4 +1,4 @@
-"""Sharded training equals unsharded training: gloo processes, FSDP2 and tensor-parallel shards, checkpoints that reshard."""
+"""Sharded training equals unsharded training: FSDP2, tensor parallelism and resharded checkpoints."""
 
 import contextlib
 import copy
@@ -39,7 +39,7 @@ BOUNDS = {
     "std": {"kappa_init_method": "dependent", "kappa_init_param": 1.02, "reg_function": "std"},
     "after": {"kappa_init_method": "dependent", "kappa_init_param": 1.02, "evaluate_at": "after"},
 }
-# Under these rates SGD's matrices do not grow: bounds that they are beyond from the start.
+# SGD's matrices do not grow at these rates, so their bounds lie below the initial sizes.
 SMALLER = {
     "smaller": {"kappa_init_method": "dependent", "kappa_init_param": 0.5, "kappa_update": 0.1},
     "smaller, after": {
@@ -52,7 +52,7 @@ SMALLER = {
 
 
 def model() -> nn.Sequential:
-    """Seven rows do not divide evenly over ranks, and one row leaves some of them without any."""
+    """Return a model whose rows do not divide evenly: seven rows, and one row that leaves ranks empty."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 1))
 
@@ -83,7 +83,9 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def assert_same_as_alone(net: nn.Module, optimizer: Optimizer, bound: str, name: str = "AdamCPR") -> None:
-    """The parameters to 1e-6 those of one process; λ and κ the same on all ranks, and not without effect."""
+    """Check that parameters equal those of one process to 1e-6.
+
+    λ and κ must be equal on all ranks and must act."""
     alone = model()
     reference = optimizer_of(alone, bound, name)
     train(alone, reference, range(STEPS))
@@ -142,7 +144,7 @@ def every_way(rank: int, world: int, port: int, folder: Path) -> None:
             train(net, optimizer, range(STEPS))
             assert_same_as_alone(net, optimizer, bound, name)
     if world == 4:
-        net = two_dimensional()  # whose last layer lies on two of the ranks, and the others on all four
+        net = two_dimensional()  # the last layer is on two of the ranks, the others on all four
         assert_each_step_starts(2, net, optimizer_of(net, "WS"))
         net = fsdp()
         optimizer = optimizer_of(net, "WS")
@@ -158,7 +160,7 @@ def reshard(rank: int, world: int, port: int, folder: Path) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=world)
     net = fsdp()
     optimizer = optimizer_of(net, "WS")
-    train(net, optimizer, range(100, 101))  # state of the right names and shapes, and other values
+    train(net, optimizer, range(100, 101))  # makes state with the right names and shapes but other values
     weights, state = get_state_dict(net, optimizer)
     dcp.load({"model": weights, "optimizer": state}, checkpoint_id=folder)
     set_state_dict(net, optimizer, model_state_dict=weights, optim_state_dict=copy.deepcopy(state))
@@ -168,7 +170,7 @@ def reshard(rank: int, world: int, port: int, folder: Path) -> None:
 
 
 class Watched:
-    """A collective that knows whether somebody has waited for it."""
+    """A collective that records whether it was waited for."""
 
     def __init__(self, work: Any) -> None:
         self.work, self.waited = work, False
@@ -180,7 +182,7 @@ class Watched:
 
 @contextlib.contextmanager
 def watch() -> Iterator[list[Watched]]:
-    """The all-reduces that are started within."""
+    """Yield the list of all-reduces that are started inside."""
     started: list[Watched] = []
     original = dist.all_reduce
 
@@ -196,7 +198,7 @@ def watch() -> Iterator[list[Watched]]:
 
 
 def three_groups(net: nn.Module) -> list[dict[str, Any]]:
-    """Each matrix in a group with a bound of its own, as it has a pack of its own then."""
+    """Return groups of one matrix each with different bounds, so that each matrix has its own pack."""
     matrices, others = regularized_groups(net)
     return [
         *({"params": [p], "regularize": True, "kappa_update": 0.5 + n} for n, p in enumerate(matrices["params"])),
@@ -205,7 +207,10 @@ def three_groups(net: nn.Module) -> list[dict[str, Any]]:
 
 
 def assert_each_step_starts(count: int, net: nn.Module, optimizer: Optimizer, overlapped: bool = True) -> None:
-    """So many collectives, waited for in the next step if they overlap, else in their own; in the first step those of R(θ_0), too."""
+    """Check the number of collectives per step, and which step waits for them.
+
+    The next step waits for those that overlap, and the same step for the others. The first step also
+    has those of R(θ_0)."""
     before: list[Watched] = []
     for step in range(4):
         backward(net, optimizer, step)
@@ -218,7 +223,7 @@ def assert_each_step_starts(count: int, net: nn.Module, optimizer: Optimizer, ov
 
 
 def assert_no_collective_is_left_behind(net: nn.Module) -> None:
-    """When the parameters with a gradient are others from step to step, and when the optimizer is gone."""
+    """Check this when the set of gradients changes between steps, and when the optimizer is deleted."""
     gc.collect()
     assert not cpr.distributed._in_flight
     optimizer = optimizer_of(net, "WS")
@@ -241,7 +246,10 @@ def collectives(rank: int, world: int, port: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    for shard in (fsdp, two_dimensional):  # with two processes, both dimensions and the first alone have the same ranks
+    for shard in (
+        fsdp,
+        two_dimensional,
+    ):  # with two processes, the whole mesh and its first dimension have the same ranks
         for make in OPTIMIZERS.values():
             for bound in ("WS", "after"):
                 net = shard()
@@ -251,7 +259,7 @@ def collectives(rank: int, world: int, port: int) -> None:
 
 
 def half_of_the_ranks(rank: int, world: int, port: int) -> None:
-    """Each half has a matrix of its own, sharded in both directions over its 2 x 1 mesh, as the stages of a pipeline have."""
+    """Train a matrix per half of the ranks, sharded both ways over a 2 x 1 mesh, as in pipeline stages."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
@@ -269,7 +277,7 @@ def half_of_the_ranks(rank: int, world: int, port: int) -> None:
 
 
 def leave() -> None:
-    """Without Python's finalization, during which a thread of gloo may abort the process (pytorch issue 190489)."""
+    """Exit without Python's finalization. A thread of gloo may abort the process in it (pytorch issue 190489)."""
     dist.barrier()
     os._exit(0)
 
@@ -280,16 +288,16 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def test_sharded_over_two_processes_is_the_same_as_alone(tmp_path):
+def test_sharding_over_two_processes_gives_the_same_as_one_process(tmp_path):
     multiprocessing.spawn(every_way, (2, free_port(), tmp_path), nprocs=2)
 
 
-def test_sharded_over_four_processes_is_the_same_and_its_checkpoint_goes_on_with_two(tmp_path):
+def test_sharding_over_four_processes_gives_the_same_and_two_can_resume_it(tmp_path):
     multiprocessing.spawn(every_way, (4, free_port(), tmp_path), nprocs=4)
     multiprocessing.spawn(reshard, (2, free_port(), tmp_path), nprocs=2)
 
 
-def test_a_step_starts_one_collective_for_all_groups_and_waits_for_it_in_the_next():
+def test_a_step_starts_one_collective_for_all_groups_and_the_next_step_waits_for_it():
     multiprocessing.spawn(collectives, (2, free_port()), nprocs=2)
 
 
@@ -304,7 +312,7 @@ def test_two_processes_that_share_every_matrix_pass_the_suite_of_every_path():
     suite = Path(__file__).with_name("test_every_path.py")
     processes = [
         subprocess.Popen(
-            # What gloo says when it ends a process is lost if pytest captures it.
+            # If pytest captured the output, gloo's message at the end of a process would be lost.
             [
                 sys.executable,
                 "-m",

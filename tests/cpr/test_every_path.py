@@ -1,7 +1,8 @@
-"""What every path of a CPR step must do: the plain reference, torch's operations, C++, Triton (its interpreter, without a GPU), shards.
+"""Every path of a CPR step follows the same rules: reference, torch's operations, C++, Triton, shards.
 
-The references run in float64 on the same rounded numbers. Tolerances: 1e-6 of the largest element (at least of 1) for float32, times four
-of the largest multiplier or increment of it, as λ adds up rounded values of R.
+Without a GPU, Triton runs in its interpreter. References run in float64 on the same rounded
+numbers. Elements agree to 1e-6 of the largest one (at least of 1) in float32. λ adds up rounded
+values of R, so it agrees to 4e-6 of its largest value or increment.
 """
 
 import pytest
@@ -29,7 +30,7 @@ every_optimizer = pytest.mark.parametrize("path", OPTIMIZERS)
 
 
 def but_triton_weekly(paths: tuple[str, ...]) -> pytest.MarkDecorator:
-    """Many examples on every path. Triton's interpreter is slow."""
+    """Test many examples on every path, and Triton's weekly: its interpreter is slow."""
     return pytest.mark.parametrize(
         "path", [pytest.param(p, marks=pytest.mark.weekly if p == "triton" else ()) for p in paths]
     )
@@ -42,7 +43,10 @@ def rounded(starts, gradients, dtype=torch.float32):
 def assert_equals_the_reference(
     path: str, starts, gradients, bound_tolerance: float = 20 * TOLERANCE, **options
 ) -> list:
-    """In float32; returns where the reference ended. bound_tolerance: of κ, relative; κ is R at one moment of what may be a swing."""
+    """Check a path in float32 and return the end of the reference.
+
+    `bound_tolerance` is relative to κ. R may swing, and κ is its value at one moment.
+    """
     starts, gradients = rounded(starts, gradients)
     found = train(path, starts, gradients, **options)
     exact = train("reference", [s.double() for s in starts], gradients, **options)
@@ -60,8 +64,8 @@ def assert_equals_the_reference(
 def assert_equal_up_to_bfloat16(path: str, starts, gradients, **options) -> None:
     found = train(path, starts, gradients, **options)
     exact = train("reference", [s.double() for s in starts], gradients, **options)
-    # Triton's interpreter cuts the bits off where a GPU rounds; torch's own operations round the pull and Adam's update each, and so does
-    # every path whose pull comes after.
+    # Triton's interpreter truncates where a GPU rounds. torch's own operations round the pull and Adam's
+    # update separately. So does every path that pulls after the update.
     rounds_once = path in ("cpu", "dtensor") and options.get("evaluate_at") != "after"
     precision = 2**-8 if rounds_once else 2**-6
     for ours, plain in zip(found, exact, strict=True):
@@ -105,7 +109,7 @@ def problems(draw: st.DrawFn) -> dict:
     } | BOUNDS[method]
 
 
-# Small ones, and some around a chunk of the kernels, 16,384 elements.
+# Small shapes, and some near the kernels' chunk of 16,384 elements.
 shapes = st.tuples(st.integers(2, 40), st.integers(1, 40)) | st.sampled_from(
     [(128, 128), (5, 3277), (1, 16_385), (3, 11_000)]
 )
@@ -116,7 +120,7 @@ examples = settings(max_examples=15, deadline=None, derandomize=True, phases=(Ph
 @but_triton_weekly(PATHS)
 @examples
 @given(options=problems(), shape=shapes, seed=seeds)
-def test_no_problem_is_found_that_it_solves_otherwise(path, options, shape, seed):
+def test_every_kernel_solves_random_problems_like_the_reference(path, options, shape, seed):
     starts, gradients = outward([shape, (5, 3)], steps=20, seed=seed)
     assert_equals_the_reference(path, starts, gradients, **options)
 
@@ -124,7 +128,7 @@ def test_no_problem_is_found_that_it_solves_otherwise(path, options, shape, seed
 @but_triton_weekly(OPTIMIZERS)
 @examples
 @given(options=problems(), shape=shapes, seed=seeds, maximize=st.booleans())
-def test_with_amsgrad_no_problem_is_found_that_float64_solves_otherwise(path, options, shape, seed, maximize):
+def test_with_amsgrad_random_problems_agree_with_float64(path, options, shape, seed, maximize):
     options |= {"amsgrad": True, "maximize": maximize}
     starts, gradients = rounded(*outward([shape, (5, 3)], steps=20, seed=seed))
     found = train(path, starts, gradients, **options)
@@ -137,13 +141,13 @@ def test_with_amsgrad_no_problem_is_found_that_float64_solves_otherwise(path, op
 @but_triton_weekly(OPTIMIZERS)
 @examples
 @given(options=problems(), shape=shapes, seed=seeds)
-def test_no_bfloat16_step_is_found_that_is_further_off_than_its_roundings(path, options, shape, seed):
+def test_bfloat16_steps_of_random_problems_are_within_their_roundings(path, options, shape, seed):
     starts, gradients = rounded(*outward([shape, (5, 3)], steps=1, seed=seed), torch.bfloat16)
     assert_equal_up_to_bfloat16(path, starts, gradients, **options)
 
 
 @every_path
-def test_matrices_larger_than_a_chunk_of_the_kernels_are_the_same(path):
+def test_matrices_larger_than_a_chunk_of_the_kernels_agree_too(path):
     starts, gradients = outward([(130, 127), (1, 1025)], steps=4, seed=1)
     for measure in MEASURES:
         assert_equals_the_reference(
@@ -154,7 +158,7 @@ def test_matrices_larger_than_a_chunk_of_the_kernels_are_the_same(path):
 @every_path
 @pytest.mark.parametrize("measure", MEASURES)
 def test_the_measure_of_a_matrix_of_four_million_elements_is_exact_to_1e_6(path, measure):
-    # In Triton's interpreter, which needs half a minute for four million, a quarter of a million.
+    # Triton's interpreter needs half a minute for four million elements, so it gets a quarter of a million.
     shape = (511, 513) if path == "triton" and device(path) == "cpu" else (2047, 2049)
     starts, gradients = outward([shape], steps=2, seed=2)
     at_once = {"kappa_init_method": "warm_start", "kappa_init_param": 1}
@@ -164,7 +168,7 @@ def test_the_measure_of_a_matrix_of_four_million_elements_is_exact_to_1e_6(path,
 
 @every_path
 @pytest.mark.parametrize("measure", MEASURES)
-def test_a_matrix_far_beyond_its_bound_is_put_onto_it(path, measure):
+def test_a_matrix_far_above_its_bound_is_put_onto_it(path, measure):
     start = 0.2 * torch.randn(20, 10, generator=torch.Generator().manual_seed(0))
     options = {"kappa_init_method": "uniform", "kappa_init_param": 1e-3, "reg_function": measure}
     (end,) = train(path, [start], [[torch.zeros(20, 10)]], lr=1.0, **options)
@@ -173,7 +177,7 @@ def test_a_matrix_far_beyond_its_bound_is_put_onto_it(path, measure):
 
 
 @every_path
-def test_a_matrix_without_a_gradient_rests_and_counts_its_own_steps(path):
+def test_a_matrix_without_a_gradient_does_not_change_and_counts_its_own_steps(path):
     starts, gradients = rounded(*outward([(4, 4), (3, 5)], steps=30, seed=2))
     some = [[step[0], step[1] if t % 3 else None] for t, step in enumerate(gradients)]
     alone = train(
@@ -188,7 +192,7 @@ def test_a_matrix_without_a_gradient_rests_and_counts_its_own_steps(path):
 @pytest.mark.parametrize(
     "options", [{}, {"amsgrad": True}, {"maximize": True}, {"amsgrad": True, "evaluate_at": "after"}]
 )
-def test_where_no_bound_is_reached_it_is_torch_s_adam(path, options):
+def test_below_every_bound_it_is_torch_s_adam(path, options):
     starts, gradients = rounded(*outward(SHAPES, steps=30, seed=4))
     found = train(path, starts, gradients, lr=1e-2, **NEVER, **options)
     theirs = [torch.nn.Parameter(s.clone()) for s in starts]
@@ -214,7 +218,7 @@ def test_a_bfloat16_step_is_rounded_once_from_float32_arithmetic(path, measure):
 
 
 @every_optimizer
-def test_a_change_by_somebody_else_is_seen_at_the_next_step(path):
+def test_a_change_made_outside_is_seen_at_the_next_step(path):
     starts, gradients = rounded(*outward(SHAPES, steps=20, seed=7))
     ours, parameters = optimizer(path, starts, lr=1e-2, **BOUNDS["warm_start"])
     plain = [Reference(s.double(), ("warm_start", 10), lr=1e-2) for s in starts]
@@ -234,7 +238,7 @@ def test_a_change_by_somebody_else_is_seen_at_the_next_step(path):
 
 @every_optimizer
 @pytest.mark.parametrize("method", ["warm_start", "inflection_point"])
-def test_saved_and_loaded_it_goes_on_to_the_same_bits(path, method):
+def test_a_loaded_state_continues_with_the_same_bits(path, method):
     starts, gradients = rounded(*outward(SHAPES[:2], steps=50, seed=8))
     options = {"lr": 1e-2} | BOUNDS[method]
     undisturbed, parameters = optimizer(path, starts, **options)

@@ -1,4 +1,4 @@
-"""Which parameters are regularized, in small modules and in models of the libraries that people use."""
+"""These parameters are regularized, in small modules and in models of common libraries."""
 
 import pytest
 import torch
@@ -17,13 +17,13 @@ def weights_of(model: nn.Module, *kinds: type[nn.Module]) -> set[str]:
 
 
 def exempt_matrices(model: nn.Module, reg_embedding: bool = False) -> dict[str, str | None]:
-    """The reasons for the exempt parameters that have two dimensions or more."""
+    """Return the reasons of the exempt parameters with two or more dimensions."""
     decided = decisions(model, reg_embedding)
     return {name: decided[name] for name, p in model.named_parameters() if decided[name] and p.ndim >= 2}
 
 
 def switched(model: nn.Module) -> set[str]:
-    """The parameters that only `reg_embedding=True` regularizes."""
+    """Return the parameters that only `reg_embedding=True` regularizes."""
     with_embeddings, without = regularized_names(model, reg_embedding=True), regularized_names(model)
     assert set(without) <= set(with_embeddings)
     return set(with_embeddings) - set(without)
@@ -84,7 +84,7 @@ EMBEDDINGS = "wte embed_tokens tokens embed_token token_type_embeddings word_emb
 
 
 class Holder(nn.Module):
-    """A module of no known type that holds the given parameters."""
+    """A module of an unknown type that holds the given parameters."""
 
     def __init__(self, **parameters: nn.Parameter) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Holder(nn.Module):
 
 
 class Wrapper(nn.Module):
-    """What DDP does to names."""
+    """Add a prefix to names, as DDP does."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class LinearNorm(nn.Module):
 
 
 class Conv1D(nn.Module):
-    """As in transformers."""
+    """The layer of the same name in transformers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class Conv1D(nn.Module):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
-def test_a_class_that_is_a_layer_by_its_name_is_no_norm(layer, matrices):
+def test_a_class_named_like_a_layer_is_not_a_norm(layer, matrices):
     assert regularized_names(nn.Sequential(layer)) == matrices
 
 
@@ -188,7 +188,7 @@ def test_a_normalization_layer_is_exempt_whatever_the_shape_of_its_weight(norm):
 
 
 @pytest.mark.parametrize("name", NORM_CLASSES.split())
-def test_a_class_whose_name_ends_like_a_norm_is_one(name):
+def test_a_class_whose_name_ends_like_a_norm_is_a_norm(name):
     norm = type(name, (Holder,), {})(weight=ones(4, 4), bias=ones(4, 4))
     model = nn.Sequential(norm, nn.Linear(4, 4))
     assert regularized_names(model) == ["1.weight"]
@@ -196,7 +196,7 @@ def test_a_class_whose_name_ends_like_a_norm_is_one(name):
 
 
 @pytest.mark.parametrize("name", NO_NORM_CLASSES.split())
-def test_a_class_whose_name_merely_contains_norm_is_none(name):
+def test_a_class_whose_name_only_contains_norm_is_not_a_norm(name):
     assert regularized_names(type(name, (Holder,), {})(weight=ones(4, 4))) == ["weight"]
 
 
@@ -233,7 +233,7 @@ def test_other_reparametrized_weights_are_matrices():
     assert regularized_names(model) == ["0.weight_orig", "1.parametrizations.weight.original", "2.weight_orig"]
 
 
-def test_matrices_that_are_only_called_like_weight_norm_s_are_matrices():
+def test_matrices_that_only_share_weight_norm_s_names_are_matrices():
     assert regularized_names(Holder(W_g=ones(4, 4), W_v=ones(4, 4))) == ["W_g", "W_v"]
 
 
@@ -241,7 +241,7 @@ def test_matrices_that_are_only_called_like_weight_norm_s_are_matrices():
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (1, 4), (4, 1, 1), (1, 1, 4), (1, 1, 1, 4)])
-def test_a_free_parameter_with_fewer_than_two_dimensions_above_1_is_no_matrix(shape):
+def test_a_free_parameter_with_fewer_than_two_dimensions_above_1_is_not_a_matrix(shape):
     assert decisions(Holder(layer=ones(*shape), matrix=ones(4, 4))) == {"layer": SHORT, "matrix": None}
 
 
@@ -283,7 +283,7 @@ def test_an_integer_or_empty_parameter_is_exempt():
 # Embeddings
 
 
-def test_embeddings_are_a_switch_and_positions_never_count():
+def test_embeddings_follow_the_switch_and_positions_are_always_exempt():
     model = gpt2()
     assert len(regularized_names(model)) == 2 * 4
     assert switched(model) == {"transformer.wte.weight"}
@@ -333,7 +333,7 @@ def test_an_untied_head_is_a_matrix_like_any_other():
     assert "transformer.wte.weight" not in names
 
 
-# What the model itself exempts
+# Exempted by the model itself
 
 
 def test_a_parameter_marked_no_weight_decay_is_exempt():
@@ -342,7 +342,7 @@ def test_a_parameter_marked_no_weight_decay_is_exempt():
     assert regularized_names(model) == ["1.weight"]
 
 
-def test_a_parameter_s_own_settings_in_optim_are_a_group_of_their_own():
+def test_a_parameter_with_settings_in_optim_gets_its_own_group():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4, bias=False))
     model[0].weight._optim = {"lr": 1e-4, "weight_decay": 0.0}
     model[2].weight._optim = {"lr": 1e-4}
@@ -374,7 +374,7 @@ class Exempting(nn.Sequential):
         return list(self.names)
 
 
-def test_every_submodule_is_asked_and_names_that_do_not_exist_are_ignored():
+def test_no_weight_decay_of_every_submodule_counts_and_missing_names_are_ignored():
     inner = Exempting(nn.Linear(4, 4), nn.Linear(4, 4))
     inner.blocks = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     for model, prefix in ((inner, ""), (nn.Sequential(inner), "0."), (Wrapper(nn.Sequential(inner)), "module.0.")):
@@ -383,7 +383,7 @@ def test_every_submodule_is_asked_and_names_that_do_not_exist_are_ignored():
 
 
 @pytest.mark.parametrize("name", ["mvitv2_tiny", "xcit_nano_12_p16_224", "swin_tiny_patch4_window7_224"])
-def test_a_wrapped_timm_model_is_decided_as_it_is_alone(name):
+def test_a_wrapped_timm_model_is_decided_like_the_model_alone(name):
     model = timm_model(name)
     alone = decisions(model)
     assert name != "mvitv2_tiny" or list(alone.values()).count(None) == 75
@@ -505,7 +505,7 @@ def test_mamba_s_projections_and_convolution_are_regularized_and_its_state_matri
 
 
 class ClipLike(nn.Module):
-    """The parameters of open_clip's CLIP: an image tower with tokens, a text tower, projections and the logit scale."""
+    """A module with the parameters of open_clip's CLIP: two towers, tokens, projections, logit scale."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -528,7 +528,7 @@ def test_a_clip_model_s_projections_and_attention_are_regularized_and_tokens_pos
     assert switched(ClipLike()) == {"token_embedding.weight"}
 
 
-def test_open_clip_s_model_is_decided_like_that():
+def test_open_clip_s_model_is_decided_like_clip_s():
     open_clip = pytest.importorskip("open_clip")
     vision = {"image_size": 8, "patch_size": 4, "width": 8, "layers": 1, "head_width": 4}
     text = {"context_length": 4, "vocab_size": 9, "width": 8, "heads": 2, "layers": 1}
@@ -597,7 +597,7 @@ def test_resnet18_has_21_matrices_and_the_paper_s_size():
     assert sum(p.numel() for p in model.parameters()) == 11_220_132
 
 
-def test_the_grokking_decoder_regularizes_its_token_embedding_on_demand_and_its_positions_never():
+def test_the_grokking_decoder_s_token_embedding_follows_the_switch_and_its_positions_are_exempt():
     model = pytest.importorskip("tasks.grokking.model").Decoder(7, width=16)
     assert set(regularized_names(model)) == weights_of(model, nn.Linear)
     assert switched(model) == {"token_embedding.weight"}
@@ -657,7 +657,7 @@ def test_a_model_of_matrices_alone_has_one_group():
     assert [group["regularize"] for group in regularized_groups(nn.Linear(4, 4, bias=False))] == [True]
 
 
-def test_the_optimizer_groups_a_model_as_regularized_groups_does():
+def test_the_optimizer_groups_a_model_like_regularized_groups():
     model = gpt2()
     for reg_embedding in (False, True):
         made = AdamCPR(model, reg_embedding=reg_embedding).param_groups
@@ -665,7 +665,7 @@ def test_the_optimizer_groups_a_model_as_regularized_groups_does():
         assert [[id(p) for p in g["params"]] for g in made] == [[id(p) for p in g["params"]] for g in expected]
 
 
-def test_groups_made_for_weight_decay_are_regularized_where_the_decay_is_not_zero():
+def test_groups_made_for_weight_decay_are_regularized_if_the_decay_is_not_zero():
     a, b = ones(2, 2), ones(2, 2)
     optimizer = AdamCPR([{"params": [a], "weight_decay": 0.1}, {"params": [b], "weight_decay": 0.0}])
     assert [group["regularize"] for group in optimizer.param_groups] == [True, False]
@@ -674,14 +674,14 @@ def test_groups_made_for_weight_decay_are_regularized_where_the_decay_is_not_zer
 
 @pytest.mark.parametrize("model", [nn.LayerNorm(4), nn.Linear(4, 4).requires_grad_(False), nn.Embedding(4, 4)], ids=str)
 def test_a_model_without_a_trainable_matrix_is_refused_by_its_name(model):
-    message = "has no matrix to regularize; pass parameter groups with regularize=True instead"
+    message = r"has no matrix to regularize\. Pass parameter groups with regularize=True instead"
     with pytest.raises(ValueError, match=f"^{type(model).__name__} {message}$"):
         regularized_groups(model)
 
 
 def test_a_lazy_module_without_a_shape_is_refused_by_its_name():
     model = nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 4))
-    message = r"^0\.weight of Sequential has no shape yet; pass one batch through the model first$"
+    message = r"^0\.weight of Sequential has no shape yet\. Pass one batch through the model first$"
     for function in (regularized_names, regularized_groups, decisions, describe):
         with pytest.raises(ValueError, match=message):
             function(model)
@@ -689,7 +689,7 @@ def test_a_lazy_module_without_a_shape_is_refused_by_its_name():
     assert regularized_names(model) == ["0.weight", "1.weight"]
 
 
-# What was decided
+# The decisions as text
 
 
 class Small(nn.Module):

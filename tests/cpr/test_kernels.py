@@ -1,4 +1,4 @@
-"""The compiled single-pass kernel against torch's own operations, and how it is built."""
+"""The compiled single-pass kernel equals torch's own operations."""
 
 import warnings
 from pathlib import Path
@@ -16,7 +16,7 @@ from scripts.bench.memory import extra_peak_bytes
 ROOT = Path(__file__).resolve().parents[2]
 every_measure = pytest.mark.parametrize("measure", MEASURES)
 either_dtype = pytest.mark.parametrize("dtype", cpu.DTYPES, ids=["float32", "bfloat16"])
-# Around the kernel's vectors of 8 or 16 elements, its blocks of 1,024 and its chunks of 16,384.
+# Sizes near the kernel's vectors of 8 or 16 elements, blocks of 1,024 and chunks of 16,384.
 SIZES = (1, 2, 15, 16, 17, 63, 1023, 1024, 1025, 16_383, 16_384, 16_385, 40_000)
 WS = {"kappa_init_method": "warm_start", "kappa_init_param": 3}
 
@@ -27,16 +27,16 @@ def matrices(sizes, dtype=torch.float32, seed=0) -> list[torch.nn.Parameter]:
 
 
 def optimizer_of(parameters, path: str, **options) -> AdamCPR | CPR:
-    """path: a kernel of AdamCPR, or "wrapper", CPR around SGD."""
+    """Return AdamCPR with the kernel `path`, or CPR around SGD for "wrapper"."""
     groups = [{"params": parameters, "regularize": True}]
     if path == "wrapper":
-        # A power of two: of another lr the last bit of torch's own bfloat16 update depends on the number of threads.
+        # A power of two. With another lr, the last bit of torch's bfloat16 update depends on the number of threads.
         return CPR(torch.optim.SGD(groups, lr=2**-7), **(WS | options))
     return AdamCPR(groups, lr=1e-2, kernel=path, **(WS | options))
 
 
 def trained(parameters, path: str, steps: int = 12, **options) -> AdamCPR | CPR:
-    """The parameters after some steps outward, which the bound pulls back."""
+    """Return the parameters after some outward steps, which the bound pulls back."""
     optimizer = optimizer_of(parameters, path, **options)
     generator = torch.Generator().manual_seed(1)
     signs = [p.detach().sign() for p in parameters]
@@ -51,7 +51,7 @@ def trained(parameters, path: str, steps: int = 12, **options) -> AdamCPR | CPR:
 @pytest.mark.parametrize(
     "options", [{}, {"amsgrad": True, "maximize": True}, {"evaluate_at": "after"}], ids=["", "amsgrad", "after"]
 )
-def test_it_equals_torch_s_operations_whatever_the_size(measure, options):
+def test_the_kernel_equals_torch_s_operations_at_every_size(measure, options):
     sizes = SIZES[1:] if measure == "std" else SIZES
     ours, theirs = matrices(sizes), matrices(sizes)
     fast = trained(ours, "cpu", reg_function=measure, **options)
@@ -67,7 +67,7 @@ def test_it_equals_torch_s_operations_whatever_the_size(measure, options):
 @every_measure
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(n=st.integers(2, 50_000), seed=st.integers(0, 1000))
-def test_the_sums_taken_on_the_way_are_those_of_the_written_matrix_to_the_bit(measure, dtype, n, seed):
+def test_the_sums_of_a_step_are_those_of_the_written_matrix_to_the_bit(measure, dtype, n, seed):
     parameters = matrices([n, 7], dtype, seed)
     optimizer = trained(parameters, "cpu", steps=4, reg_function=measure)
     (pack,) = optimizer._packs._known[0][1]
@@ -107,10 +107,10 @@ def test_a_step_makes_no_temporary_of_the_parameter_s_size(path, evaluate_at, me
         optimizer.step()
     extra = extra_peak_bytes(optimizer.step, parameter.device)
     assert optimizer.state[parameter]["lagmul"] > 0
-    assert extra is None or extra <= 4_000_000  # 1 MB of pieces; what the allocator keeps of them varies by 2 MB
+    assert extra is None or extra <= 4_000_000  # 1 MB of pieces, and the allocator keeps up to 2 MB of them
 
 
-def test_channels_last_weights_and_gradients_of_another_layout_are_understood():
+def test_channels_last_weights_and_gradients_of_another_layout_are_handled():
     start = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     ends = []
     for layout, gradient_layout in (
@@ -127,7 +127,7 @@ def test_channels_last_weights_and_gradients_of_another_layout_are_understood():
     assert all((end - ends[0]).abs().max() <= 1e-6 for end in ends)
 
 
-def test_of_gradients_in_another_layout_one_copy_exists_at_a_time():
+def test_gradients_in_another_layout_have_one_copy_at_a_time():
     sizes = [(64, 64, 100, 5)] * 4  # 8 MB each
     parameters = [torch.nn.Parameter(torch.full(size, 0.1).to(memory_format=torch.channels_last)) for size in sizes]
     optimizer = optimizer_of(parameters, "cpu")
@@ -157,7 +157,7 @@ def test_a_gradient_of_another_layout_changes_no_bit_of_any_matrix():
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
-def test_moments_saved_in_one_memory_format_go_on_in_another():
+def test_moments_saved_in_one_memory_format_continue_in_another():
     start = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     gradients = [torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(step)) for step in range(8)]
     ends = []
@@ -177,7 +177,7 @@ def test_moments_saved_in_one_memory_format_go_on_in_another():
 
 
 def plain_step(**exchanged) -> None:
-    """A step of the kernel itself, on two matrices of 4 x 3, with some arguments exchanged."""
+    """Call the kernel's step on two 4 x 3 matrices, with some arguments replaced."""
     count = 2
     lists = {name: [torch.ones(4, 3) for _ in range(count)] for name in ("params", "grads", "exp_avgs", "exp_avg_sqs")}
     tensors = {
@@ -217,7 +217,7 @@ SHORT, GAPS = torch.ones(3, 3), torch.ones(4, 6)[:, ::2]
     ],
     ids=lambda value: "" if isinstance(value, str) else "-".join(value),
 )
-def test_the_kernel_itself_refuses_what_does_not_fit_before_it_writes(exchanged, message):
+def test_the_kernel_refuses_tensors_that_do_not_fit_before_it_writes(exchanged, message):
     trained(matrices([10]), "cpu", steps=1)  # loads the kernel
     plain_step()
     untouched = [tensor for value in exchanged.values() for tensor in (value if isinstance(value, list) else [value])]
@@ -227,7 +227,7 @@ def test_the_kernel_itself_refuses_what_does_not_fit_before_it_writes(exchanged,
     assert all(torch.equal(a, b) for a, b in zip(before, untouched, strict=True))
 
 
-def test_the_sums_and_the_pull_of_the_kernel_refuse_gaps_too():
+def test_the_kernel_s_sums_and_pull_refuse_tensors_with_gaps_too():
     trained(matrices([10]), "cpu", steps=1)
     expanded = torch.ones(1, 3).expand(400, 3)
     for call in (
@@ -260,7 +260,7 @@ def test_sparse_gradients_are_refused_with_the_shape():
         optimizer.step()
 
 
-def test_the_loaded_kernel_warns_of_nothing():
+def test_loading_the_kernel_gives_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         trained(matrices([10]), "cpu", steps=1)

@@ -1,4 +1,4 @@
-"""Training loops as users write them. Each is compared with a plain loop."""
+"""Training loops as users write them give the same as a plain loop."""
 
 import contextlib
 import copy
@@ -72,7 +72,7 @@ def loss_of(net: nn.Module, step: int) -> Tensor:
 
 
 def train(net: nn.Module, optimizer: torch.optim.Optimizer, steps: Iterable[int]) -> None:
-    """The plain loop."""
+    """Train with the plain loop."""
     for step in steps:
         optimizer.zero_grad()
         loss_of(net, step).backward()
@@ -150,7 +150,7 @@ def test_gradients_clipped_by_value_and_added_over_micro_batches_step_as_one_bat
     assert_acting(bounds(optimizer, net))
 
 
-# --- weights that others change between steps
+# --- weights that change between steps
 
 
 @every_kind
@@ -191,7 +191,7 @@ def test_after_the_weights_are_replaced_lambda_follows_their_size(make):
 
 
 @every_kind
-def test_stochastic_weight_averaging_is_the_mean_of_the_weights_and_training_goes_on_from_it(make):
+def test_stochastic_weight_averaging_is_the_mean_of_the_weights_and_training_continues_from_it(make):
     def build() -> tuple[nn.Sequential, torch.optim.Optimizer]:
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
@@ -254,7 +254,7 @@ def test_weights_in_new_memory_change_no_bit(make):
     assert_same((net, optimizer), (plain, reference))
 
 
-def test_one_optimizer_for_each_parameter_stepped_in_the_backward_pass_is_one_for_all():
+def test_one_optimizer_per_parameter_stepped_in_the_backward_pass_equals_one_for_all():
     net, plain = network(), network()
     reference = AdamCPR(plain, lr=1e-2, **ACTING)
     optimizers: dict[Tensor, torch.optim.Optimizer] = {p: torch.optim.Adam([p], lr=1e-2) for p in net.parameters()}
@@ -297,7 +297,7 @@ def test_a_layer_unfrozen_later_trains_as_if_its_gradients_came_later(make):
 
 
 @every_kind
-def test_a_head_exchanged_for_a_larger_one_joins_as_a_module(make):
+def test_a_larger_head_can_be_added_as_a_module(make):
     net = network()
     optimizer = make(net, **ACTING)
     train(net, optimizer, range(5))
@@ -312,7 +312,7 @@ def test_a_head_exchanged_for_a_larger_one_joins_as_a_module(make):
 
 
 @every_kind
-def test_a_model_cast_to_bfloat16_after_the_optimizer_was_built_goes_on_as_from_a_loaded_state(make):
+def test_a_model_cast_to_bfloat16_after_the_optimizer_was_built_continues_as_from_a_loaded_state(make):
     net, again = network(), network()
     optimizer = make(net, **ACTING)
     train(net, optimizer, range(10))
@@ -406,7 +406,7 @@ def test_an_optimizer_built_from_a_compiled_model_bounds_the_same_matrices_under
 
 @pytest.fixture
 def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """A function that builds a Trainer of a tiny GPT-2, without a network and with the batches in order."""
+    """Return a function that builds a Trainer of a tiny GPT-2, with no network and ordered batches."""
     transformers = pytest.importorskip("transformers")
     accelerate = pytest.importorskip("accelerate")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -451,7 +451,7 @@ def texts() -> list[dict[str, Tensor]]:
 
 
 def plain_loop(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    """What Trainer does with these arguments: clipping to 1, a linear warm-up of 3 steps and a linear decay."""
+    """Train as Trainer does with these arguments: clip to 1, warm up for 3 steps, decay linearly."""
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: min(t / 3, max(0.0, (steps - t) / (steps - 3))))
     data = texts()
     for t in range(steps):
@@ -477,7 +477,7 @@ HOW = {
 
 
 @pytest.mark.parametrize("how", HOW.values(), ids=HOW)
-def test_a_trainer_is_the_plain_loop_and_a_new_one_resumes_to_the_bit(trainer, how):
+def test_a_trainer_equals_the_plain_loop_and_a_new_one_resumes_to_the_bit(trainer, how):
     def build() -> Any:
         model = gpt2()
         return trainer(model=model, **how(model))
@@ -513,8 +513,8 @@ def test_a_trainer_is_the_plain_loop_and_a_new_one_resumes_to_the_bit(trainer, h
     )
 
 
-def test_a_trainer_without_weight_decay_has_nothing_to_bound_and_says_so(trainer):
-    with pytest.raises(ValueError, match=r"no parameter is regularized; .*weight_decay is not 0"):
+def test_a_trainer_without_weight_decay_is_refused(trainer):
+    with pytest.raises(ValueError, match=r"no parameter is regularized\. .*weight_decay is not 0"):
         trainer(weight_decay=0.0, optimizer_cls_and_kwargs=(AdamCPR, {"lr": 1e-2, **WARM})).create_optimizer()
 
 
@@ -522,7 +522,7 @@ def test_a_trainer_without_weight_decay_has_nothing_to_bound_and_says_so(trainer
 
 
 @every_kind
-def test_accelerate_accumulates_clips_saves_and_goes_on_as_the_plain_loop(make, tmp_path):
+def test_accelerate_accumulates_clips_saves_and_resumes_as_the_plain_loop(make, tmp_path):
     accelerate = pytest.importorskip("accelerate")
     net, plain = network(), network()
     reference = make(plain, **ACTING)
@@ -563,8 +563,8 @@ def test_accelerate_accumulates_clips_saves_and_goes_on_as_the_plain_loop(make, 
 # --- several processes
 
 
-def test_a_flat_shard_is_refused_where_it_would_be_bounded():
-    """FSDP1 and DeepSpeed mark their parameters so."""
+def test_a_flat_shard_is_refused_in_a_regularized_group():
+    """FSDP1 and DeepSpeed set these marks on their parameters."""
     flat, bias = nn.Parameter(torch.ones(64)), nn.Parameter(torch.ones(3))
     flat._fsdp_flattened = True
     message = r"shape \(64,\) is a flat shard of FullyShardedDataParallel.*fully_shard \(FSDP2\)"
@@ -575,7 +575,7 @@ def test_a_flat_shard_is_refused_where_it_would_be_bounded():
 
 
 def ddp(make: Make) -> None:
-    """Each rank has half of the batch."""
+    """Train with DDP, each rank with half of the batch."""
     net, plain = network().double(), network().double()
     model = nn.parallel.DistributedDataParallel(net)
     optimizer, reference = make(model, **ACTING), make(plain, **ACTING)
@@ -636,7 +636,7 @@ WAYS = {
 
 
 def a_state_goes_on(make: Make, way: str, folder: Path) -> None:
-    """Set the model's state, then the optimizer's, on fresh ones. CPR may refuse a flattened one."""
+    """Load the states into a fresh model and optimizer. CPR may refuse a flattened state."""
     saving, loading = WAYS[way]
     net = sharded()
     optimizer = make(net, **ACTING)
@@ -669,7 +669,7 @@ def a_state_goes_on(make: Make, way: str, folder: Path) -> None:
 
 
 def zero_groups(net: nn.Sequential, matrices: int) -> list[dict[str, Any]]:
-    """The first matrices are bounded: with one of them, one of two ranks gets none."""
+    """Return groups with the first matrices bounded. With only one, one of two ranks has none."""
     chosen = [p for p in net.parameters() if p.ndim == 2][:matrices]
     others = [p for p in net.parameters() if all(p is not matrix for matrix in chosen)]
     return [{"params": chosen, "regularize": True}, {"params": others, "regularize": False}]
@@ -745,7 +745,7 @@ if hasattr(torch.cpu.Stream, "record_event"):  # without it, as in torch 2.6, th
 
 
 def in_two_processes(rank: int, port: int, folder: Path) -> None:
-    """Run every check, and write down why one failed. Ranks that fail unlike run out of time in the next one."""
+    """Run every check and record why one failed. Ranks that disagree time out in the next check."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=20))
@@ -758,10 +758,10 @@ def in_two_processes(rank: int, port: int, folder: Path) -> None:
     (folder / f"done {rank}").touch()
     with contextlib.suppress(RuntimeError):
         dist.barrier()
-    os._exit(0)  # Python's finalization may abort beside gloo's threads (pytorch issue 190489)
+    os._exit(0)  # gloo's threads may abort Python's finalization (pytorch issue 190489)
 
 
-def test_in_two_processes(tmp_path):
+def test_the_loops_work_in_two_processes(tmp_path):
     """One test for all checks, since each process needs seconds to import torch."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

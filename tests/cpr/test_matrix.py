@@ -1,7 +1,8 @@
-"""Every kernel on every memory layout, in every dtype, through everything that happens to an optimizer in its life.
+"""Every kernel is right on every memory layout and dtype, through everything that happens to an optimizer.
 
-Oracles: torch's Adam with foreach=False where no bound acts, cpr/reference.py in float64 where one does. Parameters, gradients and moments
-lie between guard elements, which no kernel may touch. `make test-sanitizers` runs this file on a kernel built with AddressSanitizer.
+The oracles are torch's Adam with foreach=False if no bound acts, and cpr/reference.py in float64 if
+one does. Parameters, gradients and moments lie between guard elements, which no kernel may touch.
+`make test-sanitizers` runs this file on a kernel built with AddressSanitizer.
 """
 
 import copy
@@ -38,7 +39,7 @@ every_kernel = pytest.mark.parametrize(
 
 @dataclass
 class Guarded:
-    """A tensor in a buffer, and which elements of the buffer are not its own."""
+    """A tensor in a buffer, with a mask of the guard elements."""
 
     tensor: Tensor
     buffer: Tensor
@@ -83,7 +84,10 @@ def channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Layout:
-    """Shapes, and the strides of parameters and of gradients; None: contiguous. `fits`: the single-pass kernels take it."""
+    """Shapes, with strides of parameters and gradients (None: contiguous).
+
+    `fits` tells whether the single-pass kernels support the layout.
+    """
 
     shapes: tuple[tuple[int, ...], ...]
     parameter: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None
@@ -127,7 +131,7 @@ def optimizer_of(kernel: str, groups: list[dict[str, Any]], **options: Any) -> O
 
 
 def for_kernel(layout: Layout, kernel: str) -> Layout:
-    """Triton's interpreter is slow: smaller matrices for it, of two blocks."""
+    """Return smaller matrices of two blocks for Triton, because its interpreter is slow."""
     smaller = tuple((41, 30) if shape == (129, 130) else shape for shape in layout.shapes)
     return replace(layout, shapes=smaller) if kernel == "triton" else layout
 
@@ -154,11 +158,11 @@ def combinations() -> list[Any]:
     measure=st.sampled_from(["l2", "l1", "huber"]),
     after=st.booleans(),
 )
-def test_without_a_bound_it_is_torch_s_adam_and_touches_nothing_else(
+def test_without_a_bound_it_is_torch_s_adam_and_changes_nothing_else(
     kernel, dtype, name, amsgrad, maximize, beta1, eps, measure, after
 ):
     layout = for_kernel(LAYOUTS[name], kernel)
-    eps = max(eps, 1e-2) if dtype == torch.float16 else eps  # a smaller one is smaller than what the squares lose
+    eps = max(eps, 1e-2) if dtype == torch.float16 else eps  # a smaller eps would be below the rounding of the squares
     adam = {"lr": 1e-2, "betas": (beta1, 0.98), "eps": eps, "amsgrad": amsgrad, "maximize": maximize}
     place = device(kernel)
     values = [noise(shape, seed, dtype).to(place) for seed, shape in enumerate(layout.shapes)]
@@ -188,14 +192,14 @@ def test_without_a_bound_it_is_torch_s_adam_and_touches_nothing_else(
         assert all(torch.equal(p.grad, q.grad) for p, q in zip(ours, theirs, strict=True))
         if t == 0 and kernel != "wrapper":
             moments = _guard_moments(optimizer, ours, layout.shift)
-    # Triton's interpreter cuts off the bits that a GPU rounds.
+    # Triton's interpreter truncates the bits that a GPU rounds.
     precision = PRECISION[dtype] * (4 if kernel == "triton" and dtype == torch.bfloat16 else 1)
     for p, q in zip(ours, theirs, strict=True):
         assert (p - q).abs().max().item() <= precision * max(1.0, q.abs().max().item()) if q.numel() else True
 
 
 def _guard_moments(optimizer: Optimizer, parameters: list[nn.Parameter], shift: int) -> list[Guarded]:
-    """Exchange every moment for a copy between guard elements."""
+    """Replace every moment by a copy between guard elements."""
     held = []
     for p in parameters:
         for moment in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
@@ -206,14 +210,14 @@ def _guard_moments(optimizer: Optimizer, parameters: list[nn.Parameter], shift: 
     return held
 
 
-# --- a life of 12 steps, in the middle of which something happens
+# --- 12 steps, with an event in the middle
 
 STEPS, MOMENT = 12, 5
 
 
 @dataclass
 class World:
-    """An optimizer with its parameters, and how to make another one like it."""
+    """An optimizer with its parameters, and a function that makes another one like it."""
 
     make: Callable[[list[dict[str, Any]]], Optimizer]
     parameters: list[nn.Parameter]
@@ -230,7 +234,7 @@ class World:
 
 
 def gradient(p: Tensor, i: int, t: int) -> Tensor:
-    """Noise that pushes a matrix outward ever less."""
+    """Return noise that pushes a matrix outward with falling strength."""
     g = noise(tuple(p.shape), 100 * t + i) - 1.5 * 0.95**t * noise(tuple(p.shape), i).sign()
     return torch.empty_like(p).copy_(g)
 
@@ -275,7 +279,7 @@ def add_group(world: World) -> None:
 
 
 def nan_step(world: World) -> None:
-    """A step with gradients that are not finite, after which weights and moments are restored."""
+    """Step with gradients that are not finite, then restore weights and moments."""
     optimizers = [world.optimizer, *([world.optimizer.optimizer] if isinstance(world.optimizer, CPR) else [])]
     kept = [(p, p.detach().clone()) for p in world.parameters]
     kept += [
@@ -318,7 +322,7 @@ def halve_in_place(world: World) -> None:
 
 
 def halve_data(world: World) -> None:
-    """A change that leaves no version."""
+    """Halve the weights in a way that does not change their version."""
     for p in world.parameters:
         p.data.mul_(0.5)
 
@@ -354,7 +358,7 @@ def starts(kernel: str) -> list[nn.Parameter]:
 
 @every_life
 @every_kernel
-def test_without_a_bound_it_lives_as_torch_s_adam_does(kernel, life):
+def test_without_a_bound_it_follows_torch_s_adam_through_everything(kernel, life):
     adam = {"lr": 1e-2, "betas": (0.9, 0.98), "eps": 1e-6}
     worlds = [
         World(lambda groups, k=k: optimizer_of(k, groups, **adam, **NO_BOUND), starts(kernel))
@@ -373,14 +377,14 @@ def test_without_a_bound_it_lives_as_torch_s_adam_does(kernel, life):
         if kernel != "wrapper":
             assert (state["exp_avg"] - inner["exp_avg"]).abs().max() <= 1e-5
     saved = ours.optimizer.state_dict()["state"]
-    for i, p in enumerate(ours.parameters):  # what is saved is what the next step uses
+    for i, p in enumerate(ours.parameters):  # the next step uses what was saved
         prefix = "cpr_" if kernel == "wrapper" else ""
         assert all(torch.equal(saved[i][prefix + name], value) for name, value in ours.optimizer.state[p].items())
 
 
 @dataclass
 class Plain:
-    """The same life by cpr/reference.py."""
+    """The same steps and events with cpr/reference.py."""
 
     options: dict[str, Any]
     matrices: list[Reference] = field(default_factory=list)
@@ -414,7 +418,7 @@ class Plain:
 @pytest.mark.parametrize("measure", ["l2", "std"])
 @every_life
 @every_kernel
-def test_with_a_bound_it_lives_as_the_reference_does(kernel, life, measure, evaluate_at):
+def test_with_a_bound_it_follows_the_reference_through_everything(kernel, life, measure, evaluate_at):
     if kernel == "triton" and life is halve_data:
         pytest.skip("on a GPU a change through .data is seen one step late, as the docstring says")
     options = {"reg_function": measure, "evaluate_at": evaluate_at, **BOUND}

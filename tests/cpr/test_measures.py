@@ -1,4 +1,4 @@
-"""The measures R(θ): value, pull, and the largest pull that is allowed."""
+"""The measures R(θ) have the right value, pull and largest allowed pull."""
 
 import pytest
 import torch
@@ -68,9 +68,9 @@ def test_the_l1_pull_stops_at_zero(shape, seed, multiplier):
 @every_measure
 @examples
 @given(shape=shapes, seed=st.integers(0, 10_000), scale=st.sampled_from([1e-2, 1.0, 10.0]))
-def test_the_largest_pull_takes_at_most_half_and_turns_no_sign(name, shape, seed, scale):
+def test_the_largest_pull_removes_at_most_half_and_flips_no_sign(name, shape, seed, scale):
     theta = random_matrix(shape, seed, scale)
-    theta -= theta.mean() if name == "std" else 0  # std does not see the mean
+    theta -= theta.mean() if name == "std" else 0  # std does not depend on the mean
     result = pulled(name, theta, most(name, theta))
     assert (result * theta >= 0).all()
     assert result.norm(p=1) >= (0.5 - 1e-12) * theta.norm(p=1)
@@ -94,7 +94,7 @@ def test_shrink_multiplies_the_matrix(name):
 @pytest.mark.parametrize("name", ["l2", "l1", "std"])
 @examples
 @given(seed=st.integers(0, 10_000), factor=st.sampled_from([1e-4, 0.5, 3.0, 1e4]))
-def test_the_value_is_homogeneous_of_its_degree(name, seed, factor):
+def test_the_value_is_homogeneous(name, seed, factor):
     theta = random_matrix((3, 4), seed, 1.0)
     expected = factor ** MEASURES[name].degree * value_of(name, theta).item()
     assert value_of(name, factor * theta).item() == pytest.approx(expected, rel=1e-12)
@@ -167,12 +167,12 @@ def test_the_value_of_twenty_million_elements_is_exact_to_1e_6(name, start):
         if start == "normal"
         else torch.full((20_000_001,), 0.0123)
     )
-    theta[0] = 2.0  # std of what is all equal would be zero
+    theta[0] = 2.0  # the std of equal elements would be zero
     assert value_of(name, theta).item() == pytest.approx(value_of(name, theta.double()).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize(("name", "order"), [("l2", 2), ("l1", 1)])
-def test_the_norms_of_all_parameters_at_once_are_the_same_sums(name, order):
+def test_the_norms_of_all_parameters_at_once_equal_the_separate_norms(name, order):
     theta = [torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in (1, 300, 70_000)]
     exact = torch.stack([MEASURES[name].sums(t.double()) for t in theta])
     assert torch.allclose(norm_sums(theta, order), exact, rtol=1e-14)
@@ -182,5 +182,5 @@ def test_the_norms_of_all_parameters_at_once_are_the_same_sums(name, order):
     ("dtype", "expected"),
     [(torch.float64, torch.float64), (torch.float32, torch.float32), (torch.float16, torch.float32)],
 )
-def test_scalars_are_float64_beside_float64_and_float32_elsewhere(dtype, expected):
+def test_scalars_are_float64_for_float64_parameters_and_float32_otherwise(dtype, expected):
     assert scalar_dtype(torch.zeros(2, dtype=dtype)) == expected

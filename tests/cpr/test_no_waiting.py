@@ -1,4 +1,4 @@
-"""A step may be captured, compiled and queued: it asks the device for nothing."""
+"""A step never waits for the device, so it can be captured, compiled and queued."""
 
 from itertools import pairwise
 
@@ -12,12 +12,12 @@ from cpr import CPR, AdamCPR, regularized_groups
 BOUND = {"kappa_init_method": "warm_start", "kappa_init_param": 3}
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 queued_paths = pytest.mark.parametrize("path", ["eager", "triton"])
-# What brings a value, or a size that depends on values, from the device to the host.
+# Operations that copy a value, or a size that depends on values, from the device to the host.
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "item"}
 
 
 class Forbidden(TorchDispatchMode):
-    """Fails at the first operation for which a GPU's host would wait."""
+    """Fail at the first operation at which the host would wait for a GPU."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
@@ -68,12 +68,12 @@ def test_no_step_after_the_first_waits_for_the_device(path, measure, options):
     assert all(ours.state[p]["step"] == len(pushes) for p in parameters)
 
 
-# Which of the two matrices have a gradient in each step.
+# Whether each of the two matrices has a gradient, step by step.
 COME_AND_GO = [(True, True), (True, True), (True, False), (True, False), (False, True), (True, True), (True, True)]
 
 
 def come_and_go(wrapped: bool, measure: str = "l2"):
-    """The optimizer and its parameters, once before every step, the parameters with that step's gradients."""
+    """Yield the optimizer and its parameters before every step. The parameters have that step's gradients."""
     starts, pushes = gradients(len(COME_AND_GO))
     parameters = [torch.nn.Parameter(start) for start in starts]
     groups, options = [{"params": parameters, "regularize": True}], BOUND | {"reg_function": measure}
@@ -88,10 +88,10 @@ def come_and_go(wrapped: bool, measure: str = "l2"):
         yield ours, parameters
 
 
-# Not of Triton's path: it reads tables that lie on the host, which on a CPU cannot be told from the device.
+# Triton's path is left out: it reads tables on the host, and a CPU can't tell host from device.
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("measure", ["l2", "l1", "huber", "std"])
-def test_gradients_that_come_and_go_bring_no_value_to_the_host(wrapped, measure):
+def test_gradients_that_come_and_go_cause_no_copy_to_the_host(wrapped, measure):
     for t, (ours, parameters) in enumerate(come_and_go(wrapped, measure), start=1):
         with Forbidden():
             ours.step()
@@ -101,7 +101,7 @@ def test_gradients_that_come_and_go_bring_no_value_to_the_host(wrapped, measure)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_tables_are_made_on_the_host_only_when_other_parameters_have_a_gradient(wrapped, monkeypatch):
+def test_address_tables_are_rebuilt_only_when_the_set_of_gradients_changes(wrapped, monkeypatch):
     made, make = [], torch.tensor
     monkeypatch.setattr(torch, "tensor", lambda *args, **kwargs: made.append(args) or make(*args, **kwargs))
     counts = []
@@ -130,7 +130,7 @@ def test_no_step_after_the_first_waits_for_the_gpu(path):
 
 
 @needs_a_gpu
-def test_a_step_captured_in_a_cuda_graph_is_the_same_as_outside_of_it():
+def test_a_step_captured_in_a_cuda_graph_equals_an_uncaptured_step():
     starts, pushes = gradients(20)
     ends = []
     for captured in (False, True):
@@ -155,7 +155,7 @@ def test_a_step_captured_in_a_cuda_graph_is_the_same_as_outside_of_it():
 
 
 @needs_a_gpu
-def test_a_captured_training_step_whose_gradients_lie_in_the_graph_is_the_same_as_outside_of_it():
+def test_a_captured_training_step_with_its_backward_pass_equals_an_uncaptured_one():
     generator = torch.Generator().manual_seed(0)
     batches = [
         (torch.randn(32, 8, generator=generator).cuda(), 5 * torch.randn(32, 1, generator=generator).cuda())
@@ -186,7 +186,7 @@ def test_a_captured_training_step_whose_gradients_lie_in_the_graph_is_the_same_a
                         training_step()
                 if captured and t >= 3:
                     graph.replay()
-                    torch.empty(10**6, device="cuda").fill_(-1.0)  # where a table was that nobody holds any more
+                    torch.empty(10**6, device="cuda").fill_(-1.0)  # overwrites the memory of a freed table
                 else:
                     training_step()
         torch.cuda.current_stream().wait_stream(side)
@@ -195,8 +195,8 @@ def test_a_captured_training_step_whose_gradients_lie_in_the_graph_is_the_same_a
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
-def test_a_step_leaves_its_sums_where_the_step_before_has_left_them():
-    """A captured step reads them at every replay from where they were when it was captured."""
+def test_a_step_writes_its_sums_to_the_same_memory_as_the_step_before():
+    """A captured step reads the sums at every replay from the address at capture."""
     starts, pushes = gradients()
     ours, parameters = optimizer("triton", starts, lr=1e-2, **BOUND)
     places = []

@@ -1,4 +1,4 @@
-"""docs/how-to/own-training.md: every code block runs, and its picture shows the run that the page has.
+"""Every code block of docs/how-to/own-training.md runs, and its picture shows the page's run.
 
 `python tests/cpr/test_own_training.py` draws the picture again.
 """
@@ -28,7 +28,7 @@ def sections() -> dict[str, list[tuple[str, str, str]]]:
 
 
 def run(heading: str) -> dict[str, Any]:
-    """Run the Python blocks of a section one after the other in one namespace, which is returned."""
+    """Run the Python blocks of a section in one namespace, and return it."""
     names: dict[str, Any] = {"__name__": "page"}
     for language, title, content in sections()[heading]:
         if language == "python" and not title:
@@ -38,13 +38,13 @@ def run(heading: str) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checkpoints go there."""
+    """Change to a temporary folder, since the page writes checkpoints."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     torch.set_num_threads(1)
 
 
-def test_every_heading_with_code_is_run():
+def test_the_code_under_every_heading_is_run():
     assert [heading for heading in sections() if heading not in ("Is it working?", "FSDP2")] == [
         *("A plain loop", "timm", "Hugging Face Trainer", "Resume", "Coming from AdamW")
     ]
@@ -59,7 +59,7 @@ def test_the_plain_loop_learns_within_its_bounds(capsys):
     assert isinstance(names["optimizer"], names["cpr"].CPR)
 
 
-def test_the_run_of_the_picture_is_as_the_page_describes_it(capsys):
+def test_the_run_in_the_picture_is_as_the_page_describes_it(capsys):
     history = run("Is it working?")["history"]
     assert capsys.readouterr().out.count("κ = ") == 3
     for name in history[600]:
@@ -120,7 +120,7 @@ def test_two_processes_shard_save_and_load(tmp_path):
     for _ in range(3):
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
         if "terminate called without an active exception" not in done.stderr:
-            break  # a thread of gloo may abort the process when it ends, rarely (pytorch issue 190489)
+            break  # rarely, a thread of gloo aborts the process at its end (pytorch issue 190489)
     assert done.returncode == 0, done.stderr
     kappas = [float(value) for value in re.findall(r"kappa=([\d.e-]+)", done.stdout)]
     assert len(kappas) == 2 and all(kappa > 0 for kappa in kappas)
@@ -132,7 +132,7 @@ def test_the_resumed_run_ends_with_the_same_bits():
     assert names["again"].state[names["resumed"].weight]["kappa_set"]
 
 
-def test_adamw_s_groups_and_moments_go_on():
+def test_adamw_s_groups_and_moments_are_kept():
     names = run("Coming from AdamW")
     optimizer, weight = names["optimizer"], names["model"].weight
     assert optimizer.state[weight]["kappa_set"] and "kappa" not in optimizer.state[names["model"].bias]
@@ -162,7 +162,7 @@ def draw(history: dict[int, Any], path: Path) -> None:
     }
     options = {"sharex": True, "figsize": (7, 4.6), "height_ratios": (3, 2), "layout": "constrained"}
     figure, (above, below) = plt.subplots(2, 1, **options)
-    steps, beside = list(history), {"0.weight": 5, "4.weight": -5}  # which end at the same place
+    steps, beside = list(history), {"0.weight": 5, "4.weight": -5}  # these two lines end at the same place
     for name, colour in zip(history[steps[-1]], ("#0072b2", "#d55e00", "#009e73"), strict=True):
         bounds = [history[step][name] for step in steps]
         above.plot(steps, [bound.R for bound in bounds], color=colour, label=name, gid=f"R {name}")
@@ -201,7 +201,7 @@ def test_the_picture_is_of_the_page_s_run(tmp_path):
     committed, again = lines(PICTURE), lines(tmp_path / "again.svg")
     assert len(committed) == 9 and committed.keys() == again.keys()
     for name, numbers in committed.items():
-        # In points. Another machine rounds otherwise, and λ swings: what matters is that the picture is of this run.
+        # In points. Other machines round differently, and λ swings. The picture must only be of this run.
         assert numbers[:20] == pytest.approx(again[name][:20], abs=2)
         assert f"../images/{PICTURE.name}" in PAGE.read_text()
 

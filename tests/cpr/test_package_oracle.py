@@ -1,4 +1,4 @@
-"""Against the authors' package, pytorch-cpr 0.3.1: where the two agree, where ours differs on purpose, and its checkpoints."""
+"""Compare with the authors' package, pytorch-cpr 0.3.1: agreement, deliberate differences, checkpoints."""
 
 import copy
 
@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_cpr", "ignore::DeprecationWarning:pytorch_cpr")
 
 foreach_too = pytest.mark.parametrize("foreach", [True, False], ids=["foreach", "single"])
-NEVER_SET = 1e6  # the package's kappa of an inflection point not yet found
+NEVER_SET = 1e6  # the package's κ before it has found an inflection point
 
 
 def regularize(parameter: torch.Tensor) -> list[dict]:
@@ -30,7 +30,7 @@ def step(optimizer: torch.optim.Optimizer, parameter: torch.Tensor, gradient: to
 
 
 def follow(optimizer: torch.optim.Optimizer, parameter: torch.Tensor, norms: list[float]) -> None:
-    """Shows the optimizer a matrix whose norm is norms[t - 1] when step t evaluates it after its (zero) update."""
+    """Step with a matrix of norm norms[t - 1] at step t. Its update is zero."""
     for norm in norms:
         parameter.data.fill_(norm / parameter.numel() ** 0.5)
         step(optimizer, parameter)
@@ -38,7 +38,7 @@ def follow(optimizer: torch.optim.Optimizer, parameter: torch.Tensor, norms: lis
 
 @foreach_too
 @pytest.mark.parametrize(("method", "parameter"), [("dependent", 1.2), ("dependent", 0.8), ("warm_start", 20)])
-def test_evaluated_after_the_step_both_agree(method, parameter, foreach):
+def test_evaluated_after_the_step_ours_equals_the_package(method, parameter, foreach):
     generator = torch.Generator().manual_seed(0)
     start = 0.1 * torch.randn(12, 7, generator=generator)
     a, b = two_of(start)
@@ -58,7 +58,7 @@ def test_evaluated_after_the_step_both_agree(method, parameter, foreach):
 
 
 @foreach_too
-def test_a_uniform_bound_is_of_the_sum_there_and_of_the_mean_here(foreach):
+def test_a_uniform_bound_is_a_sum_in_the_package_and_a_mean_here(foreach):
     values = {"there": [], "here": []}
     for shape in ((4, 4), (16, 16)):
         a, b = two_of(torch.full(shape, 0.1))
@@ -73,7 +73,7 @@ def test_a_uniform_bound_is_of_the_sum_there_and_of_the_mean_here(foreach):
     assert values == {"there": [True, True], "here": [False, False]}  # sums 0.16 and 2.56, mean 0.01
 
 
-def test_bounded_by_one_sum_a_larger_matrix_gets_smaller_elements_there_and_here_the_same():
+def test_a_larger_matrix_gets_smaller_elements_in_the_package_and_equal_ones_here():
     sizes = {"there": [], "here": []}
     for shape in ((4, 4), (16, 16)):
         a, b = two_of(torch.full(shape, 0.3))
@@ -96,7 +96,7 @@ def l1_pull(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> torch.
     return before - parameter.detach()
 
 
-def test_foreach_l1_pulls_by_theta_there_and_by_its_sign_here():
+def test_foreach_l1_pulls_by_theta_in_the_package_and_by_its_sign_here():
     start = torch.tensor([[0.5, -1.0], [2.0, -4.0]])
     arguments = {"lr": 1.0, "kappa_init_method": "dependent", "kappa_init_param": 0.9, "reg_function": "l1"}
     a, b = two_of(start)
@@ -107,7 +107,7 @@ def test_foreach_l1_pulls_by_theta_there_and_by_its_sign_here():
     assert ours.state[a]["lagmul"] > 0
 
 
-def test_single_tensor_l1_pulls_by_the_sign_there_too():
+def test_single_tensor_l1_pulls_by_the_sign_in_the_package_too():
     start = torch.tensor([[0.5, -1.0], [2.0, -4.0]])
     arguments = {"lr": 1.0, "kappa_init_method": "dependent", "kappa_init_param": 0.9, "reg_function": "l1"}
     a, b = two_of(start)
@@ -116,12 +116,14 @@ def test_single_tensor_l1_pulls_by_the_sign_there_too():
 
 
 INTERVAL = 10
-CONCAVE_AND_SLOW = [1 + 0.02 * (t / 100) ** 0.5 for t in range(1, 101)]  # grows by under 1 % per interval, ever less
+CONCAVE_AND_SLOW = [
+    1 + 0.02 * (t / 100) ** 0.5 for t in range(1, 101)
+]  # grows by less than 1 % per interval, and less each time
 CONVEX_SQUARE = [1 + t / 20 for t in range(1, 101)]  # linear norm: R accelerates, its relative growth falls
 
 
 def inflections(norms: list[float], foreach: bool, **options) -> tuple[bool, bool]:
-    """Whether an inflection point has been found (there, here)."""
+    """Tell whether an inflection point was found, as (in the package, here)."""
     a, b = two_of(torch.ones(5, 4))
     arguments = {"lr": 1.0, "kappa_init_method": "inflection_point", "reg_step_size": INTERVAL}
     ours = AdamCPR(regularize(a), evaluate_at="after", **arguments)
@@ -132,18 +134,18 @@ def inflections(norms: list[float], foreach: bool, **options) -> tuple[bool, boo
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.99])
-def test_slow_concave_growth_never_triggers_the_inflection_point_there_and_does_here(decay):
+def test_slow_concave_growth_triggers_the_inflection_point_here_but_not_in_the_package(decay):
     assert inflections(CONCAVE_AND_SLOW, foreach=True, reg_ema_decay=decay) == (False, True)
 
 
-def test_accelerating_growth_triggers_the_inflection_point_there_and_not_here():
+def test_accelerating_growth_triggers_the_inflection_point_in_the_package_but_not_here():
     assert inflections(CONVEX_SQUARE, foreach=True, reg_ema_decay=0.0) == (True, False)
 
 
 @pytest.mark.parametrize(
     "norms", [CONCAVE_AND_SLOW, CONVEX_SQUARE, [t**0.25 for t in range(1, 101)]], ids=["slow", "convex", "fast"]
 )
-def test_the_single_tensor_inflection_point_never_triggers_there(norms):
+def test_the_package_s_single_tensor_inflection_point_never_triggers(norms):
     assert not inflections(norms, foreach=False)[0]
 
 
@@ -161,7 +163,7 @@ def test_the_inflection_point_sets_kappa_here_at_the_fourth_sample_of_concave_gr
     assert optimizer.state[parameter]["kappa"].item() == pytest.approx(CONCAVE_AND_SLOW[39] ** 2 / 20, rel=1e-6)
 
 
-def test_a_plain_list_is_silently_not_regularized_there_and_an_error_here():
+def test_a_plain_list_is_silently_not_regularized_in_the_package_and_an_error_here():
     parameter = torch.nn.Parameter(torch.ones(3, 3))
     assert not pytorch_cpr.AdamCPR([parameter]).param_groups[0]["regularize"]
     with pytest.raises(ValueError, match="no parameter is regularized"):
@@ -181,13 +183,13 @@ def vit() -> nn.Module:
     return timm.create_model("vit_tiny_patch16_224", pretrained=False)
 
 
-def test_a_vit_s_class_token_is_regularized_there_and_its_patch_projection_is_not_and_here_the_reverse(vit):
+def test_the_package_regularizes_a_vit_s_class_token_and_ours_its_patch_projection(vit):
     there, here = names_regularized_there(vit), set(regularized_names(vit))
     assert there - here == {"cls_token"}
     assert here - there == {"patch_embed.proj.weight"}
 
 
-def test_with_embeddings_a_vit_s_positions_are_regularized_there_and_not_here(vit):
+def test_with_embeddings_a_vit_s_positions_are_regularized_in_the_package_but_not_here(vit):
     there, here = (
         names_regularized_there(vit, regularize_embedding=True),
         set(regularized_names(vit, reg_embedding=True)),
@@ -196,20 +198,20 @@ def test_with_embeddings_a_vit_s_positions_are_regularized_there_and_not_here(vi
     assert not here - there
 
 
-def test_rmsnorm_is_regularized_there_and_not_here():
+def test_rmsnorm_is_regularized_in_the_package_but_not_here():
     model = nn.Sequential(nn.Linear(4, 4), nn.RMSNorm(4))
     assert names_regularized_there(model) == {"0.weight", "1.weight"}
     assert regularized_names(model) == ["0.weight"]
 
 
-def test_the_inflection_point_is_smoothed_by_default_there_and_not_here():
+def test_the_inflection_point_is_smoothed_by_default_in_the_package_but_not_here():
     a, b = two_of(torch.ones(3, 3))
     assert pytorch_cpr.AdamCPR(regularize(b)).reg_ema_decay == 0.99
     assert AdamCPR(regularize(a)).defaults["reg_ema_decay"] == 0
 
 
 @foreach_too
-def test_a_warm_start_of_zero_steps_bounds_by_zero_there_and_by_the_initial_size_here(foreach):
+def test_a_warm_start_of_zero_steps_gives_bound_zero_in_the_package_and_the_initial_size_here(foreach):
     start = torch.full((4, 4), 0.1)
     a, b = two_of(start)
     arguments = {"lr": 1.0, "kappa_init_method": "warm_start", "kappa_init_param": 0}
@@ -231,7 +233,7 @@ def test_a_warm_start_of_zero_steps_bounds_by_zero_there_and_by_the_initial_size
 @pytest.mark.parametrize("measure", ["l2", "std", "huber"])
 @pytest.mark.parametrize(("method", "parameter"), [("dependent", 1.2), ("warm_start", 20)])
 @pytest.mark.parametrize("saved_at", [10, 20, 100])
-def test_a_checkpoint_goes_on_here_as_it_would_there(saved_at, method, parameter, measure, foreach):
+def test_a_checkpoint_of_the_package_continues_here_as_in_the_package(saved_at, method, parameter, measure, foreach):
     generator = torch.Generator().manual_seed(0)
     start = 0.1 * torch.randn(12, 7, generator=generator)
     pushes = [torch.randn(12, 7, generator=generator) - 0.5 * start.sign() for _ in range(200)]
@@ -269,7 +271,7 @@ def checkpoint_of_inflection(norms: list[float], **options) -> tuple[nn.Paramete
     return parameter, theirs.state_dict()
 
 
-def test_a_found_inflection_point_is_kept_per_element_and_one_not_found_is_looked_for_anew():
+def test_a_found_inflection_point_is_kept_per_element_and_an_unfinished_search_restarts():
     options = {"lr": 1.0, "kappa_init_method": "inflection_point", "reg_step_size": INTERVAL, "adaptive": "latched"}
     for norms, found in (([t**0.25 for t in range(1, 101)], True), (CONVEX_SQUARE[:30], False)):
         parameter, state = checkpoint_of_inflection(norms)
@@ -286,7 +288,7 @@ def test_a_found_inflection_point_is_kept_per_element_and_one_not_found_is_looke
         assert ours.state[parameter]["kappa_set"]
 
 
-def test_a_checkpoint_of_a_model_loads_into_the_package_s_groups_and_is_refused_for_ours_which_have_another_order():
+def test_a_checkpoint_of_the_package_loads_into_its_own_groups_and_not_into_ours():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 4))
     theirs = pytorch_cpr.AdamCPR(model, kappa_init_method="dependent", kappa_init_param=2.0)

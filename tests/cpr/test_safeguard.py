@@ -1,4 +1,4 @@
-"""The limits on one pull (derivation: cpr/constraint.py)."""
+"""The safeguard limits each pull (derivation: cpr/bounds.py)."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ bounds = st.sampled_from([1e-4, 1e-2, 1.0, 100.0])  # a swing takes 1 / sqrt(mu 
 
 
 def start_of_size(value: float, measure: str, seed: int = 0) -> torch.Tensor:
-    """A random matrix of mean zero whose measure is `value`, found by bisection because Huber is not homogeneous."""
+    """Return a random matrix with mean 0 and measure `value`. Huber is not homogeneous, so bisect."""
     start = torch.randn(8, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     start -= start.mean()
     low, high = -15.0, 15.0
@@ -29,7 +29,7 @@ def start_of_size(value: float, measure: str, seed: int = 0) -> torch.Tensor:
 def without_gradient(
     start: torch.Tensor, measure: str, kappa: float, steps: int = 6000, **options
 ) -> list[torch.Tensor]:
-    """The matrix after each step, as long as the constraint, which alone moves it, does so."""
+    """Return the matrix after each step until it stops moving. Only the constraint moves it."""
     theta = torch.nn.Parameter(start.clone())
     group = [{"params": [theta], "regularize": True}]
     optimizer = AdamCPR(
@@ -77,7 +77,7 @@ def test_any_violation_up_to_ten_to_the_eighth_is_brought_back(measure, power, k
 
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("factor", [10.0, 1e4, 1e8])
-def test_a_matrix_blown_up_in_mid_training_comes_back(measure, factor):
+def test_a_matrix_enlarged_during_training_comes_back(measure, factor):
     theta = torch.nn.Parameter(start_of_size(0.01, measure))
     group = [{"params": [theta], "regularize": True}]
     optimizer = AdamCPR(group, lr=1e-3, kappa_init_method="dependent", kappa_init_param=1, reg_function=measure)
@@ -90,7 +90,7 @@ def test_a_matrix_blown_up_in_mid_training_comes_back(measure, factor):
             torch.zeros_like(theta) if step >= 100 else torch.randn(8, 6, generator=generator, dtype=torch.float64)
         )
         optimizer.step()
-        if step == 100 and measure != "std":  # the pull of std leaves the mean and so may turn a sign
+        if step == 100 and measure != "std":  # std's pull keeps the mean, so it may flip a sign
             assert torch.equal(theta.detach().sign(), signs)
     kappa = optimizer.state[theta]["kappa"]
     assert 0.05 * kappa <= value_of(measure, theta.detach()) <= 1.1 * kappa
@@ -136,7 +136,7 @@ def test_a_matrix_more_than_twice_too_large_is_on_its_bound_after_one_step(measu
 
 
 @pytest.mark.parametrize("violation", [1.51, 1.9, 2.0, 2.1])
-def test_std_beyond_one_and_a_half_of_its_bound_is_put_onto_it_where_it_would_be_crushed(violation):
+def test_std_above_one_and_a_half_times_its_bound_is_put_onto_the_bound(violation):
     start = start_of_size(0.01 * violation, "std")
     assert without_gradient(start, "std", 0.01)[-1].std().item() == pytest.approx(0.01)
     if violation < 2:
@@ -160,7 +160,7 @@ def test_without_the_safeguard_a_small_bound_violated_ten_thousand_times_is_crus
 def both_ways(
     start: torch.Tensor, method: str, parameter: float, lr: float, seed: int, drift: float
 ) -> list[tuple[torch.Tensor, ...]]:
-    """θ, λ and the largest λ with and without the safeguard, after 300 steps of the same gradients."""
+    """Return θ, λ and the largest λ after 300 equal steps, with and without the safeguard."""
     results = []
     for safeguard in (True, False):
         generator = torch.Generator().manual_seed(seed)
@@ -184,7 +184,7 @@ def assert_same_bits(results: list[tuple[torch.Tensor, ...]]) -> None:
     ("method", "parameter"), [("uniform", 0.005), ("uniform", 0.16), ("dependent", 0.8), ("warm_start", 20)]
 )
 @pytest.mark.parametrize("lr", [1e-4, 1e-3, 1e-2])
-def test_in_the_paper_s_regimes_it_changes_no_bit(method, parameter, lr):
+def test_the_safeguard_changes_no_bit_in_the_paper_s_regimes(method, parameter, lr):
     start = 0.11 * torch.randn(16, 16, generator=torch.Generator().manual_seed(1))  # R = 2.4 times the smallest bound
     assert_same_bits(both_ways(start, method, parameter, lr, seed=1, drift=0.3))
 
@@ -200,7 +200,7 @@ def test_in_the_paper_s_regimes_it_changes_no_bit(method, parameter, lr):
     power=st.floats(-4, -2),
     seed=st.integers(0, 1000),
 )
-def test_in_regimes_like_the_paper_s_it_changes_no_bit(bound, violation, power, seed):
+def test_the_safeguard_changes_no_bit_in_regimes_like_the_paper_s(bound, violation, power, seed):
     method, parameter = bound
     start = torch.randn(16, 16, generator=torch.Generator().manual_seed(seed))
     start *= ((violation * parameter if method == "uniform" else 0.02 * violation) / start.square().mean()).sqrt()

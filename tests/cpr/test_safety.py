@@ -1,4 +1,4 @@
-"""What must never be silent: sizes that do not fit, changed settings and state, numbers that are not finite, parameters nobody trains."""
+"""Nothing fails silently: wrong sizes, changed settings and state, non-finite numbers, untrained parameters."""
 
 import copy
 import gc
@@ -58,14 +58,14 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 
 @every_maker
 @pytest.mark.parametrize("rows", [11, 1000])
-def test_the_state_of_another_head_is_refused_with_the_parameter_and_both_shapes(make, rows):
+def test_the_state_of_another_head_is_refused_with_its_name_and_both_shapes(make, rows):
     old, new = network(10), network(rows)
     first, second = make(old, **BOUND), make(new, **BOUND)
     train(old, first, 2)
     before = weights(new)
     with pytest.raises(ValueError, match=rf"has shape \(10, 64\), and the parameter has \({rows}, 64\)"):
         second.load_state_dict(first.state_dict())
-    train(new, second, 1)  # and nothing of the refused state was taken
+    train(new, second, 1)  # the refused state changed nothing
     assert not same(weights(new), before)
 
 
@@ -79,8 +79,8 @@ def test_adamcpr_of_a_model_names_the_parameter():
 
 @pytest.mark.parametrize("kernel", ["eager", "cpu"])
 @pytest.mark.parametrize("evaluate_at", ["before", "after"])
-def test_a_matrix_that_grew_and_whose_state_was_cleared_is_measured_by_its_new_size(kernel, evaluate_at):
-    """R is a mean: with the old number of elements κ and λ would be wrong."""
+def test_a_grown_matrix_with_cleared_state_is_measured_by_its_new_size(kernel, evaluate_at):
+    """R is a mean, so the old number of elements would give a wrong κ and λ."""
     torch.manual_seed(0)
     old, new = nn.Parameter(torch.randn(6, 8)), torch.randn(12, 8)
     gradients = [torch.randn(12, 8) for _ in range(3)]
@@ -110,7 +110,7 @@ def test_a_matrix_that_grew_and_whose_state_was_cleared_is_measured_by_its_new_s
 
 
 @pytest.mark.parametrize("kernel", ["eager", "cpu", "triton"])
-def test_a_head_that_grew_is_refused_until_its_state_has_grown_too(kernel):
+def test_a_grown_head_is_refused_until_its_state_has_grown_too(kernel):
     model = network()
     head = model[2].weight
     optimizer = AdamCPR([{"params": [head], "regularize": True}], lr=1e-2, kernel=kernel, **NO_BOUND)
@@ -148,11 +148,11 @@ def test_a_gradient_of_another_shape_is_refused(kernel):
         optimizer.step()
 
 
-# --- state and settings that somebody changes
+# --- changed state and settings
 
 
 @every_maker
-def test_lambda_that_is_set_by_hand_is_what_the_next_step_uses(make):
+def test_the_next_step_uses_a_lambda_that_was_set_by_hand(make):
     model = network()
     optimizer = make(model, kappa_init_method="dependent", kappa_init_param=0.9, kappa_update=0.1)
     train(model, optimizer, 5)
@@ -200,8 +200,8 @@ def test_a_group_that_is_no_longer_regularized_is_not_pulled(make):
     ],
     ids=lambda change: "-".join(map(str, change)),
 )
-def test_a_setting_changed_in_training_counts_from_the_next_step(change):
-    """The same as a checkpoint of that moment loaded into an optimizer whose group has the new setting."""
+def test_a_setting_changed_during_training_applies_from_the_next_step(change):
+    """Compare with a checkpoint of that moment, loaded into an optimizer with the new setting."""
     options = {"kappa_init_method": "dependent", "kappa_init_param": 0.9}
     model = network()
     optimizer = MAKERS["cpu"](model, **options)
@@ -221,7 +221,7 @@ def test_a_setting_changed_in_training_counts_from_the_next_step(change):
     third = MAKERS["cpu"](unchanged, **options)
     train(unchanged, third, 5)
     train(unchanged, third, 5, seed=1)
-    if not {"kernel", "adaptive", "safeguard"} & set(change):  # which make no difference here
+    if not {"kernel", "adaptive", "safeguard"} & set(change):  # these make no difference here
         assert not same(weights(model), weights(unchanged))
 
 
@@ -239,7 +239,7 @@ def test_a_setting_changed_in_training_counts_from_the_next_step(change):
     ],
     ids=lambda value: "" if isinstance(value, str) else "-".join(value),
 )
-def test_a_change_that_cannot_be_honoured_is_refused(make, change, message):
+def test_a_change_that_cannot_take_effect_is_refused(make, change, message):
     model = network()
     optimizer = make(model, **BOUND)
     train(model, optimizer, 2)
@@ -250,7 +250,7 @@ def test_a_change_that_cannot_be_honoured_is_refused(make, change, message):
     assert same(weights(model), before)
 
 
-def test_a_setting_changed_before_a_step_that_is_refused_counts_from_the_next_one():
+def test_a_setting_changed_before_a_refused_step_applies_from_the_next_step():
     ends = []
     for refused in (False, True):
         model = network()
@@ -268,13 +268,13 @@ def test_a_setting_changed_before_a_step_that_is_refused_counts_from_the_next_on
     assert same(*ends)
 
 
-# --- torch.distributed.checkpoint makes state by a step with lr 0 and zero gradients
+# --- torch.distributed.checkpoint makes state with a step of lr 0 and zero gradients
 
 
 @every_maker
 @pytest.mark.parametrize("lr", [0.0, torch.tensor(0.0)], ids=["number", "tensor"])
 def test_a_step_that_only_makes_state_changes_nothing_and_is_not_counted(make, lr):
-    options = {"kappa_init_method": "dependent", "kappa_init_param": 0.5}  # which would pull at once
+    options = {"kappa_init_method": "dependent", "kappa_init_param": 0.5}  # this would pull at once
     ends = []
     for makes_state in (False, True):
         model = network()
@@ -334,7 +334,7 @@ def test_a_matrix_that_is_not_finite_leaves_lambda_kappa_and_samples_alone(kerne
         p[0, 0] = value
     before = {name: state[name].clone() for name in cpr.bounds.STATE if name in state}
     p.grad = torch.zeros_like(p)
-    optimizer.step()  # the eighth: the warm start's moment, and a sample's
+    optimizer.step()  # the eighth step: the warm start ends, and R is sampled
     assert {name: state[name] for name in before} == before
     with torch.no_grad():
         p.copy_(good)
@@ -349,7 +349,7 @@ def test_a_matrix_that_is_not_finite_leaves_lambda_kappa_and_samples_alone(kerne
     assert bool(state["kappa_set"]) or method == "inflection_point"
 
 
-# --- parameters that nobody bounds, or trains
+# --- parameters that are not bounded or not trained
 
 
 @every_maker
@@ -386,7 +386,7 @@ def test_a_layer_that_is_unfrozen_later_is_trained_and_bounded(make):
     )
 
 
-def test_a_checkpoint_of_groups_without_frozen_parameters_goes_on():
+def test_a_checkpoint_of_groups_without_frozen_parameters_can_be_resumed():
     model = network()
     model[0].requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -408,7 +408,7 @@ def test_a_checkpoint_of_groups_without_frozen_parameters_goes_on():
 
 
 @pytest.mark.parametrize("mark", ["_fsdp_flattened", "ds_id"])
-def test_a_flat_shard_is_refused_by_its_library_s_mark(mark):
+def test_a_flat_shard_is_recognized_and_refused(mark):
     flat = nn.Parameter(torch.ones(100))
     setattr(flat, mark, True)
     with pytest.raises(ValueError, match=r"flat shard .*fully_shard"):
@@ -416,7 +416,7 @@ def test_a_flat_shard_is_refused_by_its_library_s_mark(mark):
     AdamCPR([{"params": [flat], "regularize": False}, {"params": [nn.Parameter(torch.ones(2, 2))], "regularize": True}])
 
 
-def test_an_empty_group_that_is_regularized_is_no_mistake():
+def test_an_empty_regularized_group_is_accepted():
     bias = nn.Parameter(torch.zeros(3))
     optimizer = AdamCPR([{"params": [], "regularize": True}, {"params": [bias], "regularize": False}], lr=0.5)
     bias.grad = torch.ones(3)
@@ -437,7 +437,7 @@ def test_flags_of_torch_s_optimizers_are_accepted_and_change_nothing(flag):
     assert same(ends[0], ends[1]) and same(ends[0], ends[2])
 
 
-def test_what_cannot_be_done_is_refused_on_purpose():
+def test_unsupported_arguments_are_refused_with_a_reason():
     with pytest.raises(ValueError, match="differentiable=True is not supported"):
         AdamCPR(network(), differentiable=True)
     with pytest.raises(ValueError, match=r"weight_decay=0\.1 with a model: CPR replaces weight decay"):
@@ -448,7 +448,7 @@ def test_what_cannot_be_done_is_refused_on_purpose():
         CPR(torch.optim.LBFGS([nn.Parameter(torch.ones(2, 2))]))
 
 
-def test_the_weight_decay_that_a_factory_passes_says_which_groups_are_regularized():
+def test_the_weight_decay_of_a_factory_decides_which_groups_are_regularized():
     a, b = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
     optimizer = AdamCPR([{"params": [a], "weight_decay": 0.05}, {"params": [b], "weight_decay": 0.0}], weight_decay=0.0)
     assert [group["regularize"] for group in optimizer.param_groups] == [True, False]
@@ -479,7 +479,7 @@ def test_the_weight_decay_that_a_factory_passes_says_which_groups_are_regularize
     ],
     ids=lambda value: "" if isinstance(value, str) else "-".join(value),
 )
-def test_an_argument_of_another_type_or_range_is_refused_with_name_value_and_range(
+def test_an_argument_of_a_wrong_type_or_range_is_refused_with_name_value_and_range(
     options: dict[str, Any], message: str
 ):
     with pytest.raises(ValueError, match=message):
@@ -489,11 +489,11 @@ def test_an_argument_of_another_type_or_range_is_refused_with_name_value_and_ran
             AdamAWD(network(), **options)
 
 
-# --- a run in which nothing is ever bounded
+# --- a run without any bound
 
 
 def warned(make: Any, steps: int, **options: Any) -> list[str]:
-    """The warnings of an optimizer that takes some steps and is dropped."""
+    """Return the warnings of an optimizer that takes some steps and is deleted."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = network()
@@ -505,17 +505,17 @@ def warned(make: Any, steps: int, **options: Any) -> list[str]:
 
 
 @every_maker
-def test_a_run_without_any_bound_ends_with_one_warning_that_says_what_to_set(make):
+def test_a_run_without_any_bound_ends_with_one_warning_and_its_remedy(make):
     (text,) = warned(make, 30)  # the defaults: the inflection point, sampled every 200 steps
     assert "took 30 steps" in text and "after 800 steps at the earliest" in text and "tenth of the lr warm-up" in text
     (text,) = warned(make, 30, kappa_init_method="warm_start", kappa_init_param=100)
     assert "kappa_init_param=100" in text
     assert warned(make, 30, kappa_init_method="warm_start", kappa_init_param=10) == []
     assert warned(make, 30, kappa_init_method="uniform", kappa_init_param=1.0) == []
-    assert warned(make, 5) == []  # a few steps are no run
+    assert warned(make, 5) == []  # a few steps give no warning
 
 
-# --- what one can see
+# --- snapshots, repr and names
 
 
 @every_maker
@@ -573,13 +573,13 @@ def test_hooks_of_the_wrapper_fire_once_in_torch_s_order():
     assert heard == ["global", "before", "inside", "after", "saving", "loading 1", "loaded 2"]
 
 
-# --- what a fresh reader found
+# --- other mistakes
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bound", [("warm_start", 3), ("inflection_point", None)])
 @pytest.mark.parametrize("kernel", ["eager", "cpu", "wrapper"])
-def test_a_bound_is_never_set_from_a_size_before_a_few_elements_were_changed_through_data(kernel, bound, dtype):
+def test_a_bound_counts_changes_of_a_few_elements_through_data(kernel, bound, dtype):
     p = nn.Parameter((0.1 * torch.randn(64, 64, generator=torch.Generator().manual_seed(0))).to(dtype))
     groups = [{"params": [p], "regularize": True}]
     options = {"kappa_init_method": bound[0], "kappa_init_param": bound[1], "reg_step_size": 1}
@@ -599,7 +599,7 @@ def test_a_bound_is_never_set_from_a_size_before_a_few_elements_were_changed_thr
     assert optimizer.state[p]["kappa"].item() == pytest.approx(R, rel=1e-5)
 
 
-def test_the_groups_that_are_given_stay_as_they_are():
+def test_the_groups_passed_in_are_not_changed():
     model = network()
     groups = [{"params": [model[0].weight], "weight_decay": 0.1}, {"params": [model[0].bias], "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(groups, lr=0.1)
@@ -612,7 +612,7 @@ def test_the_groups_that_are_given_stay_as_they_are():
     assert all(set(group) == {"params", "regularize"} for group in groups)
 
 
-def test_what_is_bounded_already_or_keeps_a_copy_of_the_weights_is_refused():
+def test_an_optimizer_that_bounds_already_or_copies_the_weights_is_refused():
     timm_optim = pytest.importorskip("timm.optim")
     groups = lambda: regularized_groups(network())  # noqa: E731
     sgd = torch.optim.SGD(groups(), lr=0.1)
@@ -623,12 +623,12 @@ def test_what_is_bounded_already_or_keeps_a_copy_of_the_weights_is_refused():
         CPR(AdamCPR(groups()), **BOUND)
     with pytest.raises(ValueError, match="CPR bounds its matrices already"):
         CPR(CPR(torch.optim.SGD(groups(), lr=0.1)), **BOUND)
-    with pytest.raises(ValueError, match="MADGRAD computes the weights anew"):
+    with pytest.raises(ValueError, match="MADGRAD recomputes the weights"):
         CPR(timm_optim.MADGRAD(groups()), **BOUND)
 
 
 @every_maker
-def test_a_group_that_somebody_replaces_is_what_the_next_step_uses(make):
+def test_the_next_step_uses_a_replaced_group(make):
     model = network()
     optimizer = make(model, **BOUND)
     train(model, optimizer, 2)
@@ -689,7 +689,7 @@ def test_adam_s_settings_and_state_are_checked_when_they_are_loaded():
         optimizer.load_state_dict(state)
     sgd = torch.optim.SGD(regularized_groups(model), lr=0.1, momentum=0.9)
     train(model, sgd, 1)
-    with pytest.raises(ValueError, match="has no step; AdamCPR goes on from the state of an Adam alone"):
+    with pytest.raises(ValueError, match=r"has no step\. AdamCPR can only load the state of an Adam"):
         optimizer.load_state_dict(sgd.state_dict())
 
 
@@ -698,7 +698,7 @@ def test_a_bound_that_is_0_in_float32_is_refused():
         AdamCPR(network(), kappa_init_method="uniform", kappa_init_param=1e-60)
 
 
-def test_a_module_s_group_may_have_a_weight_decay_as_a_list_s_may():
+def test_a_group_with_a_module_may_have_a_weight_decay_too():
     layer = nn.Linear(4, 4)
     optimizer = AdamCPR([{"params": layer, "weight_decay": 0.1, "lr": 0.5}])
     assert [(group["params"], group["regularize"], group["lr"]) for group in optimizer.param_groups] == [
@@ -724,19 +724,19 @@ def test_the_state_of_the_other_class_is_refused_and_no_bound_is_lost():
     one = stepped(AdamCPR(groups(p), **bound), p)
     other = stepped(CPR(torch.optim.Adam(groups(q)), **bound), q)
     with pytest.raises(
-        ValueError, match="this is the state of AdamCPR, whose bounds CPR would not take over; load it into AdamCPR"
+        ValueError, match=r"AdamCPR saved this state, and CPR would lose its bounds\. Load it into AdamCPR"
     ):
         other.load_state_dict(one.state_dict())
     with pytest.raises(
-        ValueError, match="this is the state of CPR, whose bounds AdamCPR would not take over; load it into CPR"
+        ValueError, match=r"^CPR saved this state, and AdamCPR would lose its bounds\. Load it into CPR"
     ):
         one.load_state_dict(other.state_dict())
 
 
-def test_a_model_for_an_optimizer_and_an_optimizer_for_a_model_are_refused_in_their_own_words():
+def test_passing_a_model_for_an_optimizer_or_parameters_for_a_model_is_refused():
     model = network()
-    with pytest.raises(TypeError, match=r"CPR goes around an optimizer, .* not Sequential"):
+    with pytest.raises(TypeError, match=r"CPR wraps an optimizer, .* not Sequential"):
         CPR(model)
     for use in (cpr.describe, regularized_groups, cpr.regularized_names):
-        with pytest.raises(TypeError, match=r"this takes the model itself, .* not generator"):
+        with pytest.raises(TypeError, match="pass the model itself, not generator"):
             use(model.parameters())

@@ -1,4 +1,4 @@
-"""Schedule-free training goes around CPR: the bound holds for its sequence z, and so for the average x that is evaluated."""
+"""Schedule-free training wraps CPR. The bound holds for its sequence z, and so for the evaluated average x."""
 
 from typing import Any
 
@@ -70,7 +70,7 @@ def test_with_a_bound_out_of_reach_it_is_schedule_free_adamw():
 
 
 @pytest.mark.parametrize("kind", ["AdamCPR", "CPR"])
-def test_a_loaded_state_goes_on_to_the_bit(kind, tmp_path):
+def test_a_loaded_state_continues_to_the_bit(kind, tmp_path):
     theta = nn.Parameter(start())
     whole = schedulefree.ScheduleFreeWrapper(inner(kind, theta, **KI0))
     feed(whole, theta, outward(40))
@@ -88,7 +88,7 @@ def test_a_loaded_state_goes_on_to_the_bit(kind, tmp_path):
 
 
 @pytest.mark.parametrize("package_s", ["AdamWScheduleFree", "SGDScheduleFree", "RAdamScheduleFree"])
-def test_cpr_around_a_schedule_free_optimizer_is_refused_with_the_way_round_that_works(package_s):
+def test_cpr_around_a_schedule_free_optimizer_is_refused_and_the_message_says_what_works(package_s):
     base = getattr(schedulefree, package_s)([{"params": [nn.Parameter(start())], "regularize": True}], lr=LR)
     with pytest.raises(ValueError, match=rf"{package_s} evaluates other weights .*ScheduleFreeWrapper\(cpr\.AdamCPR"):
         CPR(base, **KI0)

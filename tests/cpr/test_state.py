@@ -1,4 +1,4 @@
-"""State that decides the future: saved, loaded, started late."""
+"""The optimizer's state is complete: saved, loaded, started late."""
 
 import copy
 import pickle
@@ -55,7 +55,7 @@ def assert_same(a: nn.Parameter, b: nn.Parameter, first: AdamCPR, second: AdamCP
 def interrupted(
     step: int, path, dtype: torch.dtype = torch.float32, **options
 ) -> tuple[nn.Parameter, nn.Parameter, AdamCPR, AdamCPR]:
-    """A run of STEPS, and one saved at `step` and continued from the file by a new optimizer."""
+    """Return a run of STEPS steps, and one that was saved at `step` and resumed by a new optimizer."""
     a = nn.Parameter(start(dtype))
     whole = optimizer_of(a, **options)
     feed(whole, a, gradients()[:step])
@@ -132,7 +132,7 @@ def test_parameters_of_other_dtypes_continue_to_the_bit(bound, dtype, tmp_path):
 
 
 @every_bound
-def test_beside_bfloat16_lambda_and_kappa_are_float32_before_and_after_loading(bound):
+def test_with_bfloat16_parameters_lambda_and_kappa_stay_float32_through_loading(bound):
     parameter = nn.Parameter(start(torch.bfloat16))
     optimizer = optimizer_of(parameter, **BOUNDS[bound])
     feed(optimizer, parameter, gradients()[:30])
@@ -210,7 +210,7 @@ def test_a_group_added_later_counts_its_own_steps():
     assert_same(late, alone, together, separate)
 
 
-def test_groups_may_have_bounds_of_their_own():
+def test_each_group_may_have_its_own_bound():
     a, b = nn.Parameter(start()), nn.Parameter(start())
     groups = [{"params": [a], "regularize": True}, {"params": [b], "regularize": True, "kappa_init_param": 0.5}]
     optimizer = AdamCPR(groups, kappa_init_method="uniform", kappa_init_param=0.25)
@@ -237,7 +237,7 @@ def test_a_dependent_bound_of_a_zero_matrix_is_refused_with_its_shape():
         feed(optimizer, parameter, [torch.ones(4, 3)])
 
 
-def test_an_adamw_checkpoint_goes_on_with_its_moments_and_the_constraints_start():
+def test_an_adamw_checkpoint_keeps_its_moments_and_the_constraints_start():
     a = nn.Parameter(start())
     bias = nn.Parameter(torch.zeros(5))
     groups = [{"params": [a], "weight_decay": 0.1}, {"params": [bias], "weight_decay": 0.0}]
@@ -261,7 +261,7 @@ def test_an_adamw_checkpoint_goes_on_with_its_moments_and_the_constraints_start(
     assert [group["weight_decay"] for group in ours.param_groups] == [0.0, 0.0]
 
 
-def test_an_inflection_point_after_another_adam_s_steps_needs_samples_of_its_own():
+def test_an_inflection_point_after_another_adam_s_steps_needs_new_samples():
     parameter = nn.Parameter(start())
     adam = torch.optim.Adam([parameter])
     for gradient in gradients()[:40]:
@@ -269,7 +269,7 @@ def test_an_inflection_point_after_another_adam_s_steps_needs_samples_of_its_own
         adam.step()
     optimizer = optimizer_of(parameter, lr=0, kappa_init_method="inflection_point", reg_step_size=5)
     optimizer.load_state_dict(adam.state_dict())
-    for t in range(60):  # the size accelerates up to t = 39, and then stands still
+    for t in range(60):  # the growth accelerates up to t = 39, then stops
         parameter.data.fill_(1 + min(t, 39) / 20)
         feed(optimizer, parameter, [torch.zeros_like(parameter)])
         assert bool(optimizer.state[parameter]["kappa_set"]) == (
@@ -278,7 +278,7 @@ def test_an_inflection_point_after_another_adam_s_steps_needs_samples_of_its_own
 
 
 def adamw_of_all_parameters(model: nn.Module) -> dict:
-    """The state of AdamW(model.parameters()), one group, after a few steps."""
+    """Return the state of AdamW(model.parameters()), one group, after a few steps."""
     adamw = torch.optim.AdamW(model.parameters(), lr=0)
     for _ in range(3):
         for p in model.parameters():
@@ -287,7 +287,7 @@ def adamw_of_all_parameters(model: nn.Module) -> dict:
     return copy.deepcopy(adamw.state_dict())
 
 
-def test_a_state_with_another_number_of_groups_is_refused_and_its_moments_can_be_given_to_ours():
+def test_a_state_with_another_number_of_groups_is_refused_but_its_moments_can_be_copied():
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
     checkpoint = adamw_of_all_parameters(model)
     ours = AdamCPR(model, **BOUNDS["dependent"])
@@ -311,7 +311,7 @@ NEWER = ("kernel", "safeguard", "evaluate_at", "adaptive", "maximize", "reg_by_l
 @pytest.mark.parametrize(
     "lacking", [*((name,) for name in NEWER), NEWER], ids=lambda names: names[0] if len(names) == 1 else "all"
 )
-def test_a_state_saved_before_there_was_a_setting_goes_on_with_this_optimizer_s(lacking):
+def test_a_setting_missing_in_an_old_state_is_taken_from_the_optimizer(lacking):
     a, b = nn.Parameter(start()), nn.Parameter(start())
     whole = optimizer_of(a, evaluate_at="after", safeguard=False, **BOUNDS["dependent"])
     feed(whole, a, gradients()[:30])

@@ -1,4 +1,4 @@
-"""The situations of timm's optimizer tests, and timm's factory, schedulers and EMA, with AdamCPR and CPR."""
+"""AdamCPR and CPR pass timm's optimizer tests and work with its factory, schedulers and EMA."""
 
 import copy
 from argparse import Namespace
@@ -60,7 +60,7 @@ def vit() -> nn.Module:
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range, schedule: Any = None) -> float:
-    """Return the last loss of a classification that does not change."""
+    """Train on a fixed classification problem and return the last loss."""
     images, classes = numbers(8, 3, 16, 16, seed=5), torch.arange(8) % 4
     for t in steps:
         optimizer.zero_grad()
@@ -173,7 +173,7 @@ def test_a_state_loads_after_twenty_steps_and_twenty_more_are_the_same(make, con
 @pytest.mark.parametrize(
     ("saved", "cast"), [(torch.float64, torch.float32), (torch.float32, torch.bfloat16), (torch.float32, torch.float64)]
 )
-def test_a_state_goes_on_after_parameters_are_cast(make, saved, cast):
+def test_a_state_can_be_resumed_after_parameters_are_cast(make, saved, cast):
     weight, bias, inputs = linear(dtype=saved)
     groups = GROUPS["weight decay groups"]
     optimizer = make(groups(weight, bias)[0], lr=1e-3, **ACTING)
@@ -195,7 +195,7 @@ def test_a_state_goes_on_after_parameters_are_cast(make, saved, cast):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @every_kind
-def test_a_state_goes_on_after_parameters_are_moved_to_the_gpu(make):
+def test_a_state_can_be_resumed_after_parameters_are_moved_to_the_gpu(make):
     weight, bias, inputs = linear()
     groups = GROUPS["weight decay groups"]
     optimizer = make(groups(weight, bias)[0], lr=1e-3, **ACTING)
@@ -221,7 +221,7 @@ QUARTER = {"kappa_init_method": "uniform", "kappa_init_param": 0.25}
 
 
 @pytest.mark.parametrize(("options", "reached"), [(NO_BOUND, 0.05), (QUARTER, None)])
-def test_rosenbrock_s_minimum_is_found_or_the_point_on_the_bound_that_comes_next(options, reached):
+def test_rosenbrock_s_minimum_or_the_nearest_point_on_the_bound_is_found(options, reached):
     point = nn.Parameter(torch.tensor([[1.5, 1.5]]))
     optimizer = AdamCPR([{"params": [point], "regularize": True}], lr=2e-2, betas=(0.9, 0.99), **options)
     for _ in range(1500):
@@ -264,7 +264,7 @@ def test_a_small_regression_is_learned_within_its_bounds(make):
 
 
 @every_kind
-def test_lookahead_is_lookahead_written_out(make):
+def test_lookahead_equals_lookahead_written_out(make):
     weight, bias, inputs = linear()
     plain_weight, plain_bias, _ = linear()
     groups = GROUPS["weight decay groups"]
@@ -276,7 +276,7 @@ def test_lookahead_is_lookahead_written_out(make):
         optimizer.step(closure)
         inner.step(plain)
         if t % 3 == 0:
-            for p in (plain_weight, plain_bias):  # timm's slow weights begin at the first exchange
+            for p in (plain_weight, plain_bias):  # timm's slow weights start at the first exchange
                 slow[p] = p.detach().clone() if p not in slow else slow[p] + 0.5 * (p.detach() - slow[p])
                 p.data.copy_(slow[p])
         torch.testing.assert_close(weight, plain_weight, rtol=0, atol=1e-6)
@@ -284,7 +284,7 @@ def test_lookahead_is_lookahead_written_out(make):
 
 
 @every_kind
-def test_lookahead_s_state_goes_on_to_the_bit(make):
+def test_a_loaded_lookahead_continues_to_the_bit(make):
     weight, bias, inputs = linear()
     groups = GROUPS["weight decay groups"]
     optimizer = Lookahead(make(groups(weight, bias)[0], lr=1e-2, **ACTING))
@@ -440,7 +440,7 @@ def test_timm_s_command_line_arguments_reach_the_optimizer(registered):
 
 
 @pytest.mark.parametrize("opt", ["lookahead_adamcpr", "lookahead_sgdcpr"])
-def test_the_factory_s_lookahead_trains_and_goes_on_to_the_bit(registered, opt):
+def test_the_factory_s_lookahead_trains_and_continues_to_the_bit(registered, opt):
     model, again = vit(), vit()
     optimizer = create_optimizer_v2(model, opt, lr=3e-3, weight_decay=0.05)
     train(model, optimizer, range(8))
@@ -459,7 +459,7 @@ def in_a_dictionary(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("wrap", [nn.Sequential, in_a_dictionary])
-def test_no_weight_decay_counts_in_a_wrapped_model_too(wrap):
+def test_no_weight_decay_applies_in_a_wrapped_model_too(wrap):
     inner = vit()
     names = {name for name, _ in inner.named_parameters()}
     outer = wrap(inner)

@@ -1,4 +1,4 @@
-"""The situations of torch's own optimizer tests, on AdamCPR and on CPR around SGD and Adam."""
+"""AdamCPR, and CPR around SGD and Adam, pass torch's own optimizer tests."""
 
 import copy
 import gc
@@ -20,7 +20,7 @@ from cpr import CPR, AdamCPR
 pytest.importorskip("expecttest", reason="torch.testing._internal.common_optimizers imports it")
 
 with pytest.MonkeyPatch.context() as _patch:
-    # Its import forbids the whole process to set torch.backends' flags, which the engine's tests do.
+    # Importing it here would stop the whole process from setting torch.backends' flags, as the engine's tests do.
     _patch.setattr(torch.backends, "disable_global_flags", lambda: None)
     from torch.testing._internal.common_optimizers import (
         optim_db,
@@ -36,7 +36,7 @@ NO_BOUND = {"kappa_init_method": "uniform", "kappa_init_param": 1e9}
 ACTING = {
     "kappa_init_method": "dependent",
     "kappa_init_param": 1.0,
-}  # no larger than at the start: the gradients push outward
+}  # no larger than at the start, while gradients push outward
 Make = Callable[..., torch.optim.Optimizer]
 
 
@@ -120,7 +120,7 @@ def copies(tensors: Sequence[Tensor]) -> list[nn.Parameter]:
     return [nn.Parameter(t.new_empty_strided(t.shape, t.stride()).copy_(t)) for t in tensors]
 
 
-# --- no bound acts: it is torch's Adam
+# --- without an active bound it is torch's Adam
 
 ADAM_INPUTS = [
     *(
@@ -134,11 +134,11 @@ ADAM_INPUTS = [
 ]
 TENSOR_BETAS = [entry for entry in ADAM_INPUTS if isinstance(entry[2].kwargs.get("betas", (0,))[0], Tensor)]
 TAKEN = [entry for entry in ADAM_INPUTS if entry not in TENSOR_BETAS]
-# Of one element, after the steps below. Half precision: one rounding more or less in a step of lr.
+# Per element, after the steps below. In half precision, one rounding more or less in a step of lr.
 TOLERANCE = {torch.float64: 1e-14, torch.float32: 2e-7, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 
 
-def test_the_inputs_of_torch_s_adam_tests_are_those_known_here():
+def test_the_inputs_of_torch_s_adam_tests_are_known_here():
     assert len(TAKEN) >= 20
     (info,) = (info for info in optim_db if info.optim_cls is torch.optim.Adam)
     assert info.optim_inputs_func is optim_inputs_func_adam
@@ -174,7 +174,7 @@ def test_betas_as_tensors_are_refused(given):
         AdamCPR(groups_of(weight, bias), **{k: v for k, v in given.kwargs.items() if k != "weight_decay"})
 
 
-# What AdamCPR says to torch's error inputs. None: torch's limits on foreach, which has no effect here.
+# AdamCPR's messages for torch's error inputs. None: torch's limits on foreach, which has no effect here.
 ERRORS = {
     "invalid param type": (
         TypeError,
@@ -231,7 +231,7 @@ FLAGS = [{"foreach": True}, {"fused": True}, {"foreach": True, "fused": True}, {
 
 
 @pytest.mark.parametrize("flag", FLAGS, ids=str)
-def test_torch_s_flags_are_taken_and_change_no_bit(flag):
+def test_torch_s_flags_are_accepted_and_change_no_bit(flag):
     (weight, bias), (plain, free) = weight_and_bias(), weight_and_bias()
     flagged, without = (
         AdamCPR(groups_of(weight, bias), lr=1e-2, **flag, **ACTING),
@@ -264,7 +264,7 @@ def test_a_flag_set_in_defaults_and_groups_after_construction_changes_no_bit(fla
     assert torch.equal(weight, plain) and torch.equal(bias, free)
 
 
-def test_foreach_set_in_the_groups_of_a_wrapped_adam_is_the_wrapped_adam_s():
+def test_foreach_in_the_groups_of_a_wrapped_adam_reaches_that_adam():
     (weight, bias), (plain, free) = weight_and_bias(torch.float64), weight_and_bias(torch.float64)
     optimizer = CPR(torch.optim.Adam(groups_of(weight, bias), lr=1e-2, foreach=False), **ACTING)
     reference = CPR(torch.optim.Adam(groups_of(plain, free), lr=1e-2, foreach=True), **ACTING)
@@ -282,7 +282,7 @@ def test_foreach_set_in_the_groups_of_a_wrapped_adam_is_the_wrapped_adam_s():
 def descend(
     make: Make, weight: Tensor, bias: Tensor, schedulers: Sequence[Callable] = (), steps: int = 100, **options
 ) -> tuple[float, float]:
-    """Return the loss |W x + b|² before and after training, as torch's basic cases have it."""
+    """Return the loss |W x + b|² before and after training, as in torch's basic cases."""
     optimizer = make(groups_of(weight, bias, **options.pop("of_bias", {})), **options)
     schedules = [schedule(optimizer) for schedule in schedulers]
     inputs = numbers(5, seed=9, dtype=weight.dtype)
@@ -389,7 +389,7 @@ def test_a_group_that_is_refused_is_not_added(make, message):
     assert multiplier(optimizer, weight) > 0
 
 
-# --- steps with little to do
+# --- steps with few or no gradients
 
 
 @every_kind
@@ -444,7 +444,7 @@ def test_zero_grad_sets_to_none_or_to_zero_in_place(make, set_to_none):
 @every_kind
 @pytest.mark.parametrize("measure", ["l2", "l1", "huber"])
 @every_bound
-def test_an_empty_matrix_beside_others_changes_nothing_about_them(make, bound, measure):
+def test_an_empty_matrix_does_not_change_the_others(make, bound, measure):
     (weight, bias), (plain, free), empty = weight_and_bias(), weight_and_bias(), nn.Parameter(torch.zeros(0, 5))
     if bound is ACTING:
         bound = {"kappa_init_method": "warm_start", "kappa_init_param": 2}  # kI0 refuses a matrix of size 0
@@ -466,7 +466,7 @@ def test_an_empty_matrix_beside_others_changes_nothing_about_them(make, bound, m
 
 
 @every_kind
-def test_parameters_of_several_dtypes_in_one_group_step_as_alone(make):
+def test_parameters_of_several_dtypes_in_one_group_step_as_in_separate_groups(make):
     dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float32)
     together = [nn.Parameter(0.1 * numbers(6, 4, seed=i, dtype=dtype)) for i, dtype in enumerate(dtypes)]
     alone = copies([p.detach() for p in together])
@@ -641,8 +641,8 @@ SCHEDULERS: dict[str, Scheduler] = {
 
 @every_kind
 @pytest.mark.parametrize("schedule", SCHEDULERS.values(), ids=SCHEDULERS)
-def test_every_scheduler_sets_what_it_sets_of_torch_s_adam_and_the_step_takes_it(make, schedule):
-    """The plain optimizer gives the lr and betas of each step. A third one gets these by hand: the same bits."""
+def test_every_scheduler_sets_the_same_lr_as_with_torch_s_adam_and_the_step_uses_it(make, schedule):
+    """Read lr and betas of each step from torch's Adam. Setting them by hand gives the same bits."""
     (weight, bias), (plain, free), (manual, other) = weight_and_bias(), weight_and_bias(), weight_and_bias()
     optimizer, by_hand = (make(groups_of(*pair), lr=1e-2, **ACTING) for pair in ((weight, bias), (manual, other)))
     sgd = make is KINDS["CPR around SGD"]
@@ -664,13 +664,13 @@ def test_every_scheduler_sets_what_it_sets_of_torch_s_adam_and_the_step_takes_it
             each.step(1.0) if isinstance(each, lr_scheduler.ReduceLROnPlateau) else each.step()
     assert len(rates) > 1
     assert torch.equal(weight, manual) and torch.equal(bias, other)
-    torch.testing.assert_close(bias, free, rtol=0, atol=1e-7)  # which has no bound
+    torch.testing.assert_close(bias, free, rtol=0, atol=1e-7)  # the bias has no bound
     assert multiplier(optimizer, weight) == multiplier(by_hand, manual)
     assert not torch.equal(weight, plain)
 
 
 @every_kind
-def test_a_scheduler_s_state_and_the_optimizer_s_go_on_together(make):
+def test_the_states_of_a_scheduler_and_the_optimizer_resume_together(make):
     (weight, bias), (again, free) = weight_and_bias(), weight_and_bias()
     whole = make(groups_of(weight, bias), lr=1e-2, **ACTING)
     schedule = lr_scheduler.OneCycleLR(whole, 1e-2, total_steps=20)
@@ -698,7 +698,7 @@ def test_a_scheduler_s_state_and_the_optimizer_s_go_on_together(make):
 @every_kind
 @every_bound
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_a_loaded_state_goes_on_in_step_and_the_saved_one_is_not_touched(make, bound, dtype):
+def test_a_loaded_state_continues_in_step_and_the_saved_state_does_not_change(make, bound, dtype):
     (weight, bias), (again, free) = weight_and_bias(dtype), weight_and_bias(dtype)
     optimizer, loaded = (make(groups_of(*pair), lr=1e-2, **bound) for pair in ((weight, bias), (again, free)))
     feed(optimizer, [weight, bias], range(15))
@@ -717,7 +717,7 @@ def test_a_loaded_state_goes_on_in_step_and_the_saved_one_is_not_touched(make, b
 
 
 @every_kind
-def test_a_state_saved_beside_float64_goes_on_beside_float32(make):
+def test_a_state_saved_with_float64_parameters_continues_with_float32_parameters(make):
     (weight, bias), (again, free) = weight_and_bias(torch.float64), weight_and_bias(torch.float32)
     optimizer, loaded = (make(groups_of(*pair), lr=1e-2, **ACTING) for pair in ((weight, bias), (again, free)))
     feed(optimizer, [weight, bias], range(15))
@@ -736,7 +736,7 @@ def test_a_state_saved_beside_float64_goes_on_beside_float32(make):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @every_kind
-def test_a_state_saved_on_the_cpu_goes_on_on_the_gpu_and_back(make):
+def test_a_state_saved_on_the_cpu_continues_on_the_gpu_and_back(make):
     (weight, bias), (again, free) = weight_and_bias(), [nn.Parameter(p.detach().cuda()) for p in weight_and_bias()]
     optimizer, loaded = (make(groups_of(*pair), lr=1e-2, **ACTING) for pair in ((weight, bias), (again, free)))
     feed(optimizer, [weight, bias], range(15))
@@ -790,7 +790,7 @@ def test_a_state_of_other_groups_is_refused_and_nothing_is_loaded(make, change):
 
 @every_kind
 @pytest.mark.parametrize("bound", [NO_BOUND, ACTING], ids=["no bound acts", "a bound acts"])
-def test_older_states_without_later_flags_and_with_steps_as_numbers_go_on(make, bound):
+def test_older_states_without_later_flags_and_with_steps_as_numbers_can_be_resumed(make, bound):
     (weight, bias), (again, free) = weight_and_bias(), weight_and_bias()
     optimizer, loaded = (make(groups_of(*pair), lr=1e-2, **bound) for pair in ((weight, bias), (again, free)))
     feed(optimizer, [weight, bias], range(10))
@@ -836,7 +836,7 @@ def through_pickle(pair: Any) -> Any:
 
 @every_kind
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, through_pickle])
-def test_a_copy_has_every_public_attribute_and_goes_on_alone(make, duplicate):
+def test_a_copy_has_every_public_attribute_and_is_independent(make, duplicate):
     weight, bias = weight_and_bias()
     optimizer = make(groups_of(weight, bias), lr=1e-2, **ACTING)
     feed(optimizer, [weight, bias], range(10))
@@ -855,7 +855,7 @@ def test_a_copy_has_every_public_attribute_and_goes_on_alone(make, duplicate):
 
 
 @every_kind
-def test_an_entry_put_into_state_before_the_first_step_is_kept(make):
+def test_a_state_entry_set_before_the_first_step_is_kept(make):
     weight, bias = weight_and_bias()
     optimizer = make(groups_of(weight, bias), lr=1e-2, **ACTING)
     optimizer.state[weight]["mine"] = torch.tensor(3.0)
@@ -882,7 +882,7 @@ def test_a_saved_state_may_be_changed_without_changing_the_optimizer_s_groups(ma
 
 @every_kind
 @pytest.mark.parametrize(("saved_names", "loaded_names"), [(True, True), (True, False), (False, True)])
-def test_states_go_between_named_and_unnamed_groups(make, saved_names, loaded_names):
+def test_states_load_between_named_and_unnamed_groups(make, saved_names, loaded_names):
     def build(named: bool) -> tuple[nn.Parameter, nn.Parameter, torch.optim.Optimizer]:
         weight, bias = weight_and_bias()
         pair = (("net.weight", weight), ("net.bias", bias)) if named else (weight, bias)
@@ -898,7 +898,10 @@ def test_states_go_between_named_and_unnamed_groups(make, saved_names, loaded_na
     feed(loaded, [again, free], range(10, 15))
     assert torch.equal(weight, again) and torch.equal(bias, free)
     names = [group.get("param_names") for group in loaded.param_groups]
-    assert names == [["net.weight"], ["net.bias"]]  # torch's rule: the saved names, or else the optimizer's own
+    assert names == [
+        ["net.weight"],
+        ["net.bias"],
+    ]  # torch's rule: the saved names, or the optimizer's own if there are none
     if loaded_names:
         assert "net.weight (10, 5)" in repr(loaded)
         with pytest.raises(ValueError, match="cannot add param group without names to the optimizer"):
@@ -946,7 +949,7 @@ def test_step_hooks_fire_once_in_torch_s_order_and_not_after_their_removal(make)
         feed(optimizer, [weight, bias], range(1))
         assert calls == [(name, optimizer) for name in ("all, before", "before", "after", "all, after")]
         calls.clear()
-        lr_scheduler.StepLR(optimizer, 1)  # which replaces the instance's step
+        lr_scheduler.StepLR(optimizer, 1)  # the scheduler replaces the instance's step
         feed(optimizer, [weight, bias], range(1))
         assert calls == [(name, optimizer) for name in ("all, before", "before", "after", "all, after")]
         calls.clear()
@@ -1071,7 +1074,7 @@ def test_load_state_dict_hooks_fire_in_order_and_may_change_or_replace_the_state
     assert optimizer.param_groups[0]["lr"] == 1e-2
 
 
-def test_a_load_pre_hook_may_bring_another_optimizer_s_state():
+def test_a_load_pre_hook_may_supply_another_optimizer_s_state():
     (weight, bias), (again, free) = weight_and_bias(), weight_and_bias()
     adam = torch.optim.AdamW([{"params": [weight]}, {"params": [bias]}], lr=1e-2)
     feed(adam, [weight, bias], range(3))
@@ -1086,7 +1089,7 @@ def test_a_load_pre_hook_may_bring_another_optimizer_s_state():
 
 
 class Largest(TorchDispatchMode):
-    """Notes the elements of the largest tensor that an operation makes."""
+    """Record the size of the largest tensor that an operation makes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -1121,7 +1124,7 @@ def test_an_ordinary_loop_learns_without_a_warning(make, bound):
     groups[0]["params"].append(model[2].weight)
     groups[1]["params"].append(model[2].bias)
     inputs = numbers(16, 5)
-    gc.collect()  # optimizers of other tests, which may warn that no bound was set
+    gc.collect()  # collects optimizers of other tests, which may warn that no bound was set
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optimizer = make(groups, lr=1e-2, **bound)

@@ -1,4 +1,7 @@
-"""The Triton kernels are compiled to a GPU's machine code, for which no GPU is needed: what the interpreter takes, a compiler may not."""
+"""The Triton kernels compile to GPU code. A compiler may refuse what the interpreter accepts.
+
+This needs no GPU.
+"""
 
 import os
 import subprocess
@@ -21,7 +24,7 @@ BOUND = dict.fromkeys(("mu", "excess", "warm_start", "ema_weight"), "fp32") | {"
 
 
 def compile_all() -> int:
-    """Compiles every kernel for an H100 with every measure and most settings; returns the number of programs."""
+    """Compile every kernel for an H100 with every measure and most settings. Return the number of programs."""
     import triton.language as tl
     from triton import compile as compiled
     from triton.backends.compiler import GPUTarget

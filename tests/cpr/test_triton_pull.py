@@ -1,4 +1,4 @@
-"""The pull of a whole pack in one launch (cpr/kernels/triton_pull.py) against the rules in torch's operations (cpr/bounds.py)."""
+"""The pull of a whole pack in one launch (cpr/kernels/triton_pull.py) equals cpr/bounds.py."""
 
 from types import SimpleNamespace
 
@@ -15,16 +15,16 @@ from cpr.settings import ADAPTIVE, checked_defaults
 
 
 class Pack:
-    """What a plan is kept for."""
+    """The part of a pack that a plan needs."""
 
 
-MATRICES = 130  # more than one program takes
+MATRICES = 130  # more than one program handles
 DEVICE = device("triton")
 
 
 @st.composite
 def groups(draw: st.DrawFn) -> dict:
-    """The settings of a parameter group but for the measure."""
+    """Return the settings of a parameter group without the measure."""
     method = draw(st.sampled_from(bounds.METHODS))
     parameter = {"uniform": 0.3, "dependent": 2.0, "warm_start": draw(st.integers(0, 12))}.get(method)
     lr = draw(st.sampled_from([0.0, 1e-3, 0.5]))
@@ -44,7 +44,7 @@ def groups(draw: st.DrawFn) -> dict:
 
 
 def matrices(group: dict, seed: int) -> dict:
-    """The scalars of many matrices in the middle of training: some at rest, some zero, some far beyond their bounds."""
+    """Return scalars of many matrices during training: some at rest, some zero, some far above their bounds."""
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(*choices: float) -> torch.Tensor:
@@ -68,7 +68,7 @@ def matrices(group: dict, seed: int) -> dict:
 @pytest.mark.parametrize("measure", MEASURES)
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(group=groups(), seed=st.integers(0, 1000))
-def test_it_is_that_of_the_rules_in_torch_s_operations(measure, group, seed):
+def test_the_pull_kernel_equals_the_rules_in_torch_s_operations(measure, group, seed):
     pytest.importorskip("triton")
     group |= {"reg_function": measure}
     made = matrices(group, seed)

@@ -1,4 +1,4 @@
-"""CPR around optimizers of torch, timm and bitsandbytes: the same facts for each of them."""
+"""CPR works around optimizers of torch, timm and bitsandbytes. Each passes the same tests."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -32,7 +32,7 @@ def adam8bit(groups: list[dict[str, Any]]) -> Optimizer:
     return package.optim.Adam8bit(groups, lr=2e-3)
 
 
-# The rates give each of them an update of about 0.001 to 0.003 per element and step under the gradients of `outward`.
+# With these rates and the gradients of `outward`, each updates an element by about 0.001 to 0.003 a step.
 OPTIMIZERS: dict[str, Build] = {
     "SGD": lambda groups: torch.optim.SGD(groups, lr=1e-3, momentum=0),
     "SGD, momentum": lambda groups: torch.optim.SGD(groups, lr=1e-4, momentum=0.9),
@@ -57,7 +57,7 @@ def start(name: str) -> Tensor:
 
 
 def outward(name: str, steps: int = STEPS) -> list[Tensor]:
-    """Gradients that make the matrix grow as long as nothing holds it."""
+    """Return gradients that make the matrix grow unless a bound holds it."""
     generator = torch.Generator().manual_seed(1)
     away = start(name).sign()
     return [torch.randn(SIZE, SIZE, generator=generator, dtype=dtype_of(name)) - away for _ in range(steps)]
@@ -75,7 +75,7 @@ def feed(optimizer: Optimizer, theta: nn.Parameter, gradients: list[Tensor]) -> 
 
 @dataclass
 class Around(Reference):
-    """The reference's Algorithm 1 with any optimizer as Opt: its update is what it makes of zeros."""
+    """The reference's Algorithm 1 with any optimizer as Opt. The update is the optimizer's step from zero."""
 
     build: Build = field(kw_only=True)
 
@@ -115,7 +115,7 @@ def test_without_a_bound_the_matrix_grows_far_beyond_it(name):
 
 
 def trained(name: str, around: Callable[[Optimizer], Optimizer]) -> list[Tensor]:
-    """Parameters of a network after 40 steps with a falling lr; its vectors have an optimizer of their own around Muon."""
+    """Return a network's parameters after 40 steps with a falling lr. With Muon, vectors have another optimizer."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(SIZE, SIZE), nn.Tanh(), nn.Linear(SIZE, SIZE)).to(dtype_of(name))
     matrices, vectors = regularized_groups(model)
@@ -133,14 +133,14 @@ def trained(name: str, around: Callable[[Optimizer], Optimizer]) -> list[Tensor]
 
 
 @each
-def test_with_a_bound_out_of_reach_and_a_scheduler_a_network_is_trained_as_without_cpr_to_the_bit(name):
+def test_an_unreached_bound_and_a_scheduler_train_a_network_as_without_cpr_to_the_bit(name):
     alone = trained(name, around=lambda base: base)
     wrapped = trained(name, around=lambda base: CPR(base, **OUT_OF_REACH))
     assert all(map(torch.equal, wrapped, alone))
 
 
 @each
-def test_a_gradient_scaler_changes_no_bit_and_its_skipped_step_nothing_at_all(name):
+def test_a_gradient_scaler_changes_no_bit_and_its_skipped_step_changes_nothing(name):
     scaled, plain = nn.Parameter(start(name)), nn.Parameter(start(name))
     with_scaler, without = bounded(name, scaled, **WS), bounded(name, plain, **WS)
     scaler = torch.amp.GradScaler("cpu")  # its scale is a power of two
@@ -163,7 +163,7 @@ def another_process() -> Iterator[Executor]:
 
 
 def go_on(name: str, path: Path) -> None:
-    """Loads what was saved at `path`, takes the last 40 of 80 steps and saves the end there."""
+    """Load the state at `path`, take the last 40 of 80 steps and save the end there."""
     saved = torch.load(path, weights_only=True)
     theta = nn.Parameter(saved["theta"])
     optimizer = bounded(name, theta, **WS)
@@ -173,7 +173,7 @@ def go_on(name: str, path: Path) -> None:
 
 
 @each
-def test_another_process_goes_on_from_the_state_to_the_bit(name, tmp_path, another_process):
+def test_another_process_resumes_from_the_state_to_the_bit(name, tmp_path, another_process):
     theta, path = nn.Parameter(start(name)), tmp_path / "saved.pt"
     optimizer = bounded(name, theta, **WS)
     feed(optimizer, theta, outward(name, 40))

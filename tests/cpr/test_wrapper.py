@@ -66,7 +66,7 @@ def test_around_adam_it_is_adamcpr_to_the_bit(measure, evaluate_at, bound):
     ours = AdamCPR(regularize(a), lr=1e-2, **options)
     wrapped = CPR(
         torch.optim.Adam(regularize(b), lr=1e-2, fused=True), **options
-    )  # as kernel="eager", which float64 takes
+    )  # like kernel="eager", which float64 uses
     feed(ours, a, outward(100))
     feed(wrapped, b, outward(100))
     assert torch.equal(a, b)
@@ -140,7 +140,7 @@ def test_bfloat16_parameters_keep_float32_scalars_through_loading():
     assert all(torch.equal(value, wrapped.state[theta][name]) for name, value in before.items())
 
 
-def test_the_wrapped_optimizer_s_own_state_goes_on_and_the_constraints_start():
+def test_the_state_of_the_wrapped_optimizer_alone_is_resumed_and_the_constraints_start():
     theta, twin = torch.nn.Parameter(start()), torch.nn.Parameter(start())
     base = torch.optim.AdamW(regularize(theta), lr=0.01, weight_decay=0.3)
     feed(base, theta, outward(20))
@@ -157,7 +157,7 @@ def test_the_wrapped_optimizer_s_own_state_goes_on_and_the_constraints_start():
     assert wrapped.state[twin]["kappa"].item() == pytest.approx(theta.detach().square().mean().item())
 
 
-def test_moments_saved_with_other_groups_are_given_to_the_wrapped_optimizer():
+def test_moments_saved_with_other_groups_can_be_copied_to_the_wrapped_optimizer():
     model = torch.nn.Linear(4, 5, dtype=torch.float64)
     old = torch.optim.AdamW(model.parameters(), lr=0)
     for p in model.parameters():
@@ -177,7 +177,7 @@ def test_moments_saved_with_other_groups_are_given_to_the_wrapped_optimizer():
         assert torch.allclose(wrapped.optimizer.state[p]["exp_avg"], torch.full_like(p, 2 * (1 - 0.9**2)))
 
 
-def test_a_state_saved_before_there_was_a_setting_goes_on_with_this_optimizer_s():
+def test_a_setting_missing_in_an_old_state_is_taken_from_the_optimizer():
     theta, again = torch.nn.Parameter(start()), torch.nn.Parameter(start())
     whole, continued = (
         CPR(torch.optim.SGD(regularize(p), lr=0.01, momentum=0.9), evaluate_at="after", safeguard=False, **WS)

@@ -1,7 +1,8 @@
 """Run tests/cpr on the wheel, alone in an empty environment, with the oldest and the newest torch.
 
-`make test-versions` calls it. An environment takes 5 to 6 GB, one at a time, in the folder for temporary files. Tests
-that need more than torch, pytest, hypothesis, expecttest and numpy are left out or skipped, and listed.
+`make test-versions` calls it. One environment exists at a time and takes 5 to 6 GB in the folder for
+temporary files. Tests that need more than torch, pytest, hypothesis, expecttest and numpy are left
+out or skipped, and listed.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 from packages import ROOT, STEP, built_wheel, copied_sources, run
 
 TOOLS = ("pytest", "pytest-xdist", "hypothesis", "expecttest")
-# Triton 3.2's interpreter, which torch 2.6 brings, fails with numpy 2.4.
+# torch 2.6 installs Triton 3.2, and its interpreter fails with numpy 2.4.
 NUMPY = {"oldest": "numpy<2.3", "newest": "numpy"}
 INSTALLED = {"torch", "cpr", "pytest", "hypothesis", "expecttest", "numpy"}
 HELPERS = {"scripts.bench.memory": ("scripts/__init__.py", "scripts/bench/__init__.py", "scripts/bench/memory.py")}
@@ -38,13 +39,13 @@ def interpreter(version: str) -> str | None:
     for path in filter(None, candidates):
         command = [path, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
         says = subprocess.run(command, capture_output=True, text=True)
-        if says.stdout.strip() == version:  # pyenv's shims are there for every version and fail
+        if says.stdout.strip() == version:  # pyenv has a shim for every version, which fails if the version is missing
             return path
     return None
 
 
 def needs(test: Path, helpers: set[str]) -> set[str]:
-    """Return what a test file needs beyond the environment: modules that it imports at its top, or the repository."""
+    """Return what a test file needs beyond the environment: top-level imports, or the repository."""
     text = test.read_text()
     names = {"files of the repository"} if 'ROOT / "' in text else set()
     for node in ast.parse(text).body:
@@ -74,7 +75,7 @@ def copied_tests(folder: Path) -> None:
 
 
 def check(python: str, torch: str, numpy: str, workers: str, options: list[str]) -> bool:
-    """Run the tests with one Python and one torch; return whether they passed."""
+    """Run the tests with one Python and one torch. Return whether they passed."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in ("source", "wheel", "elsewhere"):

@@ -1,7 +1,7 @@
 """Check what users install: `make test-wheel`.
 
-Wheel and sdist hold every file of cpr/ and nothing else, a wheel made from the sdist is the same, and the wheel takes a
-step in an environment that shows nothing but torch and torch's own requirements, which are linked from this one.
+Wheel and sdist hold every file of cpr/ and nothing else. A wheel built from the sdist is the same.
+The wheel takes a step in an environment with only torch and its requirements, linked from this one.
 """
 
 import importlib.metadata
@@ -48,7 +48,7 @@ def check_same(first: dict[str, bytes], second: dict[str, bytes], what: str) -> 
 
 
 def check_metadata(text: str) -> None:
-    """Torch is the only requirement without an extra."""
+    """Check that torch is the only requirement without an extra."""
     metadata = Parser().parsestr(text)
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
     needed = [line.name for line in requirements if line.marker is None or line.marker.evaluate({"extra": ""})]
@@ -57,7 +57,7 @@ def check_metadata(text: str) -> None:
 
 
 def link_requirements(name: str, folder: Path) -> None:
-    """Link a distribution of this environment, and all that it requires, into a folder."""
+    """Link a distribution of this environment and all its requirements into a folder."""
     todo, done = [Requirement(name)], set()
     while todo:
         requirement = todo.pop()

@@ -11,7 +11,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 NAME = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
-# Run by the Python of an environment that has the package: one pulled step with the kernel of the wheel's own source.
+# The Python of an environment with the package runs this: one step with a pull, with the wheel's kernel.
 STEP = f"""
 import importlib.metadata, pathlib, sys
 import torch
@@ -38,7 +38,7 @@ def run(command: Sequence[str | Path], **options: Any) -> None:
 
 
 def copied_sources(folder: Path) -> Path:
-    """Copy what a distribution is made of: setuptools leaves build files beside them, and takes old ones back in."""
+    """Copy the sources of a distribution. setuptools writes build files beside them, and would reuse old ones."""
     shutil.copytree(ROOT / "cpr", folder / "cpr", ignore=shutil.ignore_patterns("__pycache__"))
     for name in SOURCES:
         shutil.copy(ROOT / name, folder)
@@ -46,7 +46,7 @@ def copied_sources(folder: Path) -> Path:
 
 
 def built_wheel(source: Path, folder: Path, *options: str) -> Path:
-    """Build a wheel of a source tree or sdist; `options` are pip's."""
+    """Build a wheel of a source tree or sdist. `options` are pip's."""
     run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", *options, "-w", folder, source])
     (wheel,) = folder.glob("*.whl")
     return wheel

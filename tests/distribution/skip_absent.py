@@ -1,4 +1,4 @@
-"""The conftest.py of `make test-versions`: tests that import a library of the benchmark suite are skipped."""
+"""Skip tests that import a library of the benchmark suite. This is conftest.py in `make test-versions`."""
 
 import pytest
 

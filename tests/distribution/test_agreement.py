@@ -1,4 +1,4 @@
-"""What pyproject.toml promises is what `make test-versions` and the weekly workflow test."""
+"""`make test-versions` and the weekly workflow test the versions that pyproject.toml promises."""
 
 import re
 import tomllib

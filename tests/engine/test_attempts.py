@@ -1,4 +1,4 @@
-"""A run that is killed again and again at the same step is called failed; one that gets further is not."""
+"""A run that is killed again and again at the same step is failed. A run that makes progress is not."""
 
 import json
 import signal
@@ -30,7 +30,7 @@ def test_starts_at_one_step_are_counted_until_one_ends_or_gets_further(tmp_path)
         0,
         1,
         3,
-    ]  # without a step: it died while it built the model
+    ]  # no step: it died while it built the model
     assert [attempt.step for attempt in attempts.history(tmp_path)] == [0, 0, 0, 8, 8, 16, None, None, 16]
 
 
@@ -39,7 +39,7 @@ def test_damaged_lines_are_left_out_and_the_next_one_is_whole(tmp_path):
     with open(tmp_path / attempts.NAME, "ab") as file:
         file.write(
             b'\xff\xfe\n["no", "object"]\n{"start": "eight"}\n{"start": 1'
-        )  # the last one: a kill while it was written
+        )  # the last one was killed while it was written
     assert attempts.note_start(tmp_path, 8, {}) == 1
     assert [attempt.step for attempt in attempts.history(tmp_path)] == [8, 8]
 
@@ -57,7 +57,7 @@ def test_the_states_are_those_of_the_steps_that_a_run_stands_on(tmp_path):
         (8, "b"),
         (16, "c"),
         (8, "d"),
-    ):  # d goes on from b's checkpoint: c's steps are lost
+    ):  # d resumes from b's checkpoint, so c's steps are lost
         attempts.note_begin(tmp_path)
         attempts.note_start(tmp_path, step, {"git_commit": commit})
     assert attempts.states(tmp_path) == [{"from": 0, "git_commit": "b"}, {"from": 8, "git_commit": "d"}]

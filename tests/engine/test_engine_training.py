@@ -1,4 +1,4 @@
-"""What a run does and leaves behind: its steps, its logs, its record and its name."""
+"""A run's steps, logs, record and name."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def losses(cfg: DictConfig) -> dict[int, float]:
 
 
 def flat(optimizer: Optimizer, of: str) -> Tensor:
-    """All parameters ("data") or gradients ("grad") of the optimizer in one vector."""
+    """Return all parameters ("data") or gradients ("grad") of the optimizer as one vector."""
     tensors = [
         getattr(p, of) for group in optimizer.param_groups for p in group["params"] if getattr(p, of) is not None
     ]
@@ -52,7 +52,7 @@ def flat(optimizer: Optimizer, of: str) -> Tensor:
 
 @contextmanager
 def watched_steps() -> Iterator[list[dict[str, Any]]]:
-    """What every optimizer step of the block got and did: learning rates, the gradient's norm and the length of the step."""
+    """Record learning rates, gradient norm and step length of every optimizer step in the block."""
     seen: list[dict[str, Any]] = []
     before: list[Tensor] = []
 
@@ -74,7 +74,7 @@ def watched_steps() -> Iterator[list[dict[str, Any]]]:
 
 @pytest.fixture(autouse=True)
 def process_as_before() -> Iterator[None]:
-    """A run sets threads and determinism for its whole process, which other tests share."""
+    """Restore the process's settings: a run sets threads and determinism, and other tests share them."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     precision = torch.get_float32_matmul_precision()
     yield
@@ -140,7 +140,7 @@ def test_the_dynamics_name_the_matrices_once_and_every_row_has_one_value_of_each
     linear = ("query", "key", "value", "output", "mlp_in", "mlp_out", "unembedding")
     assert sorted(first) == ["matrices"]
     assert sorted(first["matrices"]) == sorted(f"{name}.weight" for name in ("token_embedding", *linear))
-    assert [row["step"] for row in later] == [8, 16, 20]
+    assert [row["step"] for row in later] == [0, 8, 16, 20]
     for row in later:
         assert set(row) == {"step"} | keys
         assert {len(row[key]) for key in keys} == {8}
@@ -150,7 +150,7 @@ def test_the_dynamics_name_the_matrices_once_and_every_row_has_one_value_of_each
 def test_a_warm_start_s_bound_is_null_until_set_then_the_size_at_that_step_for_good(tmp_path):
     cfg = config(tmp_path, "regularizer=adamcpr_ws", "regularizer.warm_start=7", "lr=1e-2", *EVERY_STEP)
     assert run(cfg)["without_bound"] == []
-    later = rows(cfg, "dynamics.jsonl")[1:]
+    later = rows(cfg, "dynamics.jsonl")[2:]
     # κ is the size after 7 updates; the 8th is the first that begins with it.
     assert later[6]["step"] == 7 and all(row["kappa"] == [None] * 8 and row["lambda"] == [0] * 8 for row in later[:7])
     assert all(row["kappa"] == pytest.approx(later[6]["R"], rel=1e-6) for row in later[7:])  # summed in another order
@@ -200,9 +200,9 @@ def test_the_record_says_what_was_run_how_it_ended_and_on_what(tmp_path):
     assert record["metric"] == {"name": "validation_accuracy", "unit": "%", "better": "higher"}
     assert 0 <= record["metrics"]["validation_accuracy"] <= 100
     assert record["seconds"] > 0
-    assert record["steps_per_second"] >= 20 / record["seconds"]  # updates alone, without evaluations
+    assert record["steps_per_second"] >= 20 / record["seconds"]  # only updates, without evaluations
     assert record["versions"]["torch"] == metadata.version("torch")
-    assert re.fullmatch(r"[0-9a-f]{12,}(-dirty)?", record["git_commit"])
+    assert re.fullmatch(r"[0-9a-f]{12,}(-dirty(-[0-9a-f]{8})?)?", record["git_commit"])
     assert record["hardware"]["gpu"] is None and record["hardware"]["threads"] == 1 and record["hardware"]["cpu"]
 
 

@@ -1,4 +1,4 @@
-"""What a run and a sweep do when something goes wrong (docs/reference/failures.md), with real files and processes."""
+"""Runs and sweeps follow docs/reference/failures.md when something goes wrong, with real files and processes."""
 
 import json
 import multiprocessing
@@ -39,7 +39,7 @@ def config(runs_dir: Path, *more: str) -> DictConfig:
 
 
 def interrupt_after(cfg: DictConfig, steps: int) -> None:
-    """Trains and dies, as far as its files tell, after `steps` steps."""
+    """Train and stop after `steps` steps with the files of a killed run."""
     done = 0
 
     def count(number: int) -> None:
@@ -53,7 +53,7 @@ def interrupt_after(cfg: DictConfig, steps: int) -> None:
 
 
 def test_the_table_of_the_docs_is_that_of_the_code():
-    """Exit codes, and whether a sweep goes on."""
+    """Compare exit codes, and whether a sweep continues."""
     rows = re.findall(
         r"^\|[^|]*\| `(\w+)` \|[^|]*\|[^|]*\|([^|]*)\|([^|]*)\|$",
         (ROOT / "docs/reference/failures.md").read_text(),
@@ -81,7 +81,7 @@ def test_a_model_that_does_not_fit_is_failed_after_three_attempts(tmp_path):
             engine.run(cfg)
     with pytest.raises(TrainingFailed, match="out of memory before its first step, in 3 attempts"):
         engine.run(cfg)
-    assert [record["status"] for record in records(tmp_path).values()] == ["diverged"]
+    assert [record["status"] for record in records(tmp_path).values()] == ["failed"]
     assert ended({"layout": "dynamics"}, cfg).metrics == []  # as a table reads it
     shown = call_forked("show.py", str(run_folder(cfg)))
     assert shown.returncode == 0 and "out of memory before its first step" in shown.stdout, shown.stderr
@@ -90,7 +90,7 @@ def test_a_model_that_does_not_fit_is_failed_after_three_attempts(tmp_path):
 
 def test_a_sweep_with_a_model_that_does_not_fit_trains_the_others_and_ends(tmp_path):
     run_all([config(tmp_path, "task.model.width=4000000"), config(tmp_path, "seed=2")], 2, "a sweep")
-    assert sorted(record["status"] for record in records(tmp_path).values()) == ["diverged", "finished"]
+    assert sorted(record["status"] for record in records(tmp_path).values()) == ["failed", "finished"]
 
 
 UNUSABLE = ["another format", "a folder for a checkpoint", "a folder for starts.jsonl", "a folder for metrics.jsonl"]
@@ -224,7 +224,7 @@ def test_a_lock_that_is_deleted_under_a_run_stops_it_before_it_writes_again(tmp_
         steps += number
         if steps == 10:
             (folder / ".lock").unlink()
-            with only_process(folder):  # which a second process then gets
+            with only_process(folder):  # a second process gets this lock
                 pass
 
     with pytest.raises(Unusable, match=r"\.lock is not this process's any more"):
@@ -285,7 +285,7 @@ def test_an_artefact_is_a_name_and_no_path():
 
 
 def test_a_sweep_looks_again_at_what_another_process_trained(tmp_path):
-    """Two sweeps at once: the one that ends last has all runs."""
+    """Two sweeps run at once. The one that ends last has all runs."""
     cfg = config(tmp_path)
     run_folder(cfg).mkdir(parents=True)
     with only_process(run_folder(cfg)), pytest.raises(Held, match="1 runs are being trained by other processes"):
@@ -296,7 +296,7 @@ def test_a_sweep_looks_again_at_what_another_process_trained(tmp_path):
 
 
 class BrokenRun:
-    """What wandb.init returns, after its helper process was killed."""
+    """A stand-in for the result of wandb.init after its helper process was killed."""
 
     id = "a run"
 
@@ -315,7 +315,7 @@ def test_without_wandb_s_helper_training_goes_on_with_one_warning(tmp_path, monk
 
 @pytest.mark.parametrize("block", [listening, lambda: stopping_at_once("a run")])
 def test_a_fork_of_a_run_ends_as_its_pool_expects(block):
-    """A library's pool ends its workers by SIGTERM, maybe at once, and waits for them."""
+    """A library's pool ends its workers with SIGTERM, perhaps at once, and waits for them."""
     with block() as requests:
         for _ in range(50):
             worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
@@ -337,7 +337,7 @@ def test_a_copy_of_a_run_s_folder_is_refused_by_its_name(tmp_path):
 
 
 def test_an_error_that_ends_a_sweep_ends_its_workers_too(tmp_path):
-    """A worker that waits for a run holds the lock of the pool's queue: killed then, it would leave the others waiting."""
+    """A waiting worker holds the lock of the pool's queue. Killing it would leave the others waiting."""
     broken = [
         config(tmp_path, f"seed={seed}", "task=gpt2", f"data_dir={tmp_path / 'no data'}") for seed in (1, 2, 3, 4)
     ]
@@ -346,7 +346,7 @@ def test_an_error_that_ends_a_sweep_ends_its_workers_too(tmp_path):
 
 
 def test_a_controller_that_is_away_is_asked_again_with_a_growing_pause(tmp_path, monkeypatch, capfd):
-    """As after a restart of slurmctld: squeue fails, and answers later."""
+    """squeue fails at first and answers later, as after a restart of slurmctld."""
     from scripts.sweep import watch
 
     cfg = config(tmp_path / "runs")

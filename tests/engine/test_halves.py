@@ -1,4 +1,4 @@
-"""Scores on the halves of a test set, and the setting that one half chooses."""
+"""Scores on halves of a test set, and the setting that one half chooses."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_one_half_chooses_the_setting_and_the_other_scores_it():
     runs = []
     for seed in (1, 2, 3):
         runs.append(scored("adamw", seed, 80.0, 70.0 + seed, weight_decay=0.01))  # chosen
-        runs.append(scored("adamw", seed, 79.0, 90.0, weight_decay=0.1))  # the best by the paper's own way of choosing
+        runs.append(scored("adamw", seed, 79.0, 90.0, weight_decay=0.1))  # the best as the paper chooses
     row = best_table(FIGURE2, frame(runs, "top1_accuracy")).set_index("method").loc["AdamW"]
     assert row["best of ours"] == "84.50 ± 0.00 (lr 1e-3.0, 0.1)"
     assert row[HELD_OUT] == "72.00 ± 1.00 (lr 1e-3.0, 0.01)"

@@ -1,4 +1,4 @@
-"""One run over several processes, as torchrun or srun starts them: the same run as in one process."""
+"""A run over several processes of torchrun or srun equals a run of one process."""
 
 import json
 import os
@@ -21,8 +21,9 @@ from tasks.engine.parallel import Ranks
 from tasks.engine.run import run
 from tasks.engine.sharding import check_batch_norm, check_parts
 
-# Small, since rounding opens a ReLU now and then for an example that it is shut for in the other run: with the task's 512 units and 3,830
-# examples that happens within 50 steps, and moves the loss by 1e-4. An epoch is two batches of 100 and one of 88.
+# The problem is small, since rounding may open a ReLU for an example in only one of the runs. With the
+# task's 512 units and 3,830 examples, this happens within 50 steps and moves the loss by 1e-4. An epoch
+# is two batches of 100 and one of 88.
 ARGUMENTS = (
     *(
         "task=grokking",
@@ -40,7 +41,8 @@ ARGUMENTS = (
         "task.eval_every_steps=null",
     ),
 )
-# Images, without the stochastic depth that each process draws for itself. A group of 16 is mixed with images of the other process.
+# Images, without stochastic depth, which each process draws separately. A group of 16 is mixed with
+# images of the other process.
 IMAGES = (
     *("task=imagenet", "scale=mini", "quiet=true", "num_steps=50", "task.log_every_steps=1", "task.data.train_size=60"),
     *("task.data.val_size=50", "task.batch_size=16", "task.augment.mix_group=16", "task.model.arguments.embed_dim=16"),
@@ -62,7 +64,7 @@ def start_with_torchrun(
 
 
 def with_torchrun(processes: int, runs_dir: Path, *arguments: str, of: tuple[str, ...] = ARGUMENTS) -> Path:
-    """Trains to the end; returns `runs_dir`."""
+    """Train to the end and return `runs_dir`."""
     process = start_with_torchrun(processes, runs_dir, *arguments, of=of)
     said, warned = process.communicate(timeout=240)
     assert process.returncode == 0, warned
@@ -77,7 +79,7 @@ def alone(runs_dir: Path, *arguments: str, of: tuple[str, ...] = ARGUMENTS) -> P
 
 
 def as_srun(processes: int, *arguments: str) -> list[tuple[int, str]]:
-    """Starts the processes of a Slurm step, with what srun puts into their environment; each one's exit code and standard error stream."""
+    """Start the processes of a Slurm step with srun's environment. Return exit codes and error streams."""
     step = {
         "SLURM_JOB_ID": str(os.getpid()),
         "SLURM_STEP_ID": "0",
@@ -152,7 +154,7 @@ def test_micro_batches_of_one_process_have_the_loss_curve_of_one_pass(one, tmp_p
 
 
 def stopped(runs_dir: Path, *arguments: str) -> Path:
-    """Starts a run of two processes and stops it with SIGTERM after a dozen steps; returns its runs_dir."""
+    """Start a run of two processes and stop it with SIGTERM after a dozen steps. Return its runs_dir."""
     process = start_with_torchrun(2, runs_dir, *arguments)
     wait_until(lambda: any(log.read_bytes().count(b"\n") > 12 for log in runs_dir.glob("*/*/metrics.jsonl")))
     process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Whatever stands in the place of a run's files: it is said in one line, other runs go on, and retry.py mends it."""
+"""Anything in the place of a run's files is reported in one line. Other runs continue, and retry.py fixes it."""
 
 import hashlib
 import json
@@ -176,7 +176,7 @@ def test_a_damaged_note_of_the_last_check_is_not_believed(tmp_path, entry):
 
 
 def test_an_error_without_a_line_of_its_own_is_one_run_s(tmp_path, monkeypatch, capfd):
-    """As a bug of the suite: a task whose batch size is no number that its data can have."""
+    """The batch size is impossible for the task's data, as if the suite had a bug."""
     bad = config(tmp_path, "task.data.modulus=0")
     with pytest.raises(UserError, match=r"1 of 2 runs cannot be trained, .*; its traceback is in the sweep's output"):
         run_all([bad, config(tmp_path, "seed=2")], 1, "a sweep")

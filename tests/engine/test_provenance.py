@@ -1,4 +1,4 @@
-"""Which code, kernel, data and machine made a run: noted at every start, in its record and over its tables."""
+"""Every start, record and table says which code, kernel, data and machine made a run."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tasks.engine.records import read_record, run_folder
 
 
 def under(monkeypatch: pytest.MonkeyPatch, commit: str) -> None:
-    """From now on the code is that of another commit."""
+    """Make the code look like another commit from now on."""
     for module in (environment, engine):
         monkeypatch.setattr(module, "git_commit", lambda: commit)
 
@@ -132,7 +132,7 @@ def test_a_whole_file_is_read_once_for_each_time_of_change(tmp_path, monkeypatch
     (tmp_path / "a.bin").write_bytes(b"content")
     known = verified.digests(tmp_path, ["a.bin"], "")
     assert json.loads((tmp_path / verified.CHECKED).read_bytes()).keys() == {"a.bin"}
-    monkeypatch.setattr(verified, "_checked", {})  # as in another process
+    monkeypatch.setattr(verified, "_checked", {})  # as if in another process
     monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("it was read again"))
     verified.verify(tmp_path, known, "")
 
@@ -175,9 +175,7 @@ def test_data_on_a_read_only_disk_is_trained_on_and_what_is_missing_is_one_line(
             done = call("train.py", *task, *small)
             assert done.returncode == 0, done.stderr
         missing = call("prepare_data.py", "cifar100", "dataset=FashionMNIST", f"data_dir={disk}")
-        is_one_line(
-            missing, "FashionMNIST cannot be prepared", "Read-only file system"
-        )  # these images are not the real ones
+        is_one_line(missing, "FashionMNIST cannot be prepared", "Read-only file system")  # these images are made up
         assert missing.returncode == 2
     finally:
         subprocess.run(["umount", disk], check=True)

@@ -1,4 +1,4 @@
-"""Real processes, real kills: the end of a run does not depend on how often it was interrupted."""
+"""The end of a run does not depend on how often it was interrupted. Processes and kills are real."""
 
 import json
 import pickle
@@ -94,7 +94,7 @@ def test_a_truncated_checkpoint_is_said_and_the_run_ends_with_the_same_bits(tmp_
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "dynamics.jsonl"])
 def test_a_damaged_log_is_said_and_the_run_is_done_again_to_the_same_bits(tmp_path, name):
-    """The last checkpoint counts on the damaged log: going on from it would put a wrong number under a new record."""
+    """The last checkpoint depends on the damaged log. Resuming from it would put a wrong number in the record."""
     arguments = ("regularizer=adamcpr_ip", "regularizer.reg_step_size=5", "num_steps=30", "task.log_every_steps=10")
     train(tmp_path / "a", *arguments)
     train(tmp_path / "b", *arguments)

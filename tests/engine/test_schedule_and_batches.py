@@ -1,4 +1,4 @@
-"""What each step gets: its learning rate, its batch and its random numbers; and the two tasks' data and model."""
+"""Each step has the right learning rate, batch and random numbers. Two tasks have the right data and model."""
 
 import io
 import math
@@ -41,7 +41,7 @@ def image_config(**changes) -> SimpleNamespace:
 
 
 def numbered(count: int) -> Images:
-    """Images of one colour, which is their label."""
+    """Return images of one colour each, equal to their label."""
     labels = torch.arange(count)
     return Images(labels.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 6, 6).contiguous(), labels)
 
@@ -51,7 +51,7 @@ def random_pixels(*shape: int) -> torch.Tensor:
 
 
 def draws() -> tuple[list[float], list[float], list[float]]:
-    """Numbers from Python's, NumPy's and torch's global generators, normal ones too: those keep the second of a pair."""
+    """Draw from the global generators of Python, NumPy and torch. Normal draws keep half of a pair."""
     return (
         [random.gauss(0, 1) for _ in range(3)] + [random.random()],
         [*np.random.randn(3).tolist(), np.random.rand()],
@@ -118,7 +118,7 @@ def test_a_schedule_out_of_its_range_is_refused_with_the_name_of_the_key(wrong):
 
 @given(st.integers(1, 40), st.integers(1, 50), SEEDS, st.integers(0, 3))
 @example(10, 5, 0, 0)  # no partial batch
-@example(3, 8, 0, 1)  # nothing but a partial batch
+@example(3, 8, 0, 1)  # only a partial batch
 @settings(max_examples=50, deadline=None)
 def test_every_epoch_is_a_permutation_and_only_its_last_batch_is_partial(count, batch_size, seed, epoch):
     steps = -(-count // batch_size)

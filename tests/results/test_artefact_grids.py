@@ -1,4 +1,4 @@
-"""Every heat map's grids against its published cells: at paper scale each cell has a run beside it, at mini scale every panel is filled."""
+"""Every published cell of a heat map has a run at paper scale, and mini scale fills every panel."""
 
 import random
 
@@ -21,7 +21,9 @@ PUBLISHED = [name for name in NAMES if (FOLDER / f"{name}.yaml").exists()]  # no
 
 
 def planned(name: str, scale: str) -> list[Run]:
-    """A run with every metric that a panel asks for, for every configuration of the artefact's grids; at paper scale of one seed.
+    """Return a run for every configuration of the artefact's grids, at paper scale for one seed.
+
+    Each run has every metric that a panel needs.
 
     Raises UserError for settings with which no optimizer can be made.
     """

@@ -1,4 +1,4 @@
-"""A misspelt key of an artefact is one line that names it and the nearest known one, before any run."""
+"""A misspelt key of an artefact is reported before any run, in one line with the nearest known key."""
 
 import copy
 import re
@@ -15,7 +15,7 @@ from tasks.engine.errors import UserError
 
 
 def keys(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    """The paths of all keys."""
+    """Return the paths of all keys."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, one in inner:
         if isinstance(key, str):
@@ -24,7 +24,7 @@ def keys(value: Any, path: tuple = ()) -> Iterator[tuple]:
 
 
 def misspelt(content: dict, path: tuple) -> tuple[dict, str]:
-    """A copy with one letter too many in a key, and that key."""
+    """Return a copy with one letter too many in a key, and that key."""
     content = copy.deepcopy(content)
     at: Any = content
     for part in path[:-1]:
@@ -35,7 +35,7 @@ def misspelt(content: dict, path: tuple) -> tuple[dict, str]:
 
 
 def of_configuration(path: tuple) -> bool:
-    """Whether it is a key of train.py, of which the schema knows nothing."""
+    """Tell whether it is a key of train.py, which the schema does not check."""
     return path[-2:-1] == ("select",) or (len(path) == 5 and path[2] == "grids" and path[-1] != "regularizer")
 
 

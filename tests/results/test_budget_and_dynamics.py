@@ -22,7 +22,7 @@ TABLE_C1, TABLE_H1, FIGURE3 = (artefact(name) for name in ("table_c1", "table_h1
 
 
 def budget_run(name: str, seed: int, steps: int, score: float | None, curve: tuple = ()):
-    """A run of Figure 1 with a final perplexity, and a curve of (step, perplexity)."""
+    """Return a run of Figure 1 with a final perplexity and a curve of (step, perplexity)."""
     metrics = tuple({"step": step, "perplexity": value} for step, value in curve)
     made = run(
         name, seed, None if score is None else {"perplexity": score}, lr=3.162e-3, metrics=metrics, num_steps=steps
@@ -33,7 +33,7 @@ def budget_run(name: str, seed: int, steps: int, score: float | None, curve: tup
 
 
 def budget_runs(goal=58.0, small=60.0, middle=57.0, large=50.0, seeds=range(1, 7)):
-    """Figure 1's runs at mini scale; a little noise that all of a seed's runs share."""
+    """Return Figure 1's runs at mini scale, with a little noise that all runs of a seed share."""
     runs = []
     for seed in seeds:
         for steps, score in ((500, small), (750, middle), (1000, large)):
@@ -100,7 +100,7 @@ def test_the_claim_of_the_budget_is_tested_over_seeds():
     assert budget_verdicts(budget_runs(seeds=seven)) == {"gpt2-budget": "does not hold", "gpt2-budget-equal": "holds"}
     assert budget_verdicts(budget_runs(goal=56.0, seeds=seven))["gpt2-budget"] == "holds"
     assert budget_verdicts(budget_runs(goal=57.0, seeds=seven))["gpt2-budget"] == "undecided"  # no difference at all
-    assert set(budget_verdicts(budget_runs(seeds=range(1, 7))).values()) == {"too few seeds to say"}  # of two claims
+    assert set(budget_verdicts(budget_runs(seeds=range(1, 7))).values()) == {"too few seeds to say"}  # for two claims
 
 
 def test_a_diverged_run_is_the_worst_of_all():
@@ -117,7 +117,9 @@ def test_a_budget_is_a_share_of_the_scale_s_own_steps():
 
 
 def dynamics_run(name, seed=1, moment=30, settings=None):
-    """A run of four matrices logged at steps 10, 20, 30 and 40; κ from step `moment` on. R of matrix m at step s is (m + 1) s."""
+    """Return a run of four matrices, logged at steps 10, 20, 30 and 40, with κ from step `moment` on.
+
+    R of matrix m at step s is (m + 1) s."""
     matrices = FIGURE_G1["dynamics"]["matrices"]
     rows = [{"matrices": matrices}]
     for step in (10, 20, 30, 40):
@@ -192,7 +194,7 @@ def test_the_files_of_both_layouts_are_written_and_the_same_again(made, tmp_path
 
 
 def mu_runs(value):
-    """Table C.1's runs at mini scale with the perplexity value(μ, seed)."""
+    """Return Table C.1's runs at mini scale with the perplexity value(μ, seed)."""
     lrs = (3.162e-3, 1e-2)
     return [
         run("adamcpr_ws", s, {"perplexity": value(mu, s)}, lr=lr, kappa_update=mu)

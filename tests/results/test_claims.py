@@ -32,7 +32,7 @@ from results.table import best_table
 
 
 def judged(claim: str, runs: list[Run], definition: dict = FIGURE2, complete: bool = True) -> tuple[str, str]:
-    """The verdict on one claim, and what is said with it."""
+    """Return the verdict on one claim and its text."""
     definition = definition | {"claims": [c for c in definition["claims"] if c["id"] == claim]}
     (verdict,) = judge(definition, "mini", runs, complete)
     return verdict.verdict, verdict.ours
@@ -76,7 +76,7 @@ def test_the_pairs_are_seeds_of_each_learning_rate_at_the_column_that_is_best_fo
 
 
 def test_a_method_with_more_columns_has_no_better_chance():
-    """Pure noise, 100 times: AdamW's best of four columns against IP's only one."""
+    """Compare AdamW's best of four columns with IP's only one, 100 times, on pure noise."""
     verdicts = []
     for trial in range(100):
         runs = grid(lambda *cell, trial=trial: noisy(*cell, trial), seeds=(1, 2, 3, 4))
@@ -119,7 +119,7 @@ def test_a_pair_needs_both_runs():
     def diverging(name, lr, setting, seed):
         return None if name == "adamw" and lr == LRS[0] and seed == 3 else noisy(name, lr, setting, seed)
 
-    assert "over 6 pairs" in judged("cifar-ws", grid(diverging))[1]  # no cell of that learning rate is whole
+    assert "over 6 pairs" in judged("cifar-ws", grid(diverging))[1]  # no cell of that learning rate is complete
 
 
 @either_metric
@@ -143,7 +143,7 @@ def test_a_claim_whose_runs_are_missing_or_diverged_has_no_verdict(claim):
 
 
 def fisher(table: list[tuple[int, int]]) -> float:
-    """Two-sided: the probability of all tables with these margins that are no likelier than this one."""
+    """Return the two-sided p: the probability of tables with these margins that are at most as likely."""
     (a, b), (c, d) = table
     likelihood = {k: math.comb(a + b, k) * math.comb(c + d, a + c - k) for k in range(a + c + 1)}
     return sum(n for n in likelihood.values() if n <= likelihood[a]) / math.comb(a + b + c + d, a + c)
@@ -221,7 +221,7 @@ def test_a_cell_exactly_a_point_behind_is_near():
             (48, 48, 48),
             "holds",
             "sooner in 6 of 8 seeds; p = 0.031, Holm 0.031",
-        ),  # ties say nothing
+        ),  # ties carry no information
         ([40] * 5, (80, 80, 80), "too few seeds to say", "sooner in 5 of 5 seeds"),
     ],
 )
@@ -234,7 +234,7 @@ def test_sooner_is_against_the_soonest_of_the_others_at_each_seed(ours, theirs, 
 
 
 def test_what_is_forgotten_is_compared_where_the_questions_are_answered_best():
-    """A bound set early learns nothing and forgets nothing: not the cell that counts."""
+    """A bound that is set early learns nothing and forgets nothing, so its cell must not count."""
     runs = []
     for lr, seed in itertools.product((1.778e-3, 3.162e-3), SEEDS):
         for decay, learned, forgotten in ((0.001, 15.0, -2.0), (0.1, 20.0, -10.0)):

@@ -1,4 +1,4 @@
-"""Mini scale's grids have runs enough: some outcome of every claim's test would be significant, beside the artefact's other claims."""
+"""Mini scale's grids have enough runs: some outcome of every claim's test is significant after Holm."""
 
 import functools
 import itertools
@@ -16,7 +16,7 @@ from scripts.cli.common import compose_config
 from scripts.sweep.plan import known_artefacts, seeds_of
 from tasks.engine.records import identity
 
-# Artefacts of which some claim cannot be decided, and why their grids are as they are.
+# Artefacts with a claim that can't be decided, and the reasons for their grids.
 TOO_SMALL = {
     "table_h1": "three seeds: a fourth, which Holm's correction for four claims needs, would take it from 25 to 34 minutes",
 }
@@ -28,9 +28,9 @@ def composed(task: str, regularizer: str) -> dict:
 
 
 def equal_runs(definition: dict) -> list[Run]:
-    """A run for every point of the artefact's grids, all with the same scores: where nothing differs, every p-value is 1.
+    """Return a run with the same scores for every point of the artefact's grids, so every p-value is 1.
 
-    What a verdict then says of a claim is what the number of its pairs allows.
+    The verdict on a claim then depends only on the number of its pairs.
     """
     scores, runs = dict.fromkeys(metrics_of(definition["name"]), 99.0), {}
     made = run("a", 1, scores, metrics=({"step": 10} | scores,))
@@ -52,7 +52,7 @@ def equal_runs(definition: dict) -> list[Run]:
 def test_every_claim_can_be_decided_at_mini_scale(name, monkeypatch):
     monkeypatch.setattr(
         "results.differences.interval", lambda differences: None
-    )  # bootstraps take long, and decide nothing
+    )  # bootstraps are slow and change no verdict
     definition = artefact(name)
     verdicts = judge(at_scale(definition, "mini"), "mini", equal_runs(definition), complete=True)
     assert MISSING not in {verdict.verdict for verdict in verdicts}

@@ -1,4 +1,4 @@
-"""Claims over several panels as over one method, and of two methods being the same."""
+"""Claims that treat several panels as one method, and claims that two methods are the same."""
 
 import itertools
 import random
@@ -11,7 +11,7 @@ from results.claims import judge
 
 
 def schedules(value) -> list[Run]:
-    """Figure E.4's runs of WS 1x and of four schedules, with the accuracy value(name, final factor, lr, seed)."""
+    """Return Figure E.4's runs of WS 1x and four schedules, with accuracy value(name, factor, lr, seed)."""
     runs = []
     for lr, seed in itertools.product((1e-3, 3.162e-3, 1e-2), (1, 2, 3)):
         runs.append(run("adamcpr_ws", seed, {"top1_accuracy": value("ws", 0, lr, seed)}, lr=lr, warm_start="1x"))
@@ -27,7 +27,7 @@ def verdict_on_schedules(value):
 
 
 def test_panels_of_one_side_are_one_method_with_all_their_columns():
-    """The best schedule, x10, is held against WS; the three others do not help WS, nor hurt it."""
+    """The best schedule, x10, is compared with WS. The three others neither help nor hurt WS."""
     base = {0.1: 70.0, 0.01: 60.0, 10: 75.0, 100: 50.0}
     noise = {
         (lr, seed): random.Random(f"{lr} {seed}").gauss(0, 0.3) for lr in (1e-3, 3.162e-3, 1e-2) for seed in (1, 2, 3)
@@ -43,7 +43,7 @@ def test_panels_of_one_side_are_one_method_with_all_their_columns():
 
 
 def adaptive(gain: float) -> str:
-    """The verdict on E.1's claim that adaptive bounds gain nothing, where they gain `gain` points."""
+    """Return the verdict on E.1's claim that adaptive bounds gain nothing, if they gain `gain` points."""
     runs = []
     for lr, seed, mode in itertools.product((1e-3, 3.162e-3, 1e-2), (1, 2, 3), (False, "transition")):
         accuracy = 70 + random.Random(f"{lr} {seed}").gauss(0, 1) + (gain if mode else 0)
@@ -63,7 +63,7 @@ def test_two_methods_are_the_same_within_a_margin_or_beyond_it():
 
 
 def related(amos_at_its_best: float):
-    """The verdict on E.8's claim where WS leads AdaDecay by a point at every learning rate, and AMOS learns at its own."""
+    """Return the verdict on E.8's claim. WS leads AdaDecay by a point, and AMOS has its own learning rate."""
     runs = []
     for lr, seed in itertools.product((1e-3, 3.162e-3, 1e-2), (1, 2, 3)):
         accuracy = 70 + random.Random(f"{lr} {seed}").gauss(0, 1)

@@ -1,4 +1,4 @@
-"""The committed results of an artefact say the same in each of their files, and on the page."""
+"""All committed files of an artefact, and the page, have the same results."""
 
 import csv
 import html
@@ -18,7 +18,7 @@ def read(path):
 
 @cache
 def page_of(scale: str) -> str:
-    """The text of the scale's page; empty where it has none."""
+    """Return the text of the scale's page, or an empty text if it has none."""
     path = ROOT / "results" / scale / "index.html"
     return html.unescape(path.read_text()) if path.exists() else ""
 

@@ -1,4 +1,4 @@
-"""The demo's figure and sentences, of made runs. `.ci/run` runs the demo itself."""
+"""The demo's figure and sentences, from made-up runs. `.ci/run` runs the demo itself."""
 
 from commands import call_forked, is_one_line
 
@@ -8,7 +8,7 @@ from results.runs import Run
 
 
 def made(accuracies: list[float], sizes: list[float], bounded: bool) -> Run:
-    """A run that is evaluated every 80 steps."""
+    """Return a run that is evaluated every 80 steps."""
     steps = range(80, 80 * len(accuracies) + 1, 80)
     metrics = [{"step": step, "validation_accuracy": value} for step, value in zip(steps, accuracies, strict=True)]
     bound = {"kappa": [0.5, 0.5], "lambda": [0.1, 0.1]} if bounded else {"kappa": [None, None], "lambda": [None, None]}

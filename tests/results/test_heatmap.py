@@ -1,4 +1,4 @@
-"""Heat maps: panels, colours, the mark of the best cell, and how the panels stand in rows."""
+"""Heat maps: panels, colours, the mark of the best cell, and rows of panels."""
 
 import itertools
 import statistics
@@ -16,7 +16,7 @@ from results.runs import frame
 
 
 def panels(figure: Figure) -> list[list]:
-    """The axes of each row of panels, without the colour bars."""
+    """Return the axes of each row of panels, without the colour bars."""
     return [[axes for axes in part.axes if axes.images] for part in figure.subfigs]
 
 
@@ -25,7 +25,7 @@ def of_figure2(better: str, value, **options) -> Figure:
 
 
 def scales(rows: list[list]) -> list[tuple[float, float]]:
-    """The values at the ends of each row's colours."""
+    """Return the values at the ends of each row's colour scale."""
     return [only for row in rows for (only,) in [{axes.images[0].get_clim() for axes in row}]]
 
 
@@ -56,7 +56,7 @@ def test_one_rectangle_marks_the_best_whole_cell_of_every_panel(better):
     def value(name, lr, setting, seed):
         if (lr, setting) == (LRS[0], "4x"):
             return None
-        if (lr, setting) == (LRS[0], "1x"):  # the best, but for one run
+        if (lr, setting) == (LRS[0], "1x"):  # the best cell, except for one run
             return None if seed == 1 else {"higher": 99.0, "lower": 1.0}[better]
         return noisy(name, lr, setting, seed)
 

@@ -34,7 +34,7 @@ def test_the_committed_table_is_that_of_today_s_models_at_both_scales(tmp_path, 
 def test_parameters_and_bounded_ones_are_those_of_a_decoder_counted_by_hand():
     for row in read(FOLDER / "table.csv"):
         width, layers = int(row["width"]), int(row["layers"])
-        matrices = width * 3 * width + width * width + 2 * width * 4 * width  # q, k and v; output; MLP
+        matrices = width * 3 * width + width * width + 2 * width * 4 * width  # q, k and v, then output, then MLP
         biases = 3 * width + width + 4 * width + width
         normalization = 2 * width
         assert int(row["bounded"]) == layers * matrices

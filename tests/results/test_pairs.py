@@ -1,4 +1,4 @@
-"""Two settings run against each other: the pairs, the verdict on their being the same, and what is shown; on runs with chosen values."""
+"""Pairs of two settings: the pairs, the verdict that they are the same, and the drawing, on made-up runs."""
 
 import math
 import random
@@ -16,13 +16,13 @@ LRS = (1e-3, 1e-2)
 
 
 def same(runs, claim: str = "same-cifar", complete: bool = True) -> tuple[str, str]:
-    """The verdict on one claim of evaluate_at, and what is said with it."""
+    """Return the verdict on one claim of evaluate_at and its text."""
     verdicts = {verdict.claim: verdict for verdict in judge(EVALUATE_AT, "mini", runs, complete)}
     return verdicts[claim].verdict, verdicts[claim].ours
 
 
 def rates(mean: float, std: float, trials: int = 200) -> dict[str, float]:
-    """How often each verdict falls when the differences are normal."""
+    """Return how often each verdict occurs if the differences are normal."""
     verdicts = []
     for trial in range(trials):
         noise = random.Random(trial)
@@ -33,14 +33,14 @@ def rates(mean: float, std: float, trials: int = 200) -> dict[str, float]:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_difference_as_large_as_the_margin_is_seldom_called_the_same_or_another(sign):
     seen = rates(sign * MARGIN["cifar100"], MARGIN["cifar100"])
-    # 5 % expected of each; more than 10 % of 200 has a probability below 0.002.
+    # 5 % of each are expected. More than 10 % of 200 has a probability below 0.002.
     assert seen.get("holds", 0) <= 0.1
     assert seen.get("does not hold", 0) <= 0.1
     assert seen["undecided"] >= 0.8
 
 
 def test_settings_without_a_difference_are_called_the_same():
-    """With differences as wide as those of two independent runs whose seeds spread by the margin."""
+    """The differences are as wide as between two independent runs with the margin as std over seeds."""
     seen = rates(0, math.sqrt(2) * MARGIN["cifar100"])
     assert seen["holds"] > 0.85
     assert "does not hold" not in seen

@@ -1,4 +1,4 @@
-"""Scores over training of every method's best cell, and of every fold at the end: which runs, which metrics, what the pages say."""
+"""Scores of every method's best cell over training, and of every fold at the end."""
 
 import base64
 import dataclasses
@@ -23,7 +23,7 @@ MINI = at_scale(TABLE_J1, "mini")
 
 
 def fold(seed: int, decay: float, last: float):
-    """Evaluated at steps 50 and 100, four points apart."""
+    """Return a fold that is evaluated at steps 50 and 100, four points apart."""
     evaluated = [
         {"step": step, "dice": dice, "dice_grey": dice - 1, "dice_white": dice + 1}
         for step, dice in ((50, last - 4), (100, last))
@@ -104,7 +104,7 @@ def test_the_page_has_the_curves(tmp_path):
 
 @pytest.fixture
 def drawn(tmp_path):
-    """The runs with folders, in each of which are pictures of the size of a run's."""
+    """Return the runs with folders of pictures as large as a run's."""
     made = []
     for number, one in enumerate(RUNS):
         folder = tmp_path / "runs" / str(number) / "overlays"

@@ -1,4 +1,4 @@
-"""The report page from made-up records: what it says, what it must not say, and that it stands alone."""
+"""The report page from made-up records has the right contents and needs no other file."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def figure2_section(folder, runs=None, **changes):
 
 
 class Resources(HTMLParser):
-    """What a browser would fetch for a page."""
+    """Collect what a browser would fetch for a page."""
 
     def __init__(self, html):
         super().__init__()
@@ -108,7 +108,7 @@ def luminance(colour):
 
 @pytest.mark.parametrize("colours", [0, 1], ids=["light", "dark"])
 def test_the_numbers_of_a_heat_map_are_readable_on_every_cell(colours):
-    """A contrast of 4.5 is what the accessibility guidelines ask for (WCAG 2.2, AA)."""
+    """The accessibility guidelines (WCAG 2.2, AA) require a contrast of 4.5."""
     block = re.findall(r":root.*?\{(.*?)\}", (ROOT / "results/report/style.css").read_text(), re.DOTALL)[colours]
     values = dict(re.findall(r"--(\w+): (#\w{6})", block))
     for cell in ("best", "middle", "far"):
@@ -239,7 +239,7 @@ def test_an_artefact_that_has_no_command_yet_shows_the_paper_s_numbers():
 
 @pytest.fixture
 def grokking(tmp_path, monkeypatch):
-    """Records of grokking's runs; the page has it and one more artefact, which spares the expansion of all."""
+    """Write records of grokking's runs. The page has only grokking and one more artefact, which is faster."""
     monkeypatch.setattr(report, "known_artefacts", lambda: ["figure5", "grokking"])
     monkeypatch.setattr("os.fsync", lambda _: None)
     return tmp_path / "runs", tmp_path / "results", write_artefact_runs(tmp_path / "runs", "grokking")

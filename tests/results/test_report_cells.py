@@ -1,7 +1,7 @@
-"""A wrong number cannot hide: of every artefact one cell, from the records' files by plain code, against table.csv, LaTeX and the page.
+"""One cell of every artefact, computed from the records by plain code, equals table.csv, LaTeX and the page.
 
-All artefacts' runs lie in one folder, with strangers among them: the same settings at another scale, and runs of an older commit and failed
-ones of a seed that no artefact asks for. What does not belong to a cell is always there to get into it.
+All artefacts' runs are in one folder, with runs that belong to no cell: the same settings at another
+scale, and old and failed runs with a seed that no artefact has. None of them may enter a cell.
 """
 
 import csv
@@ -23,14 +23,14 @@ from scripts.bench.made_records import metrics_of, write_run
 from scripts.sweep.plan import known_artefacts, load_artefact, plan
 from tasks.engine.records import run_folder
 
-# Settings that differ from a run of an artefact, and what the record says of it.
+# Settings that differ from a run of an artefact, with changes to its record.
 STRANGERS = (({"scale": "paper"}, {}), ({"seed": 1001}, {"commit": "0ld"}), ({"seed": 1002}, {"diverged": True}))
 MINI_TIMES = Path(__file__).resolve().parents[2] / "results" / "mini"
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory, worker_id):
-    """The folders of runs and results that `write_all` has written, once for all of pytest's processes."""
+    """Return the folders of runs and results of `write_all`, written once for all pytest processes."""
     root = tmp_path_factory.getbasetemp()
     results_dir = (root if worker_id == "master" else root.parent) / "every_artefact"
     results_dir.mkdir(exist_ok=True)
@@ -42,7 +42,7 @@ def written(tmp_path_factory, worker_id):
 
 
 def write_all(results_dir: Path) -> None:
-    """Writes records of every artefact, and what reproduce.py and report.py make of them; the pictures are not drawn."""
+    """Write records of every artefact, and the files of reproduce.py and report.py without pictures."""
     runs_dir = results_dir / "runs"
     wanted: dict[Path, set[str]] = {}
     configs = {}
@@ -80,7 +80,7 @@ def write_all(results_dir: Path) -> None:
 
 
 def raw(runs_dir: Path, name: str) -> list[dict]:
-    """The records of an artefact's runs, as they are on disk."""
+    """Return the records of an artefact's runs from the disk."""
     return [
         json.loads((runs_dir / cfg.task.name / run_id / "record.json").read_text())
         for run_id, cfg in mini(name).items()
@@ -88,7 +88,7 @@ def raw(runs_dir: Path, name: str) -> list[dict]:
 
 
 def figures(page: Path, name: str) -> list[dict]:
-    """The traces of an artefact's figures on the page."""
+    """Return the traces of an artefact's figures on the page."""
     content = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page.read_text(), re.DOTALL)
     return [
         trace
@@ -100,7 +100,7 @@ def figures(page: Path, name: str) -> list[dict]:
 
 def value_at(config: dict, key: str):
     for part in key.split("."):
-        config = config.get(part) if isinstance(config, dict) else None  # a run of another method has no such key
+        config = config.get(part) if isinstance(config, dict) else None  # runs of other methods lack the key
     return config
 
 

@@ -68,7 +68,7 @@ def test_every_cell_of_the_paper_s_grid_stands_beside_its_published_number(writt
         )  # multiples of the paper's lr warm-up
         ours[place(cell.lr, decay, steps)] = (cell.mean_paper, cell.std_paper)
     assert len(table) == 91
-    assert ours == theirs  # NaN, for a cell that found none, is equal to nothing
+    assert ours == theirs  # NaN, from a cell without a match, equals nothing
     assert table["difference"].to_list() == pytest.approx((table["mean"] - table["mean_paper"]).to_list())
     best = best_table(FIGURE2, figure2_data(noisy)).set_index("method")["best of paper"]
     assert [text[:5] for text in best] == ["75.40", "76.30", "76.60"]
@@ -82,7 +82,7 @@ def test_a_file_of_published_numbers_is_whole(path):
     assert published["source"].startswith("arXiv:2311.09058")
     assert published["task"]
     assert published["metric"].keys() == {"name", "unit", "better"}
-    better = ("equal",) if path.stem == "table_i1" else ("higher", "lower")  # its sizes are neither
+    better = ("equal",) if path.stem == "table_i1" else ("higher", "lower")  # sizes have no better direction
     assert published["metric"]["better"] in better
     means = [row["mean"] for row in published["rows"]]
     assert any(isinstance(mean, float) for mean in means)
@@ -135,7 +135,7 @@ def test_the_table_of_curves_says_when_each_seed_reached_the_target():
         "missing",
     ]
     lowest = curve_table(measured_by("lower", GROKKING), [curve(CPR, 1, 40)]).set_index("method").T
-    assert lowest[CPR["title"]].to_list()[:2] == [1, "1"]  # from the first evaluation on it is at or below the target
+    assert lowest[CPR["title"]].to_list()[:2] == [1, "1"]  # it is at or below the target from the first evaluation on
 
 
 def test_markdown_has_aligned_columns_and_escapes_pipes():
@@ -231,7 +231,7 @@ def test_a_new_run_replaces_what_it_changes(folders, tmp_path):
     changed = {
         path.name for path in tmp_path.iterdir() if path.read_bytes() != (folders["grokking"] / path.name).read_bytes()
     }
-    assert changed == set(FILES)  # claims.csv too: with a run too many there is no verdict
+    assert changed == set(FILES)  # claims.csv too: with an extra run there is no verdict
 
 
 def test_the_files_say_what_is_missing_and_give_no_verdict_then(folders):
@@ -290,7 +290,7 @@ def test_the_curves_are_named_once_a_method_over_epochs():
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [method["title"] for method in GROKKING["methods"]]
     curves = [line for line in axes.lines if len(line.get_xdata()) == 10]
-    assert len(curves) == 6 * (3 + 2)  # of each method three seeds, and the medians of two metrics
+    assert len(curves) == 6 * (3 + 2)  # three seeds of each method, and the medians of two metrics
     assert all(list(line.get_xdata()) == list(range(1, 11)) for line in curves)
     assert len({line.get_color() for line in curves}) == 6
 

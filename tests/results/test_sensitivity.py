@@ -1,4 +1,4 @@
-"""Tuning budgets, sensitivity, and when one method has the other's final score; on runs with chosen values, counted by hand."""
+"""Tuning budgets, sensitivity, and steps to the other's final score, counted by hand on made-up runs."""
 
 from dataclasses import replace
 
@@ -33,10 +33,12 @@ def made(better="higher"):
 @either_metric
 def test_the_shares_of_the_grid_that_are_near_the_best(better):
     table = sensitivity_table(measured_by(better), figure2_data(made(better))).set_index("method").T
-    # AdamW: 80, 79 and 79.5 of its own best 80; of 81 only 80 is within 1. The median of 12 lies between 70 and 71.
+    # AdamW: 80, 79 and 79.5 are within 1 of its own best 80. Only 80 is within 1 of 81. The median of 12
+    # lies between 70 and 71.
     assert table["AdamW"].to_list() == [12, 36, "25% (3 of 12)", "8% (1 of 12)", "9.50"]
     assert table["AdamCPR Kappa-IP"].to_list() == [3, 9, "67% (2 of 3)", "67% (2 of 3)", "0.50"]
-    # WS: 79, 79.5, 79.5, 79.5, 79 and 78.6 of its best 79.5; the diverged cell is neither, and the worst: the median is 79.
+    # WS: 79, 79.5, 79.5, 79.5, 79 and 78.6 are within 1 of its best 79.5. The diverged cell counts as the
+    # worst, so the median is 79.
     assert table["AdamCPR Kappa-WS"].to_list() == [9, 27, "67% (6 of 9)", "0% (0 of 9)", "0.50"]
 
 
@@ -69,7 +71,9 @@ def test_the_tuning_budget_of_both_sides_of_a_claim_is_said():
 
 
 def evaluated(curves):
-    """Figure 2's runs, with the scores `curves[method, setting]` at steps up to 80, 20 apart; where there is none, the final one alone."""
+    """Return Figure 2's runs with the scores `curves[method, setting]` every 20 steps up to step 80.
+
+    Without an entry, a run has only its final score."""
     runs = []
     for run in grid(made()):
         config = run.config["regularizer"]

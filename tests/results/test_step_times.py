@@ -1,4 +1,4 @@
-"""From the seconds of rounds to Table I.2: verdicts with intervals, the code and the bandwidth of every shape."""
+"""Table I.2 from the seconds of rounds: verdicts with intervals, code and bandwidth of every shape."""
 
 import copy
 import json
@@ -14,7 +14,7 @@ RECORD = json.loads((ROOT / "results/mini/table_i2/rounds.json").read_text())
 
 
 def verdict_of(ratios: list[float], claim: str = "training-gpt2s"):
-    """The verdict on AdamCPR's training step, where fused AdamW's takes a second in every round."""
+    """Return the verdict on AdamCPR's training step if fused AdamW's takes a second in every round."""
     methods = {
         "AdamW, fused": {"row": "adamw", "seconds": [1.0] * len(ratios)},
         "AdamCPR, cpu": {"row": "adamcpr", "seconds": ratios},
@@ -80,7 +80,7 @@ def test_a_share_of_the_bandwidth_is_of_the_same_round_where_it_was_measured_in_
 
 
 def promised(own: dict[str, float], after: float = 1.05, rounds: int = 15, extra: int = 100_000) -> dict:
-    """A record in which AdamCPR's step takes so many times as long as fused AdamW's, shape by shape, and `after` the same everywhere."""
+    """Return a record with these ratios of AdamCPR's step to fused AdamW's. `after` is equal everywhere."""
     record = copy.deepcopy({"shapes": {"gpt2s": RECORD["shapes"]["gpt2s"]}})
     gpt2s = record["shapes"]["gpt2s"]
     spread = np.linspace(0.999, 1.001, rounds)
@@ -185,4 +185,4 @@ def test_the_table_says_how_much_longer_a_step_takes_with_gradients_in_turn(tmp_
         line for line in text.splitlines() if line.startswith("toy, gradients in turn: AdamCPR, cpu takes 1.200 [")
     )
     assert line.endswith("times as long (limit 1.50, holds) as with all gradients.") and line in said
-    assert set(frame(record)["part"]) == {"optimizer_step"}  # what the page draws as multiples of fused AdamW
+    assert set(frame(record)["part"]) == {"optimizer_step"}  # the page draws these as multiples of fused AdamW

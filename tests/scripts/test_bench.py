@@ -1,4 +1,4 @@
-"""`make bench`'s command, on models that are made in a moment."""
+"""The command of `make bench`, on tiny models."""
 
 import csv
 import json
@@ -264,6 +264,6 @@ def test_extra_peak_memory_is_what_a_call_holds_at_most():
     def take(megabytes):
         return lambda: torch.ones(megabytes * 250_000).sum()
 
-    take(100)()  # what the allocator keeps of this must not hide the next
+    take(100)()  # memory that the allocator keeps must not hide the next peak
     assert extra_peak_bytes(take(20), CPU) == pytest.approx(20e6, abs=1e6)
     assert extra_peak_bytes(lambda: None, CPU) <= 1e6

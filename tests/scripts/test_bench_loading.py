@@ -1,4 +1,4 @@
-"""The loader of images measured beside timm's and the model's step, small."""
+"""The measurement of the image loader beside timm's loader and the model's step, at a small size."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The engine's loop measured beside a plain one, small."""
+"""The measurement of the engine's loop beside a plain one, at a small size."""
 
 import pytest
 from commands import write_fashion_mnist
@@ -10,7 +10,7 @@ PLAIN, ENGINE = "plain, AdamW", "engine, AdamCPR IP"
 
 
 def test_the_engine_s_loop_and_a_plain_one_take_turns_and_the_plain_one_s_ratio_is_one(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loops, "PLAIN", {"cifar100": {PLAIN: loops.PLAIN["cifar100"][PLAIN]}})  # of five loops two
+    monkeypatch.setattr(loops, "PLAIN", {"cifar100": {PLAIN: loops.PLAIN["cifar100"][PLAIN]}})  # two of five loops
     monkeypatch.setattr(loops, "ENGINE", {ENGINE: "adamcpr_ip"})
     data = write_fashion_mnist(tmp_path)
     small = ("task.batch_size=8", "task.model.width=4", "task.data.train_size=60", f"data_dir={data}")

@@ -1,4 +1,4 @@
-"""What a user sees who asks for something that cannot be done: one line that says what and how to mend it, and the exit code."""
+"""A user's mistake gives one line that says what is wrong and how to fix it, and an exit code."""
 
 import hashlib
 import json
@@ -102,7 +102,7 @@ def test_paper_scale_without_a_gpu_is_refused_before_anything_is_written(tmp_pat
 
 
 def test_the_paper_s_own_model_trains_on_a_cpu(tmp_path, data):
-    """The paper's ResNet18 and protocol; the images are not CIFAR-100's, which is the only difference."""
+    """Train the paper's ResNet18 by its protocol, on images that are not CIFAR-100's."""
     arguments = (
         "task=cifar100",
         "scale=paper",
@@ -185,7 +185,7 @@ def test_a_record_of_another_run_is_not_taken_for_this_one_s(tmp_path):
 
 
 def test_a_damaged_data_set_is_not_called_ready(tmp_path):
-    data = write_fashion_mnist(tmp_path)  # in the right places, with the wrong content
+    data = write_fashion_mnist(tmp_path)  # the right places but wrong contents
     done = call("prepare_data.py", "cifar100", "FashionMNIST", f"data_dir={data}", timeout=300)
     files = list((data / "FashionMNIST" / "raw").glob("*-ubyte"))
     whole = len(files) == 4 and all(
@@ -209,7 +209,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 
 @pytest.fixture
 def small_disk():
-    """A file system of 3 MB; skips where mounting one is not allowed."""
+    """Yield a file system of 3 MB. Skip the test if mounting is not allowed."""
     with tempfile.TemporaryDirectory() as folder:
         if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", folder], capture_output=True).returncode:
             pytest.skip("mounting a file system needs root")
@@ -220,7 +220,7 @@ def small_disk():
 
 
 def test_a_full_disk_is_said_and_leaves_nothing_half_written(small_disk, tmp_path):
-    """A checkpoint of this model takes about 3 MB: the second does not fit beside the first."""
+    """A checkpoint of this model takes about 3 MB, so a second one does not fit."""
     arguments = (*GROKKING, "regularizer=adamcpr_ip", "num_steps=30", "checkpoint_every_steps=10")
     done = call("train.py", *arguments, f"runs_dir={small_disk}")
     assert done.returncode == 2
@@ -234,7 +234,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(small_disk, tmp_pat
 
 
 def test_without_space_for_a_file_its_old_content_stays(small_disk):
-    """The same for every atomic write, also where no file system can be mounted in another process."""
+    """The same holds for every atomic write. This test needs no mounted file system."""
     from tasks.engine.files import write_bytes_atomically
 
     path = small_disk / "file"

@@ -1,6 +1,6 @@
-"""The documentation (`make docs`): it builds without a warning, asks nothing of the internet, and what it says to type and to write works.
+"""The documentation (`make docs`) builds without warnings, needs no network, and its examples work.
 
-Skipped where the extra docs is not installed: `make setup EXTRAS=docs`.
+The tests are skipped without the extra docs: `make setup EXTRAS=docs`.
 """
 
 import html
@@ -35,17 +35,19 @@ def name(page: Path) -> str:
 
 
 def blocks(page: Path, language: str) -> list[tuple[str, str]]:
-    """(title, content) of a page's fenced blocks."""
+    """Return (title, content) of a page's fenced blocks."""
     return [(found[2] or "", found[3]) for found in BLOCK.finditer(page.read_text()) if found[1] == language]
 
 
 def commands(page: Path) -> list[str]:
-    """Lines of bash blocks, indented lines, and code in a line, that begin as a command does."""
+    """Return the commands in bash blocks, in indented lines and in inline code."""
     text = page.read_text()
     lines = [line for _, block in blocks(page, "bash") for line in block.splitlines()]
     lines += [line[4:] for line in text.splitlines() if line.startswith("    ")]
     lines += re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
-    plain = [re.sub(r"\s+[#(].*$| {3,}.*$", "", line) for line in lines]  # a comment, or a second command beside it
+    plain = [
+        re.sub(r"\s+[#(].*$| {3,}.*$", "", line) for line in lines
+    ]  # without a comment, or a second command beside it
     return [line for line in plain if COMMAND.match(line) and "<" not in line and "$" not in line]
 
 
@@ -68,7 +70,7 @@ def site(tmp_path_factory):
 
 
 class Requests(HTMLParser):
-    """What a browser fetches by itself when it shows a page."""
+    """Collect what a browser fetches when it shows a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +98,7 @@ def test_no_page_asks_anything_of_the_internet(site):
 def test_every_formula_is_drawn_and_every_part_filled_in(site):
     text = (site / "explanation" / "cpr.html").read_text()
     heights = [float(height) for height in re.findall(r'<svg class="math"[^>]*;height:([\d.]+)em', text)]
-    assert len(heights) > 40 and max(heights) < 5  # em; a bracket that does not know how far to stretch has been 60
+    assert len(heights) > 40 and max(heights) < 5  # in em. A bracket that stretches too far can be 60 em high
     for page in site.rglob("*.html"):
         content = page.read_text()
         assert "arithmatex" not in content and "{{" not in content, page
@@ -144,7 +146,7 @@ def test_the_reference_has_the_table_of_what_cpr_has_been_tested_around(site):
     assert all(f"<td>{row}</td>" in text for row in rows)
 
 
-# --- what it says
+# --- its examples
 
 
 @pytest.mark.parametrize("page", [DOCS / "tutorial.md", DOCS / "explanation" / "cpr.md"], ids=name)
@@ -174,7 +176,7 @@ def test_every_file_that_a_page_names_is_there(page):
 
 @pytest.fixture(scope="session")
 def copy(tmp_path_factory):
-    """The repository with the files that the how-to pages tell one to write, and the lines to insert."""
+    """Return a copy of the repository with the files and lines of the how-to pages."""
     folder = tmp_path_factory.mktemp("copy")
     for part in ("cpr", "tasks", "scripts", "configs", "results"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.png", "*.svg"))
@@ -207,11 +209,11 @@ def composes(copy: Path, overrides: list[str]) -> None:
 
 
 def check_script(copy: Path, script: str, arguments: list[str]) -> None:
-    """Fails unless the script, its names and its keys exist."""
+    """Fail unless the script, its names and its keys exist."""
     assert (copy / script).exists() or (ROOT / script).exists(), script
     if arguments[-2:-1] == [">"]:  # what it prints goes to a file
         arguments = arguments[:-2]
-    if arguments[-3:] == ["--cfg", "job", "--resolve"]:  # Hydra's own: prints the configuration, trains nothing
+    if arguments[-3:] == ["--cfg", "job", "--resolve"]:  # Hydra's own flags print the configuration and train nothing
         arguments = arguments[:-3]
     if not arguments or arguments[-1] == "--help":  # a name for the command, or a question
         return
@@ -238,7 +240,7 @@ def check_script(copy: Path, script: str, arguments: list[str]) -> None:
 
 
 def check_make(copy: Path, arguments: list[str]) -> None:
-    """Fails unless the targets are the Makefile's, and the variables are read there."""
+    """Fail unless the Makefile has the targets and reads the variables."""
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
     of_bench = re.findall(r"^BENCH_OPTIONS := (.*)$", makefile, re.MULTILINE)[0].split()
@@ -269,14 +271,14 @@ def test_every_command_names_what_there_is(copy, page, command):
         check_make(copy, words[1:])
     elif words[0].startswith("scripts/"):
         assert (ROOT / words[0]).exists()
-    else:  # python, or what starts it several times
+    else:  # python, or a launcher such as torchrun
         if words[1] == "-m":
             words[1:3] = [f"{words[2].replace('.', '/')}.py"]
         (at,) = (number for number, word in enumerate(words) if word.endswith(".py"))
         check_script(copy, words[at], words[at + 1 :])
 
 
-# --- what the how-to pages tell one to write
+# --- files of the how-to pages
 
 
 def test_the_optimizers_of_the_how_to_train(copy, tmp_path):

@@ -1,4 +1,4 @@
-"""README.md's made parts: they are as `make readme` would make them, and the state of an artefact is what its committed files say."""
+"""README.md's generated parts are up to date, and the states of artefacts match the committed files."""
 
 import csv
 import re

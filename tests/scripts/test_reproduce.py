@@ -1,4 +1,4 @@
-"""make reproduce from end to end: real worker processes, signals and kills, and the files that come out."""
+"""`make reproduce` from end to end: real worker processes, signals, kills and result files."""
 
 import csv
 import json
@@ -38,9 +38,7 @@ def test_grokking_twice_gives_the_same_files_and_the_second_time_starts_no_run(t
     assert "6 runs, 6 done, 0 to do" in second.stdout
     assert contents(folder) == written
     assert records(tmp_path) == runs
-    assert (
-        contents(ROOT / "results" / "mini" / "grokking") == before
-    )  # 24 steps are not the artefact that the committed table shows
+    assert contents(ROOT / "results" / "mini" / "grokking") == before  # 24 steps are not the committed table's artefact
 
 
 def test_figure2_shows_every_cell_beside_the_paper_s(tmp_path):
@@ -111,7 +109,7 @@ def test_a_diverged_run_is_in_the_table_and_stops_nothing(tmp_path):
     done = call(
         "reproduce.py", "figure2", *common, "regularizer.warm_start=1x", "regularizer.weight_decay=0", timeout=240
     )
-    assert done.returncode == 2  # adamw knows no warm_start: an override must fit every grid
+    assert done.returncode == 2  # adamw has no warm_start, and an override must fit every grid
     done = call("reproduce.py", "figure2", *common, timeout=240)
     assert done.returncode == 0, done.stderr
     statuses = [record["status"] for record in records(tmp_path).values()]
@@ -149,7 +147,7 @@ def test_workers_end_with_a_checkpoint_when_their_parent_is_killed(tmp_path):
     process.communicate()
     wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
     assert len(workers) == len(list(tmp_path.glob("*/*/checkpoint.pt"))) == 2
-    assert len(list(tmp_path.glob("*/*-s*"))) == 2  # and no worker began another run
+    assert len(list(tmp_path.glob("*/*-s*"))) == 2  # no worker started another run
 
 
 def test_a_killed_worker_is_said_in_one_line_and_replaced(tmp_path):

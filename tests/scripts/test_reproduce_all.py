@@ -1,4 +1,4 @@
-"""make reproduce-all: all artefacts, the cheapest first, and one that cannot be done stops no other."""
+"""`make reproduce-all` runs the cheapest artefacts first, and a failing one does not stop the others."""
 
 import subprocess
 
@@ -10,7 +10,7 @@ from scripts.sweep.plan import Plan
 
 
 def to_do(text):
-    """artefact -> runs, ended and to do, in the order of the listing."""
+    """Return runs, ended runs and runs to do by artefact, in the order of the list."""
     return {line.split()[0]: tuple(map(int, line.split()[1:4])) for line in text.splitlines()[1:-1]}
 
 
@@ -41,7 +41,7 @@ def test_a_dry_run_lists_the_cheapest_first_and_counts_shared_runs_once(tmp_path
     monkeypatch.setattr(reproduce_all, "known_artefacts", lambda: ["figure3", "figure_g1", "figure5"])
     reproduce_all.main([f"runs_dir={tmp_path / 'runs'}", "--dry-run"])
     listed = capsys.readouterr().out
-    # Figure G.1 has Figure 5's three runs, and Figure 3 all nine of Figure G.1.
+    # Figure G.1 includes Figure 5's three runs, and Figure 3 includes all nine of Figure G.1.
     assert list(to_do(listed).items()) == [("figure5", (3, 0, 3)), ("figure_g1", (9, 0, 6)), ("figure3", (48, 0, 39))]
     assert listed.splitlines()[-1].startswith(
         "3 artefacts, scale mini: 48 runs to do, cost 0.64 core-hours (estimated)"

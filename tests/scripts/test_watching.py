@@ -1,4 +1,4 @@
-"""status.py, reproduce.py --dry-run, retry.py and prune.py, as they are typed, over runs in every state."""
+"""Run status.py, reproduce.py --dry-run, retry.py and prune.py over runs in every state."""
 
 import contextlib
 import fcntl
@@ -27,7 +27,7 @@ from tasks.engine.errors import TrainingFailed
 from tasks.engine.files import only_process
 from tasks.engine.run import run
 
-# One setting for all: one seed, 24 steps, logged every 8, a checkpoint at 5, 10, ... and at the end.
+# All tests use one seed and 24 steps, logged every 8, with checkpoints at 5, 10, ... and at the end.
 SETTINGS = (
     "seeds=1",
     "num_steps=24",
@@ -40,20 +40,20 @@ NAN = "lr=1e30"
 
 
 def configs(runs_dir: Path, *more: str) -> list[DictConfig]:
-    """The six runs of the artefact."""
+    """Return the six configurations of the artefact."""
     request = COMMAND.parse([*artefact(runs_dir), *more])
     return list(expand(load_artefact("grokking"), request.options, request.overrides).values())
 
 
 def left_to_do(runs_dir: Path) -> set[str]:
-    """What reproduce.py would train."""
+    """Return what reproduce.py would train."""
     request = COMMAND.parse([*artefact(runs_dir)])
     return {records.run_id(cfg) for cfg in plan(load_artefact("grokking"), request.options, request.overrides).todo}
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """The six runs, done."""
+    """Finish the six runs."""
     runs_dir = tmp_path_factory.mktemp("finished")
     for cfg in configs(runs_dir):
         run(cfg)
@@ -62,7 +62,7 @@ def finished(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory) -> Path:
-    """One run whose loss was not finite."""
+    """Make one run whose loss is not finite."""
     runs_dir = tmp_path_factory.mktemp("failed")
     with pytest.raises(TrainingFailed):
         run(configs(runs_dir, NAN)[2])
@@ -82,14 +82,16 @@ def folders(runs_dir: Path) -> list[Path]:
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Every file but locks, with its bytes and its time."""
+    """Return the bytes and time of every file but locks."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"]
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
 @contextlib.contextmanager
 def every_state(finished: Path, folder: Path, monkeypatch) -> Iterator[tuple[Path, list[Path]]]:
-    """The six runs as done, done with a damaged log, running, stale, queued and to do; the queue is a squeue that names one of them."""
+    """Put the six runs into six states: done, done with a damaged log, running, stale, queued, to do.
+
+    A fake squeue names the queued one."""
     runs_dir = copy(finished, folder)
     runs = folders(runs_dir)
     with open(runs[1] / "dynamics.jsonl", "ab") as log:
@@ -200,7 +202,7 @@ def test_a_dry_run_says_what_reproduce_then_does(finished, tmp_path, monkeypatch
     assert "regularizer.weight_decay=0.01" in done.stdout
     assert "6 runs, 3 would be trained, 3 not; cost " in lines["grokking,"]
     assert "estimated" not in lines["grokking,"]  # the finished runs have been measured
-    assert "6 runs, 4 would be trained, 2 not" in local.stdout  # this machine does not wait for the cluster
+    assert "6 runs, 4 would be trained, 2 not" in local.stdout  # a local sweep does not wait for the cluster's jobs
     would_train = {
         line.split()[0]
         for line in local.stdout.splitlines()
@@ -236,7 +238,7 @@ def test_a_run_with_a_nan_starts_again_from_step_0_and_nothing_of_it_is_lost(fai
     with pytest.raises(TrainingFailed):
         run(cfg)
     assert starts(folder) == [0, 0]
-    # From the checkpoint of step 5 it comes to the same end, which is why that has to be asked for.
+    # A resume from the checkpoint of step 5 would end the same way, so the user must ask for it.
     done = call("retry.py", *artefact(runs_dir), NAN, "from=checkpoint", "--yes")
     assert done.stdout.splitlines()[-1].endswith(
         f"next: python scripts/reproduce.py {' '.join(artefact(runs_dir))} {NAN}"
@@ -298,7 +300,7 @@ def test_orphans_are_pruned_only_if_asked_for_and_a_no_at_the_terminal_changes_n
         call("prune.py", "grokking", f"runs_dir={runs_dir}", "--yes").stdout
         == "no finished run has a checkpoint; nothing to remove\n"
     )
-    orphans = ("prune.py", "grokking", f"runs_dir={runs_dir}", "--orphans")  # 24 steps are no artefact's
+    orphans = ("prune.py", "grokking", f"runs_dir={runs_dir}", "--orphans")  # no artefact has 24 steps
     assert "Remove 6 checkpoints" in at_terminal(*orphans, answer="n")
     assert len(list(runs_dir.glob("*/*/checkpoint.pt"))) == 6
     assert "freed " in at_terminal(*orphans, answer="y")
@@ -307,7 +309,7 @@ def test_orphans_are_pruned_only_if_asked_for_and_a_no_at_the_terminal_changes_n
 
 
 def at_terminal(script: str, *arguments: str, answer: str) -> str:
-    """What a command says at a terminal where its question is answered."""
+    """Return the output of a command at a terminal, with its question answered."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(command(script, *arguments), stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)

@@ -1,6 +1,7 @@
-"""Tests on a real Slurm: `make test-slurm`. Everything that uses `cluster` is marked `slurm`, which `make test` leaves out.
+"""Tests on a real Slurm: `make test-slurm`.
 
-make test-chaos runs those that are marked `chaos`.
+Every test that uses `cluster` is marked `slurm`, and `make test` skips it. `make test-chaos` runs those
+that are marked `chaos`.
 """
 
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ import pytest
 from local_slurm import NO_SLURM_HERE, Cluster, call_script
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m chooses
+@pytest.hookimpl(tryfirst=True)  # before -m selects tests
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cluster" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("chaos"):
@@ -18,9 +19,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A cluster that runs already is used and left running; otherwise one is started, and stopped after the last test."""
+    """Use a running cluster and leave it running. Otherwise start one, and stop it after the last test."""
     was_running = call_script("status").returncode == 0
-    started = call_script("start")  # also brings back a node that a test left dead
+    started = call_script("start")  # also starts a node again that a test left dead
     if started.returncode == NO_SLURM_HERE:
         pytest.skip(started.stderr.strip())
     assert started.returncode == 0, started.stdout + started.stderr

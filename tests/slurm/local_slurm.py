@@ -1,4 +1,4 @@
-"""The Slurm that scripts/slurm/local_cluster.sh starts, as tests use it."""
+"""Use the Slurm of scripts/slurm/local_cluster.sh in tests."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "scripts" / "slurm" / "local_cluster.sh"
-NO_SLURM_HERE = 3  # the script's exit code where a local Slurm cannot be
+NO_SLURM_HERE = 3  # the script's exit code if no local Slurm can run here
 
 
 def call_script(*arguments: str) -> subprocess.CompletedProcess:
@@ -18,9 +18,10 @@ def call_script(*arguments: str) -> subprocess.CompletedProcess:
 
 
 class Cluster:
-    """Two nodes, n1 and n2, of 16 CPUs and 8 GPUs each, with the partitions ci, low and high.
+    """A cluster of two nodes, n1 and n2, with 16 CPUs and 8 GPUs each, and partitions ci, low and high.
 
-    environment: the caller's, without variables of another Slurm and with SLURM_CONF, for processes that are to use this cluster.
+    Processes that use this cluster need `environment`. It is the caller's with SLURM_CONF and without
+    the variables of another Slurm.
     """
 
     def __init__(self) -> None:
@@ -31,13 +32,13 @@ class Cluster:
         self.environment = inherited | {"SLURM_CONF": str(root / "etc" / "slurm.conf")}
 
     def call(self, *command: Any, timeout: float = 60) -> subprocess.CompletedProcess:
-        """Any command with this cluster's environment; its exit code is the caller's to look at."""
+        """Run a command with this cluster's environment. The caller checks its exit code."""
         return subprocess.run(
             list(map(str, command)), capture_output=True, text=True, timeout=timeout, env=self.environment
         )
 
     def output(self, *command: Any) -> str:
-        """The same of a command that must succeed: what it wrote, stripped."""
+        """Run a command that must succeed and return its stripped output."""
         done = self.call(*command)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -46,17 +47,20 @@ class Cluster:
         return self.call("srun", *arguments, timeout=timeout)
 
     def sbatch(self, script: str, folder: Path, *options: Any) -> str:
-        """Submits lines of bash as a job that runs and writes its log in `folder`; returns the job id."""
+        """Submit lines of bash as a job that runs and writes its log in `folder`. Return the job id."""
         where = (f"--chdir={folder}", f"--output={folder / '%j.log'}")
         return self.output("sbatch", "--parsable", *where, *options, f"--wrap={script}")
 
     def sacct_state(self, job_id: str) -> str:
-        """The state in the accounting, which is seconds late: empty before it knows the job; of an array, say, "COMPLETED,RUNNING"."""
+        """Return the state in the accounting, which is seconds late.
+
+        It is empty before the accounting knows the job. An array gives "COMPLETED,RUNNING", for example.
+        """
         lines = self.output("sacct", "-XnP", "--jobs", job_id, "--format=State").splitlines()
         return ",".join(sorted({line.split()[0] for line in lines}))  # "CANCELLED by 0" is CANCELLED
 
     def wait_for(self, job_id: str, states: str | Iterable[str], timeout: float = 60) -> str:
-        """Returns the state once sacct says one of `states`, of an array for all tasks; fails after `timeout` seconds."""
+        """Return the state once all tasks of the job have one of `states`. Fail after `timeout` seconds."""
         wanted = {states} if isinstance(states, str) else set(states)
         end = time.monotonic() + timeout
         while not (state := self.sacct_state(job_id)) or not set(state.split(",")) <= wanted:
@@ -69,21 +73,21 @@ class Cluster:
         return state
 
     def kill_node(self, name: str, with_jobs: bool = False) -> None:
-        """kill -9 of the node's slurmd. Its jobs run on; with_jobs: they die too, and Slurm is told that the node is down."""
+        """kill -9 the node's slurmd. Its jobs continue, unless `with_jobs` kills them too."""
         done = call_script("kill-node", name, *(["--with-jobs"] if with_jobs else []))
         assert done.returncode == 0, done.stderr
 
     def kill_controller(self) -> None:
-        """kill -9 of slurmctld. Jobs run on."""
+        """kill -9 slurmctld. Jobs continue."""
         done = call_script("kill-controller")
         assert done.returncode == 0, done.stderr
 
     def start_controller(self) -> None:
-        """Start slurmctld; return when it answers."""
+        """Start slurmctld and return when it answers."""
         done = call_script("start-controller")
         assert done.returncode == 0, done.stderr
 
     def start_node(self, name: str) -> None:
-        """Starts the node's slurmd; returns when it takes jobs."""
+        """Start the node's slurmd and return when it accepts jobs."""
         done = call_script("start-node", name)
         assert done.returncode == 0, done.stderr

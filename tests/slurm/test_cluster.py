@@ -1,11 +1,11 @@
-"""The local cluster does what a real one does to a job: the ground that tests of sweeps stand on."""
+"""The local cluster treats jobs like a real one. The tests of sweeps rely on it."""
 
 import os
 import signal
 
 from commands import wait_until
 
-HOLD = "sleep 300"  # longer than any test waits
+HOLD = "sleep 300"  # longer than any test
 
 
 def lines(path):
@@ -30,7 +30,7 @@ def test_an_array_runs_no_more_tasks_at_once_than_its_limit(cluster, tmp_path):
 
 
 def test_jobs_on_one_node_see_different_gpus(cluster, tmp_path):
-    # Each waits for the other three, so that all four run at once.
+    # Each job waits for the other three, so all four run at once.
     job = cluster.sbatch(
         "echo $CUDA_VISIBLE_DEVICES >>gpus; until [ $(wc -l <gpus) = 4 ]; do sleep 0.1; done",
         tmp_path,
@@ -50,7 +50,7 @@ def test_a_signal_reaches_the_process_of_a_step(cluster, tmp_path):
     assert lines(tmp_path / "got") == ["USR2"]
 
 
-def test_a_job_of_high_evicts_one_of_low_which_is_signalled_and_queued_again(cluster, tmp_path):
+def test_a_job_of_high_evicts_one_of_low_which_gets_a_signal_and_is_queued_again(cluster, tmp_path):
     process = "trap 'echo USR2 >>log' USR2; trap 'echo TERM >>log; exit' TERM; echo ready >>log; while :; do sleep 1 & wait; done"
     (tmp_path / "process.sh").write_text(process)
     first_time = '[ -z "$SLURM_RESTART_COUNT" ] || { echo restart $SLURM_RESTART_COUNT >>log; exit; }'
@@ -76,7 +76,7 @@ def test_a_job_whose_process_is_killed_has_failed(cluster, tmp_path):
     assert cluster.wait_for(job, {"FAILED", "COMPLETED"}) == "FAILED"
 
 
-def test_a_job_outlives_its_slurmd(cluster, tmp_path):
+def test_a_job_survives_its_slurmd(cluster, tmp_path):
     job = cluster.sbatch("touch started; until [ -e end ]; do sleep 0.1; done", tmp_path, "--nodelist=n2")
     wait_until((tmp_path / "started").exists)
     cluster.kill_node("n2")

@@ -1,4 +1,6 @@
-"""docs/reference/failures.md on a real Slurm: what goes wrong with one run or the controller leaves the others alone."""
+"""On a real Slurm, a failure of one run or of the controller does not affect other runs.
+
+docs/reference/failures.md has the rules."""
 
 import subprocess
 from pathlib import Path
@@ -40,7 +42,7 @@ def start(cluster: Cluster, call: list[str]) -> subprocess.Popen:
     return subprocess.Popen(call, env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_a_model_that_does_not_fit_is_failed_after_three_attempts_and_queues_no_more(cluster, tmp_path):
+def test_a_model_that_does_not_fit_is_failed_after_three_attempts_and_not_queued_again(cluster, tmp_path):
     given = arguments(tmp_path, num_steps="8") | {"task.model.width": "4000000"}
     done = cluster.call(*typed(given, *JOBS, "launcher.runs_per_job=2", "launcher.memory=8"), timeout=300)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
@@ -50,8 +52,8 @@ def test_a_model_that_does_not_fit_is_failed_after_three_attempts_and_queues_no_
     assert not cluster.output("squeue", "-h")
 
 
-def test_runs_with_unusable_files_are_named_and_the_others_are_trained(cluster, tmp_path):
-    """One has a folder in the place of its checkpoint, of one the lock is deleted while it trains."""
+def test_runs_with_unusable_files_are_reported_and_the_others_are_trained(cluster, tmp_path):
+    """One run has a folder in place of its checkpoint. Another loses its lock while it trains."""
     here, there = arguments(tmp_path / "here", num_steps="1200"), arguments(tmp_path / "there", num_steps="1200")
     assert cluster.call(*typed(here, "jobs=2"), timeout=300).returncode == 0
     blocked, unlocked, *good = folders(there)
@@ -74,7 +76,7 @@ def test_runs_with_unusable_files_are_named_and_the_others_are_trained(cluster, 
     assert ends[0] == ends[1] and len(ends[0]) == 6
 
 
-def test_a_wait_outlives_a_restart_of_the_controller(cluster, tmp_path):
+def test_waiting_survives_a_restart_of_the_controller(cluster, tmp_path):
     given = arguments(tmp_path, num_steps="1200")
     folder, *_ = folders(given)
     waiter = start(cluster, typed(given, *JOBS))

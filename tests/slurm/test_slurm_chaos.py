@@ -1,4 +1,4 @@
-"""A sweep on a real Slurm under random faults ends as an undisturbed one here: `make test-chaos SEEDS=1,2,3`."""
+"""A Slurm sweep under random faults ends like an undisturbed local one: `make test-chaos SEEDS=1,2,3`."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ ON_SLURM = (*JOBS, "launcher.partition=low", "launcher.parallel=3", "wait=true")
 
 
 class Sweep:
-    """The submitter that waits, and what the cluster runs for it."""
+    """A waiting submitter, and the jobs that the cluster runs for it."""
 
     def __init__(self, cluster: Cluster, runs_dir: Path) -> None:
         self.cluster, self.runs_dir, self.log = cluster, runs_dir, runs_dir.with_suffix(".log")
@@ -60,7 +60,7 @@ def kill_a_job_s_process(random_: random.Random, sweep: Sweep) -> None:
 
 
 def ask_for_a_checkpoint(random_: random.Random, sweep: Sweep) -> None:
-    """As before the time limit."""
+    """Send the signal that comes before a time limit."""
     if jobs := sweep.jobs():
         sweep.cluster.call("scancel", "--signal=USR2", f"{random_.choice(jobs)}.0")
 
@@ -108,7 +108,7 @@ RECOVERABLE: list[Callable[[random.Random, Sweep], None]] = [
 
 
 @every_seed
-def test_a_sweep_on_slurm_under_random_faults_ends_as_an_undisturbed_one(cluster, tmp_path, seed):
+def test_a_slurm_sweep_under_random_faults_ends_like_an_undisturbed_one(cluster, tmp_path, seed):
     random_, sweep = random.Random(seed), Sweep(cluster, tmp_path / "runs")
     told = []
     for _ in range(FAULTS):
@@ -121,7 +121,7 @@ def test_a_sweep_on_slurm_under_random_faults_ends_as_an_undisturbed_one(cluster
         if sweep.submitter.poll() is not None and set(ends(sweep.runs_dir)) != set(undisturbed()):
             sweep.submit()
     print("\n".join(told))
-    for _ in range(3):  # a submitter that is interrupted, or finds jobs ended without their runs, is started again
+    for _ in range(3):  # start the submitter again if it was interrupted, or found ended jobs without ended runs
         if sweep.submitter.wait(timeout=600) == 0:
             break
         sweep.submit()

@@ -1,4 +1,4 @@
-"""Sweeps on a real Slurm: the same results as on this machine, whatever happens to their jobs."""
+"""Sweeps on a real Slurm give the same results as on this machine, whatever happens to their jobs."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def tables(runs_dir: Path) -> dict[str, bytes]:
 
 
 def bits(runs_dir: Path) -> dict[str, tuple]:
-    """What must not depend on what happened on the way: final state, metrics and logs."""
+    """Return what no fault may change: final state, metrics and logs."""
     return {
         run: (r["state_sha256"], r["metrics"], r["files"], r["steps"], r["status"])
         for run, r in records(runs_dir).items()
@@ -46,13 +46,13 @@ def bits(runs_dir: Path) -> dict[str, tuple]:
 
 
 def running(cluster: Cluster, runs_dir: Path, but: set[str]) -> tuple[str, Path]:
-    """The id and the run folder of a job in the first half of its training, other than those named."""
+    """Return job id and run folder of a job in the first half of its training, except the given ones."""
     found: list[tuple[str, Path]] = []
 
     def look() -> bool:
         for line in cluster.output("squeue", "-h", "-r", "-t", "RUNNING", "-o", "%F %K %j").splitlines():
             job, index, name = line.split()
-            job = f"{job}_{index}" if index.isdigit() else job  # what is submitted again may be a single job, no array
+            job = f"{job}_{index}" if index.isdigit() else job  # a job that is submitted again may not be an array
             note = runs_dir / "slurm" / f"{name.rpartition('-')[2]}.json"
             if job not in but and note.exists():
                 folder = (
@@ -60,7 +60,7 @@ def running(cluster: Cluster, runs_dir: Path, but: set[str]) -> tuple[str, Path]
                     / "grokking"
                     / json.loads(note.read_text())["jobs"][int(index) if index.isdigit() else 0][0]
                 )
-                if 0 < last_step(folder) < STEPS / 2:  # time enough to be disturbed
+                if 0 < last_step(folder) < STEPS / 2:  # enough time is left for a fault
                     found.append((job, folder))
         return bool(found)
 
@@ -70,7 +70,9 @@ def running(cluster: Cluster, runs_dir: Path, but: set[str]) -> tuple[str, Path]
 
 
 def trained_in_pieces(folder: Path, checkpoint_every: int, last: int = STEPS) -> int:
-    """Steps trained by all processes of a run together; fails if a piece begins where none has ended and no checkpoint was due."""
+    """Return the steps that all processes of a run trained together.
+
+    Fail if one started at a step at which no other ended and no checkpoint was due."""
     steps, at = 0, 0
     history = [json.loads(line) for line in (folder / "starts.jsonl").read_text().splitlines()]
     for line in history:
@@ -79,14 +81,14 @@ def trained_in_pieces(folder: Path, checkpoint_every: int, last: int = STEPS) ->
         if "start" in line:
             assert line["start"] == at or line["start"] % checkpoint_every == 0
             at = line["start"]
-        elif line["end"] is not None:  # None: it ended before its first step
+        elif line["end"] is not None:  # None if it ended before its first step
             steps += line["end"] - at
             at = line["end"]
     assert [line for line in history if line == {"end": last}] == history[-1:]
     return steps
 
 
-def test_a_cluster_gives_the_same_tables_as_this_machine_and_each_skips_the_runs_of_the_other(cluster, tmp_path):
+def test_a_cluster_and_this_machine_give_the_same_tables_and_skip_each_other_s_runs(cluster, tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     assert reproduce(cluster, f"runs_dir={here}", "num_steps=80", "jobs=2").returncode == 0
     on_cluster = (f"runs_dir={there}", "num_steps=80", *JOBS, "launcher.runs_per_job=3", "launcher.parallel=2")
@@ -178,7 +180,7 @@ def test_two_sweeps_submitted_at_once_queue_and_train_every_run_once(cluster, tm
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
-def test_a_disk_that_is_full_is_said_and_when_it_has_room_the_sweep_ends_as_if_it_always_had(cluster, tmp_path):
+def test_a_full_disk_is_reported_and_the_sweep_finishes_once_there_is_room(cluster, tmp_path):
     small, undisturbed = tmp_path / "small", tmp_path / "undisturbed"
     small.mkdir()
     mount = ("mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", small)
@@ -194,10 +196,10 @@ def test_a_disk_that_is_full_is_said_and_when_it_has_room_the_sweep_ends_as_if_i
             "wait=true",
         )
         free = os.statvfs(small).f_bavail * os.statvfs(small).f_frsize
-        (small / "filler").write_bytes(bytes(free - 600_000))  # less than the checkpoints of six runs
+        (small / "filler").write_bytes(bytes(free - 600_000))  # less space than the checkpoints of six runs
         full = reproduce(cluster, *arguments)
         assert full.returncode in (1, 2) and "Traceback" not in full.stderr, full.stderr
-        # Whether the submission itself or its jobs find no space.
+        # Either the submission itself or its jobs find no space.
         assert "no space left" in full.stderr or "MB are free there" in full.stderr, full.stderr
         assert not list(small.glob("grokking/*/.*.tmp"))
         (small / "filler").unlink()
@@ -234,7 +236,7 @@ def test_two_processes_under_srun_equal_one(cluster, tmp_path):
     assert max(abs(a - b) for a, b in zip(*curves, strict=True)) <= 1e-5
 
 
-def test_runs_of_two_processes_each_are_submitted_as_jobs_of_two_tasks(cluster, tmp_path):
+def test_runs_with_two_processes_are_submitted_as_jobs_with_two_tasks(cluster, tmp_path):
     common = (
         "num_steps=24",
         "lr=1e-3",
@@ -249,7 +251,7 @@ def test_runs_of_two_processes_each_are_submitted_as_jobs_of_two_tasks(cluster, 
     assert {(r["status"], r["hardware"]["processes"]) for r in records(tmp_path).values()} == {("finished", 2)}
 
 
-def test_hydra_s_own_sweep_goes_to_the_cluster_and_is_preempted_and_goes_on(cluster, tmp_path):
+def test_hydra_s_own_sweep_runs_on_the_cluster_and_resumes_after_preemption(cluster, tmp_path):
     run = (
         "-m",
         "task=grokking",
@@ -270,4 +272,4 @@ def test_hydra_s_own_sweep_goes_to_the_cluster_and_is_preempted_and_goes_on(clus
     assert sweep.returncode == 0, said
     assert [r["status"] for r in records(tmp_path).values()] == ["finished"] * 2
     assert any(p.read_text().count('"start"') > 1 for p in tmp_path.glob("*/*/starts.jsonl"))
-    assert (tmp_path / "slurm").stat().st_mode & 0o777 == 0o700  # its jobs are pickles
+    assert (tmp_path / "slurm").stat().st_mode & 0o777 == 0o700  # the jobs are pickles

@@ -1,4 +1,4 @@
-"""The task cifar100c: corrupted images on disk, the score, making and unpacking a set, mistakes, and a run that is killed."""
+"""The task cifar100c: corrupted images, score, making and unpacking a set, mistakes, and a killed run."""
 
 import hashlib
 import io
@@ -29,14 +29,14 @@ TINY = ("task=cifar100c", "scale=mini", "quiet=true", "task.data.train_size=100"
 
 
 def darker(image, severity, corruption_name, seed=None):
-    """In place of the library: noise from the generator that the named corruption draws from, around less and less light."""
+    """Replace the library: darken the images, and add noise from the generator of the named corruption."""
     draw = np.random if seed is None else np.random.default_rng(seed)
     noise = draw.normal(scale=3, size=(*image.shape, 3))
     return np.clip(image[..., None] * (1 - 0.15 * severity) + noise, 0, 255).astype(np.uint8)
 
 
 def make(root, count=COUNT, function=darker):
-    """FashionMNIST-C in `root`, of the first of its test images, by `function`; returns its folder."""
+    """Make FashionMNIST-C in `root` from its first test images with `function`. Return its folder."""
     clean = load(compose_config(["task=cifar100", "task.data.downsample=1"]).task.data, root, train=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corrupt, "_library", lambda: (function, {"a library": "1.0"}))
@@ -88,7 +88,7 @@ def test_the_score_is_a_plain_loop_s(root):
     workload = build_workload(cfg, torch.device("cpu"))
     model = workload.model
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for step in range(20):  # an untrained model calls everything the same
+    for step in range(20):  # an untrained model gives all images one class
         workload.loss(model.train(), workload.batch_at(step)).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -118,7 +118,7 @@ def test_a_set_is_the_same_however_often_and_of_how_many_images_it_is_made(root,
     np.random.seed(5)
     before = np.random.get_state()[1].copy()
     assert contents(make(copied)) == contents(root / corrupt.NAME)
-    assert np.array_equal(np.random.get_state()[1], before)  # a caller's own random numbers go on as they would have
+    assert np.array_equal(np.random.get_state()[1], before)  # the caller's own random numbers are unchanged
     fewer = make(copied, count=10)
     for name in CORRUPTIONS:
         few, all_of_them = (
@@ -227,7 +227,7 @@ def test_foreign_and_damaged_files_are_said_with_what_to_do(copied, file, conten
 
 @pytest.fixture
 def archive(tmp_path, monkeypatch):
-    """A CIFAR-100-C.tar of four test images, the only one that is known."""
+    """Make a CIFAR-100-C.tar of four test images, the only known one."""
     monkeypatch.setattr(prepare, "IMAGES", 4)
     monkeypatch.setattr(prepare, "NEEDED", 0)
     monkeypatch.setattr(prepare.clean, "prepare", lambda *_: None)

@@ -1,4 +1,4 @@
-"""The task clip's model: checkpoints, architectures and which parameters are regularized, heads, and WiSE-FT's interpolation."""
+"""The task clip's model: checkpoints, architectures, regularized parameters, heads, WiSE-FT."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ EXEMPT = ("bias", "ln_pre", "ln_post", "ln_1", "ln_2", "class_embedding", "posit
 
 
 def known(folder: Path, name: str, shape: dict) -> tuple[Path, open_clip.CLIP]:
-    """Makes a shape known to open_clip by a name; a checkpoint of it, and its model."""
+    """Register a small architecture with open_clip. Return a checkpoint of it and its model."""
     (folder / f"{name}.json").write_text(json.dumps(shape))
     open_clip.add_model_config(folder / f"{name}.json")
     torch.manual_seed(3)
@@ -39,7 +39,7 @@ def named(tmp_path_factory):
 
 
 def bare(module: torch.nn.Module) -> torch.nn.Module:
-    """Its parameters under the same names, and nothing that computes."""
+    """Return a module with the same parameters and no computation."""
     made = torch.nn.Module()
     for name, child in module.named_children():
         made.add_module(name, bare(child))
@@ -57,7 +57,7 @@ def images(count: int = 6, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("quick_gelu", [False, True])
 def test_a_checkpoint_loaded_by_its_path_gives_open_clip_s_logits(quick_gelu, tmp_path):
-    """OpenAI's weights are of quick_gelu; a checkpoint does not say which it is of, the architecture does."""
+    """OpenAI's weights need quick_gelu. The architecture says so, the checkpoint does not."""
     path, model = known(tmp_path, "of-either-gelu", SHAPE | {"quick_gelu": quick_gelu})
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, tmp_path / "tiny.safetensors")
     archive = bare(model)  # as in OpenAI's own files: TorchScript, with numbers beside the weights
@@ -124,7 +124,7 @@ def test_weights_are_fetched_once_from_the_hub_or_else_from_openai(tmp_path, mon
         with pytest.raises(UserError, match="ImageNet \\(train\\) is not in"):  # the weights come first
             prepare.prepare("ImageNet", tmp_path, said.append)
         assert pretrained.kept_at(tmp_path, pretrained.ARCHITECTURE) == pretrained.folder(tmp_path) / "ViT-B-32.pt"
-    assert len(said) == 4  # twice what is downloaded, and that the hub does not give it
+    assert len(said) == 4  # two messages about the download, and two that the hub failed
     assert len(list(pretrained.folder(tmp_path).iterdir())) == 1
 
 

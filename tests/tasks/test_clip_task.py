@@ -1,4 +1,4 @@
-"""The task clip: the small CLIP, what a run starts from, its batches, mistakes, and a run."""
+"""The task clip: the small CLIP, a run's start, batches, mistakes, and a run."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The GPT-2 of tasks/gpt2 against transformers', the paper's parameter counts, and PyTorch's plain cross-entropy."""
+"""The GPT-2 of tasks/gpt2 agrees with transformers, the paper's parameter counts and torch's cross-entropy."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_logits_are_those_of_transformers_with_learned_positions():
 
 
 def from_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Their Conv1D keeps a matrix transposed."""
+    """Return the weights with Conv1D's matrices transposed."""
     names = {
         "wte": "token_embedding",
         "ln_f": "norm",
@@ -77,7 +77,7 @@ def test_position_counts_and_half_of_each_head_does_not_know_it():
         x = torch.randn(1, 4, 16, 12)
         turned = rotary(x)
     assert torch.equal(turned[..., 6:], x[..., 6:])
-    assert torch.equal(turned[:, :, 0], x[:, :, 0])  # the first position is not turned
+    assert torch.equal(turned[:, :, 0], x[:, :, 0])  # the first position is not rotated
     assert not torch.allclose(turned[:, :, 1:, :6], x[:, :, 1:, :6])
     assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1), atol=1e-5)
 
@@ -167,7 +167,7 @@ def test_flops_are_those_that_torch_counts():
     model = GPT2(shape)
     with FlopCounterMode(display=False) as counter:
         F.cross_entropy(model(tokens()).flatten(0, 1), tokens(seed=2).flatten()).backward()
-    # 2 of 3 products of the first layer's input and all of the rotation are nobody's; attention is counted whole, not causal.
+    # The counts differ slightly at the first layer's input and the rotation. Attention counts in full, not causal.
     assert counter.get_total_flops() == pytest.approx(shape.flops_per_token() * tokens().numel(), rel=0.15)
 
 

@@ -1,4 +1,4 @@
-"""GPT-2 from tokens on disk to a record: batches, evaluation, sampled text, speed, several processes, and the protocol at full size."""
+"""GPT-2 from tokens on disk to a record: batches, evaluation, samples, speed, processes, full protocol."""
 
 import json
 import math
@@ -66,7 +66,7 @@ def rows(runs_dir: Path) -> list[dict]:
 
 
 class Counting:
-    """The tokens 0, 1, 2, ..."""
+    """A data set of the tokens 0, 1, 2, ..."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -124,7 +124,7 @@ def test_the_evaluation_is_the_plain_mean_over_tokens(data, tmp_path):
     for half, blocks in (
         ("selection", [0, 1, 4]),
         ("report", [2, 3]),
-    ):  # of the three batches the 1st and the 3rd, and the 2nd
+    ):  # the 1st and 3rd of the three batches, and the 2nd
         loss = cross_entropy(logits[blocks].flatten(0, 1), targets[blocks].flatten()).item()
         assert metrics[f"perplexity_{half}"] == pytest.approx(math.exp(loss), rel=1e-6)
     one_batch = build(tiny(data, tmp_path, "task.eval_blocks=2", "task.eval_batch_size=2"), CPU)
@@ -136,9 +136,9 @@ def test_a_run_learns_and_its_record_says_how_fast_it_was(data, tmp_path):
     record = run(tiny(data, tmp_path, "num_steps=200"))
     assert (
         record["metrics"]["validation_loss"] < 2.0 < math.log(VOCABULARY) / 2
-    )  # three tokens are as likely: log 3 = 1.1
+    )  # three tokens are equally likely: log 3 = 1.1
     assert record["tokens_per_second"] == pytest.approx(record["steps_per_second"] * 96)
-    assert "mfu" not in record  # nobody knows a CPU's peak
+    assert "mfu" not in record  # a CPU's peak is unknown
     assert not any("per_second" in row for row in rows(tmp_path))  # equal runs have equal logs
 
 
@@ -200,7 +200,7 @@ def test_a_model_that_cannot_be_built_is_one_line(data, tmp_path, override):
 
 @pytest.mark.weekly
 def test_a_thin_copy_of_gpt2xl_is_the_same_in_shards_as_in_one_process(tmp_path):
-    """As many blocks and heads as GPT2xl, and its tied embedding outside of them."""
+    """The copy has GPT2xl's blocks and heads, and the tied embedding outside of them."""
     root = write_tokens(tmp_path / "data", "Tiny", VOCABULARY)
     xl = compose_config(["task=gpt2xl"]).task.model
     thin = [

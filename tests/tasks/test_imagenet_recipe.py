@@ -1,4 +1,4 @@
-"""The recipes of DeiT and ResNet-50 against timm's own: models, parameter groups, learning rates, augmentation, mixing and losses."""
+"""The recipes of DeiT and ResNet-50 equal timm's: models, groups, learning rates, augmentation, losses."""
 
 import math
 
@@ -25,18 +25,19 @@ from tasks.engine.seeding import derive
 from tasks.imagenet.model import build, flops_per_image
 from tasks.imagenet.recipe import Mixing, criterion, drawing_from, eval_transform, train_transform
 
-# DeiT's arguments, by their names in timm's train.py (huggingface/pytorch-image-models, commit 004fb5f8), as far as they are not its
-# defaults. Values: the defaults of main.py (facebookresearch/deit, commit 0282d2a1), but where the paper has another, as is said beside it.
+# DeiT's arguments under their names in timm's train.py (huggingface/pytorch-image-models, commit
+# 004fb5f8), without its defaults. Values are the defaults of main.py (facebookresearch/deit, commit
+# 0282d2a1). A comment marks the paper's other values.
 DEIT = {
     "opt": "adamw",
     "opt_eps": 1e-8,
-    "lr": 1e-3,  # --lr 5e-4 for each 512 images, of which the paper's batch has twice as many
+    "lr": 1e-3,  # --lr 5e-4 for each 512 images. The paper's batch is twice as large
     "sched": "cosine",
     "epochs": 300,
     "warmup_epochs": 5,
     "warmup_lr": 1e-6,
     "min_lr": 1e-5,
-    "aa": "rand-m9-mstd0.5",  # the paper's; main.py: rand-m9-mstd0.5-inc1
+    "aa": "rand-m9-mstd0.5",  # the paper's (main.py: rand-m9-mstd0.5-inc1)
     "train_interpolation": "bicubic",
     "reprob": 0.25,
     "remode": "pixel",
@@ -45,7 +46,7 @@ DEIT = {
     "mixup_switch_prob": 0.5,
     "smoothing": 0.1,
     "drop_path": 0.1,
-    "batch_size": 256,  # the paper's, of each of 4 GPUs; main.py: 64
+    "batch_size": 256,  # the paper's, on each of 4 GPUs (main.py: 64)
 }
 DEIT_MODELS = {"imagenet": "deit_small_patch16_224", "deit_base": "deit_base_patch16_224"}
 MODELS = DEIT_MODELS | {"resnet50": "resnet50"}
@@ -147,7 +148,7 @@ def test_a_wrong_start_of_a_schedule_is_refused_with_the_name_of_the_key(wrong):
 
 
 def picture(seed: int, width: int = 300, height: int = 260) -> Image.Image:
-    """Coloured blocks with noise on them."""
+    """Return a picture of coloured blocks with noise."""
     generator = np.random.default_rng(seed)
     blocks = generator.integers(0, 200, (5, 6, 3)).repeat(height // 5, axis=0).repeat(width // 6, axis=1)
     return Image.fromarray((blocks + generator.integers(0, 56, blocks.shape)).astype(np.uint8))
@@ -188,7 +189,7 @@ def test_a2_erases_nothing_and_crops_95_percent_for_validation():
 
 
 def test_a2_mixes_little_drops_few_paths_and_has_the_learning_rate_of_deit_s_rule():
-    """Table 2 of arXiv 2110.00476, but for the optimizer's own."""
+    """Check Table 2 of arXiv 2110.00476 without the optimizer's settings."""
     cfg = paper("resnet50")
     augment = cfg.task.augment
     assert (augment.randaugment, augment.mixup, augment.cutmix, augment.label_smoothing) == (
@@ -212,7 +213,7 @@ def test_sgd_has_cross_entropy_at_both_scales_since_a2_s_loss_has_gradients_of_a
                 (cfg.regularizer.name in ("sgd", "sgd_cpr"), cfg.task.loss.name, cfg.task.augment.label_smoothing)
             )
     assert losses["paper"] == losses["mini"] == {(True, "cross_entropy", 0.1), (False, "binary_cross_entropy", 0)}
-    # Where every class has its share, 1/1,000, as probability, sigmoid and softmax are the same.
+    # If every class has probability 1/1,000, sigmoid and softmax are the same.
     logits = torch.full((8, 1000), -math.log(999.0))
     targets = F.one_hot(torch.arange(8), 1000).float()
     gradients = []

@@ -1,4 +1,4 @@
-"""ImageNet in webdataset's tar shards: the images of the files, the kept index, and shards that are damaged."""
+"""ImageNet in webdataset's tar shards: images, index and damaged shards."""
 
 import io
 import tarfile
@@ -40,7 +40,7 @@ def write_shard(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def sample(key: str, number: int, label: int) -> dict[str, bytes]:
-    """As in timm's shards, whose .json is not needed."""
+    """Return a sample as in timm's shards. The reader does not need its .json."""
     file = io.BytesIO()
     Image.fromarray(pixels(number)).save(file, "png")
     return {f"{key}.json": b"{}", f"{key}.png": file.getvalue(), f"{key}.cls": f"{label}\n".encode()}
@@ -48,7 +48,9 @@ def sample(key: str, number: int, label: int) -> dict[str, bytes]:
 
 @pytest.fixture
 def root(tmp_path):
-    """Two shards of three training images, one of three for validation; keys in no order. Image 10 x shard + place, class 0, 1 or 2."""
+    """Write two shards of three training images and one of three validation images.
+
+    Keys are unordered. The image is 10 x shard + place, and the class is 0, 1 or 2."""
     folder = tmp_path / "imagenet-wds"
     for number, name in enumerate(("imagenet1k-train-0000", "imagenet1k-train-0001", "imagenet1k-validation-00")):
         members: dict[str, bytes] = {}

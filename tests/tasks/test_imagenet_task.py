@@ -1,4 +1,4 @@
-"""ImageNet from files to a record: batches, workers, evaluation, missing data, interrupted runs, DeiT-Small at full size, and Table 1."""
+"""ImageNet from files to a record: batches, workers, evaluation, failures, DeiT-Small, and Table 1."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Four training and three validation images of ImageNet's kind, in two classes."""
+    """Write four training and three validation images in two classes, as in ImageNet."""
     root = tmp_path_factory.mktemp("folders")
     generator = np.random.default_rng(0)
     for split, counts in (("train", (3, 1)), ("val", (1, 2))):
@@ -306,7 +306,7 @@ def test_the_rows_of_parquet_shards_are_those_of_the_files(folders):
 
 
 def table1_runs(scale: str) -> list[Run]:
-    """A run of every configuration; the score tells the model."""
+    """Return a run of every configuration. The score depends on the model."""
     runs = []
     for cfg in expand(TABLE1, {"scale": scale}, {}).values():
         settings = {key: cfg.regularizer[key] for key in ("weight_decay", "warm_start") if key in cfg.regularizer}

@@ -1,4 +1,4 @@
-"""GPT-2's vocabulary, brought once for all tests of GPT-2's data."""
+"""Provide GPT-2's vocabulary once for all tests of GPT-2's data."""
 
 import shutil
 
@@ -11,7 +11,7 @@ from tasks.gpt2 import tokenizer
 
 @pytest.fixture(scope="session")
 def vocabulary(tmp_path_factory):
-    """A data folder with GPT-2's vocabulary: the suite's own, or a new one."""
+    """Return a data folder with GPT-2's vocabulary: the suite's own, or a new one."""
     own = ROOT / "data"
     root = own if (own / "gpt2_bpe").exists() else tmp_path_factory.mktemp("data")
     try:
@@ -28,6 +28,6 @@ def bpe(vocabulary):
 
 @pytest.fixture
 def root(vocabulary, tmp_path):
-    """An empty data folder with the vocabulary."""
+    """Return an empty data folder with the vocabulary."""
     shutil.copytree(vocabulary / "gpt2_bpe", tmp_path / "gpt2_bpe")
     return tmp_path

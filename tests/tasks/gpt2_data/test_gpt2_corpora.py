@@ -1,4 +1,4 @@
-"""The texts of GPT-2's data: cut into documents, chosen for validation, and the data sets of Shakespeare and OpenWebText."""
+"""The texts of GPT-2's data: documents, validation split, and the data sets Shakespeare and OpenWebText."""
 
 import shutil
 import sys
@@ -94,14 +94,14 @@ def load_dataset(name, split):
 
 @pytest.fixture
 def fake_datasets(tmp_path, monkeypatch):
-    """A package `datasets`, for this process and its workers, whose OpenWebText has 60 documents."""
+    """Install a fake package `datasets` for this process and its workers. Its OpenWebText has 60 documents."""
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages" / "datasets.py").write_text(FAKE.replace("{cache}", str(tmp_path / "cache")))
     monkeypatch.syspath_prepend(tmp_path / "packages")
     monkeypatch.delitem(sys.modules, "datasets", raising=False)
     package = corpora.import_datasets()
     del sys.modules["datasets"]
-    monkeypatch.setitem(sys.modules, "datasets", package)  # so that it is taken out again
+    monkeypatch.setitem(sys.modules, "datasets", package)  # so that it is removed again
     return package
 
 
@@ -121,7 +121,7 @@ def test_openwebtext_is_refused_in_one_line_if_it_cannot_be_had(root, fake_datas
         prepare.prepare("OpenWebText", root, print)
     Path(fake_datasets.config.HF_DATASETS_CACHE, "Skylion007___openwebtext").mkdir(
         parents=True
-    )  # then the shards alone are to come
+    )  # then only the shards are missing
 
     def unreachable(name, split):
         raise ConnectionError("no\nroute")

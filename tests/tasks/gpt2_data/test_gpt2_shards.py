@@ -1,4 +1,4 @@
-"""Shards of GPT-2's tokens: made by several processes, killed, read, damaged, and on a full disk."""
+"""Shards of GPT-2's tokens: several processes, kills, reading, damage, and a full disk."""
 
 import json
 import os
@@ -40,7 +40,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def made(vocabulary, tmp_path_factory):
-    """MADE as shards, by one process."""
+    """Return MADE as shards that one process wrote."""
     root = tmp_path_factory.mktemp("made")
     shutil.copytree(vocabulary / "gpt2_bpe", root / "gpt2_bpe")
     write_all(root, MADE, RECIPE, processes=1)
@@ -48,7 +48,7 @@ def made(vocabulary, tmp_path_factory):
 
 
 def contents(root):
-    """file -> its bytes, of all that belongs to the data set Made."""
+    """Return the bytes of all files of the data set Made, by name."""
     return {
         path.name: path.read_bytes() for path in (root / "gpt2" / "Made").iterdir() if not path.name.startswith(".")
     }
@@ -93,7 +93,7 @@ def test_a_killed_preparation_keeps_whole_groups_and_ends_with_the_same_bytes(ma
 
 
 def at_work(process):
-    """Whether the process lives; what nobody has waited for yet does not."""
+    """Tell whether the process is alive. A zombie is not."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:

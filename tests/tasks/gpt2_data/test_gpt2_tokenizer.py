@@ -1,4 +1,4 @@
-"""GPT-2's tokenizer: its tokens, what is decoded, and smaller vocabularies."""
+"""GPT-2's tokenizer: tokens, decoding and smaller vocabularies."""
 
 import pytest
 from hypothesis import given, settings
@@ -42,7 +42,7 @@ def test_a_smaller_vocabulary_is_the_first_entries_of_gpt2s(vocabulary, bpe):
     small = tokenizer.load(vocabulary, 2048)
     assert [small.decode([token]) for token in range(2047)] == [bpe.decode([token]) for token in range(2047)]
     assert small.decode([2047]) == "<|endoftext|>"
-    # A word of one early merge is one token in both; a word of later merges only is cut into earlier ones.
+    # A word of one early merge is one token in both. A word of later merges is cut into earlier ones.
     assert small.encode_batch([" the"]) == bpe.encode_batch([" the"]) == [[262]]
     assert [small.decode([token]) for token in small.encode_batch(["Hello"])[0]] == ["H", "ell", "o"]
 

@@ -1,4 +1,4 @@
-"""A data folder of the task lora, made once for all its tests."""
+"""Provide a data folder of the task lora once for all its tests."""
 
 import shutil
 
@@ -15,7 +15,7 @@ from tasks.lora import questions
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """A data folder with GPT-2's vocabulary, a small text and questions about it."""
+    """Return a data folder with GPT-2's vocabulary, a small text and questions about it."""
     root = tmp_path_factory.mktemp("lora")
     own = ROOT / "data" / "gpt2_bpe"
     if own.exists():
@@ -32,6 +32,6 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def root(made, tmp_path):
-    """A data folder without the small model."""
+    """Return a data folder without the small model."""
     shutil.copytree(made, tmp_path / "data", ignore=shutil.ignore_patterns("small"))
     return tmp_path / "data"

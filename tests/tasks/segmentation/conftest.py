@@ -1,4 +1,4 @@
-"""A data folder of the task segmentation, made once for all its tests; and no process group around any of them."""
+"""Provide a data folder of the task segmentation once for all its tests, and no process group."""
 
 import pytest
 import torch
@@ -8,8 +8,11 @@ from tasks.segmentation import raw
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """A data folder with four small made cases, preprocessed by the first test that needs them."""
-    from made_segmentation import MADE, made_case  # not above: without nnU-Net it skips, which a conftest must not
+    """Return a data folder with four small cases. The first test that needs them preprocesses them."""
+    from made_segmentation import (
+        MADE,
+        made_case,
+    )  # imported here, since it skips without nnU-Net, and a conftest must not skip
 
     root = tmp_path_factory.mktemp("segmentation")
     raw.write(root, MADE, (made_case(number) for number in range(4)))
@@ -18,5 +21,5 @@ def made(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_process_group(monkeypatch):
-    """Other tests leave a group of one process, which nnU-Net would take for a share of a run on several GPUs."""
+    """Remove the process group of other tests. nnU-Net would treat it as a run on several GPUs."""
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)

@@ -1,4 +1,4 @@
-"""The trainer under nnU-Net's own commands: found, configured, and a training that is stopped and continued."""
+"""nnU-Net's own commands find and configure the trainer, and resume a stopped training."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tasks.segmentation import nnunet, validation
 
 @pytest.fixture
 def own(made, tmp_path, monkeypatch):
-    """Sets nnU-Net's variables for the made data set, and CPR_CONFIG to a file with these settings."""
+    """Set nnU-Net's variables for the made data set, and CPR_CONFIG to a file with these settings."""
 
     def set_up(*settings: str) -> None:
         trainer_of(made, tmp_path)  # points nnU-Net's variables to the data
@@ -47,7 +47,7 @@ def test_a_training_that_is_stopped_and_continued_ends_with_the_same_weights(own
     command = ["nnUNetv2_train", "900", "3d_fullres", "0", "-tr", "CPRTrainer", "-device", "cpu"]
 
     def train(results: str, *more: str) -> str:
-        """Runs nnUNetv2_train; returns the digest of the weights at the end, after nnU-Net's validation."""
+        """Run nnUNetv2_train with its validation. Return the digest of the final weights."""
         monkeypatch.setenv("nnUNet_results", str(tmp_path / results))
         monkeypatch.setattr("sys.argv", [*command, *more])
         with nnunet.pools(0, validation.TRAINER, validation.METRICS):
@@ -66,12 +66,14 @@ def test_a_training_that_is_stopped_and_continued_ends_with_the_same_weights(own
 
 
 def with_two_short_epochs(on_train_start):
-    """Two epochs of two iterations, with a checkpoint after each, where nnU-Net's have 250, and a checkpoint at every fiftieth."""
+    """Return a hook that sets two epochs of two iterations, with a checkpoint after each.
+
+    nnU-Net's epochs have 250 iterations, and every fiftieth epoch has a checkpoint."""
 
     def started(self):
         on_train_start(self)
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch, self.save_every = 2, 2, 1, 1
-        self.logger.plot_progress_png = lambda _: None  # seconds of matplotlib
+        self.logger.plot_progress_png = lambda _: None  # matplotlib would take seconds
 
     return started
 

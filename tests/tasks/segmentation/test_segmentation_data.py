@@ -1,4 +1,4 @@
-"""The task segmentation's data: mini scale's blocks, raw data sets in nnU-Net's format, what owners publish, and their preparation."""
+"""The task segmentation's data: mini scale's blocks, nnU-Net's format, the owners' files, preparation."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def blocks():
 
 
 def not_to_be_had(reason: str) -> None:
-    """Skips the test where one works without a network; a CI, which has installed everything from PyPI, must not lose it unseen."""
+    """Skip the test without a network, but not in a CI, which has installed everything from PyPI."""
     (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
@@ -50,7 +50,7 @@ def test_without_the_template_tests_are_skipped_but_never_in_a_ci(monkeypatch):
 def test_blocks_of_any_labels_are_of_one_hemisphere_with_gaps_between_them():
     labels = np.random.default_rng(0).integers(
         0, 2, (197, 233, 189), np.uint8
-    )  # the template's voxels; its middle plane is 98
+    )  # the template's voxels, with the middle plane at 98
     places = mni.origins(labels)
     assert len(set(places)) == 12 and places == sorted(places)
     assert all(place[0] + mni.SIZE[0] <= 98 for place in places)
@@ -109,7 +109,7 @@ def shifted(affine_shift: float):
 
 
 def scaled(case: Case, edges: tuple[float, ...]) -> Case:
-    """The case with voxels of these edges, in mm."""
+    """Return the case with voxels of these edges, in mm."""
     affine = np.diag([*edges, 1])
     return Case(
         case.name,
@@ -150,7 +150,7 @@ def test_a_case_that_nnunet_could_not_use_is_said_and_nothing_is_left(change, wo
         raw.write(tmp_path, MADE, (made_case(number) for number in range(3)))
 
 
-# What owners publish
+# The owners' files
 
 
 def save(path: Path, values) -> None:

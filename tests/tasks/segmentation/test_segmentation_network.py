@@ -1,4 +1,4 @@
-"""The task segmentation's plans: the networks of full scale, what is regularized in them, the schedule, and settings that cannot be."""
+"""The task segmentation's plans: full-scale networks, regularized matrices, schedule, invalid settings."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from tasks.engine.schedule import lr_factor
 from tasks.segmentation import nnunet
 from tasks.segmentation.nnunet import Plan
 
-FULL = {  # the paper's patches; spacing in mm, as nnU-Net finds it; channels and labels
+FULL = {  # the paper's patches, nnU-Net's spacing in mm, channels and labels
     "segmentation": ([80, 192, 160], [1.37, 1.25, 1.25], 1, 2),
     "segmentation_btcv": ([48, 192, 192], [3.0, 0.76, 0.76], 1, 14),
     "segmentation_brats": ([128, 128, 128], [1.0, 1.0, 1.0], 4, 4),
@@ -23,7 +23,7 @@ FULL = {  # the paper's patches; spacing in mm, as nnU-Net finds it; channels an
 
 @pytest.fixture
 def full_network(made, tmp_path):
-    """The network of a task at paper scale, without memory."""
+    """Return the network of a task at paper scale on the meta device."""
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
     def build(name: str):

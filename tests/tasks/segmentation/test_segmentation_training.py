@@ -23,7 +23,7 @@ from tasks.segmentation.trainer import MeanCrossEntropy
 
 
 def losses(trainer, steps: int) -> list[float]:
-    """The losses of `steps` iterations in nnU-Net's loop, with epochs of one iteration; validation left out."""
+    """Return the losses of `steps` iterations in nnU-Net's loop, in epochs of one, without validation."""
     trainer.num_epochs, trainer.num_iterations_per_epoch = steps, 1
     trainer.lr_scheduler.max_steps = steps
     found = []
@@ -46,7 +46,7 @@ def stock_trainer(made, tmp_path, steps: int):
 
 
 def ready(trainer, seed: int = 1):
-    """Initialized and with batches from the global generators, as nnU-Net has them."""
+    """Initialize the trainer, with batches from the global generators as in nnU-Net."""
     seed_everything(seed)
     trainer.initialize()
     seed_everything(seed)
@@ -92,7 +92,7 @@ def test_nnunet_s_loop_and_the_suite_s_end_with_the_same_weights(made, tmp_path)
 
 
 def test_on_a_gpu_the_deterministic_loss_is_nnunet_s_own(made, tmp_path):
-    """Its mean over voxels has no deterministic form there."""
+    """torch's mean over voxels has no deterministic form on a GPU."""
     trainer = trainer_of(made, tmp_path, "deterministic=true")
     trainer.initialize()
     outputs = [
@@ -273,7 +273,7 @@ def test_a_fold_that_fails_is_said_and_the_others_of_the_sweep_finish(made, tmp_
 
 def test_too_little_memory_for_a_patch_is_said(made, tmp_path):
     def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))  # a batch of such patches has 8.6 GB
+        resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))  # a batch of such patches takes 8.6 GB
 
     large = [*SETTINGS, *SGD, "task.plan.patch=[1024,1024,1024]", f"data_dir={made}", f"runs_dir={tmp_path}"]
     done = call("train.py", *large, preexec_fn=limited)
