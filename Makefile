@@ -41,7 +41,7 @@ SANITIZED = CPR_CACHE=$(CURDIR)/build/sanitizers CPR_KERNEL_FLAGS="$(SANITIZERS)
             ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
             LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)"
 
-# make bench ROUNDS=15 SHAPES=gpt2s. The top of scripts/bench/step_times.py explains the options.
+# make bench ROUNDS=15 SHAPES=gpt2s. scripts/bench/step_times.py --help explains the options.
 BENCH_OPTIONS := ROUNDS SHAPES DEVICE THREADS TABLES CONTEXT BATCH MEMORY_GB REBUILD
 given = $(foreach name,$(1),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$($(name))))
 

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -13,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from scripts.cli import early
 from scripts.cli.overrides import check_added, explain
-from scripts.cli.parser import CONFIG_DIR
+from scripts.cli.parser import CONFIG_DIR, ROOT
 from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError
 from tasks.engine.launch import launched
 
@@ -48,11 +49,23 @@ def confirmed(question: str, yes: bool) -> bool:
         return False
 
 
+def _check_clone() -> None:
+    """Raise UserError if Python imports the suite from another clone than the command's own."""
+    command = Path(sys.argv[0]).resolve()
+    clone = next((folder.parent for folder in command.parents if folder.name == "scripts"), ROOT)
+    if clone != ROOT and (clone / "configs").is_dir():
+        raise UserError(
+            f"{command} would run the code of {ROOT}, which this Python imports; "
+            f"use the .venv of {clone} (make setup), or python -m scripts.{command.stem} in that folder"
+        )
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn every expected error into one line on standard error and its exit code."""
     early.imported()
     try:
+        _check_clone()
         yield
     except (UserError, TrainingFailed, Interrupted) as error:
         fail(str(error), error.exit_code)

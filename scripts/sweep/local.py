@@ -68,7 +68,7 @@ def run_all(configs: list[DictConfig], jobs: int, title: str, bar: bool = True) 
     say_unusable(title, list(sweep.unusable.values()), len(configs))
     if held:
         raise Held(
-            f"{title}: other processes are training {len(held)} of the runs, such as {held[0]}; "
+            f"{title}: {len(held)} runs are being trained by other processes, such as {held[0]}; "
             "run the same command again when they are done"
         )
 
