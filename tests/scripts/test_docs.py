@@ -232,7 +232,7 @@ def check_script(copy: Path, script: str, arguments: list[str]) -> None:
         assert not keys and not flags
         assert (copy / "configs/task" / f"{names[0]}.yaml").exists(), names[0]
         sources = "".join(
-            path.read_text() for path in ROOT.glob("tasks/*/*.py")
+            path.read_text() for path in ROOT.glob("tasks/**/*.py")
         )  # imported, they bring all of open_clip
         assert not [data_set for data_set in names[1:] if f'"{data_set}"' not in sources]
     elif script in (
