@@ -26,7 +26,7 @@ def planned(name: str, scale: str) -> list[Run]:
     Raises UserError for settings with which no optimizer can be made.
     """
     definition, runs = load_artefact(name), []
-    metrics = {definition.metric.name} | {panel.metric for panel in definition.panels if "metric" in panel}
+    metrics = {definition.metric.name} | {panel.metric for panel in definition.panels if panel.metric}
     options = {"scale": scale} | ({"seeds": "1"} if scale == "paper" else {})
     for number, (run_id, cfg) in enumerate(expand(definition, options, {}).items()):
         build_optimizer(cfg, nn.Linear(2, 2))
