@@ -26,6 +26,7 @@ OPTIONS = scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(JOBS),jobs=$(JOBS)
           $(if $(LAUNCHER),launcher=$(LAUNCHER)) $(if $(WAIT),wait=$(WAIT)) $(ARGS)
 # make test TESTS="tests/cpr/test_groups.py -k timm" WORKERS=0 runs some of the tests, in one process.
 TESTS ?=
+EVERY_PUSH := not slurm and not browser and not weekly and not chaos
 WORKERS ?= 2
 
 # make test-versions PYTHONS="3.11 3.12" STRICT=true tests the oldest supported Python with the oldest
@@ -51,8 +52,8 @@ given = $(foreach name,$(1),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$
 
 setup: .venv/.stamp $(EXTRAS:%=.venv/.stamp-%)  ## make .venv with the exact versions of the lock files (about 3 minutes)
 
-test: .venv/.stamp  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+test: .venv/.stamp  ## run the tests that a change needs, 8 minutes on 2 cores (TESTS="tests/cpr -k timm" WORKERS=0 chooses)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(or $(TESTS),-m "$(EVERY_PUSH) and not slow")
 
 test-weekly: .venv/.stamp  ## run the tests that take too long for every push
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "weekly and not slurm" $(TESTS)
@@ -67,7 +68,10 @@ test-slurm: .venv/.stamp  ## start a local Slurm and run its tests (as root on D
 test-browser: .venv/.stamp  ## test the report page in Chromium (skipped without it, unless CI=true)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser $(or $(TESTS),tests/browser)
 
-test-all: test test-slurm test-browser  ## run test, test-slurm and test-browser, one after the other
+# Slurm's tests wait for most of their time, and Chromium's need one core.
+test-all: .venv/.stamp  ## run the whole suite, and test-slurm and test-browser beside it
+	@beside=$$(mktemp); { $(MAKE) test-slurm && $(MAKE) test-browser; } > $$beside 2>&1 & failed=0; \
+	$(MAKE) test TESTS='-m "$(EVERY_PUSH)"' || failed=$$?; wait $$! || failed=$$?; cat $$beside; rm $$beside; exit $$failed
 
 test-wheel: .venv/.stamp  ## build wheel and sdist, compare them, take a step with the wheel and only torch
 	$(BIN)/python tests/distribution/check_wheel.py

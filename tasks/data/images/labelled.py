@@ -15,6 +15,7 @@ from tasks.data.images.torchvision_sets import digest as small_images_digest
 from tasks.engine import verified
 from tasks.engine.errors import UserError
 from tasks.engine.seeding import generator_for
+from tasks.engine.terminal import say
 
 SPLITS = ("train", "val")
 # The folder of each data set in data_dir. torchvision puts Fashion-MNIST into a folder of its own.
@@ -53,7 +54,10 @@ class ParquetShards:
         )
         self._table = table.cast_column("image", datasets.Image(decode=False))
         self._folder = folder
-        self.classes = max(table.unique("label")) + 1
+        labels = table.unique("label")
+        if min(labels) < 0:
+            raise UserError(f"{files[0]} or a shard beside it has the class {min(labels)}; take shards with labels")
+        self.classes = max(labels) + 1
 
     def __len__(self) -> int:
         return len(self._table)
@@ -99,7 +103,7 @@ def read(name: str, root: Path, split: str) -> Images:
         if name == "FashionMNIST":
             return datasets.FashionMNIST(folder, train=split == "train", download=False)
         if name == "ImageNet":
-            return datasets.ImageFolder(folder / split, loader=of_file)
+            return _folders(folder, split)
     # No folder, no class in it, or no files of Fashion-MNIST.
     except (FileNotFoundError, RuntimeError) as error:
         raise UserError(_missing(name, root, split)) from error
@@ -107,6 +111,39 @@ def read(name: str, root: Path, split: str) -> Images:
     if not files:
         raise UserError(_missing(name, root, split))
     return ParquetShards(files, folder) if name == "ImageNetParquet" else TarShards(files, folder / "index")
+
+
+def _folders(folder: Path, split: str) -> Images:
+    """Return a split's folders of images, in the order of the training set's classes.
+
+    A class that only `train` has keeps its number, and that it has no images here is reported.
+
+    Raises:
+        UserError: the split has a class that `train` lacks.
+    """
+    import torchvision.datasets as datasets
+
+    names, here = (
+        sorted(path.name for path in (folder / part).iterdir() if path.is_dir()) for part in ("train", split)
+    )
+    if unknown := sorted(set(here) - set(names)):
+        raise UserError(
+            f"{folder / split} has {_listed(unknown)}, which {folder / 'train'} lacks; their names must agree"
+        )
+    if missing := sorted(set(names) - set(here)):
+        say(f"warning: {folder / split} lacks {_listed(missing)} of {folder / 'train'}")
+    images = datasets.ImageFolder(folder / split, loader=of_file)
+    images.class_to_idx = {name: number for number, name in enumerate(names)}
+    images.targets = [images.class_to_idx[here[label]] for label in images.targets]
+    images.samples = [(path, label) for (path, _), label in zip(images.samples, images.targets, strict=True)]
+    images.imgs = images.samples
+    return images
+
+
+def _listed(classes: list[str]) -> str:
+    """Return the names of some classes in words."""
+    more = f" and {len(classes) - 5} more" if len(classes) > 5 else ""
+    return f"the class{'es' * (len(classes) > 1)} {', '.join(classes[:5])}{more}"
 
 
 def digest(name: str, root: Path) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import UnidentifiedImageError
 from PIL.Image import Image
+from PIL.Image import fromarray as from_array
 from PIL.Image import open as open_image
 
 from tasks.engine.errors import UserError
@@ -47,13 +48,23 @@ class TarShards:
 
 
 def decoded(content: bytes, where: str) -> Image:
-    """Return the image of a file's bytes, or raise UserError with `where` if they are no whole image."""
+    """Return the image of a file's bytes, with 8 bits a channel.
+
+    Grey values of 16 bits are scaled. PIL itself would clip them at 255.
+
+    Raises:
+        UserError: the bytes are not a complete image, or it has 32 bits a pixel. The message names `where`.
+    """
     try:
         image = open_image(io.BytesIO(content))
         image.load()
     except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG
         reason = "cannot identify image file" if isinstance(error, UnidentifiedImageError) else error
         raise UserError(f"{where} are not a complete image ({reason}); download the file again") from error
+    if image.mode.startswith("I;16"):
+        return from_array((np.asarray(image) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise UserError(f"{where} are an image of 32 bits a pixel, whose range is unknown; save it with 8 or 16 bits")
     return image
 
 
