@@ -1,4 +1,4 @@
-"""`make test-versions` and the weekly workflow test the versions that pyproject.toml promises."""
+"""`make test-versions` and the public workflow test the versions that pyproject.toml promises."""
 
 import re
 import tomllib
@@ -24,9 +24,10 @@ def test_the_newest_torch_is_the_locked_one():
     assert f"torch=={make_variable('TORCH_NEWEST')}" in (ROOT / "requirements.lock").read_text().splitlines()
 
 
-def test_the_oldest_and_the_newest_python_are_tested_here_and_weekly():
+def test_the_oldest_and_the_newest_python_are_tested_here_and_in_the_public_workflow():
     classifiers = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
     assert make_variable("PYTHONS").split() == [classifiers[0], classifiers[-1]]
     assert PROJECT["requires-python"] == f">={classifiers[0]}"
-    workflow = yaml.safe_load((ROOT / ".github/workflows/weekly.yml").read_text())
-    assert workflow["jobs"]["versions"]["strategy"]["matrix"]["python"] == [classifiers[0], classifiers[-1]]
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    assert jobs["versions"]["strategy"]["matrix"]["python"] == [classifiers[0], classifiers[-1]]
+    assert jobs["suite"]["strategy"]["matrix"]["python"] == classifiers
