@@ -27,6 +27,7 @@ from tasks.engine.files import (
 )
 from tasks.engine.optimizers import build_optimizer, never_acts
 from tasks.engine.parallel import Ranks, join
+from tasks.engine.regime import of_run
 from tasks.engine.reporting import regularized_set
 from tasks.engine.seeding import derive, seed_everything
 from tasks.engine.sharding import check_batch_norm, distribute
@@ -148,9 +149,8 @@ def _train(
             lock.check()
             for log in (training.metrics, training.dynamics) if training is not None else ():
                 log.check()
-            record = records.write_record(
-                folder, record | {"states": training.states if training else attempts.states(folder)}
-            )
+            states = training.states if training else attempts.states(folder)
+            record = records.write_record(folder, record | {"states": states, "regime": of_run(cfg, folder)})
             checkpoint.finish(folder)
     return ranks.from_first(record)
 
