@@ -16,6 +16,9 @@ from tasks.engine.config import Config
 from tasks.engine.halves import with_halves
 from tasks.engine.workload import Metric, Workload
 from tasks.recipes.resnet18 import build as build_clean
+from tasks.recipes.resnet18 import model
+
+__all__ = ["build", "model"]
 
 
 def build(cfg: Config[Cifar100cTask], device: torch.device) -> Workload:

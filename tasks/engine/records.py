@@ -235,23 +235,6 @@ def give_up(folder: Path, damage: DamagedRecord, say: Callable[[str], None]) -> 
     say(f"{damage}; kept the record as {kept.name}; the run is trained again from its last checkpoint")
 
 
-def read_logs(
-    folder: Path, record: dict[str, Any], names: tuple[str, ...] = ("metrics.jsonl",)
-) -> list[list[dict[str, Any]]]:
-    """The lines of each of the logs.
-
-    Raises DamagedRecord if a log is not the one that the record was written for.
-    """
-    check_logs(folder, record)
-    return log_lines(folder, names)
-
-
-def log_lines(folder: Path, names: tuple[str, ...]) -> list[list[dict[str, Any]]]:
-    """Return the lines of each of the logs of a run that `ended` has checked. One that failed before its first step may have none."""
-    paths = [folder / name for name in names]
-    return [[json.loads(line) for line in path.read_text().splitlines()] if path.exists() else [] for path in paths]
-
-
 def check_logs(folder: Path, record: dict[str, Any]) -> None:
     """Raises DamagedRecord if a log is not the one that the record was written for."""
     for name, digest in record["files"].items():

@@ -24,22 +24,27 @@ def build(cfg: Config[Gpt2Task], device: torch.device) -> Workload:
     train, validation = (
         Blocks(open_split(root, task.data.name, split), task.model.context) for split in ("train", "validation")
     )
-    model = GPT2(task.model, task.loss_chunk)
+    network = model(task)
 
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
-        return model(*batch)
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
+        return network(*batch)
 
     return Workload(
-        model=model,
+        model=network,
         batch_at=batches(train, task.batch_size, cfg.seed, device),
         loss=loss,
         evaluate=evaluation(validation, task, device),
         metric=Metric("perplexity", "1", "lower"),
-        blocks=list(model.blocks),
-        work=Work("token", task.batch_size * task.model.context, model.shape.flops_per_token()),
+        blocks=list(network.blocks),
+        work=Work("token", task.batch_size * task.model.context, network.shape.flops_per_token()),
         sample=sampler(root, task, device) if task.sample_tokens else None,
         data=verify(root, task.data.name),
     )
+
+
+def model(task: Gpt2Task) -> GPT2:
+    """Return the initialized model of a task."""
+    return GPT2(task.model, task.loss_chunk)
 
 
 def evaluation(validation: Blocks, task: Gpt2Task, device: torch.device) -> Callable[[nn.Module], dict[str, float]]:

@@ -25,20 +25,25 @@ def build(cfg: Config[GrokkingTask], device: torch.device) -> Workload:
         chosen = indices(step).to(device)
         return train[0][chosen], train[1][chosen]
 
-    def loss(model: nn.Module, batch: Pairs) -> Tensor:
+    def loss(network: nn.Module, batch: Pairs) -> Tensor:
         tokens, sums = batch
-        return F.cross_entropy(model(tokens), sums)
+        return F.cross_entropy(network(tokens), sums)
 
     return Workload(
-        model=Decoder(task.data.modulus, task.model.width, task.model.heads, task.model.mlp_factor),
+        model=model(task),
         batch_at=batch_at,
         loss=loss,
-        evaluate=lambda model: {
-            "validation_accuracy": _accuracy(model, validation),
-            "train_accuracy": _accuracy(model, train),
+        evaluate=lambda network: {
+            "validation_accuracy": _accuracy(network, validation),
+            "train_accuracy": _accuracy(network, train),
         },
         metric=Metric("validation_accuracy", "%", "higher"),
     )
+
+
+def model(task: GrokkingTask) -> nn.Module:
+    """Return the initialized model of a task."""
+    return Decoder(task.data.modulus, task.model.width, task.model.heads, task.model.mlp_factor)
 
 
 @torch.no_grad()

@@ -29,29 +29,34 @@ def build(cfg: Config[ImagenetTask], device: torch.device) -> Workload:
             raise UserError(
                 f"{task.data.name} in {root} has {found} classes, more than task.model.num_classes={task.model.num_classes}"
             )
-    model, of_soft_labels = build_model(task.model), criterion(task.loss)
+    network, of_soft_labels = model(task), criterion(task.loss)
     if task.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
         images, targets = batch
-        return of_soft_labels(model(images).float(), targets)
+        return of_soft_labels(network(images).float(), targets)
 
     return Workload(
-        model=model,
+        model=network,
         batch_at=batches(train, cfg, device),
         loss=loss,
         evaluate=accuracy(validation, cfg, device),
         metric=Metric("top1_accuracy", "%", "higher"),
-        blocks=list(model.blocks) if hasattr(model, "blocks") else None,  # type: ignore[arg-type]
+        blocks=list(network.blocks) if hasattr(network, "blocks") else None,  # type: ignore[arg-type]
         # For MFU, which is known only for some GPUs.
         work=Work(
             "image",
             task.batch_size,
-            flops_per_image(model, task.data.image_size) if device.type == "cuda" else None,
+            flops_per_image(network, task.data.image_size) if device.type == "cuda" else None,
         ),
         data=digest(task.data.name, root),
     )
+
+
+def model(task: ImagenetTask) -> nn.Module:
+    """Return the initialized model of a task."""
+    return build_model(task.model)
 
 
 def accuracy(

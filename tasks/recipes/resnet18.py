@@ -22,21 +22,25 @@ def build(cfg: Config[ResNet18Task], device: torch.device) -> Workload:
     task = cfg.task
     train = subset(load(task.data, Path(cfg.data_dir), train=True), task.data.train_size, task.data.subset_seed)
     test = load(task.data, Path(cfg.data_dir), train=False)
-    model = ResNet18(task.model.num_classes, task.model.width, task.model.in_channels)
 
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
         images, labels = batch
-        return F.cross_entropy(model(images), labels, label_smoothing=task.label_smoothing)
+        return F.cross_entropy(network(images), labels, label_smoothing=task.label_smoothing)
 
     return Workload(
         # Channels last is faster for convolutions on a CPU and on tensor cores.
-        model=model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        model=model(task).to(memory_format=torch.channels_last),  # type: ignore[call-overload]
         batch_at=batches(train, task.data, task.batch_size, cfg.seed, device),
         loss=loss,
         evaluate=accuracy(test, task.data, device),
         metric=Metric("top1_accuracy", "%", "higher"),
         data=digest(task.data.name, Path(cfg.data_dir)),
     )
+
+
+def model(task: ResNet18Task) -> nn.Module:
+    """Return the initialized model of a task."""
+    return ResNet18(task.model.num_classes, task.model.width, task.model.in_channels)
 
 
 def accuracy(
