@@ -96,7 +96,7 @@ lint: .venv/.stamp  ## check style, formatting, imports between the folders, and
 	$(BIN)/mypy
 
 docs: .venv/.stamp .venv/.stamp-docs  ## build the documentation into build/docs. A broken link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "build/docs/index.html"
 
 demo: .venv/.stamp  ## CPR in three minutes: AdamW and AdamCPR on grokking, live curves, one figure

@@ -1,7 +1,7 @@
 """Train one run, or a sweep with -m:  python scripts/train.py task=cifar100 regularizer=adamcpr_ip seed=1
 
-`--help` lists the keys (configs/config.yaml has its text). Exit codes: 0 done, 1 the run failed
-(NaN), 2 bad input.
+`--help` lists the keys (configs/config.yaml has its text). Exit codes: 0 done, 1 the run
+diverged or failed, 2 bad input.
 """
 
 import sys

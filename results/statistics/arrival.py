@@ -21,7 +21,7 @@ class Arrivals:
 
     @property
     def median(self) -> float:
-        """The Kaplan-Meier median. Infinite if half of the runs or more never arrived."""
+        """The Kaplan-Meier median: the first step by which half of the runs arrived. Infinite if there is none."""
         survival = stats.ecdf(self._censored()).sf
         below = survival.quantiles[survival.probabilities <= 0.5]
         return float(below[0]) if len(below) else math.inf

@@ -7,7 +7,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
-    """Return the corrected p-values by the same keys.
+    """Return the corrected p-values by the same keys. They must be numbers in [0, 1].
 
     They equal those of statsmodels' multipletests, which collects garbage at every call: up to
     seconds in a large process.

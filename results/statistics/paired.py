@@ -38,7 +38,12 @@ def difference(left: Sequence[float], right: Sequence[float]) -> Difference | No
     """Compare `left` and `right`, the scores of two methods on the same seeds in the same order.
 
     Return None with fewer than 2 seeds, or if a score is not finite: a diverged run has no size.
+
+    Raises:
+        ValueError: there are more scores of one method than of the other.
     """
+    if len(left) != len(right):
+        raise ValueError(f"{len(left)} scores can't be paired with {len(right)}")
     differences = np.asarray(left, dtype=float) - np.asarray(right, dtype=float)
     if len(differences) < 2 or not np.isfinite(differences).all():
         return None

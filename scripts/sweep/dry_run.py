@@ -43,7 +43,7 @@ def _what_happens(run: RunState) -> tuple[bool, str]:
             False,
             "skip: done"
             if run.state == "done"
-            else f"skip: failed ({run.record['reason']}); python scripts/retry.py lets it be retried",
+            else f"skip: {run.state} ({run.record['reason']}); python scripts/retry.py lets it be retried",
         )
     if run.state == "unusable":
         return True, f"try again: {run.reason}"

@@ -55,8 +55,11 @@ def expand(artefact: Artefact, options: dict[str, str], overrides: dict[str, str
         fixed = {"task": task, "regularizer": grid.regularizer, "scale": scale, "quiet": "true"} | overrides
         base = _composed(tuple(f"{key}={value}" for key, value in fixed.items()))
         check_grid(artefact.name, grid, base)
+        narrowed = {key.lstrip("+") for key in fixed}
         axes = {"seed": seeds_of(artefact, grid, options)} | {
-            key: value if isinstance(value, list) else [value] for key, value in grid.axes.items() if key not in fixed
+            key: value if isinstance(value, list) else [value]
+            for key, value in grid.axes.items()
+            if key not in narrowed
         }
         for values in itertools.product(*axes.values()):
             cfg = pickle.loads(base)  # six times as fast as DictConfig.copy()

@@ -105,8 +105,8 @@ class Config(Section, Generic[T]):
     seed: NonNegativeInt
     lr: NonNegative
     num_steps: PositiveInt
-    runs_dir: str
-    data_dir: str
+    runs_dir: str = Field(min_length=1)
+    data_dir: str = Field(min_length=1)
     checkpoint_every_steps: PositiveInt | None
     checkpoint_every_minutes: NonNegative | None
     deterministic: bool
@@ -151,11 +151,14 @@ def task_model(name: str) -> type[Task]:
     """Return the keys of a task, `TASK` of tasks/<name>/config.py. Raise UserError if there is no such task."""
     module = f"tasks.{name}.config"
     try:
-        return importlib.import_module(module).TASK
+        task: type[Task] = importlib.import_module(module).TASK
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):
             raise
         raise UserError(f"task={name} is unknown: there is no {module.replace('.', '/')}.py") from error
+    except AttributeError as error:
+        raise UserError(f"task={name} is unknown: {module.replace('.', '/')}.py declares no TASK") from error
+    return task
 
 
 def _check_together(cfg: Config) -> None:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from tasks.engine import checkpoint
 from tasks.engine.config import Config, Logging, Schedule, SmallModel, Task
+from tasks.engine.errors import Diverged, UserError
 from tasks.engine.files import disk_full_is_said, only_process, write_atomically
 from tasks.engine.parallel import Ranks
 from tasks.engine.seeding import derive, drawing_from
@@ -103,7 +104,10 @@ def _train(
         training = Training(cfg, folder, lock, workload, optimizer, torch.device("cpu"), Ranks())
         with contextlib.closing(training):
             training.resume()
-            training.train(requests)
+            try:
+                training.train(requests)
+            except Diverged as failure:
+                raise UserError(f"the small model of task.small diverged: {failure}; its folder is {folder}") from None
     return workload.model.state_dict()
 
 

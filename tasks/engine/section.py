@@ -78,6 +78,8 @@ def _line(model: type[Section], content: Any, where: str, error: Mapping[str, An
     if error["type"] == "missing" and len(path) == len(error["loc"]):
         return f"{key} is missing; it must be {_wanted(section, path[-1])}"
     value = _value(content, path)
+    if error["type"] == "value_error" and _section_of(section, path[-1]) is not None:  # of the whole section, as above
+        return f"{key}.{error['ctx']['error']}"
     while error["type"] == "extra_forbidden" and isinstance(value, dict) and value:
         part, value = next(iter(value.items()))
         key = f"{key}.{part}"

@@ -63,6 +63,7 @@ def test_the_states_are_those_of_the_steps_that_a_run_stands_on(tmp_path):
     assert attempts.states(tmp_path) == [{"from": 0, "git_commit": "b"}, {"from": 8, "git_commit": "d"}]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_three_times_at_its_start_is_failed_and_not_tried_again(tmp_path):
     for _ in range(attempts.LIMIT):
         process = start("train.py", *RUN, f"runs_dir={tmp_path}")
@@ -84,6 +85,7 @@ def test_a_run_that_is_killed_three_times_at_its_start_is_failed_and_not_tried_a
     assert "scripts/retry.py" in again.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_three_times_but_got_further_each_time_goes_on(tmp_path):
     for steps in (8, 16, 24):
         process = start("train.py", *RUN, f"runs_dir={tmp_path}", "checkpoint_every_steps=8")
@@ -97,6 +99,7 @@ def test_a_run_that_was_killed_three_times_but_got_further_each_time_goes_on(tmp
     assert record["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_every_piece_of_a_run_is_in_its_history(tmp_path):
     process = start("train.py", *RUN, f"runs_dir={tmp_path}")
     wait_until(lambda: any(p.stat().st_size for p in tmp_path.glob("*/*/metrics.jsonl")))

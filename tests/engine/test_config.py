@@ -186,3 +186,19 @@ def test_a_dry_run_refuses_a_wrong_value_without_torch():
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "False\n")
     assert done.stderr == "error: num_steps=abc must be a whole number >= 1\n"
+
+
+@pytest.mark.parametrize("name", ["engine", "recipes", "data.images"])
+def test_a_folder_that_is_no_task_is_refused(name):
+    with pytest.raises(UserError, match=f"task={name} is unknown"):
+        read_config(compose_config(["task=grokking", f"task.name={name}"]))
+
+
+def test_a_rule_between_keys_of_a_section_names_the_first_of_them():
+    with pytest.raises(UserError, match=r"^task\.model\.width=128 must be a multiple of"):
+        read_config(compose_config(["task=grokking", "task.model.heads=3"]))
+
+
+def test_a_folder_without_a_name_is_refused():
+    with pytest.raises(UserError, match="runs_dir"):
+        read_config(compose_config(["task=grokking", "runs_dir="]))

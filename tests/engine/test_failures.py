@@ -74,6 +74,7 @@ def test_the_table_of_the_docs_is_that_of_the_code():
             assert error.exit_code == int(code) and error.ends_sweep == ("stops" in sweep), name
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_fit_is_failed_after_three_attempts(tmp_path):
     cfg = config(tmp_path, "task.model.width=4000000")
     for attempt in (1, 2):
@@ -81,13 +82,14 @@ def test_a_model_that_does_not_fit_is_failed_after_three_attempts(tmp_path):
             engine.run(cfg)
     with pytest.raises(TrainingFailed, match="out of memory before its first step, in 3 attempts"):
         engine.run(cfg)
-    assert [record["status"] for record in records(tmp_path).values()] == ["diverged"]
+    assert [record["status"] for record in records(tmp_path).values()] == ["failed"]
     assert ended(load_artefact("figure5"), cfg).metrics == []  # as a table reads it
     shown = call_forked("show.py", str(run_folder(cfg)))
     assert shown.returncode == 0 and "out of memory before its first step" in shown.stdout, shown.stderr
     assert call_forked("compare.py", *[str(run_folder(cfg))] * 2).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_model_that_does_not_fit_trains_the_others_and_ends(tmp_path):
     run_all([config(tmp_path, "task.model.width=4000000"), config(tmp_path, "seed=2")], 2, "a sweep")
     assert sorted(record["status"] for record in records(tmp_path).values()) == ["failed", "finished"]
@@ -119,9 +121,7 @@ def test_one_unusable_run_is_said_and_the_others_are_trained(tmp_path, damage, c
     assert str(folder) in capfd.readouterr().err
     assert str(folder) in str(unusable(folder))
     done = call_forked("retry.py", str(folder), "--yes")
-    assert done.returncode == 0 and "its last whole checkpoint or step 0, without what cannot be used" in done.stdout, (
-        done.stderr
-    )
+    assert done.returncode == 0 and "its last whole checkpoint, or from step 0" in done.stdout, done.stderr
     assert engine.run(bad)["status"] == "finished"
     assert unusable(folder) is None
     resumed = [attempt.step for attempt in attempts.history(folder) if attempt.step is not None][-1]
@@ -281,9 +281,10 @@ def test_an_artefact_is_a_name_and_no_path():
     for name in ("../task/grokking", "./figure2", "figure2.yaml"):
         done = call("reproduce.py", name)
         assert done.returncode == 2
-        is_one_line(done, "is unknown; choose one of")
+        is_one_line(done, "is unknown")
 
 
+@pytest.mark.slow
 def test_a_sweep_looks_again_at_what_another_process_trained(tmp_path):
     """Two sweeps run at once. The one that ends last has all runs."""
     cfg = config(tmp_path)
@@ -339,12 +340,14 @@ def test_a_copy_of_a_run_s_folder_is_refused_by_its_name(tmp_path):
 def test_an_error_that_ends_a_sweep_ends_its_workers_too(tmp_path):
     """A waiting worker holds the lock of the pool's queue. Killing it would leave the others waiting."""
     broken = [
-        config(tmp_path, f"seed={seed}", "task=gpt2", f"data_dir={tmp_path / 'no data'}") for seed in (1, 2, 3, 4)
+        config(tmp_path, f"seed={seed}", "task=gpt2", "task.model.heads=4", f"data_dir={tmp_path / 'no data'}")
+        for seed in (1, 2, 3, 4)
     ]
     with pytest.raises(UserError, match="is not in"):
         run_all(broken, 2, "a sweep")
 
 
+@pytest.mark.slow
 def test_a_controller_that_is_away_is_asked_again_with_a_growing_pause(tmp_path, monkeypatch, capfd):
     """squeue fails at first and answers later, as after a restart of slurmctld."""
     from scripts.sweep import watch

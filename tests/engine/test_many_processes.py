@@ -140,16 +140,19 @@ def test_two_processes_have_the_loss_curve_of_one_and_the_record_says_how_many_t
     assert only_record(one)["hardware"]["processes"] == 1 and only_record(two)["hardware"]["processes"] == 2
 
 
+@pytest.mark.slow
 def test_two_processes_that_read_images_have_the_loss_curve_of_one(tmp_path):
     data = f"data_dir={write_fashion_mnist(tmp_path / 'data')}"
     single = alone(tmp_path / "one", data, of=IMAGES)
     assert_same_curve(with_torchrun(2, tmp_path / "two", data, "loader_workers=1", of=IMAGES), single)
 
 
+@pytest.mark.slow
 def test_four_processes_with_micro_batches_have_the_loss_curve_of_one(one, tmp_path):
     assert_same_curve(with_torchrun(4, tmp_path, "micro_batch=5"), one)
 
 
+@pytest.mark.slow
 def test_micro_batches_of_one_process_have_the_loss_curve_of_one_pass(one, tmp_path):
     assert_same_curve(alone(tmp_path, "micro_batch=20"), one)
 
@@ -167,6 +170,7 @@ def stopped(runs_dir: Path, *arguments: str) -> Path:
     return runs_dir
 
 
+@pytest.mark.slow
 def test_a_stopped_run_of_two_processes_goes_on_with_two_to_the_same_bits_and_with_one_or_shards_to_the_same_curve(
     one, two, tmp_path
 ):
@@ -181,10 +185,12 @@ def test_a_stopped_run_of_two_processes_goes_on_with_two_to_the_same_bits_and_wi
     assert_same_curve(with_torchrun(2, tmp_path / "shards", "parallel=fsdp"), one)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_with_sharded_parameters_has_the_loss_curve_of_one_process_and_goes_on_with_one(one, tmp_path):
     assert_same_curve(alone(stopped(tmp_path, "parallel=fsdp")), one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -122,6 +122,7 @@ def test_steps_of_an_unknown_state_are_said_to_be_of_one():
     assert environment.differences({"from": 0}, {"git_commit": "a"}) == ["what trained it so far is unknown"]
 
 
+@pytest.mark.slow
 def test_different_changes_are_different_states(tmp_path):
     def git(*arguments: str) -> None:
         subprocess.run(
@@ -184,6 +185,7 @@ def test_an_error_without_a_line_of_its_own_is_one_run_s(tmp_path, monkeypatch, 
     assert "Traceback" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR1])
 def test_a_signal_while_a_command_imports_is_one_line(tmp_path, number):
     process = start(

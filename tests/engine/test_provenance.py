@@ -159,6 +159,7 @@ def test_a_folder_that_cannot_be_written_is_verified_all_the_same(tmp_path, monk
     assert verified.verify(tmp_path, known, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a read-only file system")
 def test_data_on_a_read_only_disk_is_trained_on_and_what_is_missing_is_one_line(tmp_path):
     disk, runs_dir = tmp_path / "disk", tmp_path / "runs"

@@ -37,12 +37,14 @@ def test_killed_runs_end_with_the_same_bits(tmp_path, regularizer):
     killed_runs_end_the_same(tmp_path, *GROKKING, *regularizer, *SHORT)
 
 
+@pytest.mark.slow
 def test_killed_runs_with_batch_norm_and_augmentation_end_with_the_same_bits(tmp_path, data):
     killed_runs_end_the_same(
         tmp_path, "task=cifar100", "quiet=true", f"data_dir={data}", "task.data.train_size=300", *IP, *SHORT
     )
 
 
+@pytest.mark.slow
 def test_sigusr1_writes_a_checkpoint_and_sigterm_writes_one_and_stops(tmp_path):
     arguments = (*GROKKING, *WS, "num_steps=400", "task.log_every_steps=10", "task.eval_every_steps=null")
     assert call("train.py", *arguments, f"runs_dir={tmp_path / 'undisturbed'}").returncode == 0
@@ -62,6 +64,7 @@ def test_sigusr1_writes_a_checkpoint_and_sigterm_writes_one_and_stops(tmp_path):
     same_end(tmp_path / "undisturbed", disturbed)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again_and_a_damaged_record_is(tmp_path):
     arguments = ("regularizer=adamw", "num_steps=10")
     train(tmp_path, *arguments)
@@ -78,6 +81,7 @@ def test_a_finished_run_is_not_trained_again_and_a_damaged_record_is(tmp_path):
     assert json.loads(path.read_text())["metrics"] == json.loads(first)["metrics"]
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint_is_said_and_the_run_ends_with_the_same_bits(tmp_path):
     arguments = ("regularizer=adamcpr_ip", "regularizer.reg_step_size=5", "num_steps=30", "checkpoint_every_steps=10")
     train(tmp_path / "a", *arguments)
@@ -92,6 +96,7 @@ def test_a_truncated_checkpoint_is_said_and_the_run_ends_with_the_same_bits(tmp_
     same_end(tmp_path / "a", tmp_path / "b")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["metrics.jsonl", "dynamics.jsonl"])
 def test_a_damaged_log_is_said_and_the_run_is_done_again_to_the_same_bits(tmp_path, name):
     """The last checkpoint depends on the damaged log. Resuming from it would put a wrong number in the record."""
@@ -109,6 +114,7 @@ def test_a_damaged_log_is_said_and_the_run_is_done_again_to_the_same_bits(tmp_pa
     same_end(tmp_path / "a", tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_second_process_on_the_same_run_is_refused(tmp_path):
     arguments = ("regularizer=adamw", "num_steps=2000")
     first = start("train.py", *GROKKING, f"runs_dir={tmp_path}", *arguments)

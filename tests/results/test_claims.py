@@ -76,6 +76,7 @@ def test_the_pairs_are_seeds_of_each_learning_rate_at_the_column_that_is_best_fo
     assert said.endswith(f"over 9 pairs; p = {p:.3f}, Holm {p:.3f}")  # the only claim here
 
 
+@pytest.mark.slow
 def test_a_method_with_more_columns_has_no_better_chance():
     """Compare AdamW's best of four columns with IP's only one, 100 times, on pure noise."""
     verdicts = []

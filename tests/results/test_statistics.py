@@ -83,6 +83,11 @@ def test_a_diverged_run_or_a_single_seed_has_no_difference():
     assert difference([1.0], [2.0]) is None
 
 
+def test_scores_that_are_no_pairs_are_refused():
+    with pytest.raises(ValueError, match="1 scores can't be paired with 3"):
+        difference([1.0], [2.0, 3.0, 5.0])
+
+
 def test_equal_differences_need_no_test():
     assert difference([2.0, 3.0], [1.0, 2.0]).p == 0
     assert difference([2.0, 3.0], [2.0, 3.0]).p == 1

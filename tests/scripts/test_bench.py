@@ -265,5 +265,6 @@ def test_extra_peak_memory_is_what_a_call_holds_at_most():
         return lambda: torch.ones(megabytes * 250_000).sum()
 
     take(100)()  # memory that the allocator keeps must not hide the next peak
-    assert extra_peak_bytes(take(20), CPU) == pytest.approx(20e6, abs=1e6)
+    # glibc takes blocks above 32 MiB from the system. Smaller ones may fit into what earlier tests left free.
+    assert extra_peak_bytes(take(40), CPU) == pytest.approx(40e6, abs=1e6)
     assert extra_peak_bytes(lambda: None, CPU) <= 1e6

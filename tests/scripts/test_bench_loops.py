@@ -9,6 +9,7 @@ from tasks.engine.errors import UserError
 PLAIN, ENGINE = "plain, AdamW", "engine, AdamCPR IP"
 
 
+@pytest.mark.slow
 def test_the_engine_s_loop_and_a_plain_one_take_turns_and_the_plain_one_s_ratio_is_one(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loops, "PLAIN", {"cifar100": {PLAIN: loops.PLAIN["cifar100"][PLAIN]}})  # two of five loops
     monkeypatch.setattr(loops, "ENGINE", {ENGINE: "adamcpr_ip"})

@@ -100,6 +100,7 @@ def test_a_missing_data_set_is_said_with_the_command_that_brings_it(tmp_path):
     is_one_line(done, "CIFAR100 is not in", "python scripts/prepare_data.py cifar100 CIFAR100")
 
 
+@pytest.mark.slow
 def test_paper_scale_without_a_gpu_is_refused_before_anything_is_written(tmp_path):
     done = call("train.py", "task=cifar100", "regularizer=adamcpr_ip", "scale=paper", f"runs_dir={tmp_path / 'runs'}")
     assert done.returncode == 2
@@ -107,6 +108,7 @@ def test_paper_scale_without_a_gpu_is_refused_before_anything_is_written(tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_paper_s_own_model_trains_on_a_cpu(tmp_path, data):
     """Train the paper's ResNet18 by its protocol, on images that are not CIFAR-100's."""
     arguments = (
@@ -125,6 +127,7 @@ def test_the_paper_s_own_model_trains_on_a_cpu(tmp_path, data):
     assert record["config"]["task"]["batch_size"] == 128
 
 
+@pytest.mark.slow
 def test_a_warm_start_after_the_end_is_a_warning_and_the_record_says_that_no_bound_was_set(tmp_path):
     done = call(
         "train.py",
@@ -143,6 +146,7 @@ def test_a_warm_start_after_the_end_is_a_warning_and_the_record_says_that_no_bou
     assert "mlp_in.weight" in record["without_bound"]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_on_record_and_the_run_is_not_tried_again(tmp_path):
     arguments = ("task=cifar100", "quiet=true", f"runs_dir={tmp_path}", "num_steps=60", "lr=1e30", "regularizer=adamw")
     data_dir = write_fashion_mnist(tmp_path / "data")
@@ -177,6 +181,7 @@ def test_a_file_in_place_of_the_runs_folder_is_said(tmp_path):
     is_one_line(done, "runs_dir=", "cannot hold runs")
 
 
+@pytest.mark.slow
 def test_a_record_of_another_run_is_not_taken_for_this_one_s(tmp_path):
     arguments = (*GROKKING, f"runs_dir={tmp_path}", "regularizer=adamw", "num_steps=10")
     for seed in ("seed=1", "seed=2"):
@@ -190,6 +195,7 @@ def test_a_record_of_another_run_is_not_taken_for_this_one_s(tmp_path):
     assert json.loads((two / "record.json").read_bytes())["metrics"] == json.loads(own)["metrics"]
 
 
+@pytest.mark.slow
 def test_a_damaged_data_set_is_not_called_ready(tmp_path):
     data = write_fashion_mnist(tmp_path)  # the right places but wrong contents
     done = call("prepare_data.py", "cifar100", "FashionMNIST", f"data_dir={data}", timeout=300)
@@ -200,6 +206,7 @@ def test_a_damaged_data_set_is_not_called_ready(tmp_path):
     assert whole == (done.returncode == 0) == ("ready" in done.stdout)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     arguments = (*GROKKING, f"runs_dir={tmp_path}", "regularizer=adamw", "num_steps=10")
     for seed in ("seed=1", "seed=2"):
@@ -225,6 +232,7 @@ def small_disk():
             subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_leaves_nothing_half_written(small_disk, tmp_path):
     """A checkpoint of this model takes about 3 MB, so a second one does not fit."""
     arguments = (*GROKKING, "regularizer=adamcpr_ip", "num_steps=30", "checkpoint_every_steps=10")
@@ -251,6 +259,7 @@ def test_without_space_for_a_file_its_old_content_stays(small_disk):
     assert os.listdir(small_disk) == ["file"]
 
 
+@pytest.mark.slow
 def test_every_regularizer_of_the_configuration_trains(tmp_path):
     names = sorted(path.stem for path in (ROOT / "configs" / "regularizer").glob("*.yaml"))
     done = call(
@@ -267,6 +276,7 @@ def test_every_regularizer_of_the_configuration_trains(tmp_path):
     assert sorted(record["config"]["regularizer"]["name"] for record in records(tmp_path).values()) == names
 
 
+@pytest.mark.slow
 def test_wandb_offline_keeps_its_files_in_the_run_s_folder_and_its_key_nowhere(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", key := "0123456789abcdef" * 2 + "01234567")
     done = call("train.py", *GROKKING, f"runs_dir={tmp_path}", "num_steps=10", "logging=wandb")

@@ -282,6 +282,7 @@ def test_every_command_names_what_there_is(copy, page, command):
 # --- files of the how-to pages
 
 
+@pytest.mark.slow
 def test_the_optimizers_of_the_how_to_train(copy, tmp_path):
     for arguments in (("regularizer=radam",), ("regularizer=radam_cpr", "regularizer.warm_start=4")):
         run(copy, "scripts/train.py", "task=grokking", "num_steps=8", f"runs_dir={tmp_path}", *arguments)
@@ -289,6 +290,7 @@ def test_the_optimizers_of_the_how_to_train(copy, tmp_path):
     assert all(record["status"] == "finished" for record in records(tmp_path).values())
 
 
+@pytest.mark.slow
 def test_the_task_of_the_how_to_learns_and_its_heat_map_is_written(copy, tmp_path):
     run(
         copy,
@@ -316,6 +318,7 @@ def test_the_text_of_the_how_to_is_cut_and_trained_on(copy, tmp_path):
     run(copy, "scripts/train.py", "task=gpt2", "scale=mini", "task.data.name=MyText", "num_steps=2", *places)
 
 
+@pytest.mark.slow
 def test_the_images_of_the_how_to_are_read(copy, tmp_path):
     (command,) = [
         command
@@ -330,6 +333,7 @@ def test_the_images_of_the_how_to_are_read(copy, tmp_path):
     run(copy, "scripts/train.py", *arguments, f"data_dir={tmp_path}", f"runs_dir={tmp_path / 'runs'}", "num_steps=2")
 
 
+@pytest.mark.slow
 def test_the_tutorial_s_sweep_writes_its_figure(tmp_path):
     (command,) = [command for command in commands(DOCS / "tutorial.md") if command.endswith("num_steps=100")]
     data = write_fashion_mnist(tmp_path / "data", train=1000)

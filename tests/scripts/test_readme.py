@@ -46,6 +46,7 @@ def test_every_artefact_has_one_row_and_the_paper_s_order():
     assert names[-5:] == ["table_j1", "amos22", "figure_k1", "evaluate_at", "resnet50"]
 
 
+@pytest.mark.slow
 def test_every_row_s_command_is_a_target_that_makes_the_row_s_results():
     for target in re.findall(r"`make (reproduce-\w+)`", table(ROOT)):
         done = subprocess.run(

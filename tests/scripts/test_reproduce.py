@@ -23,6 +23,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_grokking_twice_gives_the_same_files_and_the_second_time_starts_no_run(tmp_path):
     arguments = (*GROKKING, f"runs_dir={tmp_path}", "num_steps=24", "task.eval_every_steps=8")
     before = contents(ROOT / "results" / "mini" / "grokking")
@@ -41,6 +42,7 @@ def test_grokking_twice_gives_the_same_files_and_the_second_time_starts_no_run(t
     assert contents(ROOT / "results" / "mini" / "grokking") == before  # 24 steps are not the committed table's artefact
 
 
+@pytest.mark.slow
 def test_figure2_shows_every_cell_beside_the_paper_s(tmp_path):
     data = write_fashion_mnist(tmp_path / "data")
     arguments = (
@@ -79,6 +81,7 @@ def test_every_run_of_evaluate_at_has_a_partner(scale):
     assert {(cfg.lr, cfg.seed) for cfg in narrowed} == {(1e-2, 3), (1e-2, 20)}
 
 
+@pytest.mark.slow
 def test_one_command_runs_the_two_tasks_of_evaluate_at(tmp_path):
     data = write_fashion_mnist(tmp_path / "data", train=1000)
     arguments = ("evaluate_at", f"runs_dir={tmp_path}", f"data_dir={data}", "num_steps=3", "seeds=1", "lr=1e-2")
@@ -96,6 +99,7 @@ def test_one_command_runs_the_two_tasks_of_evaluate_at(tmp_path):
     assert len(list(tmp_path.glob("grokking/*/record.json"))) == len(list(tmp_path.glob("cifar100/*/record.json"))) == 2
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_in_the_table_and_stops_nothing(tmp_path):
     data = write_fashion_mnist(tmp_path / "data")
     common = (
@@ -119,6 +123,7 @@ def test_a_diverged_run_is_in_the_table_and_stops_nothing(tmp_path):
     assert "1 diverged" in table
 
 
+@pytest.mark.slow
 def test_sigterm_stops_every_run_with_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     arguments = (*IN_PAIRS, f"runs_dir={tmp_path}", "num_steps=400")
     process = start("reproduce.py", *arguments)
@@ -138,6 +143,7 @@ def test_sigterm_stops_every_run_with_a_checkpoint_and_the_same_command_goes_on(
     assert len(records(tmp_path)) == METHODS
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_checkpoint_when_their_parent_is_killed(tmp_path):
     arguments = (*IN_PAIRS, f"runs_dir={tmp_path}", "num_steps=4000")
     process = start("reproduce.py", *arguments)
@@ -150,6 +156,7 @@ def test_workers_end_with_a_checkpoint_when_their_parent_is_killed(tmp_path):
     assert len(list(tmp_path.glob("*/*-s*"))) == 2  # no worker started another run
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_said_in_one_line_and_replaced(tmp_path):
     process = start(
         "reproduce.py", *GROKKING, f"runs_dir={tmp_path}", "num_steps=200", "task.log_every_steps=8", "jobs=1"
@@ -163,6 +170,7 @@ def test_a_killed_worker_is_said_in_one_line_and_replaced(tmp_path):
     assert [record["status"] for record in records(tmp_path).values()] == ["finished"] * METHODS
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_train_no_run_twice(tmp_path):
     arguments = (*GROKKING, f"runs_dir={tmp_path}", "num_steps=200", "task.log_every_steps=8", "jobs=1")
     first = start("reproduce.py", *arguments)

@@ -3,6 +3,7 @@
 import subprocess
 from types import SimpleNamespace
 
+import pytest
 from commands import ROOT, call, records
 from made_runs import out_of_memory, run
 
@@ -15,6 +16,7 @@ def to_do(text):
     return {line.split()[0]: tuple(map(int, line.split()[1:4])) for line in text.splitlines()[1:-1]}
 
 
+@pytest.mark.slow
 def test_an_artefact_without_its_data_is_said_and_the_others_are_done(tmp_path, capsys):
     arguments = (
         "table1",

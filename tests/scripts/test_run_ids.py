@@ -13,7 +13,7 @@ PINNED = yaml.safe_load(Path(__file__).with_name("run_ids.yaml").read_text())
 
 def test_every_artefact_is_pinned_at_each_of_its_scales():
     assert {name: set(scales) for name, scales in PINNED.items()} == {
-        name: set(load_artefact(name)["scales"]) for name in known_artefacts()
+        name: set(load_artefact(name).scales) for name in known_artefacts()
     }
 
 

@@ -154,6 +154,7 @@ def test_status_tells_every_state_and_names_what_is_not_done(finished, tmp_path,
     assert len(lines) == 4
 
 
+@pytest.mark.slow
 def test_status_says_why_a_run_failed_and_of_all_artefacts_one_line_each(failed, tmp_path):
     done = call("status.py", "grokking", *SETTINGS, NAN, f"runs_dir={failed}")
     assert done.stdout.splitlines()[1].split()[:10] == ["grokking", "6", "0", "1", "0", "0", "0", "0", "0", "5"]
@@ -166,6 +167,7 @@ def test_status_says_why_a_run_failed_and_of_all_artefacts_one_line_each(failed,
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_runs_of_another_commit_are_said_where_a_sweep_skips_them(finished, tmp_path):
     runs_dir = copy(finished, tmp_path)
     here = present_commit()
@@ -181,6 +183,7 @@ def test_runs_of_another_commit_are_said_where_a_sweep_skips_them(finished, tmp_
     assert f"grokking: {said}\n" in call("reproduce.py", *artefact(runs_dir)).stdout
 
 
+@pytest.mark.slow
 def test_status_without_a_sweep_s_keys_says_that_there_are_runs_of_other_keys(finished, tmp_path):
     done = call("status.py", "grokking", f"runs_dir={finished}")
     assert done.stdout.splitlines()[1].split()[:3] == ["grokking", "36", "0"]
@@ -211,6 +214,7 @@ def test_a_dry_run_says_what_reproduce_then_does(finished, tmp_path, monkeypatch
     assert would_train | {runs[2].name} == left_to_do(runs_dir)
 
 
+@pytest.mark.slow
 def test_before_anything_was_measured_costs_are_the_artefact_s_estimate_or_unknown(tmp_path):
     done = call("reproduce.py", "figure2", "grokking", "scale=paper", f"runs_dir={tmp_path}", "--dry-run")
     assert done.returncode == 0, done.stderr
@@ -294,6 +298,7 @@ def test_prune_removes_the_checkpoints_of_finished_runs_alone(finished, failed, 
     assert "freed " in done.stdout
 
 
+@pytest.mark.slow
 def test_orphans_are_pruned_only_if_asked_for_and_a_no_at_the_terminal_changes_nothing(finished, tmp_path):
     runs_dir = copy(finished, tmp_path)
     assert (
@@ -342,6 +347,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, words):
     is_one_line(done, *words)
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_is_skipped_and_looking_does_not_load_torch(tmp_path):
     assert make_finished(30, tmp_path) == 30
     before = contents(tmp_path)

@@ -186,6 +186,7 @@ def test_heads_are_as_configured_and_a_run_s_random_head_is_its_seed_s(root):
     )
 
 
+@pytest.mark.slow
 def test_a_run_has_zero_shot_and_wise_ft_scores_in_its_last_evaluation(root, tmp_path):
     own = ("regularizer=adamcpr_ws", "regularizer.warm_start=2", "task.eval_every_steps=3", "quiet=false")
     done = call("train.py", *TINY, *own, f"data_dir={root}", f"runs_dir={tmp_path}")

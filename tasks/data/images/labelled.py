@@ -132,6 +132,8 @@ def _folders(folder: Path, split: str) -> Images:
         )
     if missing := sorted(set(names) - set(here)):
         say(f"warning: {folder / split} lacks {_listed(missing)} of {folder / 'train'}")
+    if empty := [name for name in here if not any((folder / split / name).iterdir())]:
+        raise UserError(f"{folder / split} has no images of {_listed(empty)}; remove the empty folders or fill them")
     images = datasets.ImageFolder(folder / split, loader=of_file)
     images.class_to_idx = {name: number for number, name in enumerate(names)}
     images.targets = [images.class_to_idx[here[label]] for label in images.targets]

@@ -87,6 +87,7 @@ def _train_it(root, results):
     results.put(sha(small.trained(root, SMALL, quiet=True)))
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_small_model_once(root):
     context = multiprocessing.get_context("spawn")
     results = context.Queue()

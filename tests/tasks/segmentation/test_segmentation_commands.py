@@ -25,6 +25,7 @@ def own(made, tmp_path, monkeypatch):
     return set_up
 
 
+@pytest.mark.slow
 def test_nnunet_s_command_line_finds_the_trainer_and_its_configuration(own, monkeypatch):
     from nnunetv2.run.run_training import get_trainer_from_args
 

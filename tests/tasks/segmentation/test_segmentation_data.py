@@ -268,7 +268,7 @@ def test_every_name_of_the_paper_s_data_sets_asks_for_what_its_owners_have(tmp_p
         prepare_data.main(["segmentation", "dataset=heart,btcv,brats,amos22", f"data_dir={tmp_path}"])
     assert all(word in str(said.value) for word in ("medicaldecathlon.com", "synapse.org", "upenn.edu", "zenodo.org"))
     assert f"or leave it as {tmp_path}/segmentation/source/Task02_Heart.tar" in str(said.value)
-    with pytest.raises(UserError, match="data set head is unknown to segmentation; choose of MNI152, Heart"):
+    with pytest.raises(UserError, match="segmentation has no data set head; choose one of MNI152, Heart"):
         prepare_data.main(["segmentation", "dataset=head"])
 
 
@@ -290,6 +290,7 @@ def test_cases_that_are_not_oriented_alike_are_said(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_preprocessing_is_done_once_for_each_data_set_and_plan(made, tmp_path):
     folder = Path(trainer_of(made, tmp_path).preprocessed_dataset_folder_base)
     changed = (folder / "nnUNetPlans.json").stat().st_mtime_ns
@@ -303,6 +304,7 @@ def test_preprocessing_is_done_once_for_each_data_set_and_plan(made, tmp_path):
     assert Path(trainer_of(other, tmp_path).preprocessed_dataset_folder_base).parent.name != folder.parent.name
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_leaves_nothing_that_is_taken_for_whole(made, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(raw.folder_of(made, "MNI152"), raw.folder_of(data, "MNI152"))

@@ -104,6 +104,7 @@ def test_the_paper_s_schedule():
     assert lr_factor(amos.task.schedule, 0, amos.num_steps) == 1
 
 
+@pytest.mark.slow
 def test_settings_that_cannot_be_are_said(made, tmp_path):
     for settings, words in (
         (

@@ -263,6 +263,7 @@ def test_a_fold_whose_loss_is_not_finite_is_on_record(made, tmp_path):
     assert records(tmp_path)[next(iter(records(tmp_path)))]["status"] == "diverged"
 
 
+@pytest.mark.slow
 def test_a_fold_that_fails_is_said_and_the_others_of_the_sweep_finish(made, tmp_path, capfd):
     settings = ["num_steps=4", "task.grad_clip=null", f"runs_dir={tmp_path}"]
     failing, finishing = (
@@ -274,6 +275,7 @@ def test_a_fold_that_fails_is_said_and_the_others_of_the_sweep_finish(made, tmp_
     assert f"run {run_id(failing)} diverged: loss is" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_too_little_memory_for_a_patch_is_said(made, tmp_path):
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))  # a batch of such patches takes 8.6 GB
@@ -285,6 +287,7 @@ def test_too_little_memory_for_a_patch_is_said(made, tmp_path):
     assert records(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_a_killed_fold_goes_on_and_ends_with_the_same_bits_beside_another_fold(made, tmp_path):
     arguments = [
         *SETTINGS,

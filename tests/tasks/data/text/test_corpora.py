@@ -42,6 +42,7 @@ def test_validation_documents_are_chosen_by_their_hash():
 # The two data sets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tokens"),
     [
