@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from results import folds, interpolation, progress
+from results.artefact_file import nearest
 from results.claims import judge
 from results.code import code_remark, states_of
 from results.figures import draw
@@ -30,6 +31,20 @@ class Summary:
 
     text: str
     files: tuple[Path, ...]
+
+
+def metric_fault(artefact: Artefact, runs: Sequence[Run]) -> str | None:
+    """Return why no run has the artefact's metric, or None if one has, or none has finished."""
+    if artefact.metric is None or not (finished := [run for run in runs if run.status == "finished"]):
+        return None
+    wanted, names = artefact.metric.name, sorted({name for run in finished for name in run.scores})
+    if wanted not in names:
+        return f"metric.name={wanted} is in no run's record{nearest(wanted, names)}"
+    for run in finished:
+        own = run.record.get("metric") or {}
+        if own.get("name") == wanted and own.get("better") != artefact.metric.better:
+            return f"metric.better={artefact.metric.better}, but the task's {wanted} is better if {own.get('better')}"
+    return None
 
 
 def write_artefact(

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from results.published import FOLDER, published_rows
-from results.runs import Run, best_cell, held_out_best, label, panel_cells, power_of_ten
+from results.runs import Run, best_cell, held_out_best, label, panel_cells, place_of, power_of_ten, row_value
 from results.schema import Artefact, Panel
 from results.table import spread
 
@@ -86,11 +86,13 @@ def readable(artefact: Artefact, table: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "method": cell["method"],
-                artefact.row: power_of_ten(cell[artefact.row]),
+                artefact.row: row_value(artefact, cell[artefact.row]),
                 "setting": cell["setting"] or "-",
-                "ours": _ours(cell),
+                "ours": _ours(cell, artefact.metric.table_digits),
                 "paper": paper,
-                "ours - paper": f"{cell['difference']:+.2f}" if pd.notna(cell["difference"]) else "-",
+                "ours - paper": f"{cell['difference']:+.{artefact.metric.table_digits}f}"
+                if pd.notna(cell["difference"])
+                else "-",
             }
         )
     return pd.DataFrame(rows)
@@ -107,8 +109,8 @@ def best_table(artefact: Artefact, data: pd.DataFrame) -> pd.DataFrame:
         row: dict[str, str] = {"method": panel.title}
         ours = panel_cells(artefact, panel, data)
         for title, table in (("ours", ours), ("paper", published_cells(artefact, panel))):
-            row[f"best of {title}"] = _with_setting(best_cell(table, artefact.metric.better))
-        row[HELD_OUT] = _with_setting(held_out_best(artefact, panel, data))
+            row[f"best of {title}"] = _with_setting(artefact, best_cell(table, artefact.metric.better))
+        row[HELD_OUT] = _with_setting(artefact, held_out_best(artefact, panel, data))
         rows.append(row)
     table = pd.DataFrame(rows)
     return table if (table[HELD_OUT] != "-").any() else table.drop(columns=HELD_OUT)
@@ -133,16 +135,16 @@ def held_out_note(artefact: Artefact, runs: Sequence[Run], best: pd.DataFrame) -
     return f"{chosen} There are none chosen by one half of the test set and scored on the other: {why}."
 
 
-def _with_setting(best: pd.Series | None) -> str:
+def _with_setting(artefact: Artefact, best: pd.Series | None) -> str:
     if best is None:
         return "-"
-    setting = f", {best['column']}" if best["column"] else ""
-    return f"{best['mean']:.2f}{spread(best['std'])} (lr {power_of_ten(best['row'])}{setting})"
+    digits = artefact.metric.table_digits
+    return f"{best['mean']:.{digits}f}{spread(best['std'], digits)} ({place_of(artefact, best)})"
 
 
-def _ours(cell: pd.Series) -> str:
+def _ours(cell: pd.Series, digits: int) -> str:
     notes = [f"{cell['seeds']} seeds" if cell["seeds"] != 1 else "1 seed"]
     notes += [f"{cell['diverged']} diverged"] if cell["diverged"] else []
     notes += [f"{cell['missing']} missing"] if cell["missing"] else []
-    value = f"{cell['mean']:.2f}{spread(cell['std'])}" if pd.notna(cell["mean"]) else "-"
+    value = f"{cell['mean']:.{digits}f}{spread(cell['std'], digits)}" if pd.notna(cell["mean"]) else "-"
     return f"{value} ({', '.join(notes)})"

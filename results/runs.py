@@ -135,6 +135,17 @@ def power_of_ten(value: float) -> str:
     return f"1e{halves / 2:.1f}" if value > 0 and abs(halves - round(halves)) < 0.01 else f"{value:g}"
 
 
+def row_value(artefact: Artefact, value: float) -> str:
+    """Print a value of a heat map's rows: a learning rate as a power of ten, another key as it is."""
+    return power_of_ten(value) if artefact.row == "lr" else label(value)
+
+
+def place_of(artefact: Artefact, cell: Any) -> str:
+    """Return a cell's row and column in words, such as `lr 1e-3.0, 2x`."""
+    row = f"{artefact.row.rpartition('.')[2]} {row_value(artefact, cell['row'])}"
+    return f"{row}, {cell['column']}" if cell["column"] else row
+
+
 def metric_of(artefact: Artefact, panel: Panel) -> str:
     """Return the name of the panel's own metric, else the artefact's."""
     return panel.metric or artefact.metric.name

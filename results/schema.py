@@ -1,32 +1,28 @@
 """Types of the keys in configs/artefact/*.yaml. docs/reference/artefacts.md is made from their
 descriptions.
 
-`read_artefact` rejects an unknown key before training starts and names the nearest known one.
+`read_artefact` (results/artefact_file.py) reads a file into them.
 """
 
-import difflib
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError
-
-from results.published import FOLDER, published_rows
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
 LayoutName = Literal["heatmap", "curves", "budget", "pairs", "dynamics"]
 Value = bool | int | float | str | None
-Side = str | list[str]  # panels, by id or regularizer
+Names = Annotated[list[str], Field(min_length=1)]
+Side = str | Names  # panels, by id or regularizer
 ValueAtScale = Value | dict[str, Value]  # one value, or one for each scale
+Whole = Annotated[int, Field(strict=True, ge=1)]
+Above = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class SchemaError(ValueError):
-    """An artefact's file doesn't match the schema. One line names the file, the key and the nearest
-    known one.
-    """
+def as_column(value: Any) -> Any:
+    """Return a number as the text of its column, so that `value: 0.5` and `value: "0.5"` are the same."""
+    return f"{value:g}" if isinstance(value, int | float) else value
+
+
+Column = Annotated[str, BeforeValidator(as_column)]
 
 
 class Strict(BaseModel):
@@ -42,8 +38,10 @@ class Metric(Strict):
     label: str = Field(description="its name for people")
     unit: str = Field("", description="its unit, such as `%`")
     better: Literal["higher", "lower"] = Field(description="which scores are better")
-    digits: int = Field(1, description="digits after the point in tables")
-    near: float | dict[str, float] = Field(
+    digits: Annotated[int, Field(strict=True, ge=0, le=6)] = Field(
+        1, description="digits after the point in figures; tables have at least two"
+    )
+    near: Above | dict[str, Above] = Field(
         1.0, description="how far behind the best cell still counts as near it, in the metric's unit"
     )
 
@@ -57,6 +55,11 @@ class Metric(Strict):
         """The text of an axis."""
         return ", ".join(filter(None, (self.label, self.unit)))
 
+    @property
+    def table_digits(self) -> int:
+        """Digits after the point in tables."""
+        return max(2, self.digits)
+
     def near_at(self, scale: str) -> float:
         """Return `near` at a scale."""
         return self.near[scale] if isinstance(self.near, dict) else self.near
@@ -68,7 +71,7 @@ class PartMetric(Metric):
     target: float | None = Field(
         None, description="makes the score the time at which the metric first reaches this value"
     )
-    x_unit_steps: int | None = Field(None, description="steps in one unit of that time")
+    x_unit_steps: Whole | None = Field(None, description="steps in one unit of that time")
 
 
 class Readme(Strict):
@@ -80,13 +83,22 @@ class Readme(Strict):
     place: str | None = Field(None, description="sorts the row, in place of the artefact's name")
 
 
+def _distinct(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("must be different numbers")
+    return seeds
+
+
+Seeds = Annotated[list[Annotated[int, Field(strict=True, ge=0)]], Field(min_length=1), AfterValidator(_distinct)]
+
+
 class Grid(BaseModel):
     """A Cartesian product of values. Every other key is a key of train.py with a value or a list of values."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     regularizer: str = Field(description="a file of configs/regularizer")
     task: str | None = Field(None, description="a file of configs/task, if not the artefact's")
-    seed: list[int] | None = Field(None, description="seeds, if not the scale's")
+    seed: Seeds | None = Field(None, description="seeds, if not the scale's")
 
     @property
     def axes(self) -> dict[str, Any]:
@@ -97,12 +109,12 @@ class Grid(BaseModel):
 class Scale(Strict):
     """What is trained at one scale: the union of the grids, for every seed."""
 
-    minutes_per_run: float | None = Field(
+    minutes_per_run: Above | None = Field(
         None,
         description="of one GPU or core: what status.py and --dry-run reckon with until runs are measured",
     )
-    seeds: list[int]
-    grids: list[Grid]
+    seeds: Seeds
+    grids: list[Grid] = Field(min_length=1)
 
 
 class Selection(Strict):
@@ -148,26 +160,26 @@ class Method(Selection):
 class Budget(Strict):
     """For `layout: budget`: scores over training budgets."""
 
-    unit_steps: dict[str, int] = Field(description="steps in one unit of the budget, for each scale")
+    unit_steps: dict[str, Whole] = Field(description="steps in one unit of the budget, for each scale")
     reference: str = Field(description="the title of the method that the others are compared with")
-    goal: str
+    goal: str = Field(description="the title of the method whose score is to be reached")
 
 
 class Curves(Strict):
     """For `layout: curves`."""
 
     x_label: str
-    x_unit_steps: int = Field(description="steps in one unit of the x axis")
-    y: list[str] = Field(description="metrics; the first one is drawn thick")
+    x_unit_steps: Whole = Field(description="steps in one unit of the x axis")
+    y: Names = Field(description="metrics; the first one is drawn thick")
     target: float = Field(description="the value of the first metric that is to be reached")
 
 
 class Dynamics(Strict):
     """For `layout: dynamics`: R, κ and λ over the steps."""
 
-    columns: str = Field(description="the configuration key whose values are the columns")
-    quantities: list[str]
-    matrices: list[str]
+    columns: Literal["methods", "matrices"] = Field(description="what is drawn side by side")
+    quantities: list[Literal["R", "change", "lambda", "loss"]] = Field(min_length=1, description="what is drawn")
+    matrices: Names = Field(description="names of the model's parameters")
 
 
 class Pair(Strict):
@@ -183,7 +195,7 @@ class Part(Strict):
     title: str
     task: str
     metric: PartMetric
-    margin: dict[str, float] = Field(description="how large a difference still counts as the same, for each scale")
+    margin: dict[str, Above] = Field(description="how large a difference still counts as the same, for each scale")
 
 
 class Interpolation(Strict):
@@ -243,7 +255,7 @@ class ShareClaim(BaseClaim):
     left: Side
     right: Side
     reference: str = Field(description="the panel whose best cell it is")
-    within: float = Field(description="in the metric's unit")
+    within: Above = Field(description="in the metric's unit")
 
 
 class BestValueClaim(BaseClaim):
@@ -251,7 +263,7 @@ class BestValueClaim(BaseClaim):
 
     kind: Literal["best_value"]
     left: Side
-    value: str
+    value: Column
 
 
 class SameValuesClaim(BaseClaim):
@@ -259,8 +271,8 @@ class SameValuesClaim(BaseClaim):
 
     kind: Literal["same_values"]
     left: Side
-    value: str
-    margin: dict[str, float]
+    value: Column
+    margin: dict[str, Above]
 
 
 class SameBestClaim(BaseClaim):
@@ -269,7 +281,7 @@ class SameBestClaim(BaseClaim):
     kind: Literal["same_best"]
     left: Side
     right: Side
-    margin: dict[str, float]
+    margin: dict[str, Above]
 
 
 class SoonerClaim(BaseClaim):
@@ -277,7 +289,7 @@ class SoonerClaim(BaseClaim):
 
     kind: Literal["sooner"]
     left: str = Field(description="a method's title")
-    right: list[str] = Field(description="methods' titles")
+    right: Names = Field(description="methods' titles")
 
 
 class MethodAt(Strict):
@@ -335,6 +347,9 @@ class Artefact(Strict):
     claims: list[Claim] = []
     claims_of: str = Field("the paper", description="whose claims they are")
     row: str = Field(ABSENT, description="heatmap: the configuration key of the rows")
+    row_label: str = Field(
+        "", description="heatmap: its name for people; default: learning rate for `lr`, else the key"
+    )
     panels: list[Panel] = Field([], description="heatmap: left to right")
     panels_per_row: int | None = None
     published_as: str | None = Field(None, description="heatmap: what the published values are of")
@@ -355,6 +370,11 @@ class Artefact(Strict):
     def name(self) -> str:
         """The name of the file without .yaml."""
         return self._name
+
+    @property
+    def row_name(self) -> str:
+        """The name of a heat map's rows for people."""
+        return self.row_label or ("learning rate" if self.row == "lr" else self.row.rpartition(".")[2])
 
     @property
     def scale(self) -> str:
@@ -386,168 +406,8 @@ def at_scale(artefact: Artefact, scale: str) -> Artefact:
     return copy
 
 
-NEEDED: dict[str, tuple[str, ...]] = {
-    "heatmap": ("metric", "row", "panels"),
-    "curves": ("metric", "curves", "methods"),
-    "budget": ("metric", "budget", "methods"),
-    "pairs": ("pair", "parts"),
-    "dynamics": ("dynamics", "methods"),
-}
-
-
-def read_artefact(path: Path) -> Artefact:
-    """Return the artefact of a checked file.
-
-    Raises SchemaError: one line with the file, the key, what is wrong and the nearest known key.
-    """
-    try:
-        content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise SchemaError(f"{path.name} is no YAML: {' '.join(str(error).split())}") from None
-    return check_artefact(path.stem, content)
-
-
-def check_artefact(name: str, content: Any) -> Artefact:
-    """Return an artefact from its file's content. Raise SchemaError if keys or values are invalid."""
-    try:
-        artefact = Artefact.model_validate(content)
-    except ValidationError as error:
-        raise SchemaError(f"{name}.yaml: {_said(_first(error.errors()))}") from None
-    if wrong := _inconsistency(artefact, name):
-        raise SchemaError(f"{name}.yaml: {wrong}")
-    artefact._name = name
-    return artefact
-
-
-def _inconsistency(artefact: Artefact, name: str) -> str | None:
-    """Return a message on the first inconsistency in the artefact, or None."""
-    return (
-        _missing_key(artefact)
-        or _unknown_scale(artefact)
-        or _unknown_side(artefact)
-        or _unknown_column(artefact, FOLDER / f"{name}.yaml")
-    )
-
-
-def _missing_key(artefact: Artefact) -> str | None:
-    for key in NEEDED[artefact.layout]:
-        if not getattr(artefact, key):
-            return f"layout {artefact.layout} needs the key {key}"
-    for scale, protocol in artefact.scales.items():
-        for number, grid in enumerate(protocol.grids):
-            if not (grid.task or artefact.task):
-                return f"scales.{scale}.grids.{number} needs the key task, since the artefact has none"
-    return None
-
-
-def _unknown_scale(artefact: Artefact) -> str | None:
-    scales = list(artefact.scales)
-    for key, value in _walk(artefact.model_dump(), ""):
-        by_scale = isinstance(value, dict) and (key.endswith(BY_SCALE) or ".select." in key)
-        named = key.endswith(".scales") and value
-        if not (by_scale or named):
-            continue
-        for scale in value:
-            if scale not in scales:
-                said = f"unknown scale {key}.{scale}" if by_scale else f"{key}={scale} is unknown"
-                return said + nearest(str(scale), scales)
-    return None
-
-
-def _unknown_side(artefact: Artefact) -> str | None:
-    """Look for a claim whose panels, methods or task the artefact does not have."""
-    known = [panel.name for panel in artefact.panels] + [method.title for method in artefact.methods]
-    for number, claim in enumerate(artefact.claims):
-        sides = [(key, value, known) for key, value in claim if key in ("left", "right", "reference")]
-        if isinstance(claim, SameClaim):
-            sides.append(("task", claim.task, [part.task for part in artefact.parts]))
-        for key, value, there in sides:
-            for one in names_of(value):
-                if one not in there:
-                    return f"claims.{number}.{key}={one} is unknown{nearest(one, there)}"
-    return None
-
-
-def _unknown_column(artefact: Artefact, published: Path) -> str | None:
-    """Look for a panel that asks for a key that no published row has."""
-    if not published.exists():
-        return None
-    columns = sorted({key for row in published_rows(published) for key in row})
-    for number, panel in enumerate(artefact.panels):
-        for key in [*(panel.published or ()), *filter(None, [panel.published_column])]:
-            if key not in columns:
-                return f"panels.{number}: no published row has {key}{nearest(key, columns)}"
-    return None
-
-
-BY_SCALE = ("notes", "margin", "near", "unit_steps", "progress.scores")  # one value for each scale
-
-
-def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield every nested value with the path of keys that leads to it."""
-    yield path, value
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
-    for key, one in inner:
-        yield from _walk(one, f"{path}.{key}" if path else str(key))
-
-
 def names_of(side: Side | MethodAt) -> list[str]:
     """Return the panels or methods that one side of a claim names."""
     if isinstance(side, MethodAt):
         return [side.method]
     return [side] if isinstance(side, str) else list(side)
-
-
-def _first(errors: Sequence[Any]) -> Any:
-    """Return the error to tell: a misspelt key rather than the one that is missing for it."""
-    return next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
-
-
-def _said(error: Mapping[str, Any]) -> str:
-    where = [
-        part for place, part in enumerate(error["loc"]) if not (place == 2 and part in KINDS)
-    ]  # skips the kind in (claims, number, kind)
-    key = ".".join(map(str, where))
-    if error["type"] == "extra_forbidden":
-        return f"unknown key {key}{nearest(str(where[-1]), _known(error['loc'][:-1]))}"
-    if error["type"] == "union_tag_invalid":
-        return f"{key}.kind={error['ctx']['tag']} is unknown{nearest(error['ctx']['tag'], list(KINDS))}"
-    if error["type"] == "literal_error":
-        allowed = re.findall("'(.+?)'", error["ctx"]["expected"])
-        return f"{key}={error['input']} is unknown{nearest(str(error['input']), allowed)}"
-    if error["type"] == "missing":
-        return f"the key {key} is missing"
-    return f"{key}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """Return the end of a message: "; did you mean ...?", or all known words if they are few."""
-    if close := difflib.get_close_matches(word, known, n=1):
-        return f"; did you mean {close[0]}?"
-    return f"; choose one of {', '.join(known)}" if len(known) <= 30 else ""
-
-
-def _known(path: Sequence[Any]) -> list[str]:
-    """Return the keys of the model at pydantic's path."""
-    model: Any = Artefact
-    for place, part in enumerate(path):
-        if place == 2 and part in KINDS:
-            model = KINDS[part]
-        elif (
-            isinstance(part, str)
-            and isinstance(model, type)
-            and issubclass(model, BaseModel)
-            and part in model.model_fields
-        ):
-            model = _model_in(model.model_fields[part].annotation)
-    return list(model.model_fields)
-
-
-def _model_in(annotation: Any) -> Any:
-    """Return the first model in a type such as list[Panel] or dict[str, Scale] | None."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        if (found := _model_in(inner)) is not None:
-            return found
-    return None

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from results.runs import Run, metric_of, of_cell, power_of_ten
+from results.runs import Run, metric_of, of_cell, place_of
 from results.schema import Artefact, BestClaim, Panel
 from results.series import first_at, series_over
 from results.sides import best_by, panels_of
@@ -31,7 +31,9 @@ def target_table(artefact: Artefact, data: pd.DataFrame, runs: Sequence[Run]) ->
         for (panel, cell), (other, target) in (sides, sides[::-1]):
             own = of_cell(artefact, panel, data, runs, cell)
             if row := _row(artefact, panel, target["mean"], own):
-                rows.append({"method": _name(panel, cell), "final score of": _name(other, target)} | row)
+                rows.append(
+                    {"method": _name(artefact, panel, cell), "final score of": _name(artefact, other, target)} | row
+                )
     return pd.DataFrame(rows)
 
 
@@ -49,6 +51,5 @@ def _row(artefact: Artefact, panel: Panel, target: float, runs: Sequence[Run]) -
     }
 
 
-def _name(panel: Panel, cell: pd.Series) -> str:
-    setting = f", {cell['column']}" if cell["column"] else ""
-    return f"{panel.title} (lr {power_of_ten(cell['row'])}{setting})"
+def _name(artefact: Artefact, panel: Panel, cell: pd.Series) -> str:
+    return f"{panel.title} ({place_of(artefact, cell)})"

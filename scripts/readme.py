@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 
 from results.artefact import read_facts
+from results.artefact_file import SchemaError, read_artefact
 from results.order import place
-from results.schema import Artefact, SchemaError, read_artefact
+from results.schema import Artefact
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import ROOT, Command
 from tasks.engine.errors import UserError

@@ -97,8 +97,10 @@ def reproduce(p: Plan, request: Request, out: Path) -> "list[Run] | None":
             return None
         runs += [run for cfg in p.todo if (run := ended(p.artefact, cfg)) is not None]
     seeds = len({cfg.seed for cfg in p.configs})
-    from results import write_artefact  # slow to import: needs matplotlib and scipy
+    from results.artefact import metric_fault, write_artefact  # slow to import: needs matplotlib and scipy
 
+    if fault := metric_fault(p.artefact, runs):
+        raise UserError(f"{name}.yaml: {fault}")
     command = command_of(name, request)
     print(
         write_artefact(

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from results import Run
+from results.artefact_file import read_artefact
 from results.runs import frame
-from results.schema import Artefact, Method, at_scale, read_artefact
+from results.schema import Artefact, Method, at_scale
 
 ROOT = Path(__file__).resolve().parents[1]
 LRS, SEEDS = (1e-3, 3.162e-3, 1e-2), (1, 2, 3)

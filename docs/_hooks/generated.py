@@ -98,7 +98,7 @@ def artefact_keys() -> str:
             (
                 f"`{key}`",
                 f"`{type_of(field.annotation)}`",
-                "" if field.is_required() else f"`{field.default}`",
+                "" if field.is_required() or field.default is None else f"`{field.default}`",
                 field.description or "",
             )
             for key, field in model.model_fields.items()
@@ -117,7 +117,8 @@ def type_of(annotation: Any) -> str:
         case typing.Literal:
             return " or ".join(inner)
         case typing.Annotated:
-            return "claim" if len(inner) > 1 else type_of(inner[0])
+            is_claim = any(type(one).__name__ == "Discriminator" for one in inner)
+            return "claim" if is_claim else type_of(inner[0])
         case typing.Union | types.UnionType:
             return " or ".join(dict.fromkeys(map(type_of, inner)))
         case None:

@@ -33,7 +33,7 @@ from results.runs import (
     label,
     metric_of,
     of_panel,
-    power_of_ten,
+    row_value,
 )
 from results.schema import Artefact, Metric, Panel
 from results.sensitivity import sensitivity_table, tuning_budget
@@ -163,7 +163,7 @@ def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: s
         axes = part.subplots(1, number, width_ratios=widths, squeeze=False)[0]
         for ax in axes[len(own) :]:
             ax.set_axis_off()
-        _row_of_panels(part, list(axes[: len(own)]), own, artefact.metric, scale)
+        _row_of_panels(part, list(axes[: len(own)]), own, artefact, scale)
         part.suptitle(_wrapped(title, made, 9), fontsize=9, color="#444444", x=0.01, ha="left")
     made.suptitle(_wrapped(artefact.title, made, 11), fontsize=11)
     footer(made, _wrapped(foot, made, 7.5))
@@ -189,17 +189,18 @@ def _wrapped(text: str, made: Figure, points: float) -> str:
 
 
 def _row_of_panels(
-    part: Any, axes: list[Axes], maps: Sequence[HeatMap], metric: Metric, scale: tuple[float, float]
+    part: Any, axes: list[Axes], maps: Sequence[HeatMap], artefact: Artefact, scale: tuple[float, float]
 ) -> None:
+    metric = artefact.metric
     lrs = sorted({lr for one in maps for lr in one.rows})
     image = None
     for index, (ax, one) in enumerate(zip(axes, maps, strict=True)):
         image = _draw(ax, one, lrs, *scale, metric)
         ax.set_title(one.panel.title, fontsize=9)
         ax.set_xlabel(one.panel.column_label, fontsize=8)
-        ax.set_yticks(range(len(lrs)), [power_of_ten(lr) for lr in lrs] if index == 0 else [])
+        ax.set_yticks(range(len(lrs)), [row_value(artefact, row) for row in lrs] if index == 0 else [])
         if index == 0:
-            ax.set_ylabel("learning rate", fontsize=8)
+            ax.set_ylabel(artefact.row_name, fontsize=8)
     bar = part.colorbar(image, ax=axes, extend="min" if metric.higher else "max", pad=0.01, fraction=0.03)
     bar.set_label(metric.label_and_unit, fontsize=8)
     bar.ax.tick_params(labelsize=7)
@@ -321,7 +322,7 @@ def _chart(
         shapes=_outline(one),
         annotations=marks,
         xaxis=_axis(names, [-0.5, len(columns) - 0.5]) | {"title": {"text": "<br>".join(title)}},
-        yaxis=_axis([power_of_ten(row) for row in rows], [len(rows) - 0.5, -0.5]),
+        yaxis=_axis([row_value(artefact, row) for row in rows], [len(rows) - 0.5, -0.5]),
     )
     height = CELL_HEIGHT * len(rows) + LINE * max(0, len(title) - 1)
     return Chart(made, one.side, (panel.regularizer,), 74 + width, 74 + height, panel.title, far=far_text)
@@ -348,7 +349,8 @@ def _hover(artefact: Artefact, one: HeatMap, cell: Mapping[str, Any], runs: Sequ
     """
     panel, ours = one.panel, one.side == "ours"
     column = panel.column_label
-    place = f"lr {power_of_ten(cell['row'])}" + (f" · {column} {cell['column']}" if column else "")
+    row = f"{artefact.row.rpartition('.')[2]} {row_value(artefact, cell['row'])}"
+    place = row + (f" · {column} {cell['column']}" if column else "")
     spread = f" ± {cell['std']:.3g}" if pd.notna(cell["std"]) else ""
     value = f"mean {cell['mean']:.4g}{spread}" if pd.notna(cell["mean"]) else "no value"
     seeds = f" over {int(cell['seeds'])} seed(s)" if pd.notna(cell["seeds"]) and cell["seeds"] else ""

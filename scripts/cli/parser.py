@@ -187,10 +187,10 @@ def train_keys() -> list[str]:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """Return the end of a message about an unknown word (results/schema.py)."""
-    from results import schema  # slow to import, and --help does not need it
+    """Return the end of a message about an unknown word (results/artefact_file.py)."""
+    from results import artefact_file  # slow to import, and --help does not need it
 
-    return schema.nearest(word, known)
+    return artefact_file.nearest(word, known)
 
 
 def whole(least: int = 1, most: int | None = None) -> Callable[[str], int]:

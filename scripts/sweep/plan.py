@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from results.schema import Artefact, Grid, SchemaError, nearest, read_artefact
+from results.artefact_file import SchemaError, nearest, read_artefact
+from results.schema import Artefact, Grid
 from scripts.cli.common import compose_config
 from scripts.cli.parser import CONFIG_DIR
 from scripts.sweep.artefact_keys import check_cells, check_grid

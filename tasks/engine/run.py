@@ -117,6 +117,8 @@ def build_workload(cfg: Config, device: torch.device) -> Workload:
         if str(error.name).startswith("tasks."):
             raise
         raise UserError(f"task={cfg.task.name} needs the package {error.name}: pip install '.[suite]'") from error
+    if not hasattr(task, "build"):
+        raise UserError(f"tasks/{cfg.task.name}/task.py has no function build(cfg, device)")
     workload = task.build(cfg, device)
     workload.model.to(device)
     return workload

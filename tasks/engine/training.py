@@ -202,6 +202,10 @@ class Training:
         for number, (part, share) in enumerate(parts, start=1):
             with autocast(cfg.task.precision, self.device):
                 loss = self.workload.loss(model, part)
+            if loss.dim():
+                raise UserError(
+                    f"the task's loss has the shape {list(loss.shape)}; it must return a 0-dim tensor, a mean"
+                )
             if self.replicas and number == len(parts):
                 self.replicas.listen()
             (share * self.loss_scale * loss).backward()
@@ -246,7 +250,10 @@ class Training:
         workload = self.workload
         with autocast(self.cfg.task.precision, self.device):
             metrics = workload.evaluate(workload.model)
-            return metrics | workload.at_end(workload.model) if last and workload.at_end else metrics
+            if last and workload.at_end:
+                metrics |= workload.at_end(workload.model)
+        _check_metrics(metrics, workload.metric.name if last else None)
+        return metrics
 
     def _speed(self) -> dict[str, float]:
         """Return the speed since the last log.
@@ -280,6 +287,18 @@ class Training:
         if stop:
             where = f"step {self.step} of {self.cfg.num_steps}"
             raise Interrupted(stop, f"{self.run_id} stopped at {where}; run the same command to resume")
+
+
+def _check_metrics(metrics: dict[str, Any], wanted: str | None) -> None:
+    """Raise UserError if a metric is not a number, or the `wanted` one is missing."""
+    for name, value in metrics.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            kind = type(value).__name__
+            raise UserError(
+                f"the task's evaluation returned a {kind} for {name}; it must be a number, such as x.item()"
+            )
+    if wanted is not None and wanted not in metrics:
+        raise UserError(f"the task's metric is {wanted}, but its evaluation returned {', '.join(metrics) or 'nothing'}")
 
 
 def is_constrained(optimizer: Optimizer) -> bool:

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tasks.engine.errors import UserError
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -14,6 +16,10 @@ class Metric:
     name: str
     unit: str
     better: str  # "higher" or "lower"
+
+    def __post_init__(self) -> None:
+        if self.better not in ("higher", "lower"):
+            raise UserError(f"the task's metric {self.name} has better={self.better!r}; it must be 'higher' or 'lower'")
 
 
 @dataclass(frozen=True)

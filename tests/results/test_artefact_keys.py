@@ -9,7 +9,7 @@ import pytest
 from commands import call_forked, is_one_line
 from omegaconf import OmegaConf
 
-from results.schema import SchemaError, check_artefact
+from results.artefact_file import SchemaError, check_artefact
 from scripts.sweep import plan
 from scripts.sweep.plan import expand, known_artefacts
 from tasks.engine.errors import UserError
@@ -91,7 +91,7 @@ def test_two_runs_in_one_cell_are_refused():
     [
         (
             lambda a: a["claims"][0].update(left="adamcpr_wss"),
-            "claims.0.left=adamcpr_wss is unknown; did you mean adamcpr_ws?",
+            "claim 'cifar-ws': left=adamcpr_wss is unknown; did you mean adamcpr_ws?",
         ),
         (lambda a: a["claims"][0].update(kind="bets"), "claims.0.kind=bets is unknown; did you mean best?"),
         (lambda a: a.update(layout="heatmaps"), "layout=heatmaps is unknown; did you mean heatmap?"),
@@ -100,7 +100,30 @@ def test_two_runs_in_one_cell_are_refused():
             "no published row has optimiser; did you mean optimizer?",
         ),
         (lambda a: a["notes"].update(minni="a"), "unknown scale notes.minni; did you mean mini?"),
-        (lambda a: a["claims"][2].update(within="near"), "claims.2.within='near': input should be a valid number"),
+        (lambda a: a["claims"][2].update(within="near"), "claim 'cifar-robust': within=near must be a number"),
+        (lambda a: a["claims"][2].update(within=-1), "claim 'cifar-robust': within=-1 must be > 0"),
+        (lambda a: a["claims"][0].pop("kind"), "the key claims.0.kind is missing; choose one of best,"),
+        (lambda a: a["claims"][0].update(right="adamcpr_ws"), "claim 'cifar-ws': left and right are the same"),
+        (
+            lambda a: a["claims"][0].update(chosen_by={"left": "adamv"}),
+            "claim 'cifar-ws': chosen_by.left=adamv is unknown; did you mean adamw?",
+        ),
+        (
+            lambda a: a["claims"][0].update(kind="sooner", right=["adamw"]),
+            "claim 'cifar-ws': kind sooner does not fit layout heatmap; its claims are best,",
+        ),
+        (
+            lambda a: a["claims"].append(a["claims"][3] | {"kind": "same_values", "margin": {"mini": 1}}),
+            "claim 'cifar-2x': margin needs a value for scale paper",
+        ),
+        (lambda a: a["panels"][0].update(select={"lr": {"paper": 1}}), "select.lr needs a value for scale mini"),
+        (lambda a: a["scales"]["mini"].update(seeds="1, 2"), "seeds=1, 2 must be a list, such as [1, 2]"),
+        (lambda a: a["scales"]["mini"].update(seeds=[1, 1]), "seeds=[1, 1] must be different numbers"),
+        (lambda a: a["scales"]["mini"].update(seeds=[]), "seeds=[] must not be empty"),
+        (lambda a: a["scales"]["mini"].update(seeds=[True]), "seeds.0=True must be a whole number"),
+        (lambda a: a["scales"]["mini"].update(minutes_per_run=float("nan")), "must be a finite number"),
+        (lambda a: a["metric"].update(near=-1), "metric.near=-1 must be > 0"),
+        (lambda a: a["metric"].update(better="high"), "metric.better=high is unknown; did you mean higher?"),
     ],
 )
 def test_a_wrong_value_is_named(change, said):
@@ -119,3 +142,16 @@ def test_a_command_says_it_in_one_line(tmp_path, monkeypatch):
     done = call_forked("status.py", "figure2")
     assert done.returncode == 2
     is_one_line(done, "figure2.yaml: unknown key pannels; did you mean panels?")
+
+
+@pytest.mark.parametrize("content", [3, ["a"], None])
+def test_a_file_without_keys_is_said(content):
+    with pytest.raises(SchemaError, match=r"^mine\.yaml must hold keys with values"):
+        check_artefact("mine", content)
+
+
+def test_a_number_is_the_text_of_its_column():
+    artefact = content_of("figure2")
+    artefact["claims"][3]["value"] = 2
+    (claim,) = [one for one in check_artefact("figure2", artefact).claims if one.id == "cifar-2x"]
+    assert claim.value == "2"
