@@ -18,7 +18,7 @@ import hydra
 from omegaconf import DictConfig
 
 from scripts.cli.common import one_line_errors
-from scripts.cli.overrides import check_added
+from scripts.cli.overrides import check_added, check_words
 from scripts.cli.parser import CONFIG_DIR
 from scripts.sweep.slurm import queue_again_if_asked
 from tasks.engine.errors import Interrupted, TrainingFailed
@@ -56,6 +56,7 @@ if __name__ == "__main__":
     # With this, Hydra raises its errors instead of printing several lines and exiting.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     with one_line_errors():
+        check_words(sys.argv[1:])
         check_added(sys.argv[1:], str(CONFIG_DIR))
         train()
     if failures:

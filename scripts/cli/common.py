@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -15,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from scripts.cli import early
 from scripts.cli.overrides import check_added, explain
 from scripts.cli.parser import CONFIG_DIR, ROOT
-from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError
+from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError, one_line
 from tasks.engine.launch import launched
 
 
@@ -31,6 +32,8 @@ def compose_config(overrides: list[str]) -> DictConfig:
             return compose("config", overrides)
     except HydraException as error:
         raise UserError(explain(error, overrides, str(CONFIG_DIR))) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"a configuration is not valid YAML: {one_line(error)}") from error
 
 
 def confirmed(question: str, yes: bool) -> bool:
@@ -73,7 +76,7 @@ def one_line_errors() -> Iterator[None]:
         fail(str(error), error.exit_code, alike=False)
     except HydraException as error:
         fail(explain(error, sys.argv[1:], str(CONFIG_DIR)), UserError.exit_code)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
         fail(str(error), UserError.exit_code)
     except BrokenPipeError:  # the reader has closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,5 +1,6 @@
-"""Keys given on the command line: report an unknown one in one line with the nearest known key."""
+"""Keys given on the command line: report a faulty one in one line with the nearest known key."""
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -7,41 +8,105 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from scripts.cli.parser import GROUPS, nearest
+from scripts.cli.parser import CONFIG_DIR, GROUPS, nearest
 from tasks.engine.errors import UserError
 
-# Arguments that a file leaves at their defaults: of an optimizer, of timm's and open_clip's models. Those check them.
+# Arguments of other libraries that a file leaves at their defaults: of optimizers, and of timm's and open_clip's
+# models. Those check them.
 ADDABLE = ("regularizer.", "task.model.arguments.", "task.small.shape.", "hydra.", "hydra/")
+# Hydra's flags. The first ones take a word of their own.
+WITH_WORD = {"--cfg", "-c", "--package", "-p", "--info", "-i", "--config-path", "-cp", "--config-name", "-cn"}
+WITH_WORD |= {"--config-dir", "-cd", "--experimental-rerun"}
+FLAGS = WITH_WORD | {"--multirun", "-m", "--help", "-h", "--hydra-help", "--version", "--run", "-r", "--resolve"}
+
+
+def check_words(arguments: Sequence[str]) -> None:
+    """Raise UserError for a flag of train.py that Hydra doesn't have, or a word that is not key=value."""
+    for before, word in zip(("", *arguments), arguments, strict=False):
+        if word.startswith("-"):
+            if word.partition("=")[0] not in FLAGS:
+                hint = "; reproduce.py has it" if word == "--dry-run" else nearest(word, sorted(FLAGS))
+                raise UserError(f"{word} is unknown to train.py{hint}")
+        elif "=" not in word and not word.startswith("~") and before not in WITH_WORD:
+            raise UserError(f"{word!r} has no value; write {word}=VALUE")
 
 
 def check_added(overrides: Sequence[str], config_dir: str) -> None:
-    """Raise UserError for `+key=value` with a key that nothing reads."""
+    """Raise UserError for a group without a choice, and for `+key=value` with a key that nothing reads."""
     for override in overrides:
-        key = override.lstrip("+").partition("=")[0]
-        if override.startswith("+") and not key.startswith(ADDABLE):
-            raise UserError(f"{key} is unknown{nearest(key, known_keys(overrides, config_dir))}")
+        name, _, value = override.partition("=")
+        key = name.lstrip("+")
+        if key in GROUPS and value in ("", "null"):
+            choices = sorted(path.stem for path in (CONFIG_DIR / key).glob("*.yaml"))
+            raise UserError(f"{key}={value} must be one of {', '.join(choices)}")
+        if not name.startswith("+") or key.startswith(ADDABLE):
+            continue
+        known = known_keys(overrides, config_dir)
+        if key in known:
+            if name.startswith("++"):
+                continue
+            raise UserError(f"{key} is in the configuration already; write {key}= without the +")
+        declared = declared_keys(overrides, config_dir)
+        if key not in declared:
+            raise UserError(f"{key} is unknown{nearest(key, [*known, *declared])}")
 
 
 def explain(error: HydraException, overrides: Sequence[str], config_dir: str) -> str:
     """Return what is wrong in one line."""
     said = str(error)
     if found := re.match(r"Could not override '([^']+)'", said):
-        return f"{found[1]} is unknown{nearest(found[1], known_keys(overrides, config_dir))}"
+        key, known = found[1], known_keys(overrides, config_dir)
+        if key in known or any(key in known_keys([one], config_dir) for one in _swept(overrides)):
+            return f"{key} is not a key of every choice in this sweep"
+        if key in declared_keys(overrides, config_dir):
+            return f"{key} is not in the task's file; add it with +{key}="
+        return f"{key} is unknown{nearest(key, known)}"
     if found := re.match(r"In '[^']*': Could not find '([^'/]+)/([^']+)'", said):
         options = re.findall(r"^\t(\w+)$", said, re.MULTILINE)
         return f"{found[1]}={found[2]} is unknown{nearest(found[2], options)}"
+    if found := re.match(r"Ambiguous value for argument '([^']+)'", said):
+        return f"{found[1]} has several values; add -m to train a run for each"
     return said
 
 
 def known_keys(overrides: Sequence[str], config_dir: str) -> list[str]:
     """Return the keys of the configuration whose groups are chosen as in `overrides`, without its other settings."""
-    chosen = [override for override in overrides if override.partition("=")[0] in GROUPS and "," not in override]
+    config = _composed(_chosen(overrides), config_dir)
+    return list(GROUPS) if config is None else [*keys_of(config), *GROUPS]
+
+
+def declared_keys(overrides: Sequence[str], config_dir: str) -> list[str]:
+    """Return the keys that the chosen task and the engine declare, also those that no file has."""
+    from tasks.engine import config, section
+
+    found = _composed(_chosen(overrides), config_dir)
+    if found is None:
+        return []
+    return [*section.keys_of(config.Config), *section.keys_of(config.task_model(found.task.name), "task")]
+
+
+def _chosen(overrides: Sequence[str]) -> tuple[str, ...]:
+    return tuple(one for one in overrides if one.partition("=")[0] in GROUPS and "," not in one)
+
+
+def _swept(overrides: Sequence[str]) -> list[str]:
+    """Return `group=choice` for every choice of the groups that a sweep goes over."""
+    pairs = [one.partition("=") for one in overrides]
+    return [
+        f"{group}={choice}"
+        for group, _, value in pairs
+        if group in GROUPS and "," in value
+        for choice in value.split(",")
+    ]
+
+
+@functools.cache
+def _composed(chosen: tuple[str, ...], config_dir: str) -> DictConfig | None:
     try:
         with initialize_config_dir(config_dir, version_base="1.3"):
-            config = compose("config", chosen)
+            return compose("config", list(chosen))
     except HydraException:
-        return list(GROUPS)
-    return [*keys_of(config), *GROUPS]
+        return None
 
 
 def keys_of(config: DictConfig) -> list[str]:

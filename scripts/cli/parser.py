@@ -197,7 +197,7 @@ def whole(least: int = 1, most: int | None = None) -> Callable[[str], int]:
     """Return a `Key.type` for whole numbers in a range."""
 
     def convert(given: str) -> int:
-        if not given.isdigit() or int(given) < least or (most is not None and int(given) > most):
+        if not (given.isascii() and given.isdigit()) or int(given) < least or (most is not None and int(given) > most):
             raise ValueError(f"must be a whole number >= {least}" + (f" and <= {most}" if most is not None else ""))
         return int(given)
 

@@ -18,7 +18,9 @@ def minutes(time: int | float | str) -> float:
     Raises:
         ValueError: anything else.
     """
-    if isinstance(time, int | float) and not isinstance(time, bool) and 0 < time < math.inf:
+    if isinstance(time, int | float) and not isinstance(time, bool):
+        if not 0 < time < math.inf:
+            raise ValueError
         return float(time)
     days, dash, rest = str(time).rpartition("-")
     parts = [int(part) for part in rest.split(":")]
@@ -34,10 +36,11 @@ def minutes(time: int | float | str) -> float:
 
 def _is_time(value: Any) -> Any:
     try:
-        minutes(value)
+        if minutes(value) > 0:
+            return value
     except ValueError:
-        raise ValueError("must be minutes, or like 12:00:00 or 1-12:00:00") from None
-    return value
+        pass
+    raise ValueError("must be minutes, or like 12:00:00 or 1-12:00:00")
 
 
 class LocalLauncher(Section):

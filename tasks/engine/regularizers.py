@@ -46,6 +46,12 @@ def _is_warm_start(value: Any) -> Any:
     return value
 
 
+def _is_adaptive(value: Any) -> Any:
+    if value is not False and not isinstance(value, str):  # 0 equals False, but makes another run id
+        raise ValueError("must be false, transition or latched")
+    return value
+
+
 class Regularizer(Section):
     """What every regularizer has: the beginning of its run ids, its optimizer, and a learning rate if it has its own."""
 
@@ -107,7 +113,7 @@ class CPR(Regularizer):
     reg_ema_decay: BelowOne = 0.0
     reg_by_lr: bool = False
     evaluate_at: Literal["before", "after"] = "before"
-    adaptive: Literal[False, "transition", "latched"] = False
+    adaptive: Annotated[Literal[False, "transition", "latched"], BeforeValidator(_is_adaptive)] = False
     safeguard: bool = True
 
     @model_validator(mode="after")

@@ -304,3 +304,25 @@ def test_a_misspelt_key_is_named_with_the_nearest_one(tmp_path, script, given, s
     assert done.returncode == 2
     is_one_line(done, said)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--hlep"], ["--hlep is unknown to train.py", "--help"]),
+        (["--dry-run"], ["--dry-run is unknown to train.py", "reproduce.py has it"]),
+        (["task", "seed=1"], ["'task' has no value", "task=VALUE"]),
+        (["seed=1,2"], ["seed=1,2 has several values", "add -m"]),
+        (["task=null"], ["task=null must be one of", "grokking"]),
+        (["+seed=3"], ["seed is in the configuration already", "write seed= without the +"]),
+        (["task.schedule.start_factor=0.1"], ["not in the task's file", "+task.schedule.start_factor="]),
+        (["+task.schedule.start_facto=0.1"], ["is unknown", "did you mean task.schedule.start_factor"]),
+        (["-m", "regularizer=adamw,adamcpr_ip", "regularizer.weight_decay=1"], ["not a key of every choice"]),
+        (["regularizer=adamcpr_k", "regularizer.adaptive=0"], ["regularizer.adaptive=0", "must be false"]),
+        (["launcher=slurm", "launcher.time=0"], ["launcher.time=0", "must be minutes"]),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(arguments, words):
+    done = call_forked("train.py", *arguments)
+    assert done.returncode == 2
+    is_one_line(done, *words)
