@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from cpr import regularized_groups
 from cpr.baselines import AMOS, DecayScheduledAdamW, RescaledAdam
 from scripts.cli.common import compose_config
+from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
 from tasks.engine.optimizers import build_optimizer
 
@@ -255,7 +256,7 @@ def test_amos_without_extra_l2_needs_no_regularized_group_and_refuses_complex_pa
 
 
 def built(*overrides: str) -> Optimizer:
-    return build_optimizer(compose_config(["task=cifar100", "scale=mini", *overrides]), small_network())
+    return build_optimizer(read_config(compose_config(["task=cifar100", "scale=mini", *overrides])), small_network())
 
 
 @pytest.mark.parametrize(

@@ -292,6 +292,7 @@ def test_sharding_over_two_processes_gives_the_same_as_one_process(tmp_path):
     multiprocessing.spawn(every_way, (2, free_port(), tmp_path), nprocs=2)
 
 
+@pytest.mark.weekly
 def test_sharding_over_four_processes_gives_the_same_and_two_can_resume_it(tmp_path):
     multiprocessing.spawn(every_way, (4, free_port(), tmp_path), nprocs=4)
     multiprocessing.spawn(reshard, (2, free_port(), tmp_path), nprocs=2)

@@ -606,7 +606,7 @@ def test_the_grokking_decoder_s_token_embedding_follows_the_switch_and_its_posit
 
 def test_the_gpt2_task_s_model_regularizes_its_linear_weights():
     module = pytest.importorskip("tasks.gpt2.model")
-    model = module.GPT2(module.Shape(16, 2, 2, context=4, vocabulary=8, positions="learned"))
+    model = module.GPT2(module.Shape(width=16, layers=2, heads=2, context=4, vocabulary=8, positions="learned"))
     assert set(regularized_names(model)) == weights_of(model, nn.Linear)
     assert switched(model) == {"token_embedding.weight"}
     assert exempt_matrices(model, reg_embedding=True) == {"pos_embedding": POSITION}

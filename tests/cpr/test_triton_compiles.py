@@ -16,7 +16,7 @@ pytest.importorskip("triton")
 ADDRESSES, NUMBERS, DOUBLES, FLAGS = "*i64", "*fp32", "*fp64", "*i1"
 TABLES = {"addresses": ADDRESSES, "count": "i32", "tensor_of": ADDRESSES, "first": ADDRESSES, "numel": ADDRESSES}
 ADAM = dict.fromkeys(("one_minus_beta1", "log_beta1", "beta2", "one_minus_beta2", "log_beta2", "eps", "sign"), "fp32")
-STATE = dict.fromkeys(("lagmul", "kappa", "sample", "growth", "smoothed"), NUMBERS) | {
+STATE = dict.fromkeys(("lam", "kappa", "sample", "growth", "smoothed"), NUMBERS) | {
     "kappa_set": FLAGS,
     "was_active": FLAGS,
 }

@@ -122,7 +122,7 @@ def test_steps_of_an_unknown_state_are_said_to_be_of_one():
     assert environment.differences({"from": 0}, {"git_commit": "a"}) == ["what trained it so far is unknown"]
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_different_changes_are_different_states(tmp_path):
     def git(*arguments: str) -> None:
         subprocess.run(

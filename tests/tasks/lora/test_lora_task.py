@@ -167,7 +167,7 @@ def test_the_papers_way_with_a_small_pretrained_model(made, root):
     assert set(metrics) == {"accuracy", "accuracy_before", "accuracy_change"} | of_half
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_killed_run_goes_on_and_ends_with_the_same_bits(made, tmp_path):
     arguments = [*SETTINGS, f"data_dir={made}", "regularizer=adamcpr_ws", "num_steps=40", "checkpoint_every_steps=1"]
     done = call("train.py", *arguments, f"runs_dir={tmp_path / 'whole'}")

@@ -287,7 +287,7 @@ def test_too_little_memory_for_a_patch_is_said(made, tmp_path):
     assert records(tmp_path) == {}
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_killed_fold_goes_on_and_ends_with_the_same_bits_beside_another_fold(made, tmp_path):
     arguments = [
         *SETTINGS,
