@@ -42,7 +42,7 @@ def metric_fault(artefact: Artefact, runs: Sequence[Run]) -> str | None:
         return f"metric.name={wanted} is in no run's record{nearest(wanted, names)}"
     for run in finished:
         own = run.record.get("metric") or {}
-        if own.get("name") == wanted and own.get("better") != artefact.metric.better:
+        if own.get("name") == wanted and own.get("better") not in (None, artefact.metric.better):
             return f"metric.better={artefact.metric.better}, but the task's {wanted} is better if {own.get('better')}"
     return None
 

@@ -67,7 +67,7 @@ def write_run(
         "status": "diverged" if diverged else "finished",
         "reason": "loss is nan at step 7" if diverged else None,
         "metrics": {} if diverged else scores,
-        "metric": {"name": sorted(scores)[0], "better": "higher", "unit": "%"},
+        "metric": {"name": sorted(scores)[0], "better": None, "unit": "%"},
         "steps": cfg.num_steps,
         "seconds": 10.0,
         "steps_per_second": 5.0,

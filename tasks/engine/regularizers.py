@@ -48,7 +48,7 @@ def _is_warm_start(value: Any) -> Any:
 
 def _is_adaptive(value: Any) -> Any:
     if value is not False and not isinstance(value, str):  # 0 equals False, but makes another run id
-        raise ValueError("must be false, transition or latched")
+        raise ValueError("is unknown; choose one of false, transition, latched")
     return value
 
 
