@@ -30,8 +30,7 @@ def _keys(base: bytes) -> list[str]:
 
 def check_cells(artefact: Artefact, scale: str, configs: Mapping[str, DictConfig]) -> None:
     """Raise UserError for a faulty panel or method.
-    It is faulty if no run has one of its keys, if it selects no run, or if it mixes runs in one
-    cell.
+    It is faulty if a run lacks one of its keys, or if it mixes runs in one cell.
 
     Args:
         artefact: as `read_artefact` returns it.

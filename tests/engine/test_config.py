@@ -78,13 +78,18 @@ each_choice = pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: " ".
 KINDS = ("task.name", "regularizer.name", "regularizer.optimizer", "launcher.name")
 
 
-@each_choice
-def test_every_misspelled_key_is_named_with_the_right_one(tmp_path, choice):
+def copies(choice):
+    """Yield each key of a choice, with a copy of the configuration to spoil, the key's section there and its name."""
     *overrides, part = choice
     content = composed(*overrides)
     for key in (key for key in leaves(content) if key.startswith(part)):
         wrong = copy.deepcopy(content)
-        section, name = section_of(wrong, key)
+        yield key, wrong, *section_of(wrong, key)
+
+
+@each_choice
+def test_every_misspelled_key_is_named_with_the_right_one(tmp_path, choice):
+    for key, wrong, section, name in copies(choice):
         section[f"{name}e"] = section.pop(name)
         said = refusal(wrong, tmp_path)
         if key in KINDS:
@@ -97,11 +102,7 @@ def test_every_misspelled_key_is_named_with_the_right_one(tmp_path, choice):
 
 @each_choice
 def test_every_value_of_a_wrong_type_is_named_with_what_it_must_be(tmp_path, choice):
-    *overrides, part = choice
-    content = composed(*overrides)
-    for key in (key for key in leaves(content) if key.startswith(part)):
-        wrong = copy.deepcopy(content)
-        section, name = section_of(wrong, key)
+    for key, wrong, section, name in copies(choice):
         is_text = section[name] is None or isinstance(section[name], str)
         section[name] = {"a": 1} if is_text else "many"
         said = refusal(wrong, tmp_path)

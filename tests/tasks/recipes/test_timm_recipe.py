@@ -102,14 +102,19 @@ def test_no_bias_norm_token_or_position_is_regularized_and_every_other_matrix_is
     assert not {"cls_token", "pos_embed"} & layers
 
 
-@either_deit
-def test_the_learning_rate_at_the_start_of_every_epoch_is_timm_s(task):
-    cfg = paper(task)
+def timm_s_schedule(**more):
+    """Return an optimizer with timm's scheduler of DeiT, and its number of epochs."""
     optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=DEIT["lr"])
     arguments = {"num_epochs": DEIT["epochs"]} | {
         key: DEIT[key] for key in ("sched", "warmup_epochs", "warmup_lr", "min_lr")
     }
-    scheduler, epochs = create_scheduler_v2(optimizer, **arguments)
+    return optimizer, *create_scheduler_v2(optimizer, **arguments, **more)
+
+
+@either_deit
+def test_the_learning_rate_at_the_start_of_every_epoch_is_timm_s(task):
+    cfg = paper(task)
+    optimizer, scheduler, epochs = timm_s_schedule()
     assert epochs == 300 and cfg.num_steps == 300 * 1256 and cfg.task.schedule.warmup_steps == 6280
     for epoch in range(epochs + 1):
         scheduler.step(epoch)
@@ -120,11 +125,7 @@ def test_the_learning_rate_at_the_start_of_every_epoch_is_timm_s(task):
 @either_deit
 def test_the_learning_rate_of_every_step_is_timm_s_with_updates_in_place_of_epochs(task):
     cfg = paper(task)
-    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=DEIT["lr"])
-    arguments = {"num_epochs": DEIT["epochs"]} | {
-        key: DEIT[key] for key in ("sched", "warmup_epochs", "warmup_lr", "min_lr")
-    }
-    scheduler, _ = create_scheduler_v2(optimizer, **arguments, step_on_epochs=False, updates_per_epoch=1256)
+    optimizer, scheduler, _ = timm_s_schedule(step_on_epochs=False, updates_per_epoch=1256)
     for step in (0, 1, 3140, 6279, 6280, 100_001, 376_799):
         scheduler.step_update(step)
         ours = cfg.lr * lr_factor(cfg.task.schedule, step, cfg.num_steps)
