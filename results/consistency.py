@@ -17,6 +17,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "budget": ("metric", "budget", "methods"),
     "pairs": ("pair", "parts"),
     "dynamics": ("dynamics", "methods"),
+    "dose": ("metric", "dose", "methods"),
 }
 # The kinds of claims that a layout can examine.
 KINDS_OF: dict[str, tuple[str, ...]] = {
@@ -25,6 +26,7 @@ KINDS_OF: dict[str, tuple[str, ...]] = {
     "budget": ("budget",),
     "pairs": ("same",),
     "dynamics": (),
+    "dose": (),
 }
 BY_SCALE = ("notes", "margin", "near", "unit_steps", "progress.scores")  # one value for each scale
 FOR_EVERY_SCALE = ("margin", "near", "unit_steps")
@@ -131,9 +133,12 @@ def _sides(claim: BaseClaim) -> Iterator[tuple[str, str]]:
 
 def _unknown_method(artefact: Artefact, nearest: Nearest) -> str | None:
     titles = [method.title for method in artefact.methods]
-    for key in ("reference", "goal") if artefact.budget else ():
-        if (title := getattr(artefact.budget, key)) not in titles:
-            return f"budget.{key}={title} is unknown{nearest(title, titles)}"
+    named = {"budget.reference": artefact.budget and artefact.budget.reference}
+    named |= {"budget.goal": artefact.budget and artefact.budget.goal}
+    named |= {"dose.reference": artefact.dose and artefact.dose.reference}
+    for key, title in named.items():
+        if title is not None and title not in titles:
+            return f"{key}={title} is unknown{nearest(title, titles)}"
     return None
 
 

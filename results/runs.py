@@ -1,6 +1,7 @@
 """Runs: read from their folders, and as a data frame with one row per run."""
 
 import contextlib
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -30,19 +31,19 @@ class Run:
     folder: Path | None = field(default=None, kw_only=True)
 
     @classmethod
-    def read(cls, folder: Path, record: Mapping[str, Any] | None = None, *, dynamics: bool = True) -> "Run":
+    def read(cls, folder: Path, record: Mapping[str, Any] | None = None) -> "Run":
         """Return the run in a folder. A run without record.json has its configuration from config.yaml.
 
         Args:
             record: the content of record.json, if it has been read and checked. {} if there is none.
-            dynamics: whether to read dynamics.jsonl, which is large.
         """
         if record is None:
             path = folder / "record.json"
             record = json.loads(path.read_text()) if path.exists() else {}
         config = record["config"] if record else yaml.safe_load((folder / "config.yaml").read_text())
-        sizes = read_lines(folder / "dynamics.jsonl") if dynamics else ()
-        return cls(config, record, read_lines(folder / "metrics.jsonl"), sizes, folder=folder)
+        return cls(
+            config, record, read_lines(folder / "metrics.jsonl"), Lines(folder / "dynamics.jsonl"), folder=folder
+        )
 
     @property
     def status(self) -> str:
@@ -86,6 +87,23 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+class Lines(Sequence[Mapping[str, Any]]):
+    """The lines of a log, read when they are first needed. The sizes of matrices are most of a run's bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @functools.cached_property
+    def _rows(self) -> list[dict[str, Any]]:
+        return read_lines(self.path)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._rows[place]
+
+
 def with_result(runs: Sequence[Run]) -> tuple[list[Run], str]:
     """Return the finished or diverged runs by id, and a line on the others.
 
@@ -122,6 +140,16 @@ def frame(runs: Sequence[Run], metric: str) -> pd.DataFrame:
         return pd.DataFrame(columns=["run_id", "status", "value", "seed", "lr", "regularizer.name"])
     data["value"] = pd.to_numeric(data["value"])
     return data.sort_values("run_id", ignore_index=True)
+
+
+def chosen_and_reported(metric: str, runs: Sequence[Run]) -> tuple[str, str]:
+    """Return the names of a metric on the half of the test examples that chooses, and on the half that is reported.
+
+    Both are the metric itself if a finished run has no such halves (tasks/engine/halves.py).
+    """
+    halves = f"{metric}_selection", f"{metric}_report"
+    finished = [run for run in runs if run.status == "finished"]
+    return halves if finished and all(name in run.scores for run in finished for name in halves) else (metric, metric)
 
 
 def label(value: Any) -> str:

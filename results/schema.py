@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
-LayoutName = Literal["heatmap", "curves", "budget", "pairs", "dynamics"]
+LayoutName = Literal["heatmap", "curves", "budget", "pairs", "dynamics", "dose"]
 Value = bool | int | float | str | None
 Names = Annotated[list[str], Field(min_length=1)]
 Side = str | Names  # panels, by id or regularizer
@@ -75,11 +75,15 @@ class PartMetric(Metric):
 
 
 class Readme(Strict):
-    """The artefact's row in README.md's table. `{runs}` is counted in the grids."""
+    """The artefact's row in README.md's table, with a cost for each of its scales.
+
+    `{runs}` is counted in the grids.
+    """
 
     item: str = Field(description="what it is")
-    mini: str = Field(description="cost at mini scale")
-    paper: str = Field(description="cost at paper scale")
+    mini: str | None = Field(None, description="cost at mini scale")
+    small: str | None = Field(None, description="cost at small scale")
+    paper: str | None = Field(None, description="cost at paper scale")
     place: str | None = Field(None, description="sorts the row, in place of the artefact's name")
 
 
@@ -180,6 +184,12 @@ class Dynamics(Strict):
     columns: Literal["methods", "matrices"] = Field(description="what is drawn side by side")
     quantities: list[Literal["R", "change", "lambda", "loss"]] = Field(min_length=1, description="what is drawn")
     matrices: Names = Field(description="names of the model's parameters")
+
+
+class Dose(Strict):
+    """For `layout: dose`: scores over how far matrices had grown when they were bounded."""
+
+    reference: str = Field(description="the title of the method whose best setting the others are compared with")
 
 
 class Pair(Strict):
@@ -356,10 +366,11 @@ class Artefact(Strict):
     published_beside: Literal["every row"] | None = Field(
         None, description="heatmap: where published values stand that name no row"
     )
-    methods: list[Method] = Field([], description="curves, budget, dynamics: a row or curve each")
+    methods: list[Method] = Field([], description="curves, budget, dynamics, dose: a row or curve each")
     curves: Curves = ABSENT
     budget: Budget = ABSENT
     dynamics: Dynamics = ABSENT
+    dose: Dose = ABSENT
     pair: Pair = ABSENT
     parts: list[Part] = Field([], description="pairs: a panel each")
     interpolation: Interpolation | None = None

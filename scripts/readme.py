@@ -27,8 +27,8 @@ from tasks.engine.errors import UserError
 COMMAND = Command("scripts/readme.py", __doc__)
 README = ROOT / "README.md"
 FIGURE = ("mini", "grokking")
-SCALES = ("mini", "paper")
-COLUMNS = ("paper item", "command", "data at mini scale", "mini cost", "paper cost (estimate)", "state")
+SCALES = ("mini", "small", "paper")
+COLUMNS = ("paper item", "command", "data at mini scale", "mini cost", "small cost", "paper cost (estimate)", "state")
 
 
 def rewritten(text: str, root: Path = ROOT) -> str:
@@ -69,11 +69,11 @@ def table(root: Path) -> str:
         name, readme = artefact.name, artefact.readme
         if readme is None:
             raise UserError(
-                f"configs/artefact/{name}.yaml needs an entry readme: with item, mini and paper; figure2.yaml has one"
+                f"configs/artefact/{name}.yaml needs an entry readme: with item and a cost for each scale; figure2.yaml has one"
             )
         costs = [
-            cost.format(runs=f"{count_runs(artefact, scale):,}")
-            for scale, cost in zip(SCALES, (readme.mini, readme.paper), strict=True)
+            cost.format(runs=f"{count_runs(artefact, scale):,}") if (cost := getattr(readme, scale)) else ""
+            for scale in SCALES
         ]
         rows[place(readme.place or name)] = (
             readme.item,
@@ -83,7 +83,7 @@ def table(root: Path) -> str:
             state(name, root),
         )
     for name, entry in yaml.safe_load((root / "configs" / "bench.yaml").read_text()).items():
-        rows[place(name)] = (entry["item"], f"`make reproduce-{name}`", "", entry["mini"], "", state(name, root))
+        rows[place(name)] = (entry["item"], f"`make reproduce-{name}`", "", entry["mini"], "", "", state(name, root))
     lines = (COLUMNS, ("---",) * len(COLUMNS), *(row for _, row in sorted(rows.items())))
     return "\n".join("| " + " | ".join(cell for cell in line) + " |" for line in lines)
 

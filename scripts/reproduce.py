@@ -95,7 +95,7 @@ def reproduce(p: Plan, request: Request, out: Path) -> "list[Run] | None":
         if not train(p.todo, options, name):
             print(f"{name}: when the runs have ended, the same command writes the results (wait=true waits for them)")
             return None
-        runs += [run for cfg in p.todo if (run := ended(p.artefact, cfg)) is not None]
+        runs += [run for cfg in p.todo if (run := ended(cfg)) is not None]
     seeds = len({cfg.seed for cfg in p.configs})
     from results.artefact import metric_fault, write_artefact  # slow to import: needs matplotlib and scipy
 

@@ -91,9 +91,9 @@ def seeds_of(artefact: Artefact, grid: Grid, options: dict[str, str]) -> list[in
         raise UserError(f"seeds={options['seeds']!r} must be whole numbers such as 1,2,3") from None
 
 
-def ended(artefact: Artefact, cfg: DictConfig, run_id: str | None = None) -> "Run | None":
-    """Return the artefact's run if it has ended and its files are intact."""
-    return ended_run(records.run_folder(cfg, run_id), dynamics=artefact.dynamics is not None)
+def ended(cfg: DictConfig, run_id: str | None = None) -> "Run | None":
+    """Return a configuration's run if it has ended and its files are intact."""
+    return ended_run(records.run_folder(cfg, run_id))
 
 
 @dataclass
@@ -109,6 +109,6 @@ class Plan:
 def plan(artefact: Artefact, options: dict[str, str], overrides: dict[str, str]) -> Plan:
     """Read what has ended, and return the plan."""
     configs = expand(artefact, options, overrides)
-    runs = [run for run_id, cfg in configs.items() if (run := ended(artefact, cfg, run_id)) is not None]
+    runs = [run for run_id, cfg in configs.items() if (run := ended(cfg, run_id)) is not None]
     done = {run.run_id for run in runs}
     return Plan(artefact, list(configs.values()), runs, [cfg for run_id, cfg in configs.items() if run_id not in done])

@@ -13,13 +13,12 @@ from tasks.engine.terminal import say
 CONFIG = "config.yaml"  # missing in runs without a model
 
 
-def ended_run(folder: Path, *, set_aside: bool = True, dynamics: bool = True) -> Run | None:
+def ended_run(folder: Path, *, set_aside: bool = True) -> Run | None:
     """Return the run in a folder if it has ended and its files are intact.
     A damaged run is reported and appears in no table.
 
     Args:
         set_aside: rename a damaged record, so that the run is trained again. Otherwise change nothing.
-        dynamics: whether to read its dynamics.jsonl.
     """
     try:
         if set_aside:
@@ -29,7 +28,7 @@ def ended_run(folder: Path, *, set_aside: bool = True, dynamics: bool = True) ->
     except (records.DamagedRecord, Unusable) as damage:
         say(f"{damage}{'' if set_aside else '; left out'}")
         return None
-    return None if record is None else Run.read(folder, record, dynamics=dynamics)
+    return None if record is None else Run.read(folder, record)
 
 
 def state_of(run: Run) -> str:

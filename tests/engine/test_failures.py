@@ -83,7 +83,7 @@ def test_a_model_that_does_not_fit_is_failed_after_three_attempts(tmp_path):
     with pytest.raises(TrainingFailed, match="out of memory before its first step, in 3 attempts"):
         engine.run(cfg)
     assert [record["status"] for record in records(tmp_path).values()] == ["failed"]
-    assert ended(load_artefact("figure5"), cfg).metrics == []  # as a table reads it
+    assert ended(cfg).metrics == []  # as a table reads it
     shown = call_forked("show.py", str(run_folder(cfg)))
     assert shown.returncode == 0 and "out of memory before its first step" in shown.stdout, shown.stderr
     assert call_forked("compare.py", *[str(run_folder(cfg))] * 2).returncode == 0

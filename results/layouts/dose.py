@@ -1,0 +1,170 @@
+"""`layout: dose`: a method's distance to another's best setting, over how far its matrices had grown when bounded.
+
+Runs that differ in their schedule are compared within their schedule alone. The artefact's `dose` names
+the reference method.
+"""
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from results import interactive
+from results.figures import COLOURS, footer, open_axes
+from results.interactive import Chart, escaped, level, run_line
+from results.regime import measured
+from results.runs import Run, chosen_and_reported, flatten
+from results.schema import Artefact
+from results.series import runs_of
+from results.table import Table, spread
+
+DRAWN_FROM_TABLE = False
+MARKERS = "os^Dv"
+
+
+def schedule_of(run: Run) -> str:
+    """Return a run's schedule in words. Runs with equal words are compared."""
+    return f"{run.num_steps:,} steps, {run.config['task']['schedule']['warmup_steps']:,} of warm-up"
+
+
+def table(artefact: Artefact, runs: Sequence[Run], seeds: int = 0) -> pd.DataFrame:
+    """Return a row per bounded run: its κ/R(0), its score, and its distance to the reference at the same seed.
+
+    The reference's setting is its best one of the same schedule. It is chosen by one half of the test
+    examples, and scores are on the other half.
+    """
+    chosen_by, reported = chosen_and_reported(artefact.metric.name, runs)
+    columns = ["schedule", "steps", "method", "seed", "bound", "grown", "score", "reference", "difference"]
+    reference = next(method for method in artefact.methods if method.title == artefact.dose.reference)
+    rows: list[tuple[Any, ...]] = []
+    for schedule, own in _by_schedule(runs).items():
+        best = {run.seed: run for run in best_setting(runs_of(reference, own), chosen_by, artefact.metric.higher)}
+        for method in artefact.methods:
+            for run in runs_of(method, own) if method != reference else ():
+                sizes, score = measured(run), run.scores.get(reported, math.nan)
+                beside = best[run.seed].scores.get(reported, math.nan) if run.seed in best else math.nan
+                grown = measured(best[run.seed]) if run.seed in best else None
+                about = (schedule, run.num_steps, method.title, run.seed)
+                rows.append(
+                    (
+                        *about,
+                        sizes and sizes.bound,
+                        grown and grown.grown,
+                        score,
+                        beside,
+                        score - beside,
+                    )
+                )
+    made = pd.DataFrame(rows, columns=columns)
+    numbers = columns[4:]
+    made[numbers] = made[numbers].apply(pd.to_numeric)
+    return made.sort_values(["steps", "method", "seed"], ignore_index=True)
+
+
+def best_setting(runs: Sequence[Run], metric: str, higher: bool) -> list[Run]:
+    """Return the runs of the setting with the best mean of a metric. A setting with a diverged run is none."""
+    by_setting: dict[Hashable, list[Run]] = {}
+    for run in runs:
+        own = {key: value for key, value in flatten(run.config).items() if key.startswith("regularizer.")}
+        by_setting.setdefault(tuple(own.items()), []).append(run)
+    whole = [own for own in by_setting.values() if all(metric in run.scores for run in own)]
+    sign = 1 if higher else -1
+    return max(whole, key=lambda own: sign * sum(run.scores[metric] for run in own) / len(own), default=[])
+
+
+def _by_schedule(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    found: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.num_steps):
+        found.setdefault(schedule_of(run), []).append(run)
+    return found
+
+
+def tables(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list[Table]:
+    """Return the means over seeds, and every run."""
+    metric, digits = artefact.metric, artefact.metric.table_digits
+    rows = []
+    for (schedule, method), own in table.groupby(["schedule", "method"], sort=False):
+        rows.append(
+            {
+                "schedule": schedule,
+                "method": method,
+                "seeds": len(own),
+                "κ/R(0)": _number(own["bound"].mean()),
+                f"R(T)/R(0) of {artefact.dose.reference}": _number(own["grown"].mean()),
+                metric.label: f"{own['score'].mean():.{digits}f}{spread(own['score'].std(), digits)}",
+                artefact.dose.reference: f"{own['reference'].mean():.{digits}f}",
+                "difference": f"{own['difference'].mean():+.{digits}f}{spread(own['difference'].std(), digits)}",
+            }
+        )
+    above = (
+        f"The difference is to {artefact.dose.reference} at its best setting of the same schedule and the same seed. "
+        "κ/R(0) and R(T)/R(0) are medians over matrices."
+    )
+    return [Table("Means over seeds", pd.DataFrame(rows), above), Table("Every run", table)]
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}"
+
+
+def facts(artefact: Artefact, runs: Sequence[Run]) -> dict[str, str]:
+    """Return nothing: the common facts say all."""
+    return {}
+
+
+def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: str, foot: str) -> Figure:
+    """Draw a point per run: its distance to the reference, in per cent, over its κ/R(0).
+
+    A dotted line marks how far the reference's own matrices grow.
+    """
+    made = Figure(figsize=(7.2, 4.8), layout="constrained")
+    axes = made.subplots()
+    markers = dict(zip(dict.fromkeys(table["method"]), MARKERS, strict=False))
+    for colour, (schedule, own) in zip(COLOURS, table.groupby("schedule", sort=False), strict=False):
+        for method, points in own.groupby("method", sort=False):
+            axes.scatter(points["bound"], percent(points), color=colour, marker=markers[method], s=36, alpha=0.8, lw=0)
+        axes.plot([], [], color=colour, lw=4, label=schedule)
+        if not math.isnan(grown := own["grown"].mean()):
+            axes.axvline(grown, color=colour, lw=0.9, ls=":")
+    for method, marker in markers.items():
+        axes.plot([], [], color="#444444", marker=marker, ls="", label=method)
+    axes.axhline(0, color="black", lw=0.8)
+    axes.set_xscale("log")
+    axes.set_xlabel("κ / R(0), median over matrices (dotted: R(T)/R(0) of the reference)", fontsize=9)
+    axes.set_ylabel(f"{artefact.metric.label} beside {artefact.dose.reference}'s best, %", fontsize=9)
+    axes.legend(frameon=False, fontsize=8)
+    axes.tick_params(labelsize=8)
+    open_axes(axes)
+    axes.set_title(f"{artefact.title}\n{data}", fontsize=9.5)
+    footer(made, foot)
+    return made
+
+
+def percent(points: pd.DataFrame) -> pd.Series:
+    """Return the differences in per cent of the reference's score."""
+    return 100 * points["difference"] / points["reference"]
+
+
+def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list[Chart]:
+    """Return one chart with a dot per run."""
+    by_place = {
+        (schedule_of(run), method.title, run.seed): run for method in artefact.methods for run in runs_of(method, runs)
+    }
+    traces, legend, methods = [], [], set()
+    for colour, (schedule, own) in zip(COLOURS, table.groupby("schedule", sort=False), strict=False):
+        for (_, row), distance in zip(own.iterrows(), percent(own), strict=True):
+            run = by_place[row["schedule"], row["method"], row["seed"]]
+            traces.append(run_line([row["bound"]], [distance], run, f"{row['method']}, {schedule}", colour, "markers"))
+            methods.add(run.regularizer)
+        legend.append((colour, schedule, ""))
+    if not traces:
+        return []
+    made = interactive.figure(
+        traces,
+        shapes=[level(0)],
+        xaxis={"title": {"text": "κ / R(0)"}, "type": "log"},
+        yaxis={"title": {"text": f"{escaped(artefact.metric.label)}, % of {escaped(artefact.dose.reference)}'s best"}},
+    )
+    return [Chart(made, artefact.title, tuple(sorted(methods)), 700, 460, legend=tuple(legend))]
