@@ -7,21 +7,25 @@ from typing import Any
 
 from results import folds, interpolation, progress
 from results.artefact_file import nearest
-from results.claims import judge
 from results.code import code_remark, states_of
+from results.evidence.contenders import seeds_apart
+from results.evidence.direction import control_sentence, findings
+from results.evidence.finding import Finding, findings_table, to_csv
+from results.evidence.published import agreement_table
+from results.evidence.tables import finalists_table
 from results.figures import draw
 from results.files import write
 from results.layouts import layout_of
+from results.regime import regime_sentence
 from results.runs import Run, with_result
 from results.schema import Artefact, at_scale
-from results.table import Table, claims_table, latex, markdown
-from results.verdicts import Verdict, to_csv
+from results.table import Table, latex, markdown
 
 LEGEND = (
-    "Verdicts: *holds* and *does not hold* are significant (p < 0.05 after Holm's correction over an artefact's claims) where a test "
-    "applies; *undecided* is neither; *too few seeds to say* means that no outcome of the test could have been significant. Brackets "
-    "hold the 95 % bootstrap interval of a median difference. Pairs are of all learning rates that both sides have, not of the best one "
-    "alone; those of one seed are not independent of each other, which makes p rather too small. See `results/verdicts.py`."
+    "*Ahead* and *behind*: the difference on seeds that chose no setting is significant (paired t-test, p < 0.05 after Holm's correction "
+    "over an artefact's claims). *The same* and *different*: beside half of what the control shows. *Not resolved*: neither. *Numbers "
+    "only*: the seeds that chose the settings also score them, or there are too few, so nothing is decided. A difference is positive "
+    "if the first method is better, and brackets hold its 95 % interval. See `results/evidence/`."
 )
 
 
@@ -71,24 +75,25 @@ def write_artefact(
     out_dir.mkdir(parents=True, exist_ok=True)
     artefact, layout = at_scale(artefact, scale), layout_of(artefact)
     runs, lost = with_result(runs)
-    remark, verdicts = code_remark(runs), judge(artefact, runs, complete=len(runs) == expected)
-    facts = describe(artefact, runs, expected, command)
+    remark, found = code_remark(runs), findings(artefact, runs, complete=len(runs) == expected)
+    facts, notes = describe(artefact, runs, expected, command), notes_of(artefact, runs)
+    tuning, _ = seeds_apart(artefact, runs)
     foot = f"{facts['scale']}; seeds {facts['seeds']}; {facts['runs']} runs; {facts['hardware']}"
-    plain = layout.table(artefact, runs, seeds)
-    tables = layout.tables(artefact, plain, runs)
+    plain = layout.table(artefact, tuning, seeds)
+    tables = [*layout.tables(artefact, plain, tuning), *evidence_tables(artefact, runs)]
     main, *beside = [tables[0], *(one for one in tables[1:] if one.rows is not plain)]  # table.csv has the plain one
     sections = [part.files(artefact, runs, out_dir, foot) for part in (interpolation, folds, progress)]
-    page = _page(artefact, facts, (lost, remark, artefact.note), main, verdicts, beside)
+    page = _page(artefact, facts, (lost, remark, artefact.note, *notes), main, found, beside)
     files = (
         write(out_dir / "table.md", page + "".join(text for text, _ in sections)),
         write(out_dir / "table.csv", plain.to_csv(index=False)),
         write(out_dir / "table.tex", latex([main, *beside][-1].rows, artefact.title)),
-        write(out_dir / "claims.csv", to_csv(verdicts)),
-        *draw(layout.figure(artefact, plain, runs, facts["data"], foot), out_dir),
+        write(out_dir / "claims.csv", to_csv(found)),
+        *draw(layout.figure(artefact, plain, tuning, facts["data"], foot), out_dir),
         *(file for _, more in sections for file in more),
     )
     head = f"{artefact.title}\nscale {scale}, seeds {facts['seeds']}, {facts['runs']} runs; {facts['data']}\n"
-    said = [head, *(f"{one}\n" for one in (lost, remark) if one), markdown(main.rows), "", _claims_in_lines(verdicts)]
+    said = [head, *(f"{one}\n" for one in (lost, remark) if one), markdown(main.rows), "", _claims_in_lines(found)]
     return Summary("\n".join([*said, str(out_dir / "table.md")]), files)
 
 
@@ -130,7 +135,7 @@ def _page(
     facts: Mapping[str, str],
     notes: Sequence[str],
     main: Table,
-    verdicts: Sequence[Verdict],
+    found: Sequence[Finding],
     beside: Sequence[Table],
 ) -> str:
     """Return table.md, with `notes` above the main table and the tables `beside` under the claims."""
@@ -139,8 +144,8 @@ def _page(
     lines += [line for note in (*notes, main.above) if note for line in (note, "")]
     lines += [markdown(main.rows), ""]
     lines += [main.below, ""] if main.below else []
-    if verdicts:
-        lines += [f"## Claims of {artefact.claims_of}", "", markdown(claims_table(verdicts)), "", LEGEND, ""]
+    if found:
+        lines += [f"## Claims of {artefact.claims_of}", "", markdown(findings_table(found)), "", LEGEND, ""]
     for table in beside:
         lines += [f"## {table.title}", "", *((table.above, "") if table.above else ()), markdown(table.rows), ""]
     return "\n".join(lines)
@@ -160,7 +165,17 @@ def read_facts(path: Path) -> dict[str, str]:
     return facts
 
 
-def _claims_in_lines(verdicts: list[Verdict]) -> str:
+def notes_of(artefact: Artefact, runs: Sequence[Run]) -> list[str]:
+    """Return what a reader must know beside the claims: the regime, and whether the control is told apart."""
+    return [note for note in (regime_sentence(artefact, runs), control_sentence(artefact, runs)) if note]
+
+
+def evidence_tables(artefact: Artefact, runs: Sequence[Run]) -> list[Table]:
+    """Return the tables of the finalists and of the published values, where there are any."""
+    return [table for table in (finalists_table(artefact, runs), agreement_table(artefact, runs)) if table is not None]
+
+
+def _claims_in_lines(found: Sequence[Finding]) -> str:
     return "".join(
-        f"claim: {v.text}\n    {v.verdict}: {v.ours or 'no value'} (paper: {v.published})\n" for v in verdicts
+        f"claim: {one.text}\n    {one.outcome}: {one.said or 'no value'} (paper: {one.published})\n" for one in found
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from results.published import FOLDER, published_rows
-from results.schema import Artefact, BaseClaim, BestClaim, SameClaim, names_of
+from results.schema import FIRST_FRESH_SEED, Artefact, BaseClaim, BestClaim, SameClaim, names_of
 
 Nearest = Callable[[str, Sequence[str]], str]
 
@@ -28,8 +28,8 @@ KINDS_OF: dict[str, tuple[str, ...]] = {
     "dynamics": (),
     "dose": (),
 }
-BY_SCALE = ("notes", "margin", "near", "unit_steps", "progress.scores")  # one value for each scale
-FOR_EVERY_SCALE = ("margin", "near", "unit_steps")
+BY_SCALE = ("notes", "near", "unit_steps", "progress.scores")  # one value for each scale
+FOR_EVERY_SCALE = ("near", "unit_steps")
 
 
 def inconsistency(artefact: Artefact, nearest: Nearest) -> str | None:
@@ -46,6 +46,8 @@ def inconsistency(artefact: Artefact, nearest: Nearest) -> str | None:
         or _unknown_side(artefact, nearest)
         or _unknown_method(artefact, nearest)
         or _unknown_column(artefact, nearest)
+        or _unknown_control(artefact, nearest)
+        or _seed_for_finalists(artefact)
     )
 
 
@@ -80,9 +82,6 @@ def _missing_scale(artefact: Artefact) -> str | None:
         for key, value in group.select.items():
             if lacking := _lacking(value, getattr(group, "scales", None) or artefact.scales):
                 return f"{group.title!r}: select.{key} needs a value for scale {lacking}"
-    for claim in artefact.claims:
-        if lacking := _lacking(getattr(claim, "margin", None), claim.scales or artefact.scales):
-            return f"claim {claim.id!r}: margin needs a value for scale {lacking}"
     rest = artefact.model_dump(exclude={"claims", "panels", "methods", "notes", "progress"})
     for key, value in _walk(rest, ""):
         if key.endswith(FOR_EVERY_SCALE) and (lacking := _lacking(value, artefact.scales)):
@@ -133,11 +132,13 @@ def _sides(claim: BaseClaim) -> Iterator[tuple[str, str]]:
 
 def _unknown_method(artefact: Artefact, nearest: Nearest) -> str | None:
     titles = [method.title for method in artefact.methods]
-    named = {"budget.reference": artefact.budget and artefact.budget.reference}
-    named |= {"budget.goal": artefact.budget and artefact.budget.goal}
-    named |= {"dose.reference": artefact.dose and artefact.dose.reference}
+    named: dict[str, str] = {}
+    if artefact.budget:
+        named |= {"budget.reference": artefact.budget.reference, "budget.goal": artefact.budget.goal}
+    if artefact.dose:
+        named["dose.reference"] = artefact.dose.reference
     for key, title in named.items():
-        if title is not None and title not in titles:
+        if title not in titles:
             return f"{key}={title} is unknown{nearest(title, titles)}"
     return None
 
@@ -152,6 +153,24 @@ def _unknown_column(artefact: Artefact, nearest: Nearest) -> str | None:
         for key in [*(panel.published or ()), *filter(None, [panel.published_column])]:
             if key not in columns:
                 return f"panel {panel.title!r}: no published row has {key}{nearest(key, columns)}"
+    return None
+
+
+def _unknown_control(artefact: Artefact, nearest: Nearest) -> str | None:
+    names = [panel.name for panel in artefact.panels]
+    if artefact.control is not None and artefact.control.panel not in names:
+        return f"control.panel={artefact.control.panel} is unknown{nearest(artefact.control.panel, names)}"
+    return None
+
+
+def _seed_for_finalists(artefact: Artefact) -> str | None:
+    """Look for a seed that is kept for finalists, in a layout that chooses settings."""
+    if artefact.layout in ("budget", "pairs"):
+        return None
+    for scale, protocol in artefact.scales.items():
+        for seed in (*protocol.seeds, *(seed for grid in protocol.grids for seed in grid.seed or ())):
+            if seed >= FIRST_FRESH_SEED:
+                return f"scales.{scale}: seed {seed} must be below {FIRST_FRESH_SEED}: the others are the finalists'"
     return None
 
 

@@ -10,12 +10,12 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
+from results.evidence.finding import DIFFERENT, SAME, Finding, findings_table, to_csv
 from results.figures import draw
 from results.files import write
 from results.published import FOLDER
 from results.step_time_limits import MODELS
-from results.table import claims_table, latex, markdown
-from results.verdicts import FAILS, HOLDS, Verdict, to_csv
+from results.table import latex, markdown
 
 NAME = "table_i1"
 TITLE = "Table I.1: the GPT-2 models of Tables I.2 and I.3"
@@ -42,22 +42,22 @@ def write_model_sizes(counted: pd.DataFrame, out_dir: Path) -> str:
                 number of these.
     """
     data = counted.merge(published(), on="model", suffixes=("", "_paper"))
-    verdicts, main = [judge_sizes(data)], sizes_table(data)
+    findings, main = [judge_sizes(data)], sizes_table(data)
     out_dir.mkdir(parents=True, exist_ok=True)
     facts = "".join(f"- {name}: {fact}\n" for name, fact in (FACTS | {"command": f"`make reproduce-{NAME}`"}).items())
     page = [f"# {TITLE}", "", facts, "![figure](figure.png)", "", markdown(main), ""]
-    page += ["## Claims", "", markdown(claims_table(verdicts)), "", READING, ""]
+    page += ["## Claims", "", markdown(findings_table(findings)), "", READING, ""]
     write(out_dir / "table.md", "\n".join(page))
     write(out_dir / "table.csv", data.to_csv(index=False))
     write(out_dir / "table.tex", latex(main, TITLE))
-    write(out_dir / "claims.csv", to_csv(verdicts))
+    write(out_dir / "claims.csv", to_csv(findings))
     draw(sizes_figure(data), out_dir)
     return "\n".join(
         [
             TITLE,
             markdown(main),
             "",
-            *(f"{v.text}: {v.verdict} ({v.ours})" for v in verdicts),
+            *(f"{one.text}: {one.outcome} ({one.said})" for one in findings),
             "",
             str(out_dir / "table.md"),
         ]
@@ -75,13 +75,13 @@ def as_printed(parameters: float) -> str:
     return f"{parameters / 1e6:.0f}M" if parameters < 1e9 else f"{parameters / 1e9:.2f}B"
 
 
-def judge_sizes(data: pd.DataFrame) -> Verdict:
+def judge_sizes(data: pd.DataFrame) -> Finding:
     """Judge whether every model has the paper's size and, in the paper's digits, its number of parameters."""
     ours = [as_printed(count) for count in data["parameters"]]
     same = all((data[key] == data[f"{key}_paper"]).all() for key in ("width", "layers", "heads"))
-    verdict = HOLDS if same and ours == list(data["parameters_paper"]) else FAILS
+    outcome = SAME if same and ours == list(data["parameters_paper"]) else DIFFERENT
     text = f"{', '.join(MODELS[name] for name in data['model'])} have the paper's width, layers, heads and number of parameters"
-    return Verdict("model-sizes", text, ", ".join(data["parameters_paper"]), ", ".join(ours), verdict)
+    return Finding("model-sizes", text, ", ".join(data["parameters_paper"]), outcome, ", ".join(ours))
 
 
 def sizes_table(data: pd.DataFrame) -> pd.DataFrame:

@@ -1,11 +1,21 @@
-"""What runs show of their regime: how far matrices grew, where bounds lie, and how hard they act."""
+"""What runs show of their regime: how far matrices grew, where bounds lie, and how hard they act.
 
-from collections.abc import Sequence
+An artefact is in the paper's regime if, at AdamW's best learning rate, G(2x) is within a factor of 6
+and ρ within a factor of 4 of the paper's (tasks/engine/regime.py).
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
+import yaml
+
+from results.published import FOLDER
 from results.runs import Run
+from results.schema import Artefact
+
+GROWTH_FACTOR, TURN_FACTOR = 6, 4
 
 
 @dataclass(frozen=True)
@@ -51,3 +61,100 @@ def measured(run: Run) -> Measured | None:
 def _ratios(values: Sequence[Any], by: Sequence[Any]) -> list[float]:
     """Return the quotients of two lists, without those that lack a value."""
     return [value / one for value, one in zip(values, by, strict=True) if value is not None and one]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an artefact's runs lie beside the paper's.
+
+    growth, turn: G(2x) and ρ, ours and the paper's. None where one is not known.
+    """
+
+    growth: float | None
+    turn: float | None
+    paper: dict[str, float]
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether the runs are in the paper's regime, or None if that can't be said."""
+        if self.growth is None or "growth" not in self.paper:
+            return None
+        within = _within(self.growth, self.paper["growth"], GROWTH_FACTOR)
+        if self.turn is None or "turn" not in self.paper:
+            return within
+        return within and _within(self.turn, self.paper["turn"], TURN_FACTOR)
+
+
+def place_of_runs(artefact: Artefact, task: str, runs: Sequence[Run]) -> Place:
+    """Return the regime of a task's runs at AdamW's best learning rate, else at their median one."""
+    own = [run for run in runs if run.task == task and run.record.get("regime")]
+    lr = _best_lr(artefact, own)
+    found = [run.record["regime"] for run in own if float(run.config["lr"]) == lr]
+    paper = (yaml.safe_load((FOLDER / "regime.yaml").read_text())).get(task, {})
+    growth = _middle(one["growth"].get("2x") for one in found)
+    return Place(growth, _middle(one["turn"] for one in found), paper)
+
+
+def _best_lr(artefact: Artefact, runs: Sequence[Run]) -> float | None:
+    metric = artefact.metric
+    scores: dict[tuple[float, str], list[float]] = {}
+    for run in runs:
+        if run.regularizer == "adamw" and metric is not None and metric.name in run.scores:
+            key = float(run.config["lr"]), str(run.config["regularizer"].get("weight_decay"))
+            scores.setdefault(key, []).append(run.scores[metric.name])
+    if scores:
+        pick = max if metric.higher else min
+        return pick(scores, key=lambda key: fmean(scores[key]))[0]
+    lrs = sorted(float(run.config["lr"]) for run in runs)
+    return lrs[len(lrs) // 2] if lrs else None
+
+
+def regime_sentence(artefact: Artefact, runs: Sequence[Run]) -> str:
+    """Return one sentence for each task of the runs: its regime beside the paper's. Empty without any number."""
+    tasks = sorted({run.task for run in runs})
+    return " ".join(filter(None, (_of_task(artefact, task, runs) for task in tasks)))
+
+
+def _of_task(artefact: Artefact, task: str, runs: Sequence[Run]) -> str:
+    place = place_of_runs(artefact, task, runs)
+    sizes = [(run, found) for run in runs if run.task == task and (found := measured(run)) is not None]
+    bounded = [found for _, found in sizes if found.bound is not None]
+    plain = [found.grown for run, found in sizes if run.regularizer == "adamw" and _is_least_decay(run, sizes)]
+    parts = [
+        _beside("G(2x)", place.growth, place.paper.get("growth")),
+        _beside("ρ", place.turn, place.paper.get("turn")),
+        _beside("κ/R(0)", _middle(one.bound for one in bounded), place.paper.get("bound")),
+        _beside("R(T)/R(0) of AdamW with the least decay", _middle(plain), None),
+        _beside("largest λ", _middle(one.largest_lambda for one in bounded), None),
+    ]
+    active = _middle(one.active for one in bounded)
+    parts.append("" if active is None else f"active bounds {active:.0%}")
+    said = ", ".join(filter(None, parts))
+    if not said:
+        return ""
+    words = {
+        True: "Inside the paper's regime",
+        False: "Outside the paper's regime, so this neither supports nor contradicts the paper",
+        None: "Whether this is the paper's regime can't be said",
+    }
+    return f"{words[place.inside]} ({task}: {said})."
+
+
+def _is_least_decay(run: Run, sizes: Sequence[tuple[Run, Any]]) -> bool:
+    decays = [one.config["regularizer"]["weight_decay"] for one, _ in sizes if one.regularizer == "adamw"]
+    return bool(run.config["regularizer"]["weight_decay"] == min(decays))
+
+
+def _beside(name: str, ours: float | None, paper: float | None) -> str:
+    if ours is None:
+        return ""
+    return f"{name} {ours:.3g}" + (f" (paper {paper:.3g})" if paper is not None else "")
+
+
+def _middle(values: Iterable[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return median(there) if there else None
+
+
+def _within(ours: float, paper: float, factor: float) -> bool:
+    return paper / factor <= ours <= paper * factor

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Dis
 LayoutName = Literal["heatmap", "curves", "budget", "pairs", "dynamics", "dose"]
 Value = bool | int | float | str | None
 Names = Annotated[list[str], Field(min_length=1)]
+FIRST_FRESH_SEED = 101  # seeds below it choose settings, seeds from it on confirm them
 Side = str | Names  # panels, by id or regularizer
 ValueAtScale = Value | dict[str, Value]  # one value, or one for each scale
 Whole = Annotated[int, Field(strict=True, ge=1)]
@@ -117,7 +118,10 @@ class Scale(Strict):
         None,
         description="of one GPU or core: what status.py and --dry-run reckon with until runs are measured",
     )
-    seeds: Seeds
+    seeds: Seeds = Field(description="seeds of every grid; they choose each method's setting")
+    finalists: Annotated[int, Field(strict=True, ge=0)] = Field(
+        0, description="number of fresh seeds, from 101, on which each method's chosen setting is trained again"
+    )
     grids: list[Grid] = Field(min_length=1)
 
 
@@ -205,7 +209,6 @@ class Part(Strict):
     title: str
     task: str
     metric: PartMetric
-    margin: dict[str, Above] = Field(description="how large a difference still counts as the same, for each scale")
 
 
 class Interpolation(Strict):
@@ -230,6 +233,18 @@ class Progress(Strict):
     scores: dict[str, ProgressScore] = Field({}, description="another score than the metric, for a scale")
     pictures: str = Field(description="the folder of the runs' pictures")
     pictures_note: str
+
+
+class Control(Strict):
+    """For `layout: heatmap`: a setting that must be worse than the panel's others.
+
+    If it isn't, the data can't tell whether regularization matters, so nothing can be concluded from
+    methods that look the same.
+    """
+
+    panel: str = Field(description="the panel's id")
+    value: Column = Field(description="the column of the setting, such as a weight decay of 0")
+    scales: list[str] | None = Field(None, description="the scales that have it; default: all")
 
 
 class BaseClaim(Strict):
@@ -277,21 +292,19 @@ class BestValueClaim(BaseClaim):
 
 
 class SameValuesClaim(BaseClaim):
-    """Every other value of a panel's columns is within a margin of one."""
+    """Every other value of a panel's columns is as good as one."""
 
     kind: Literal["same_values"]
     left: Side
     value: Column
-    margin: dict[str, Above]
 
 
 class SameBestClaim(BaseClaim):
-    """Two methods at their best columns are within a margin of each other."""
+    """Two methods are equally good."""
 
     kind: Literal["same_best"]
     left: Side
     right: Side
-    margin: dict[str, Above]
 
 
 class SoonerClaim(BaseClaim):
@@ -316,7 +329,7 @@ class BudgetClaim(BaseClaim):
 
 
 class SameClaim(BaseClaim):
-    """The pairs of a part differ by less than its margin."""
+    """The two values of a part are equally good."""
 
     kind: Literal["same"]
     task: str = Field(description="the part's task")
@@ -355,6 +368,7 @@ class Artefact(Strict):
     metric: Metric = ABSENT
     notes: dict[str, str] = Field({}, description="a paragraph over the table, for each scale")
     claims: list[Claim] = []
+    control: Control | None = None
     claims_of: str = Field("the paper", description="whose claims they are")
     row: str = Field(ABSENT, description="heatmap: the configuration key of the rows")
     row_label: str = Field(
@@ -401,7 +415,7 @@ class Artefact(Strict):
 def at_scale(artefact: Artefact, scale: str) -> Artefact:
     """Return the artefact with its panels and claims of one scale. Each `select` has this scale's values."""
 
-    def there(one: Panel | BaseClaim) -> bool:
+    def there(one: Panel | BaseClaim | Control) -> bool:
         return not one.scales or scale in one.scales
 
     def chosen(one: Selection) -> Selection:
@@ -411,6 +425,7 @@ def at_scale(artefact: Artefact, scale: str) -> Artefact:
         "panels": [chosen(panel) for panel in artefact.panels if there(panel)],
         "methods": [chosen(method) for method in artefact.methods],
         "claims": [claim for claim in artefact.claims if there(claim)],
+        "control": artefact.control if artefact.control and there(artefact.control) else None,
     }
     copy = artefact.model_copy(update=kept)
     copy._scale = scale

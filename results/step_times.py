@@ -11,13 +11,13 @@ import pandas as pd
 import yaml
 
 from results.differences import FEWEST, RESAMPLES, Median, median_of
+from results.evidence.finding import BEYOND, NOT_RESOLVED, WITHIN, Finding, findings_table, to_csv
 from results.figures import draw
 from results.files import write
 from results.published import FOLDER
 from results.step_time_limits import MODELS, REFERENCE, judge_times
 from results.step_times_figure import PARTS, ratio_figure
-from results.table import claims_table, latex, markdown
-from results.verdicts import FAILS, HOLDS, UNDECIDED, Verdict, to_csv
+from results.table import latex, markdown
 
 TITLES = {
     "table_i2": "Table I.2: seconds per training step at batch size 1",
@@ -77,11 +77,11 @@ def write_step_times(table: str, record: Mapping[str, Any], out_dir: Path) -> st
     data = frame(record, (*PARTS, IN_TURN_PART))
     paper = published(table)
     adamcpr = paper[paper["row"] == "adamcpr"].set_index("shape")["ratio_paper"]
-    verdicts = judge_times(table, record, adamcpr.to_dict())
+    findings = judge_times(table, record, adamcpr.to_dict())
     main = paper_table(data, paper)
     data = data.merge(paper, on=["part", "shape", "row"], how="left")
     facts = describe(record)
-    claims = claims_table(verdicts).rename(columns={"published": "paper"})
+    claims = findings_table(findings).rename(columns={"published": "paper"})
     page = [f"# {TITLES[table]}", "", *(f"- {name}: {fact}" for name, fact in facts.items() if fact != "-"), ""]
     if facts["device"] == "cpu":
         page += [ON_A_GPU, ""] + ([NOT_LARGEST, ""] if table == "table_i3" else [])
@@ -99,7 +99,7 @@ def write_step_times(table: str, record: Mapping[str, Any], out_dir: Path) -> st
     write(out_dir / "table.md", "\n".join(page))
     write(out_dir / "table.csv", data.to_csv(index=False))
     write(out_dir / "table.tex", latex(main, TITLES[table]))
-    write(out_dir / "claims.csv", to_csv(verdicts))
+    write(out_dir / "claims.csv", to_csv(findings))
     draw(
         ratio_figure(
             data[data["part"] != IN_TURN_PART], TITLES[table], f"{facts['hardware']}; {facts['rounds']} rounds"
@@ -107,7 +107,7 @@ def write_step_times(table: str, record: Mapping[str, Any], out_dir: Path) -> st
         out_dir,
     )
     said = [
-        _in_lines(verdicts) + "".join(f"{line}\n" for line in (*_turns_in_words(record).values(), promised) if line)
+        _in_lines(findings) + "".join(f"{line}\n" for line in (*_turns_in_words(record).values(), promised) if line)
     ]
     return "\n".join([TITLES[table], markdown(main), "", *said, str(out_dir / "table.md")])
 
@@ -189,8 +189,8 @@ def promises(record: Mapping[str, Any]) -> str:
     line = f"Optimizer step, median over {', '.join(titles)}: {' and '.join(said)} as torch's fused AdamW."
     extra = [method["extra_peak_bytes"] for method in measured["AdamCPR"]]
     if None not in extra:
-        verdict = HOLDS if max(extra) <= MOST_EXTRA_BYTES else FAILS
-        line += f" Extra peak memory of AdamCPR: {max(extra) / 1e6:.1f} MB at most (limit {MOST_EXTRA_BYTES / 1e6:g} MB, {verdict})."
+        outcome = WITHIN if max(extra) <= MOST_EXTRA_BYTES else BEYOND
+        line += f" Extra peak memory of AdamCPR: {max(extra) / 1e6:.1f} MB at most (limit {MOST_EXTRA_BYTES / 1e6:g} MB, {outcome})."
     return line
 
 
@@ -215,11 +215,11 @@ def _median_over_shapes(ratios: list[np.ndarray]) -> Median:
 
 def _times(median: Median, limit: float) -> str:
     """Return the median with its interval, the limit and whether it holds, up to the word "as"."""
-    said, verdict = f"{median.value:.3f}", UNDECIDED
+    said, outcome = f"{median.value:.3f}", NOT_RESOLVED
     if median.low is not None and median.high is not None:
         said += f" [{median.low:.3f}, {median.high:.3f}]"
-        verdict = HOLDS if median.high <= limit else FAILS if median.low > limit else UNDECIDED
-    return f"{said} times as long (limit {limit:.2f}, {verdict})"
+        outcome = WITHIN if median.high <= limit else BEYOND if median.low > limit else NOT_RESOLVED
+    return f"{said} times as long (limit {limit:.2f}, {outcome})"
 
 
 def _turns_in_words(record: Mapping[str, Any]) -> dict[str, str]:
@@ -379,5 +379,5 @@ def _megabytes(value: Any) -> str:
     return f"{value:.1f}" if pd.notna(value) else "not measured"
 
 
-def _in_lines(verdicts: list[Verdict]) -> str:
-    return "".join(f"{v.text}: {v.verdict} ({v.ours or 'no value'})\n" for v in verdicts)
+def _in_lines(findings: list[Finding]) -> str:
+    return "".join(f"{one.text}: {one.outcome} ({one.said or 'no value'})\n" for one in findings)

@@ -1,13 +1,10 @@
 """Tables as Markdown and LaTeX, and the texts of their cells."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-
-from results.verdicts import Verdict
 
 SYMBOLS = str.maketrans({"±": r"$\pm$", "α": r"$\alpha$", "κ": r"$\kappa$", "λ": r"$\lambda$", "μ": r"$\mu$"})
 
@@ -20,12 +17,6 @@ class Table:
     rows: pd.DataFrame
     above: str = ""
     below: str = ""
-
-
-def claims_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """Return a row per claim."""
-    rows = [{"claim": v.text, "published": v.published, "ours": v.ours, "verdict": v.verdict} for v in verdicts]
-    return pd.DataFrame(rows, columns=["claim", "published", "ours", "verdict"])
 
 
 def markdown(table: pd.DataFrame) -> str:

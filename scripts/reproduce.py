@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from results.schema import FIRST_FRESH_SEED
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import ROOT, Names, Request, sweep_command
 from scripts.prepare_data import prepare_task
 from scripts.sweep.commits import commit_remark
 from scripts.sweep.dry_run import dry_run
 from scripts.sweep.local import jobs_of, run_all
-from scripts.sweep.plan import Plan, ended, load_artefact, plan
+from scripts.sweep.plan import Plan, load_artefact, plan
 from tasks.engine import records
 from tasks.engine.errors import UserError
 
@@ -87,16 +88,20 @@ def reproduce(p: Plan, request: Request, out: Path) -> "list[Run] | None":
     Returns its runs, or None if they are left to the cluster.
     """
     name, options = p.artefact.name, request.options
-    print(f"{name}: {len(p.configs)} runs, {len(p.runs)} done, {len(p.todo)} to do", flush=True)
-    if remark := commit_remark([run.record for run in p.runs]):
-        print(f"{name}: {remark}", flush=True)
-    runs = list(p.runs)
-    if p.todo:
+    while True:
+        print(f"{name}: {len(p.configs)} runs, {len(p.runs)} done, {len(p.todo)} to do", flush=True)
+        if remark := commit_remark([run.record for run in p.runs]):
+            print(f"{name}: {remark}", flush=True)
+        if not p.todo:
+            break
         if not train(p.todo, options, name):
-            print(f"{name}: when the runs have ended, the same command writes the results (wait=true waits for them)")
+            print(f"{name}: when the runs have ended, the same command goes on (wait=true waits for them)")
             return None
-        runs += [run for cfg in p.todo if (run := ended(cfg)) is not None]
-    seeds = len({cfg.seed for cfg in p.configs})
+        tried, p = {records.run_id(cfg) for cfg in p.todo}, plan(p.artefact, options, request.overrides)
+        if tried.issuperset(records.run_id(cfg) for cfg in p.todo):  # no finalists are left, only runs that failed
+            break
+    runs = p.runs
+    seeds = len({cfg.seed for cfg in p.configs if cfg.seed < FIRST_FRESH_SEED} or {cfg.seed for cfg in p.configs})
     from results.artefact import metric_fault, write_artefact  # slow to import: needs matplotlib and scipy
 
     if fault := metric_fault(p.artefact, runs):

@@ -114,26 +114,20 @@ def by_lr(shown: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
 
 
 def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: str, foot: str) -> Figure:
-    """Draw a panel per part and a point per pair: the first value's score on x, the second's on y.
-
-    A band shows the margin around equality.
-    """
+    """Draw a panel per part and a point per pair: the first value's score on x, the second's on y."""
     first, second = artefact.pair.values
     made = Figure(figsize=(4.4 * len(artefact.parts), 5.0), layout="constrained")
     every = made.subplots(1, len(artefact.parts), squeeze=False)[0]
     for axes, part in zip(every, artefact.parts, strict=True):
-        (shown, others), margin = finite(artefact, part, table), part.margin[artefact.scale]
+        shown, others = finite(artefact, part, table)
         for colour, lr, own in by_lr(shown):
             axes.scatter(own[first], own[second], s=28, color=colour, alpha=0.6, lw=0, label=f"lr {power_of_ten(lr)}")
         scores = pd.concat([shown[first], shown[second]])
-        low, high = (scores.min() - margin, scores.max() + margin) if len(scores) else (0.0, 1.0)
+        low, high = (scores.min(), scores.max()) if len(scores) else (0.0, 1.0)
         axes.plot([low, high], [low, high], color="black", lw=0.8)
-        axes.fill_between(
-            [low, high], [low - margin, high - margin], [low + margin, high + margin], color="#dddddd", lw=0, zorder=0
-        )
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel=first, ylabel=second)
         hidden = f"; pairs not shown: {others}" if others else ""
-        axes.set_title(f"{part.title}\n{part.metric.label}, margin ± {margin:g}{hidden}", fontsize=9)
+        axes.set_title(f"{part.title}\n{part.metric.label}{hidden}", fontsize=9)
         open_axes(axes)
         if len(shown):
             axes.legend(frameon=False, fontsize=8, loc="upper left")
@@ -145,8 +139,6 @@ def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: s
 def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list[Chart]:
     """Return a chart per part with a point per pair: the first value's score on x, the second's on y.
 
-    Dashed lines mark the margin around equality.
-
     Args:
         table: computed, or read from table.csv.
     """
@@ -157,7 +149,7 @@ def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
     regularizers = {grid.task: grid.regularizer for grid in artefact.scales[artefact.scale].grids}
     charts = []
     for part in artefact.parts:
-        (shown, others), margin = finite(artefact, part, table), part.margin[artefact.scale]
+        shown, others = finite(artefact, part, table)
         if shown.empty:
             continue
         traces, legend, method = [], [], regularizers.get(part.task, "")
@@ -182,26 +174,16 @@ def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
             legend.append((colour, f"lr {power_of_ten(lr)}", method))
         made = interactive.figure(
             traces,
-            shapes=_around_equality(shown[[first, second]], margin),
+            shapes=[_equality(shown[[first, second]])],
             xaxis={"title": {"text": first}},
             yaxis={"title": {"text": second}},
         )
         hidden = f"; {others} pair(s) not shown" if others else ""
-        title = f"{part.title}: {part.metric.label}, margin ± {margin:g}{hidden}"
+        title = f"{part.title}: {part.metric.label}{hidden}"
         charts.append(Chart(made, title, (method,), 500, 420, legend=tuple(legend)))
     return charts
 
 
-def _around_equality(shown: pd.DataFrame, margin: float) -> list[dict[str, Any]]:
+def _equality(shown: pd.DataFrame) -> dict[str, Any]:
     low, high = shown.min().min(), shown.max().max()
-    return [
-        {
-            "type": "line",
-            "x0": low,
-            "x1": high,
-            "y0": low + off,
-            "y1": high + off,
-            "line": {"color": LEVEL, "width": 1, "dash": dash},
-        }
-        for off, dash in ((0, "solid"), (-margin, "dash"), (margin, "dash"))
-    ]
+    return {"type": "line", "x0": low, "x1": high, "y0": low, "y1": high, "line": {"color": LEVEL, "width": 1}}

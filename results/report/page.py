@@ -15,16 +15,15 @@ from plotly.offline import get_plotlyjs
 
 from results.artefact import LEGEND
 from results.code import states_of
+from results.evidence.finding import MISSING, NOT_MEASURED, OUTCOMES, Finding
 from results.files import write
 from results.interactive import Chart
 from results.layouts.heatmap import CHOICE
 from results.order import place
 from results.report.run_data import pack, points_each
 from results.report.sections import Section
-from results.verdicts import FAILS, HOLDS, MISSING, TOO_FEW, UNDECIDED, Verdict
 
 HERE = Path(__file__).parent
-VERDICTS = (HOLDS, FAILS, UNDECIDED, TOO_FEW, "not measured", MISSING)
 
 
 def write_report(sections: Sequence[Section], scale: str, path: Path) -> Path:
@@ -77,15 +76,15 @@ def groups(section: Section) -> list[tuple[str, list[tuple[int, Chart]]]]:
     ]
 
 
-def _claims(sections: Sequence[Section]) -> list[tuple[Section, Verdict]]:
+def _claims(sections: Sequence[Section]) -> list[tuple[Section, Finding]]:
     """Return every claim with its section, measured ones first."""
-    every = [(section, verdict) for section in sections for verdict in section.verdicts]
-    return sorted(every, key=lambda one: one[1].verdict in ("not measured", MISSING))
+    every = [(section, finding) for section in sections for finding in section.findings]
+    return sorted(every, key=lambda one: one[1].outcome in (NOT_MEASURED, MISSING))
 
 
 def _tally(sections: Sequence[Section]) -> list[tuple[str, int]]:
-    counts = Counter(verdict.verdict for section in sections for verdict in section.verdicts)
-    return [(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]]
+    counts = Counter(finding.outcome for section in sections for finding in section.findings)
+    return [(outcome, counts[outcome]) for outcome in OUTCOMES if counts[outcome]]
 
 
 def _figures(sections: Sequence[Section]) -> dict[str, Any]:

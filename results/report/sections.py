@@ -13,9 +13,11 @@ import pandas as pd
 import yaml
 
 from results import model_sizes
-from results.artefact import describe, read_facts
-from results.claims import judge
+from results.artefact import describe, evidence_tables, notes_of, read_facts
 from results.code import code_remark, written_remark
+from results.evidence.contenders import seeds_apart
+from results.evidence.direction import findings
+from results.evidence.finding import MISSING, Finding, from_csv
 from results.interactive import Chart
 from results.interpolation import interpolated, interpolation_panels, interpolation_table
 from results.layouts import Layout, layout_of
@@ -30,9 +32,7 @@ from results.step_time_limits import judge_times
 from results.step_times import READING, TITLES, paper_table, published
 from results.step_times import describe as describe_times
 from results.step_times import frame as times_frame
-from results.verdicts import MISSING, Verdict, from_csv
 
-UNCORRECTED = "These verdicts are of a time before Holm's correction over the artefact's claims: each is by its own p-value alone."
 # Regularizer names of Tables I.1 to I.3 for the page's filter. How κ is set changes neither sizes
 # nor times.
 CPR = ("adamcpr_ip", "adamcpr_k", "adamcpr_ki0", "adamcpr_ws")
@@ -58,7 +58,7 @@ class Section:
     methods: tuple[str, ...]
     command: str
     state: str
-    verdicts: Sequence[Verdict] = ()
+    findings: Sequence[Finding] = ()
     claims_of: str = "the paper"
     claim_methods: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -98,8 +98,7 @@ def section(artefact: Artefact, scale: str, runs: Sequence[Run], folder: Path, *
     if not runs:
         layout = layout_of(artefact)
         panels = _panels(layout, artefact, layout.table(artefact, [], seeds), [])
-        verdicts = judge(artefact, [], complete=False)
-        return replace(base, verdicts=verdicts, panels=panels, facts={"runs": f"0 of {expected}"})
+        return replace(base, findings=findings(artefact, [], False), panels=panels, facts={"runs": f"0 of {expected}"})
     return _from_runs(base, artefact, runs, folder, expected, seeds)
 
 
@@ -143,16 +142,20 @@ def _from_runs(
     base: Section, artefact: Artefact, runs: Sequence[Run], folder: Path, expected: int, seeds: int
 ) -> Section:
     layout = layout_of(artefact)
-    table = layout.table(artefact, runs, seeds)
-    tables, panels = layout.tables(artefact, table, runs), _panels(layout, artefact, table, runs)
+    tuning, _ = seeds_apart(artefact, runs)
+    table, panels = (
+        layout.table(artefact, tuning, seeds),
+        _panels(layout, artefact, layout.table(artefact, tuning, seeds), tuning),
+    )
+    tables = [*layout.tables(artefact, table, tuning), *evidence_tables(artefact, runs)]
     facts = describe(artefact, runs, expected, base.command)
     made = replace(
         base,
         state=RECORDS if len(runs) == expected else NOT_RUN,
-        verdicts=judge(artefact, runs, complete=len(runs) == expected),
+        findings=findings(artefact, runs, complete=len(runs) == expected),
         facts={name: fact for name, fact in facts.items() if name != "command"},
         remarks=(*base.remarks, *_remarks(runs, table, folder, expected)),
-        note=" ".join(filter(None, (base.note, tables[0].above))),
+        note=" ".join(filter(None, (base.note, *notes_of(artefact, runs), tables[0].above))),
         panels=panels,
         tables={one.title: one.rows for one in tables},
         runs=runs,
@@ -222,19 +225,18 @@ def _same_numbers(path: Path, table: pd.DataFrame) -> bool:
 
 def _committed(base: Section, artefact: Artefact, folder: Path) -> Section:
     """Return the section from the files that `make reproduce-<name>` left in results/<scale>/<name>/."""
-    layout, verdicts = layout_of(artefact), read_verdicts(folder / "claims.csv")
+    layout, found = layout_of(artefact), read_findings(folder / "claims.csv")
     table = _read_csv(folder / "table.csv", layout)
     panels, tables = _panels(layout, artefact, table, []), layout.tables(artefact, table, [])
     picture, facts = folder / "figure.svg", read_facts(folder / "table.md")
     image = ""
     if not panels and picture.exists():
         image = "data:image/svg+xml;base64," + base64.b64encode(picture.read_bytes()).decode()
-    uncorrected = [UNCORRECTED] if any("p = " in verdict.ours and verdict.p is None for verdict in verdicts) else []
     made = replace(
         base,
         state=COMMITTED,
-        remarks=tuple(filter(None, (*base.remarks, *uncorrected, written_remark(facts.get("code", ""))))),
-        verdicts=verdicts,
+        remarks=tuple(filter(None, (*base.remarks, written_remark(facts.get("code", ""))))),
+        findings=found,
         facts=facts,
         panels=panels,
         tables={one.title: one.rows for one in tables if one is not tables[0] or one.rows is table},
@@ -257,8 +259,8 @@ def _read_csv(path: Path, layout: Layout) -> pd.DataFrame:
     return table.fillna({"setting": ""}) if "setting" in table else table
 
 
-def read_verdicts(path: Path) -> list[Verdict]:
-    """Return the verdicts of claims.csv; empty without claims."""
+def read_findings(path: Path) -> list[Finding]:
+    """Return the findings of claims.csv; empty without claims."""
     return from_csv(path.read_text()) if path.exists() else []
 
 
@@ -269,13 +271,13 @@ def step_times_section(name: str, scale: str, folder: Path) -> Section:
     )
     theirs, path = published(name), folder / "rounds.json"
     record = json.loads(path.read_text()) if path.exists() else {"shapes": {}}
-    verdicts = judge_times(name, record, theirs[theirs["row"] == "adamcpr"].set_index("shape")["ratio_paper"].to_dict())
+    limits = judge_times(name, record, theirs[theirs["row"] == "adamcpr"].set_index("shape")["ratio_paper"].to_dict())
     data = times_frame(record)
     if not path.exists():
-        return replace(base, verdicts=[replace(v, verdict=MISSING) for v in verdicts], tables={"Published": theirs})
+        return replace(base, findings=[replace(one, outcome=MISSING) for one in limits], tables={"Published": theirs})
     facts = {name: fact for name, fact in describe_times(record).items() if name != "command"}
     tables = {"Seconds, and multiples of AdamW": paper_table(data, theirs)}
-    return replace(base, state=RECORDS, verdicts=verdicts, facts=facts, panels=time_panels(data), tables=tables)
+    return replace(base, state=RECORDS, findings=limits, facts=facts, panels=time_panels(data), tables=tables)
 
 
 def model_sizes_section(scale: str, folder: Path) -> Section:
@@ -297,7 +299,7 @@ def model_sizes_section(scale: str, folder: Path) -> Section:
     return replace(
         base,
         state=COMMITTED,
-        verdicts=[model_sizes.judge_sizes(data)],
+        findings=[model_sizes.judge_sizes(data)],
         facts=model_sizes.FACTS,
         tables={"Parameters": model_sizes.sizes_table(data)},
         panels=[size_panel(data)],

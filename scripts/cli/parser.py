@@ -236,6 +236,12 @@ RUNS_DIR = Key("runs_dir", "the folder of the runs", "runs")
 SWEEP_KEYS = (
     SCALE,
     Key("seeds", "seeds such as 1,2,3 in place of the artefact's own", without="the artefact's"),
+    Key(
+        "finalists",
+        "fresh seeds on which each method's best setting is trained again and compared",
+        without="the artefact's, or none with seeds=",
+        type=whole(0),
+    ),
     Key("jobs", "runs at a time on this machine", without="one per core, or one per GPU", type=whole(1)),
     Key("wait", "with launcher=slurm: return when the runs have ended", "false", choices=("true", "false")),
     Key(

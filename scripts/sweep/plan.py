@@ -4,12 +4,12 @@ import functools
 import itertools
 import pickle
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from results.artefact_file import SchemaError, nearest, read_artefact
-from results.schema import Artefact, Grid
+from results.schema import FIRST_FRESH_SEED, Artefact, Grid, at_scale
 from scripts.cli.common import compose_config
 from scripts.cli.parser import CONFIG_DIR
 from scripts.sweep.artefact_keys import check_cells, check_grid
@@ -43,7 +43,42 @@ def load_artefact(name: str) -> Artefact:
     return artefact
 
 
-def expand(artefact: Artefact, options: dict[str, str], overrides: dict[str, str]) -> dict[str, DictConfig]:
+def expand(artefact: Artefact, options: dict[str, Any], overrides: dict[str, str]) -> dict[str, DictConfig]:
+    """Return run id -> configuration: the artefact's grids, and its finalists once the grids' runs have ended."""
+    configs = expand_grids(artefact, options, overrides)
+    if seeds := fresh_seeds(artefact, options):
+        configs |= finalists(artefact, options["scale"], configs, seeds)
+    return configs
+
+
+def fresh_seeds(artefact: Artefact, options: dict[str, Any]) -> list[int]:
+    """Return the seeds of the finalists: those asked for, else the artefact's. None if other seeds are asked for."""
+    own = 0 if "seeds" in options else artefact.scales[options["scale"]].finalists
+    return [FIRST_FRESH_SEED + number for number in range(options.get("finalists", own))]
+
+
+def finalists(
+    artefact: Artefact, scale: str, configs: dict[str, DictConfig], seeds: list[int]
+) -> dict[str, DictConfig]:
+    """Return the configurations of each method's chosen setting on fresh seeds. Empty before the grids' runs have ended."""
+    runs = []
+    for run_id, cfg in configs.items():
+        run = ended_run(records.run_folder(cfg, run_id), set_aside=False)
+        if run is None or run.status == "failed":
+            return {}
+        runs.append(run)
+    from results.evidence.contenders import choose, contenders  # slow to import: needs scipy
+
+    artefact, found = at_scale(artefact, scale), {}
+    for contender in contenders(artefact, runs):
+        for seed in seeds if (chosen := choose(artefact, contender, runs)) else ():
+            cfg = pickle.loads(pickle.dumps(configs[chosen[0].run_id]))
+            cfg.seed = seed
+            found[records.run_id(cfg)] = cfg
+    return found
+
+
+def expand_grids(artefact: Artefact, options: dict[str, Any], overrides: dict[str, str]) -> dict[str, DictConfig]:
     """Return run id -> configuration: the union of an artefact's grids, for every seed.
     An override of an axis narrows it to one value. Raises UserError for a value out of its range.
     """
@@ -106,7 +141,7 @@ class Plan:
     todo: list[DictConfig]
 
 
-def plan(artefact: Artefact, options: dict[str, str], overrides: dict[str, str]) -> Plan:
+def plan(artefact: Artefact, options: dict[str, Any], overrides: dict[str, str]) -> Plan:
     """Read what has ended, and return the plan."""
     configs = expand(artefact, options, overrides)
     runs = [run for run_id, cfg in configs.items() if (run := ended(cfg, run_id)) is not None]

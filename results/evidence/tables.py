@@ -1,0 +1,68 @@
+"""Tables of what was tuned and what was confirmed."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from results.evidence.contenders import choose, confirmed, contenders, scores, seeds_apart, title
+from results.runs import Run, columns_of, place_of
+from results.schema import Artefact
+from results.statistics.paired import power
+from results.table import Table, spread
+
+EFFECTS = (0.5, 1.0, 1.5, 2.0)  # in standard deviations of the paired differences
+
+
+def finalists_table(artefact: Artefact, runs: Sequence[Run]) -> Table | None:
+    """Return each contender's chosen setting with its score on the finalists' seeds, or None without any."""
+    tuning, confirm = seeds_apart(artefact, runs)
+    if tuning == confirm or artefact.metric is None:
+        return None
+    rows, digits = [], artefact.metric.table_digits
+    for contender in contenders(artefact, tuning):
+        chosen = choose(artefact, contender, tuning)
+        own = confirmed(chosen, confirm)
+        values = pd.Series(scores(artefact, contender, own, confirm), dtype=float)
+        if not chosen:
+            continue
+        finite = values[values.abs() < math.inf]
+        rows.append(
+            {
+                "method": title(artefact, contender),
+                "chosen on the tuning seeds": setting_text(artefact, chosen[0]),
+                artefact.metric.label: f"{finite.mean():.{digits}f}{spread(finite.std(), digits)}"
+                if len(finite)
+                else "-",
+                "fresh seeds": len(values),
+            }
+        )
+    return Table(
+        "Chosen settings on fresh seeds",
+        pd.DataFrame(rows),
+        power_sentence(artefact, len({run.seed for run in confirm})),
+    )
+
+
+def setting_text(artefact: Artefact, run: Run) -> str:
+    """Return a run's setting in words, such as `lr 1e-2.5, 2x`."""
+    if artefact.layout != "heatmap":
+        return next((method.title for method in artefact.methods if method.regularizer == run.regularizer), "-")
+    from results.runs import frame
+
+    data = frame([run], artefact.metric.name)
+    panel = next(panel for panel in artefact.panels if panel.regularizer == run.regularizer)
+    cell = {"row": data[artefact.row].iloc[0], "column": columns_of(data, panel.column).iloc[0]}
+    return place_of(artefact, cell)
+
+
+def power_sentence(artefact: Artefact, seeds: int) -> str:
+    """Return how likely the seeds show a difference of some sizes."""
+    said = ", ".join(f"{power(effect, seeds):.0%} for {effect:g}" for effect in EFFECTS)
+    metric = artefact.metric
+    chooser, reported = f"{metric.name}_selection", f"{metric.name}_report"
+    return (
+        f"Each method's setting is the best mean of the tuning seeds. It is trained again on {seeds} fresh seeds, which are the same "
+        f"for all methods. A paired t-test finds a difference with probability {said} standard deviations of the paired "
+        f"differences. Where the task scores halves of the test set ({chooser}, {reported}), one half chooses and the other is reported."
+    )
