@@ -59,6 +59,7 @@ def _first(errors: Sequence[Any]) -> Any:
     return next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
 
 
+GONE = {"margin": "the margin is half of what the artefact's `control` shows; remove the key"}
 UNION_MEMBERS = ("str", "int", "float", "bool", "dict", "list", "none")
 # pydantic's words for a type, and ours.
 WANTED = {
@@ -80,6 +81,8 @@ def _said(error: Mapping[str, Any], content: Any) -> str:
     kind, context = error["type"], error.get("ctx", {})
     where = _path(error["loc"])
     key = _named(where, content)
+    if kind == "extra_forbidden" and where[-1] in GONE:
+        return f"{key} is gone: {GONE[where[-1]]}"
     if kind == "extra_forbidden":
         return f"unknown key {key}{nearest(str(where[-1]), _known(error['loc'][:-1]))}"
     if kind == "union_tag_invalid":

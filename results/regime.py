@@ -6,15 +6,16 @@ and ρ within a factor of 4 of the paper's (tasks/engine/regime.py).
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 import yaml
 
-from results.published import FOLDER
 from results.runs import Run
 from results.schema import Artefact
 
+PAPER = Path(__file__).with_name("paper_regime.yaml")
 GROWTH_FACTOR, TURN_FACTOR = 6, 4
 
 
@@ -90,7 +91,7 @@ def place_of_runs(artefact: Artefact, task: str, runs: Sequence[Run]) -> Place:
     own = [run for run in runs if run.task == task and run.record.get("regime")]
     lr = _best_lr(artefact, own)
     found = [run.record["regime"] for run in own if float(run.config["lr"]) == lr]
-    paper = (yaml.safe_load((FOLDER / "regime.yaml").read_text())).get(task, {})
+    paper = yaml.safe_load(PAPER.read_text()).get(task, {})
     growth = _middle(one["growth"].get("2x") for one in found)
     return Place(growth, _middle(one["turn"] for one in found), paper)
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tasks.data.images.arrays import Batch, Images, batches, load, normalizer, subset
+from tasks.data.images.arrays import Batch, Images, batches, load, mislabelled, normalizer, subset
 from tasks.data.images.config import ArrayData
 from tasks.data.images.torchvision_sets import digest
 from tasks.engine.config import Config
@@ -21,6 +21,7 @@ def build(cfg: Config[ResNet18Task], device: torch.device) -> Workload:
     """Return the workload of `cfg.task`, or raise UserError if the data set is not in `cfg.data_dir`."""
     task = cfg.task
     train = subset(load(task.data, Path(cfg.data_dir), train=True), task.data.train_size, task.data.subset_seed)
+    train = mislabelled(train, task.data.label_noise, task.model.num_classes, task.data.subset_seed)
     test = load(task.data, Path(cfg.data_dir), train=False)
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:

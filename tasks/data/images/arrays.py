@@ -71,6 +71,17 @@ def subset(data: Images, size: int | None, seed: int) -> Images:
     return Images(data.images[chosen], data.labels[chosen])
 
 
+def mislabelled(data: Images, share: float, num_classes: int, seed: int) -> Images:
+    """Return the images with a `share` of their labels replaced by wrong ones, drawn by a generator of `seed`."""
+    if share == 0:
+        return data
+    count, generator = round(share * len(data.labels)), generator_for(seed, "label_noise")
+    chosen = torch.randperm(len(data.labels), generator=generator)[:count]
+    labels = data.labels.clone()
+    labels[chosen] = (labels[chosen] + torch.randint(1, num_classes, (count,), generator=generator)) % num_classes
+    return Images(data.images, labels)
+
+
 def crop_and_flip(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
     """Crop after reflect padding, then flip half of the images, at random for each. Keep shape and dtype."""
     n, _, height, width = images.shape

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from tasks.engine.config import Data
-from tasks.engine.section import List, NonNegativeInt, Number, Positive, PositiveInt
+from tasks.engine.section import List, NonNegativeInt, Number, Positive, PositiveInt, Share
 
 
 class ArrayData(Data):
@@ -16,6 +16,7 @@ class ArrayData(Data):
     mean: List[Number]
     std: List[Positive]
     crop_padding: NonNegativeInt
+    label_noise: Share = 0.0  # share of training labels that are wrong: the same ones for every run
 
 
 class LabelledData(Data):
