@@ -3,14 +3,14 @@ Both stand between the comments `<!-- make readme: NAME -->` and `<!-- end -->`.
 
 - the `readme:` entries of configs/artefact/*.yaml and configs/bench.yaml,
 - the number of runs in the grids,
-- the verdicts and facts in results/<scale>/<name>/.
+- the findings and facts in results/<scale>/<name>/.
 """
 
-import csv
 import itertools
 import re
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import yaml
 
 from results.artefact import read_facts
 from results.artefact_file import SchemaError, read_artefact
+from results.evidence.finding import OUTCOMES, Finding, from_csv
 from results.order import place
 from results.schema import Artefact
 from scripts.cli.common import one_line_errors
@@ -53,9 +54,9 @@ def figure(root: Path) -> str:
     folder = root / "results" / scale / name
     title, facts = title_of(folder), read_facts(folder / "table.md")
     of = f"{scale} scale, seed{'s' * (',' in facts['seeds'])} {facts['seeds']}, {facts['runs']} runs, {facts['hardware']}"
-    claims = "; ".join(f'"{row["text"]}": **{row["verdict"]}** ({row["ours"]})' for row in claims_of(folder))
+    said = "".join(f' "{one.text}": {one.said}.' for one in findings_in(folder))
     path = folder.relative_to(root)
-    return f"![{title}]({path}/figure.png)\n\n*{title}. Ours, {of}. [Numbers]({path}/table.md). {claims}.*"
+    return f"![{title}]({path}/figure.png)\n\n*{title}. Ours, {of}. [Numbers]({path}/table.md).{said}*"
 
 
 def table(root: Path) -> str:
@@ -112,7 +113,7 @@ def state(name: str, root: Path) -> str:
         folder = root / "results" / scale / name
         if (folder / "table.md").exists():
             said.append(
-                f"[{scale}]({folder.relative_to(root)}/table.md): {shortfall(folder)}{verdicts(claims_of(folder))}"
+                f"[{scale}]({folder.relative_to(root)}/table.md): {shortfall(folder)}{outcomes(findings_in(folder))}"
             )
     return "; ".join(said) or "not run yet"
 
@@ -126,28 +127,17 @@ def shortfall(folder: Path) -> str:
     return missing + (f"{found[3]} diverged, " if found[3] else "")
 
 
-def verdicts(claims: list[dict[str, str]]) -> str:
-    """Return how many claims hold, and the verdicts of the others."""
-    if not claims:
-        return "done, no claims"
-    if len(claims) == 1:
-        return f"1 claim, {claims[0]['verdict']}"
-    counts = Counter(row["verdict"] for row in claims)
-    words = {
-        "does not hold": "do not",
-        "too few seeds to say": "with too few seeds to say",
-        "runs missing": "with runs missing",
-    }
-    others = [
-        f"{count} {words.get(verdict, verdict)}" for verdict, count in sorted(counts.items()) if verdict != "holds"
-    ]
-    return ", ".join([f"{counts['holds']} of {len(claims)} claims hold", *others])
+def outcomes(findings: Sequence[Finding]) -> str:
+    """Return how many claims have each outcome."""
+    counts = Counter(one.outcome for one in findings)
+    said = [f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome]]
+    return f"{len(findings)} claim{'s' * (len(findings) != 1)}: {', '.join(said)}" if said else "numbers only"
 
 
-def claims_of(folder: Path) -> list[dict[str, str]]:
-    """Return the rows of claims.csv by column name. The list is empty if there are no claims."""
-    with open(folder / "claims.csv", newline="") as file:
-        return list(csv.DictReader(file))
+def findings_in(folder: Path) -> list[Finding]:
+    """Return the findings of claims.csv. The list is empty if there are none."""
+    path = folder / "claims.csv"
+    return from_csv(path.read_text()) if path.exists() else []
 
 
 def title_of(folder: Path) -> str:
