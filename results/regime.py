@@ -16,7 +16,7 @@ from results.runs import Run
 from results.schema import Artefact
 
 PAPER = Path(__file__).with_name("paper_regime.yaml")
-GROWTH_FACTOR, TURN_FACTOR = 6, 4
+GROWTH_FACTOR, TURN_FACTOR, AFTER_FACTOR = 6, 4, 2
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,20 @@ def _ratios(values: Sequence[Any], by: Sequence[Any]) -> list[float]:
 class Place:
     """Where an artefact's runs lie beside the paper's.
 
-    growth, turn: G(2x) and ρ, ours and the paper's. None where one is not known.
+    growth, turn, after: G(2x), ρ and Σ η² of all steps over that up to 2x the lr warm-up. None where
+        one is not known. `after` counts for matrices that begin at zero, which have no G.
     """
 
     growth: float | None
     turn: float | None
+    after: float | None
     paper: dict[str, float]
 
     @property
     def inside(self) -> bool | None:
         """Whether the runs are in the paper's regime, or None if that can't be said."""
+        if "after" in self.paper and self.after is not None:
+            return _within(self.after, self.paper["after"], AFTER_FACTOR)
         if self.growth is None or "growth" not in self.paper:
             return None
         within = _within(self.growth, self.paper["growth"], GROWTH_FACTOR)
@@ -93,7 +97,7 @@ def place_of_runs(artefact: Artefact, task: str, runs: Sequence[Run]) -> Place:
     found = [run.record["regime"] for run in own if float(run.config["lr"]) == lr]
     paper = yaml.safe_load(PAPER.read_text()).get(task, {})
     growth = _middle(one["growth"].get("2x") for one in found)
-    return Place(growth, _middle(one["turn"] for one in found), paper)
+    return Place(growth, _middle(one["turn"] for one in found), _middle(one.get("after") for one in found), paper)
 
 
 def _best_lr(artefact: Artefact, runs: Sequence[Run]) -> float | None:
@@ -124,6 +128,7 @@ def _of_task(artefact: Artefact, task: str, runs: Sequence[Run]) -> str:
     parts = [
         _beside("G(2x)", place.growth, place.paper.get("growth")),
         _beside("ρ", place.turn, place.paper.get("turn")),
+        _beside("growth after 2x", place.after if place.growth is None else None, place.paper.get("after")),
         _beside("κ/R(0)", _middle(one.bound for one in bounded), place.paper.get("bound")),
         _beside("R(T)/R(0) of AdamW with the least decay", _middle(plain), None),
         _beside("largest λ", _middle(one.largest_lambda for one in bounded), None),

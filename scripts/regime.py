@@ -1,7 +1,8 @@
 """Show how far a task's matrices grow, and where CPR's bounds lie:  python scripts/regime.py gpt2
 
 Each scale is a row for each learning rate of its artefacts. G = Σ η² / R(0) and ρ = η / √κ come from
-the schedule and the model's initialization, before any training (tasks/engine/regime.py). The
+the schedule and the model's initialization, before any training (tasks/engine/regime.py). end/2x is
+Σ η² of all steps over that of the steps up to 2x the lr warm-up: what counts for LoRA's B, which begins at zero. The
 measured columns come from finished runs in runs_dir, as medians over runs:
 
 - R(T)/R(0) of Adam without regularization or with the least weight decay.
@@ -48,6 +49,7 @@ COLUMNS = (
     "G 4x",
     "G end",
     "ρ",
+    "end/2x",
     "Adam R(T)/R(0)",
     "κ/R(0)",
     "active",
@@ -104,14 +106,12 @@ def row(task: str, scale: str, lr: float, configs: Sequence[DictConfig]) -> list
 
 
 def predicted(cfg: Config) -> list[str]:
-    """Return G at four moments and ρ, or dashes for a model that needs data or weights."""
+    """Return G at four moments, ρ and the part of the growth after 2x. Dashes for a model that needs data or weights."""
     from tasks.engine.regime import regime
 
-    found = None if (sizes := initial_sizes(cfg)) is None else regime(cfg.task.schedule, cfg.lr, cfg.num_steps, sizes)
-    if found is None:
-        return ["-"] * 5
+    found = regime(cfg.task.schedule, cfg.lr, cfg.num_steps, initial_sizes(cfg) or [])
     growth = [found["growth"].get(moment) for moment in ("1x", "2x", "4x", "end")]
-    return ["-" if value is None else f"{value:.3g}" for value in (*growth, found["turn"])]
+    return ["-" if value is None else f"{value:.3g}" for value in (*growth, found["turn"], found["after"])]
 
 
 def initial_sizes(cfg: Config) -> list[float] | None:

@@ -23,12 +23,15 @@ class Regime(TypedDict):
 
     growth: G(s) = Σ_{t<s} η_t² / R(0) at 1x, 2x and 4x the lr warm-up and at the `end`. R(0) is the
         median over the regularized matrices of their mean square. Without a warm-up only `end`.
+    after: Σ η² of the whole schedule over that of the steps up to 2x the lr warm-up: how far an unbounded
+        matrix that begins at zero still grows. None without a warm-up.
     turn: ρ = η / √κ with the peak learning rate and κ = R(0) (1 + 0.6 G(2x)): the relative size of a
         step at the bound. None without a warm-up.
     """
 
     growth: dict[str, float]
     turn: float | None
+    after: float | None
 
 
 def of_run(cfg: Config, folder: Path) -> Regime | None:
@@ -46,21 +49,23 @@ def of_run(cfg: Config, folder: Path) -> Regime | None:
     return regime(cfg.task.schedule, cfg.lr, cfg.num_steps, [size for size in rows[1]["R"] if size is not None])
 
 
-def regime(schedule: Schedule, lr: float, num_steps: int, sizes: Sequence[float]) -> Regime | None:
+def regime(schedule: Schedule, lr: float, num_steps: int, sizes: Sequence[float]) -> Regime:
     """Return the regime of matrices with these mean squares at initialization.
 
-    None if half of them or more begin at zero, as the B of LoRA does.
+    Growth and turn are missing if half of the sizes or more are zero, as LoRA's B begins.
     """
     start = median(sizes) if sizes else 0.0
-    if start <= 0:
-        return None
     moments = {f"{multiple}x": multiple * schedule.warmup_steps for multiple in MULTIPLES if schedule.warmup_steps}
     moments = {name: step for name, step in moments.items() if step < num_steps} | {"end": num_steps}
-    squares, growth = 0.0, {}
+    squares, sums = 0.0, {}
     names = {step: name for name, step in moments.items()}
     for step in range(num_steps):
         squares += (lr * lr_factor(schedule, step, num_steps)) ** 2
         if step + 1 in names:
-            growth[names[step + 1]] = squares / start
+            sums[names[step + 1]] = squares
+    after = squares / sums["2x"] if "2x" in sums else None
+    if start <= 0:
+        return {"growth": {}, "turn": None, "after": after}
+    growth = {name: value / start for name, value in sums.items()}
     bound = start * (1 + C * growth["2x"]) if "2x" in growth else None
-    return {"growth": growth, "turn": lr / bound**0.5 if bound else None}
+    return {"growth": growth, "turn": lr / bound**0.5 if bound else None, "after": after}

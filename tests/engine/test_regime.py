@@ -46,16 +46,19 @@ def test_adam_with_random_gradients_grows_as_predicted():
     assert predicted / 2.5 < weight.detach().square().mean().item() < 2.5 * predicted
 
 
-def test_matrices_that_begin_at_zero_have_no_regime():
-    cfg = read_config(compose_config(["task=gpt2", "scale=paper"]))
-    assert regime(cfg.task.schedule, 1e-3, 100, [0.0, 0.0, 1.0]) is None
-    assert regime(cfg.task.schedule, 1e-3, 100, []) is None
+def test_matrices_that_begin_at_zero_have_no_growth_but_a_schedule_after_the_warm_up():
+    """With the paper's LoRA schedule Σ η² is 291 η², and 66 η² of it up to step 100."""
+    cfg = read_config(compose_config(["task=lora", "scale=paper"]))
+    for sizes in ([0.0, 0.0, 1.0], []):
+        found = regime(cfg.task.schedule, cfg.lr, cfg.num_steps, sizes)
+        assert (found["growth"], found["turn"]) == ({}, None)
+        assert found["after"] == pytest.approx(4.4, rel=0.03)
 
 
 def test_a_constant_schedule_has_growth_at_the_end_alone(tmp_path):
     record = run(compose_config([*RUN, "regularizer=adamcpr_ki0", f"runs_dir={tmp_path}"]))
     assert list(record["regime"]["growth"]) == ["end"]
-    assert record["regime"]["turn"] is None
+    assert record["regime"]["turn"] is None and record["regime"]["after"] is None
 
 
 def test_a_record_has_the_regime_of_its_sizes_at_step_0(tmp_path):
