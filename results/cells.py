@@ -36,6 +36,19 @@ def published_cells(artefact: Artefact, panel: Panel) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["row", "column", "mean", "std", "seeds", "diverged"])
 
 
+def published_best(artefact: Artefact) -> dict[str, pd.Series]:
+    """Return the best published cell of each panel by its title, without panels of which the paper prints no values."""
+    best = {
+        panel.title: best_cell(_numbers(published_cells(artefact, panel)), artefact.metric.better)
+        for panel in artefact.panels
+    }
+    return {title: cell for title, cell in best.items() if cell is not None}
+
+
+def _numbers(cells: pd.DataFrame) -> pd.DataFrame:
+    return cells.assign(mean=pd.to_numeric(cells["mean"]))
+
+
 def _column(published: Mapping[str, Any], panel: Panel) -> str:
     key, unit = panel.published_column, panel.published_column_unit
     if key is None:

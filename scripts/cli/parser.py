@@ -237,6 +237,12 @@ SWEEP_KEYS = (
     SCALE,
     Key("seeds", "seeds such as 1,2,3 in place of the artefact's own", without="the artefact's"),
     Key(
+        "cells",
+        "best: of a heat map, only each method's best cell by the published values",
+        "all",
+        choices=("all", "best"),
+    ),
+    Key(
         "finalists",
         "fresh seeds on which each method's best setting is trained again and compared",
         without="the artefact's, or none with seeds=",

@@ -4,12 +4,14 @@ import functools
 import itertools
 import pickle
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from results.artefact_file import SchemaError, nearest, read_artefact
-from results.schema import FIRST_FRESH_SEED, Artefact, Grid, at_scale
+from results.cells import published_best
+from results.runs import Run, label, power_of_ten
+from results.schema import FIRST_FRESH_SEED, Artefact, Grid, Panel, at_scale
 from scripts.cli.common import compose_config
 from scripts.cli.parser import CONFIG_DIR
 from scripts.sweep.artefact_keys import check_cells, check_grid
@@ -17,9 +19,6 @@ from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
 from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
-
-if TYPE_CHECKING:
-    from results.runs import Run
 
 
 def known_artefacts() -> list[str]:
@@ -46,9 +45,35 @@ def load_artefact(name: str) -> Artefact:
 def expand(artefact: Artefact, options: dict[str, Any], overrides: dict[str, str]) -> dict[str, DictConfig]:
     """Return run id -> configuration: the artefact's grids, and its finalists once the grids' runs have ended."""
     configs = expand_grids(artefact, options, overrides)
+    if options.get("cells") == "best":
+        configs = best_cells(at_scale(artefact, options["scale"]), configs)
     if seeds := fresh_seeds(artefact, options):
         configs |= finalists(artefact, options["scale"], configs, seeds)
     return configs
+
+
+def best_cells(artefact: Artefact, configs: dict[str, DictConfig]) -> dict[str, DictConfig]:
+    """Return the runs of each panel's best published cell.
+    Raises UserError if the paper prints no values of the artefact.
+    """
+    best = published_best(artefact) if artefact.layout == "heatmap" else {}
+    if not best:
+        raise UserError(
+            f"cells=best needs published values, and the paper prints none of {artefact.name}; use cells=all"
+        )
+    kept: dict[str, DictConfig] = {}
+    for panel in artefact.panels:
+        if (cell := best.get(panel.title)) is not None:
+            kept |= {run_id: cfg for run_id, cfg in configs.items() if _in_cell(artefact, panel, cell, cfg)}
+    return kept
+
+
+def _in_cell(artefact: Artefact, panel: Panel, cell: Any, cfg: DictConfig) -> bool:
+    wanted = {"regularizer.name": panel.regularizer} | panel.select
+    if any(OmegaConf.select(cfg, key) != value for key, value in wanted.items()):
+        return False
+    row = power_of_ten(float(OmegaConf.select(cfg, artefact.row))) == power_of_ten(cell["row"])
+    return row and (panel.column is None or label(OmegaConf.select(cfg, panel.column)) == cell["column"])
 
 
 def fresh_seeds(artefact: Artefact, options: dict[str, Any]) -> list[int]:
@@ -126,7 +151,7 @@ def seeds_of(artefact: Artefact, grid: Grid, options: dict[str, str]) -> list[in
         raise UserError(f"seeds={options['seeds']!r} must be whole numbers such as 1,2,3") from None
 
 
-def ended(cfg: DictConfig, run_id: str | None = None) -> "Run | None":
+def ended(cfg: DictConfig, run_id: str | None = None) -> Run | None:
     """Return a configuration's run if it has ended and its files are intact."""
     return ended_run(records.run_folder(cfg, run_id))
 
@@ -137,7 +162,7 @@ class Plan:
 
     artefact: Artefact
     configs: list[DictConfig]
-    runs: "list[Run]"
+    runs: list[Run]
     todo: list[DictConfig]
 
 
