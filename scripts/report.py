@@ -6,6 +6,8 @@ every artefact with interactive figures, the paper's numbers beside ours, and it
 If all runs that reproduce.py would train for an artefact have ended, their records are used.
 Otherwise the page uses what is committed under results/<scale>/<artefact>/, or says what is
 missing. Trains nothing, and changes no run's folder.
+
+records=committed takes the runs from results/<scale>/records, in place of runs_dir.
 """
 
 import sys
@@ -14,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts.cli.common import one_line_errors
-from scripts.cli.parser import RESULTS_DIR, ROOT, RUNS_DIR, SCALE, Command, Request
+from scripts.cli.parser import RECORDS, RESULTS_DIR, ROOT, RUNS_DIR, SCALE, Command, Request
 from scripts.cli.tables import size
+from scripts.sweep.committed_runs import committed_runs
 from scripts.sweep.plan import expand, known_artefacts, load_artefact
 from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from results.report import Section
     from results.runs import Run
 
-COMMAND = Command("scripts/report.py", __doc__, keys=(SCALE, RUNS_DIR, RESULTS_DIR))
+COMMAND = Command("scripts/report.py", __doc__, keys=(SCALE, RUNS_DIR, RESULTS_DIR, RECORDS))
 MOST = 10_000_000  # bytes; a larger page opens slowly and bloats the repository
 
 
@@ -45,9 +48,11 @@ def section_of(name: str, request: Request, root: Path) -> "Section":
     configs = expand(
         artefact, request.options, {key: request.given[key] for key in ("runs_dir",) if key in request.given}
     )
-    runs = [
-        run for run_id, cfg in configs.items() if (run := run_on_record(records.run_folder(cfg, run_id))) is not None
-    ]
+    if request.options["records"] == "committed":
+        runs = committed_runs(configs)
+    else:
+        found = (run_on_record(records.run_folder(cfg, run_id)) for run_id, cfg in configs.items())
+        runs = [run for run in found if run is not None]
     seeds = len({cfg.seed for cfg in configs.values()})
     scale = request.options["scale"]
     return section(artefact, scale, runs, root / scale / name, expected=len(configs), seeds=seeds)
@@ -65,7 +70,7 @@ def main(arguments: list[str]) -> None:
     known = known_artefacts()
     published_alone = sorted({path.stem for path in FOLDER.glob("*.yaml")} - {*known, model_sizes.NAME, *TITLES})
     sections = [
-        *(section_of(name, request, root) for name in known),
+        *(section_of(name, request, root) for name in known if scale in load_artefact(name).scales),
         model_sizes_section(scale, root / scale / model_sizes.NAME),
         *(step_times_section(name, scale, root / scale / name) for name in TITLES),
         *(planned_section(name) for name in published_alone),
