@@ -123,7 +123,7 @@ def agreement(old: Line, new: Line, every: Iterable[Line]) -> str:
         return SAME
     if before["status"] != after["status"]:
         return f"{before['status']} as committed, {after['status']} now"
-    name = before["metric"]["name"]
+    name = before["metric"]["name"] if before.get("metric") else min(before["metrics"], default="")
     scores = [record["metrics"].get(name, math.nan) for record in (before, after)]
     values = f"{name} is {scores[0]!r} as committed and {scores[1]!r} now"
     if len(_places(before) | _places(after)) == 1:

@@ -133,7 +133,7 @@ def _sides(claim: BaseClaim) -> Iterator[tuple[str, str]]:
 
 def _unknown_method(artefact: Artefact, nearest: Nearest) -> str | None:
     titles = [method.title for method in artefact.methods]
-    named = {"budget.reference": artefact.budget and artefact.budget.reference}
+    named: dict[str, Any] = {"budget.reference": artefact.budget and artefact.budget.reference}
     named |= {"budget.goal": artefact.budget and artefact.budget.goal}
     named |= {"dose.reference": artefact.dose and artefact.dose.reference}
     for key, title in named.items():

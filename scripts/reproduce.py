@@ -161,13 +161,14 @@ def main(arguments: list[str]) -> None:
     request = COMMAND.parse(arguments)
     options, overrides = request.options, request.overrides
     artefacts = [load_artefact(name) for name in request.names]
+    if options["records"] == "committed":
+        plans = [committed_plan(artefact, request) for artefact in artefacts]
+        for p in plans if "dry-run" not in request.flags else ():
+            write_results(p, p.runs, request, writable_folder(p, request))
+        return
     if "dry-run" in request.flags:
         for artefact in artefacts:
             dry_run(artefact, request)
-        return
-    if options["records"] == "committed":
-        for p in [committed_plan(artefact, request) for artefact in artefacts]:
-            write_results(p, p.runs, request, writable_folder(p, request))
         return
     plans = [plan(artefact, options, overrides) for artefact in artefacts]
     folders = [writable_folder(p, request) for p in plans]

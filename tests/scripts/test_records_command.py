@@ -96,6 +96,15 @@ def test_an_artefact_without_committed_runs_and_a_damaged_file_are_refused_befor
     assert not (root / "again").exists()
 
 
+def test_a_dry_run_reports_what_is_missing_and_writes_nothing(root, capsys):
+    path = path_of(root / "results", "mini", "gpt2")
+    (first, *others), _ = read_records(root / "results", "mini", "gpt2"), path.unlink()
+    write_records(others, root / "results")
+    reproduce.main([NAME, "records=committed", f"results_dir={root / 'again'}", "--dry-run"])
+    assert f"{NAME}: not in {path}: {first.run_id}\n" in capsys.readouterr().out
+    assert not (root / "again").exists()
+
+
 def test_a_narrowed_sweep_has_its_part_of_the_committed_runs(root):
     reproduce.main([NAME, "records=committed", "seeds=2", f"results_dir={root / 'again'}"])
     assert "- seeds: 2\n" in (root / "again" / "mini" / NAME / "table.md").read_text()
