@@ -232,6 +232,12 @@ SCALE = Key(
 )
 RESULTS_DIR = Key("results_dir", "the folder of tables and figures", without="results")
 RUNS_DIR = Key("runs_dir", "the folder of the runs", "runs")
+RECORDS = Key(
+    "records",
+    "committed: build from results/<scale>/records alone, without runs_dir, data and training",
+    "runs",
+    choices=("runs", "committed"),
+)
 # The keys of reproduce.py and of the commands that look at its runs.
 SWEEP_KEYS = (
     SCALE,

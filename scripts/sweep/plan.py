@@ -3,6 +3,7 @@
 import functools
 import itertools
 import pickle
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,13 +43,28 @@ def load_artefact(name: str) -> Artefact:
     return artefact
 
 
-def expand(artefact: Artefact, options: dict[str, Any], overrides: dict[str, str]) -> dict[str, DictConfig]:
-    """Return run id -> configuration: the artefact's grids, and its finalists once the grids' runs have ended."""
+def ended_runs(configs: Mapping[str, DictConfig]) -> list[Run]:
+    """Return the runs that have ended, from their folders, which stay as they are."""
+    found = (ended_run(records.run_folder(cfg, run_id), set_aside=False) for run_id, cfg in configs.items())
+    return [run for run in found if run is not None]
+
+
+def expand(
+    artefact: Artefact,
+    options: dict[str, Any],
+    overrides: dict[str, str],
+    runs_of: Callable[[Mapping[str, DictConfig]], list[Run]] = ended_runs,
+) -> dict[str, DictConfig]:
+    """Return run id -> configuration: the artefact's grids, and its finalists once the grids' runs have ended.
+
+    Args:
+        runs_of: returns those runs of configurations that exist. They choose the finalists.
+    """
     configs = expand_grids(artefact, options, overrides)
     if options.get("cells") == "best":
         configs = best_cells(at_scale(artefact, options["scale"]), configs)
     if seeds := fresh_seeds(artefact, options):
-        configs |= finalists(artefact, options["scale"], configs, seeds)
+        configs |= finalists(at_scale(artefact, options["scale"]), configs, runs_of(configs), seeds)
     return configs
 
 
@@ -83,18 +99,14 @@ def fresh_seeds(artefact: Artefact, options: dict[str, Any]) -> list[int]:
 
 
 def finalists(
-    artefact: Artefact, scale: str, configs: dict[str, DictConfig], seeds: list[int]
+    artefact: Artefact, configs: Mapping[str, DictConfig], runs: Sequence[Run], seeds: Sequence[int]
 ) -> dict[str, DictConfig]:
-    """Return the configurations of each method's chosen setting on fresh seeds. Empty before the grids' runs have ended."""
-    runs = []
-    for run_id, cfg in configs.items():
-        run = ended_run(records.run_folder(cfg, run_id), set_aside=False)
-        if run is None or run.status == "failed":
-            return {}
-        runs.append(run)
+    """Return the configurations of each method's chosen setting on fresh seeds. Empty before all `runs` have ended."""
+    if len([run for run in runs if run.status != "failed"]) < len(configs):
+        return {}
     from results.evidence.contenders import choose, contenders  # slow to import: needs scipy
 
-    artefact, found = at_scale(artefact, scale), {}
+    found = {}
     for contender in contenders(artefact, runs):
         for seed in seeds if (chosen := choose(artefact, contender, runs)) else ():
             cfg = pickle.loads(pickle.dumps(configs[chosen[0].run_id]))

@@ -17,7 +17,11 @@ from pathlib import Path
 import pytest
 from commands import ROOT, records, write_fashion_mnist
 from hydra import compose, initialize_config_dir
+from made_records import metrics_of, mini, write_run
 from PIL import Image
+
+from results import Run
+from results.committed import write_records
 
 pytest.importorskip("mkdocs", reason="the extra docs is not installed: make setup EXTRAS=docs")
 from mkdocs.config import load_config
@@ -155,6 +159,23 @@ def test_python_of_a_page_runs_from_its_first_block_to_its_last(page, capsys):
     names: dict = {}
     exec(compile(source, name(page), "exec"), names)
     assert capsys.readouterr().out
+
+
+def test_committed_records_load_as_the_how_to_says(tmp_path, monkeypatch, capsys):
+    runs = [Run.read(write_run(tmp_path, cfg, metrics_of("figure5"))) for cfg in mini("figure5").values()]
+    write_records(runs, tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    ((_, block),) = blocks(DOCS / "how-to" / "records.md", "python")
+    names: dict = {}
+    exec(block, names)
+    said = capsys.readouterr().out
+    assert all(run.run_id in said for run in runs)
+    assert names["table"]["metrics.perplexity"].tolist() == [
+        run.scores["perplexity"] for run in sorted(runs, key=lambda run: run.run_id)
+    ]
+    first = min(runs, key=lambda run: run.run_id)
+    assert names["sizes"].to_numpy().tolist() == [row["R"] for row in first.dynamics[1:]]
+    assert names["sizes"].columns.tolist() == first.dynamics[0]["matrices"]
 
 
 def test_the_tutorial_s_bounds_hold():
