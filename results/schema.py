@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
-LayoutName = Literal["heatmap", "curves", "budget", "pairs", "dynamics", "dose"]
+LayoutName = Literal["heatmap", "curves", "budget", "pairs", "dynamics", "dose", "triggers"]
 Value = bool | int | float | str | None
 Names = Annotated[list[str], Field(min_length=1)]
 FIRST_FRESH_SEED = 101  # seeds below it choose settings, seeds from it on confirm them
@@ -196,6 +196,12 @@ class Dose(Strict):
     reference: str = Field(description="the title of the method whose best setting the others are compared with")
 
 
+class Triggers(Strict):
+    """For `layout: triggers`: when bounds are set."""
+
+    published: float = Field(description="when the paper's are, in multiples of the lr warm-up")
+
+
 class Pair(Strict):
     """For `layout: pairs`: two values of one key, run by run."""
 
@@ -380,11 +386,12 @@ class Artefact(Strict):
     published_beside: Literal["every row"] | None = Field(
         None, description="heatmap: where published values stand that name no row"
     )
-    methods: list[Method] = Field([], description="curves, budget, dynamics, dose: a row or curve each")
+    methods: list[Method] = Field([], description="curves, budget, dynamics, dose, triggers: a row or curve each")
     curves: Curves = ABSENT
     budget: Budget = ABSENT
     dynamics: Dynamics = ABSENT
     dose: Dose = ABSENT
+    triggers: Triggers = ABSENT
     pair: Pair = ABSENT
     parts: list[Part] = Field([], description="pairs: a panel each")
     interpolation: Interpolation | None = None
