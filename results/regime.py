@@ -91,9 +91,16 @@ def place_of_runs(artefact: Artefact, task: str, runs: Sequence[Run]) -> Place:
     own = [run for run in runs if run.task == task and run.record.get("regime")]
     lr = _best_lr(artefact, own)
     found = [run.record["regime"] for run in own if float(run.config["lr"]) == lr]
-    paper = yaml.safe_load(PAPER.read_text()).get(task, {})
     growth = _middle(one["growth"].get("2x") for one in found)
-    return Place(growth, _middle(one["turn"] for one in found), _middle(one.get("after") for one in found), paper)
+    return Place(
+        growth, _middle(one["turn"] for one in found), _middle(one.get("after") for one in found), of_the_paper(task)
+    )
+
+
+def of_the_paper(task: str) -> dict[str, float]:
+    """Return the paper's numbers for a task, or {} if they are not known."""
+    found: dict[str, float] = yaml.safe_load(PAPER.read_text()).get(task, {})
+    return found
 
 
 def _best_lr(artefact: Artefact, runs: Sequence[Run]) -> float | None:
