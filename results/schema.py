@@ -327,6 +327,11 @@ Claim = Annotated[
 ]
 
 
+def file_of(artefact: str) -> str:
+    """Return the file that defines an artefact, as messages name it."""
+    return f"configs/artefact/{artefact}.yaml"
+
+
 # A layout's own key has no None in its type: `read_artefact` refuses a file without it (NEEDED).
 ABSENT: Any = None
 
@@ -370,6 +375,11 @@ class Artefact(Strict):
     def name(self) -> str:
         """The name of the file without .yaml."""
         return self._name
+
+    @property
+    def file(self) -> str:
+        """The file that defines the artefact, for messages."""
+        return file_of(self.name)
 
     @property
     def row_name(self) -> str:
