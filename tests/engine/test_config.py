@@ -139,6 +139,39 @@ def test_a_value_out_of_its_range_is_named_with_the_range(tmp_path, key, value, 
     assert said.startswith(f"{key}=") and f" {wanted}" in said
 
 
+@pytest.mark.parametrize(
+    ("method", "value", "said"),
+    [
+        ("k", "abc", "kappa_init_param=abc must be a number > 0"),
+        ("ki0", -1, "kappa_init_param=-1 must be a number > 0"),
+        ("k", True, "kappa_init_param=true must be a number > 0"),
+        ("k", float("nan"), "kappa_init_param=nan must be a number > 0"),
+        ("k", None, "kappa_init_param is missing; kappa_init_method=uniform needs a number > 0"),
+        (
+            "ws",
+            "soon",
+            "warm_start=soon must be a whole number of steps >= 0, or a multiple of the lr warm-up such as 2x",
+        ),
+        ("ws", 1.5, "warm_start=1.5 must be a whole number of steps >= 0, or a multiple of the lr warm-up such as 2x"),
+        (
+            "ws",
+            "100",
+            "warm_start=100 is text; write 100 without quotes for steps, or 100x for a multiple of the lr warm-up",
+        ),
+        (
+            "ws",
+            None,
+            "warm_start is missing; kappa_init_method=warm_start needs a whole number of steps >= 0, or a multiple of the "
+            "lr warm-up such as 2x",
+        ),
+    ],
+)
+def test_each_bound_says_the_form_of_its_key(tmp_path, method, value, said):
+    content = composed("task=cifar100", f"regularizer=adamcpr_{method}")
+    content["regularizer"]["warm_start" if method == "ws" else "kappa_init_param"] = value
+    assert refusal(content, tmp_path) == f"regularizer.{said}"
+
+
 def test_numbers_stay_what_they_are():
     """Optimizers keep them in their states, and the digest of a run's state tells 1 from 1.0."""
     cfg = read_config(compose_config(["task=cifar100", "regularizer=adamw", "regularizer.weight_decay=1", "lr=1e-3"]))

@@ -80,6 +80,16 @@ def test_the_help_of_train_has_every_group_choice_and_key():
     assert set(train_keys()) == {*config, "threads", "device"}
 
 
+def test_the_help_of_train_names_the_command_that_resolves_its_values():
+    (given,) = re.findall(
+        r"python scripts/train.py (.* --cfg job --resolve)$", call_forked("train.py", "--help").stdout, re.M
+    )
+    done = call_forked("train.py", *given.split())
+    resolved = OmegaConf.create(done.stdout)
+    assert done.returncode == 0 and "${" not in done.stdout
+    assert (resolved.lr, resolved.num_steps) == (resolved.task.lr, resolved.task.num_steps)
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["figure2", "scale=mini", "-h"]])
 def test_help_needs_no_slow_library(arguments):
     code = (
