@@ -6,7 +6,6 @@ from typing import Any
 
 from results.runs import Run
 
-
 COMMIT = "Commit before you train, so that the record names the code."
 
 

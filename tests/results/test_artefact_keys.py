@@ -9,6 +9,7 @@ import pytest
 from commands import call_forked, is_one_line
 from omegaconf import OmegaConf
 
+from results import schema
 from results.artefact_file import SchemaError, check_artefact
 from scripts.sweep import plan
 from scripts.sweep.plan import expand, known_artefacts
@@ -203,6 +204,7 @@ def test_a_key_that_only_some_runs_have_is_refused_with_those_that_have_it(name,
         (lambda a: a["scales"]["mini"].update(seeds=[True]), "seeds.0=True must be a whole number"),
         (lambda a: a["scales"]["mini"].update(minutes_per_run=float("nan")), "must be a finite number"),
         (lambda a: a["metric"].update(near=-1), "metric.near=-1 must be > 0"),
+        (lambda a: a.update(panels_per_row=0), "panels_per_row=0 must be >= 1"),
         (lambda a: a["metric"].update(better="high"), "metric.better=high is unknown; did you mean higher?"),
     ],
 )
@@ -235,3 +237,9 @@ def test_a_number_is_the_text_of_its_column():
     artefact["claims"][3]["value"] = 2
     (claim,) = [one for one in check_artefact("figure2", artefact).claims if one.id == "cifar-2x"]
     assert claim.value == "2"
+
+
+def test_every_key_has_a_description_for_the_reference():
+    models = [one for one in vars(schema).values() if isinstance(one, type) and issubclass(one, schema.BaseModel)]
+    fields = [(one.__name__, key, field) for one in models for key, field in one.model_fields.items()]
+    assert [f"{model}.{key}" for model, key, field in fields if not field.description] == []

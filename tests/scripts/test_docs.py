@@ -284,10 +284,27 @@ def test_every_command_names_what_there_is(copy, page, command):
 
 @pytest.mark.slow
 def test_the_optimizers_of_the_how_to_train(copy, tmp_path):
-    for arguments in (("regularizer=radam",), ("regularizer=radam_cpr", "regularizer.warm_start=4")):
-        run(copy, "scripts/train.py", "task=grokking", "num_steps=8", f"runs_dir={tmp_path}", *arguments)
+    page = DOCS / "how-to" / "optimizer.md"
+    tried = [command for command in commands(page) if command.startswith("python scripts/train.py")]
+    said = [run(copy, *shlex.split(command)[1:], f"runs_dir={tmp_path}").stdout for command in tried]
+    ((_, shown),) = blocks(page, "text")
+    first, wanted = (re.sub(r"\d\S*", "", text.partition(";")[0]) for text in (said[0], shown))
+    assert first == wanted
     assert {record["config"]["regularizer"]["name"] for record in records(tmp_path).values()} == {"radam", "radam_cpr"}
     assert all(record["status"] == "finished" for record in records(tmp_path).values())
+    run(
+        copy,
+        "scripts/train.py",
+        "task=grokking",
+        "regularizer=radam",
+        "num_steps=20",
+        "regularizer.decoupled=false",
+        f"runs_dir={tmp_path}",
+    )
+    both = [
+        record["metrics"] for record in records(tmp_path).values() if record["config"]["regularizer"]["name"] == "radam"
+    ]
+    assert len(both) == 2 and both[0] != both[1]  # its own argument is read
 
 
 @pytest.mark.slow
