@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import ROOT, call, command, is_one_line
+from commands import ROOT, call, call_forked, command, is_one_line
 from omegaconf import DictConfig
 
 from scripts.bench.sweeps import make_finished, sweep
@@ -366,3 +366,47 @@ def test_a_look_at_a_run_does_not_keep_a_process_from_it(tmp_path):
         threading.Timer(0.1, fcntl.flock, (look, fcntl.LOCK_UN)).start()
         with only_process(tmp_path):
             assert (tmp_path / ".lock").read_text().startswith("process ")
+
+
+CONFIG = json.dumps(
+    {
+        "task": {"name": "grokking", "data": {"description": "sums"}},
+        "regularizer": {"name": "adamw"},
+        **{"scale": "mini", "seed": 1, "lr": 1e-3, "num_steps": 8},
+    }
+)
+
+
+@pytest.mark.parametrize("script", ["show.py", "compare.py"])
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "is not the folder of a run: it has no config.yaml"),
+        ({"metrics.jsonl": '{"step":1,"loss":1}'}, "is not the folder of a run: it has no config.yaml"),
+        ({"config.yaml": ""}, "is not the folder of a run: its configuration has no task.name"),
+        ({"config.yaml": "- a"}, "is not the folder of a run: its configuration has no task.name"),
+        ({"config.yaml": CONFIG.replace("num_steps", "steps")}, "its configuration has no num_steps"),
+        ({"config.yaml": "{a: ["}, "config.yaml is not valid YAML"),
+        ({"config.yaml": CONFIG}, None),
+        ({"config.yaml": CONFIG, "metrics.jsonl": "", "dynamics.jsonl": ""}, None),
+        ({"config.yaml": CONFIG, "metrics.jsonl": '3\nnull\n{"loss":1}\n[1]\n{"step": 2, "lo'}, None),
+    ],
+)
+def test_a_run_is_shown_with_what_it_has_and_another_folder_is_one_line(tmp_path, script, files, said):
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    done = call_forked(script, *[str(tmp_path)] * (1 + (script == "compare.py")))
+    if said is None:
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "not ended, step 0 of 8" in done.stdout
+    else:
+        assert done.returncode == 2
+        is_one_line(done, said)
+
+
+def test_a_damaged_record_is_said_beside_the_run(tmp_path):
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    (tmp_path / "record.json").write_text("{")
+    done = call_forked("show.py", str(tmp_path))
+    assert done.returncode == 0 and "not ended" in done.stdout
+    is_one_line(done, "record.json is damaged", "showing the run without it")
