@@ -19,7 +19,7 @@ from results.schema import (
     at_scale,
     names_of,
 )
-from scripts.cli.overrides import keys_of
+from scripts.cli.overrides import keys_in
 from tasks.engine.errors import UserError
 
 
@@ -35,7 +35,7 @@ def check_grid(file: str, grid: Grid, base: bytes) -> None:
 
 @functools.cache
 def _keys(base: bytes) -> list[str]:
-    return keys_of(pickle.loads(base))
+    return keys_in(pickle.loads(base))
 
 
 def check_cells(artefact: Artefact, scale: str, configs: Mapping[str, DictConfig]) -> None:
@@ -134,7 +134,7 @@ def _check_values(artefact: Artefact, columns: Mapping[str, set[str]]) -> None:
 def _value(said: str, cfg: DictConfig, key: str) -> Any:
     found = OmegaConf.select(cfg, key, default=_MISSING)
     if found is _MISSING:
-        raise UserError(f"{said}: {cfg.regularizer.name} has no key {key}{nearest(key, keys_of(cfg))}")
+        raise UserError(f"{said}: {cfg.regularizer.name} has no key {key}{nearest(key, keys_in(cfg))}")
     return found
 
 

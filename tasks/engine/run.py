@@ -12,9 +12,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from tasks.engine import attempts, checkpoint, records
+from tasks.engine.code import git_commit
 from tasks.engine.config import Config, read_config
 from tasks.engine.device import set_up, without_deterministic_form
-from tasks.engine.environment import differences, git_commit, state_of
+from tasks.engine.environment import differences, state_of
 from tasks.engine.errors import Diverged, Interrupted, OutOfMemory, TrainingFailed, Unusable, UserError
 from tasks.engine.files import (
     DISK_FULL,

@@ -19,10 +19,10 @@ from omegaconf import DictConfig
 from scripts.bench.sweeps import make_finished, sweep
 from scripts.cli.tables import hours
 from scripts.reproduce import COMMAND
-from scripts.sweep.commits import present_commit
 from scripts.sweep.plan import expand, known_artefacts, load_artefact, plan
 from tasks.engine import records
 from tasks.engine.attempts import history
+from tasks.engine.code import head
 from tasks.engine.errors import TrainingFailed
 from tasks.engine.files import only_process
 from tasks.engine.run import run
@@ -170,7 +170,7 @@ def test_status_says_why_a_run_failed_and_of_all_artefacts_one_line_each(failed,
 @pytest.mark.slow
 def test_runs_of_another_commit_are_said_where_a_sweep_skips_them(finished, tmp_path):
     runs_dir = copy(finished, tmp_path)
-    here = present_commit()
+    here = head()
     if here is None:
         pytest.skip("this folder is no git repository")
     for number, folder in enumerate(folders(runs_dir)):
@@ -410,3 +410,16 @@ def test_a_damaged_record_is_said_beside_the_run(tmp_path):
     done = call_forked("show.py", str(tmp_path))
     assert done.returncode == 0 and "not ended" in done.stdout
     is_one_line(done, "record.json is damaged", "showing the run without it")
+
+
+@pytest.mark.parametrize("script", ["show.py", "compare.py", "status.py"])
+def test_every_command_reads_runs_dir_alike(tmp_path, monkeypatch, script):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HERE", str(tmp_path))
+    names = {"show.py": ["a"], "compare.py": ["a", "a"], "status.py": ["grokking"]}[script]
+    done = call_forked(script, *names, "runs_dir=2024")
+    assert done.returncode == 2
+    is_one_line(done, "runs_dir=2024 must be text")
+    if script != "status.py":
+        done = call_forked(script, *names, "runs_dir=${oc.env:HERE}/runs")
+        is_one_line(done, f"neither a folder nor the beginning of a run id in {tmp_path}/runs/")
