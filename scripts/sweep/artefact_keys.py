@@ -89,9 +89,8 @@ def check_filled(artefact: Artefact, scale: str, grids: Sequence[Mapping[str, Di
     for number, grid in enumerate(grids):
         if not shown & set(grid):
             regularizer = artefact.scales[scale].grids[number].regularizer
-            raise UserError(
-                f"{artefact.file}: scales.{scale}.grids.{number} trains {regularizer}, but no panel, method or part shows its runs"
-            )
+            where = f"{artefact.file}: scales.{scale}.grids.{number}"
+            raise UserError(f"{where} trains {regularizer}, but no panel, method or part shows its runs")
 
 
 def _said(artefact: Artefact, group: Selection) -> str:

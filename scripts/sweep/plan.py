@@ -119,8 +119,9 @@ def _check_overrides(artefact: Artefact, scale: str, overrides: dict[str, str]) 
         if known[True] and known[False]:
             choices = {"task": ",".join(dict.fromkeys(known[True].values()))} | {group: ",".join(known[True])}
             command = " ".join(f"{name}={choice}" for name, choice in choices.items())
+            have, lack = (", ".join(names) for names in (known[True], known[False]))
             raise UserError(
-                f"{key} is a key of {', '.join(known[True])}, but {artefact.name} trains {', '.join(known[False])} too; "
+                f"{key} is a key of {have}, but {artefact.name} trains {lack} too; "
                 f"to train only those that have it: python scripts/train.py -m {command} scale={scale} {key}={value}"
             )
 

@@ -62,9 +62,10 @@ def model(task: ImagenetTask) -> nn.Module:
     """
     network, size = build_model(task.model), task.data.image_size
     patches = getattr(network, "patch_embed", None)
-    if getattr(patches, "strict_img_size", False) and patches.img_size != (size, size):  # type: ignore[union-attr]
+    own = patches.img_size[0] if getattr(patches, "strict_img_size", False) else size  # type: ignore[union-attr,index]
+    if own != size:
         raise UserError(
-            f"task.data.image_size={size} is not the size of {task.model.timm}, {patches.img_size[0]}; "  # type: ignore[union-attr,index]
+            f"task.data.image_size={size} is not the size of {task.model.timm}, {own}; "
             f"set task.model.arguments.img_size={size} too"
         )
     return network

@@ -30,8 +30,9 @@ class ResNet18Task(Task):
                 f"model.num_classes={self.model.num_classes} must be at least the {classes} of {self.data.name}"
             )
         if self.model.in_channels != len(self.data.mean):
+            channels = len(self.data.mean)
             raise ValueError(
-                f"model.in_channels={self.model.in_channels} must be {len(self.data.mean)}, as task.data.mean has values"
+                f"model.in_channels={self.model.in_channels} must be {channels}, as task.data.mean has values"
             )
         return self
 

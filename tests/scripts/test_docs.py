@@ -101,7 +101,16 @@ def test_every_formula_is_drawn_and_every_part_filled_in(site):
     assert len(heights) > 40 and max(heights) < 5  # in em. A bracket that stretches too far can be 60 em high
     for page in site.rglob("*.html"):
         content = page.read_text()
-        assert "arithmatex" not in content and "{{" not in content, page
+        assert "arithmatex" not in content and "{{" not in content and "page's source" not in html.unescape(content), (
+            page
+        )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_page_with_generated_parts_says_in_its_source_where_to_read_it(page):
+    text = page.read_text()
+    generated = re.search(r"^(?:\{\{ .+ \}\}$|::: |--8<-- )", text, re.MULTILINE)
+    assert text.count("> This is the page's source, without its generated parts. `make docs`") == bool(generated)
 
 
 def test_every_task_and_every_committed_result_has_a_page(site):
