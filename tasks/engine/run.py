@@ -314,7 +314,7 @@ def _summary(
         return about | {"steps": 0, "seconds": 0.0} | dict.fromkeys(unknown)
     metric = training.workload.metric
     return about | {
-        "metric": {"name": metric.name, "unit": metric.unit, "better": metric.better},
+        "metric": None if metric is None else {"name": metric.name, "unit": metric.unit, "better": metric.better},
         "steps": training.step,
         "seconds": training.seconds,
         "steps_per_second": training.step / training.stepping_seconds if training.stepping_seconds else None,

@@ -252,7 +252,7 @@ class Training:
             metrics = workload.evaluate(workload.model)
             if last and workload.at_end:
                 metrics |= workload.at_end(workload.model)
-        _check_metrics(metrics, workload.metric.name if last else None)
+        _check_metrics(metrics, workload.metric.name if last and workload.metric else None)
         return metrics
 
     def _speed(self) -> dict[str, float]:
