@@ -100,7 +100,7 @@ def reproduce(p: Plan, request: Request, out: Path) -> "list[Run] | None":
     from results.artefact import metric_fault, write_artefact  # slow to import: needs matplotlib and scipy
 
     if fault := metric_fault(p.artefact, runs):
-        raise UserError(f"{name}.yaml: {fault}")
+        raise UserError(f"{p.artefact.file}: {fault}")
     command = command_of(name, request)
     print(
         write_artefact(
