@@ -32,15 +32,12 @@ class Run:
     folder: Path | None = field(default=None, kw_only=True)
 
     @classmethod
-    def read(cls, folder: Path, record: Mapping[str, Any] | None = None) -> "Run":
+    def read(cls, folder: Path, record: Mapping[str, Any]) -> "Run":
         """Return the run in a folder. A run without record.json has its configuration from config.yaml.
 
         Args:
-            record: the content of record.json, if it has been read and checked. {} if there is none.
+            record: the checked content of record.json (`tasks/engine/records.py`). {} if there is none.
         """
-        if record is None:
-            path = folder / "record.json"
-            record = json.loads(path.read_text()) if path.exists() else {}
         config = record["config"] if record else yaml.safe_load((folder / "config.yaml").read_text())
         sizes = Lines(lambda: read_lines(folder / "dynamics.jsonl"))
         return cls(config, record, read_lines(folder / "metrics.jsonl"), sizes, folder=folder)
@@ -89,10 +86,10 @@ class Run:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the complete lines of a log, without one that is being written. Empty without the file."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
-    return rows
+    return [row for row in rows if isinstance(row, dict)]
 
 
 class Lines(Sequence[Mapping[str, Any]]):

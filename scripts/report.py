@@ -1,6 +1,6 @@
 """Write the report page results/<scale>/index.html:  python scripts/report.py scale=mini
 
-The page is one file for a browser, without a network. It has every claim with its verdict, and
+The page is one file for a browser, without a network. It has every claim with its finding, and
 every artefact with interactive figures, the paper's numbers beside ours, and its command.
 
 If all runs that reproduce.py would train for an artefact have ended, their records are used.

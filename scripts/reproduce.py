@@ -118,7 +118,7 @@ def write_results(p: Plan, runs: "list[Run]", request: Request, out: Path) -> No
 
     name, scale = p.artefact.name, request.options["scale"]
     if fault := metric_fault(p.artefact, runs):
-        raise UserError(f"{name}.yaml: {fault}")
+        raise UserError(f"{p.artefact.file}: {fault}")
     every = {cfg.seed for cfg in p.configs}
     seeds, command = len({seed for seed in every if seed < FIRST_FRESH_SEED} or every), command_of(name, request)
     print(write_artefact(p.artefact, scale, runs, out, expected=len(p.configs), seeds=seeds, command=command).text)

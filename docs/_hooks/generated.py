@@ -7,6 +7,8 @@ are replaced:
     {{ tasks }}, {{ results }}        tables of those pages
     {{ artefact keys }}               the keys of results/schema.py, a table for each of its models
     {{ sweep keys }}, {{ commands }}  what the commands of scripts/ declare to take
+
+Such a page begins with NOTICE for readers of the source. The site leaves it out.
 """
 
 import ast
@@ -24,6 +26,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
 SCALES = ("mini", "paper")
+NOTICE = "> This is the page's source, without its generated parts. `make docs` builds the page into `build/docs`.\n\n"
 DIRECTIVE = re.compile(r"^\{\{ (.+?) \}\}$", re.MULTILINE)
 
 
@@ -56,8 +59,8 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Replace the directives in a page's text. mkdocs calls this."""
-    return DIRECTIVE.sub(lambda found: part(found[1]), markdown)
+    """Replace the directives in a page's text, and remove its notice. mkdocs calls this."""
+    return DIRECTIVE.sub(lambda found: part(found[1]), markdown.replace(NOTICE, ""))
 
 
 def part(name: str) -> str:
@@ -214,8 +217,8 @@ def result_page(folder: Path) -> str:
 def row_of(scale: str, folder: Path) -> tuple[str, ...]:
     runs = re.search(r"^- (?:runs|rounds): (.*)$", (folder / "table.md").read_text(), re.MULTILINE)
     with open(folder / "claims.csv", newline="") as file:
-        verdicts = Counter(row["verdict"] for row in csv.DictReader(file))
-    claims = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+        outcomes = Counter(row["outcome"] for row in csv.DictReader(file))
+    claims = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
     return f"[{title_of(folder)}]({scale}/{folder.name}/index.md)", scale, runs[1] if runs else "", claims or "none"
 
 

@@ -15,7 +15,7 @@ from results.runs import Run, label, power_of_ten
 from results.schema import FIRST_FRESH_SEED, Artefact, Grid, Panel, at_scale
 from scripts.cli.common import compose_config
 from scripts.cli.parser import CONFIG_DIR
-from scripts.sweep.artefact_keys import check_cells, check_grid
+from scripts.sweep.artefact_keys import check_cells, check_filled, check_grid
 from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
 from tasks.engine.config import read_config
@@ -39,7 +39,7 @@ def load_artefact(name: str) -> Artefact:
         raise UserError(str(error)) from None
     scales = sorted(path.stem for path in (CONFIG_DIR / "scale").glob("*.yaml"))
     if unknown := [scale for scale in artefact.scales if scale not in scales]:
-        raise UserError(f"{name}.yaml: scale {unknown[0]} is unknown{nearest(unknown[0], scales)}")
+        raise UserError(f"{artefact.file}: scale {unknown[0]} is unknown{nearest(unknown[0], scales)}")
     return artefact
 
 
@@ -117,32 +117,88 @@ def finalists(
 
 def expand_grids(artefact: Artefact, options: dict[str, Any], overrides: dict[str, str]) -> dict[str, DictConfig]:
     """Return run id -> configuration: the union of an artefact's grids, for every seed.
-    An override of an axis narrows it to one value. Raises UserError for a value out of its range.
+    An override of an axis narrows it to one value.
+
+    Raises:
+        UserError: a value is out of its range, or the artefact's panels don't fit its grids.
     """
+    scale = options["scale"]
+    grids = grids_of(artefact, options, overrides)
+    configs = {run_id: cfg for grid in grids for run_id, cfg in grid.items()}
+    check_cells(artefact, scale, configs)
+    if not {key.partition(".")[0] for key in overrides} <= set(records.NOT_IDENTITY):
+        grids = grids_of(artefact, {"scale": scale, "seeds": "1"}, {})  # an override may empty a panel
+    check_filled(artefact, scale, grids)
+    return configs
+
+
+def grids_of(artefact: Artefact, options: dict[str, str], overrides: dict[str, str]) -> list[dict[str, DictConfig]]:
+    """Return run id -> configuration for each of the artefact's grids, as `expand` does for their union."""
     scale, scales = options["scale"], artefact.scales
     if scale not in scales:
         raise UserError(f"scale={scale!r} is unknown to {artefact.name}; choose one of {', '.join(scales)}")
+    _check_overrides(artefact, scale, overrides)
+    return [_configs(artefact, number, options, overrides) for number in range(len(scales[scale].grids))]
+
+
+def _configs(
+    artefact: Artefact, number: int, options: dict[str, str], overrides: dict[str, str]
+) -> dict[str, DictConfig]:
+    """Return run id -> configuration for a grid, counted from 0."""
+    scale = options["scale"]
+    grid = artefact.scales[scale].grids[number]
+    base = _base(artefact, grid, scale, overrides)
+    check_grid(artefact.file, grid, base)
+    narrowed = {"task", "regularizer", "scale", "quiet", *(key.lstrip("+") for key in overrides)}
+    axes = {"seed": seeds_of(artefact, grid, options)} | {
+        key: value if isinstance(value, list) else [value] for key, value in grid.axes.items() if key not in narrowed
+    }
     configs = {}
-    for grid in scales[scale].grids:
-        task = grid.task or artefact.task  # an artefact may span tasks, but a grid has one
-        fixed = {"task": task, "regularizer": grid.regularizer, "scale": scale, "quiet": "true"} | overrides
-        base = _composed(tuple(f"{key}={value}" for key, value in fixed.items()))
-        check_grid(artefact.name, grid, base)
-        narrowed = {key.lstrip("+") for key in fixed}
-        axes = {"seed": seeds_of(artefact, grid, options)} | {
-            key: value if isinstance(value, list) else [value]
-            for key, value in grid.axes.items()
-            if key not in narrowed
-        }
-        for values in itertools.product(*axes.values()):
-            cfg = pickle.loads(base)  # six times as fast as DictConfig.copy()
-            for key, value in zip(axes, values, strict=True):
-                OmegaConf.update(cfg, key, value, merge=True)
-            if cfg.seed == min(axes["seed"]):  # the other seeds of the cell differ in nothing else
+    for values in itertools.product(*axes.values()):
+        cfg = pickle.loads(base)  # six times as fast as DictConfig.copy()
+        for key, value in zip(axes, values, strict=True):
+            OmegaConf.update(cfg, key, value, merge=True)
+        if cfg.seed == min(axes["seed"]):  # the other seeds of the cell differ in nothing else
+            try:
                 read_config(cfg)
-            configs[records.run_id(cfg)] = cfg
-    check_cells(artefact, scale, configs)
+            except UserError as error:
+                if str(error).split("=")[0].split()[0] not in axes:
+                    raise
+                where = f"{artefact.file}: scales.{scale}.grids.{number} ({grid.regularizer})"
+                raise UserError(f"{where}: {error}") from None
+        configs[records.run_id(cfg)] = cfg
     return configs
+
+
+def _base(artefact: Artefact, grid: Grid, scale: str, overrides: dict[str, str]) -> bytes:
+    """Return a grid's configuration without its axes, pickled."""
+    fixed = {"task": grid.task or artefact.task, "regularizer": grid.regularizer, "scale": scale, "quiet": "true"}
+    return _composed(tuple(f"{key}={value}" for key, value in (fixed | overrides).items()))
+
+
+def _check_overrides(artefact: Artefact, scale: str, overrides: dict[str, str]) -> None:
+    """Raise UserError for a key that some of the artefact's regularizers or tasks have, and others lack."""
+    for given, value in overrides.items():
+        key = given.lstrip("+")
+        group = key.partition(".")[0]
+        if group == key or group not in ("task", "regularizer"):
+            continue
+        known: dict[bool, dict[str, str]] = {True: {}, False: {}}
+        for grid in artefact.scales[scale].grids:
+            task = grid.task or str(artefact.task)
+            cfg = pickle.loads(_base(artefact, grid, scale, {}))
+            known[OmegaConf.select(cfg, key, default=_MISSING) is not _MISSING][getattr(grid, group) or task] = task
+        if known[True] and known[False]:
+            choices = {"task": ",".join(dict.fromkeys(known[True].values()))} | {group: ",".join(known[True])}
+            command = " ".join(f"{name}={choice}" for name, choice in choices.items())
+            have, lack = (", ".join(names) for names in (known[True], known[False]))
+            raise UserError(
+                f"{key} is a key of {have}, but {artefact.name} trains {lack} too; "
+                f"to train only those that have it: python scripts/train.py -m {command} scale={scale} {key}={value}"
+            )
+
+
+_MISSING = object()
 
 
 @functools.cache

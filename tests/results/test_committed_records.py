@@ -22,6 +22,7 @@ from results.schema import at_scale
 from results.thinning import MOST_LOSSES, MOST_SIZES, thin_dynamics, thin_metrics
 from scripts.bench.made_records import MATRICES, write_run
 from scripts.sweep.plan import expand, load_artefact
+from tasks.engine.records import read_record
 
 # An artefact of every layout, and its scale.
 EXAMPLES = {
@@ -31,6 +32,7 @@ EXAMPLES = {
     "pairs": ("evaluate_at", "mini"),
     "dynamics": ("figure_g1", "mini"),
     "dose": ("regime", "small"),
+    "triggers": ("ip_trigger", "small"),
 }
 
 
@@ -62,7 +64,7 @@ def made(tmp_path_factory):
     @cache
     def runs_of(name: str, scale: str) -> list[Run]:
         folders = [write_run(folder, cfg, metrics_of(name)) for cfg in configs(name, scale).values()]
-        return [with_long_logs(Run.read(one)) for one in folders]
+        return [with_long_logs(Run.read(one, read_record(one))) for one in folders]
 
     return runs_of
 

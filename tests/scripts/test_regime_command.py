@@ -10,7 +10,7 @@ from made_runs import run
 from results.regime import PAPER, measured
 from results.runs import Run
 from scripts.cli.common import compose_config
-from tasks.engine.records import run_folder
+from tasks.engine.records import read_record, run_folder
 from tasks.engine.run import run as train
 
 RUN = ("task=grokking", "scale=mini", "num_steps=12", "task.log_every_steps=4", "quiet=true")
@@ -55,7 +55,7 @@ def test_runs_show_how_far_matrices_grew_and_where_their_bounds_lie(tmp_path):
     """κ of kI0 is 0.8 times the size at initialization."""
     cfg = compose_config([*RUN, "regularizer=adamcpr_ki0", "regularizer.kappa_init_param=0.8", f"runs_dir={tmp_path}"])
     train(cfg)
-    sizes = measured(Run.read(run_folder(cfg)))
+    sizes = measured(Run.read(run_folder(cfg), read_record(run_folder(cfg))))
     assert sizes is not None
     assert sizes.bound == pytest.approx(0.8, rel=1e-3)
     assert sizes.active == 1
