@@ -221,6 +221,9 @@ def _to_the_end(training: Training, requests: Requests, progress: Callable[[int]
                 f"it ended {deaths} times without an error after step {step}: killed, or out of memory"
             )
         metrics = training.train(requests, progress)
+        if (wanted := training.workload.metric.name) not in metrics:
+            returned = ", ".join(metrics) or "nothing"
+            raise UserError(f"the task's metric is {wanted}, but its evaluation returned {returned}")
         training.record_metrics(metrics)
     except TrainingFailed:
         _note_end(training)
