@@ -23,7 +23,7 @@ COLUMNS = (
 )
 # The names of κ initializations, and of their parameters.
 KAPPAS = {
-    "inflection_point": ("Kappa-IP", "sampled every {} steps"),
+    "inflection_point": ("Kappa-IP", "sampling interval {}"),
     "warm_start": ("Kappa-WS", "s = {}"),
     "dependent": ("Kappa-kI0", "k = {}"),
     "uniform": ("Kappa-K", "κ = {}"),
@@ -97,7 +97,7 @@ def _page(rows: Sequence[Row], scale: str, command: str) -> str:
     facts |= {name: _distinct(rows, name) for name in ("hardware", "versions", "kernel", "code")}
     lines = [f"# {TITLE}", "", *(f"- {name}: {fact}" for name, fact in facts.items()), f"- command: `{command}`", ""]
     lines += [markdown(_table(rows, COMPARED)), "", READING, ""]
-    return "\n".join([*lines, "## Beside it", "", markdown(_table(rows, BESIDE)), "", SHARES, ""])
+    return "\n".join([*lines, "## How hard the bounds act", "", markdown(_table(rows, BESIDE)), "", SHARES, ""])
 
 
 def _table(rows: Sequence[Row], titles: Mapping[str, str]) -> pd.DataFrame:

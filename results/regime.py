@@ -11,46 +11,23 @@ ABOVE = 1.05  # R / κ
 
 
 @dataclass(frozen=True)
-class Pressure:
-    """How hard a run's bounds act, over all (matrix, logged step) pairs after step 0.
-
-    most: the largest R / κ. None without a bound.
-    above: share of pairs with R > 1.05 κ. R may exceed κ, because a bound pulls and doesn't clip.
-    active: share of pairs with λ > 0.
-    largest_lambda: the largest λ.
-    """
-
-    most: float | None = None
-    above: float | None = None
-    active: float | None = None
-    largest_lambda: float | None = None
-
-
-@dataclass(frozen=True)
-class Measured(Pressure):
-    """Sizes of one run, as medians over its regularized matrices.
+class Measured:
+    """Sizes of one run, as medians over its regularized matrices if not said otherwise.
 
     grown: R at the end over R at initialization.
     bound: κ at the end over R at initialization. None without a bound.
+    most: the largest R / κ of any matrix at any logged step with a bound.
+    active: share of all (matrix, logged step) pairs with λ > 0.
+    largest_lambda: of any matrix at any logged step.
+    above: share of the same pairs with R > 1.05 κ. R may exceed κ: a bound pulls, it doesn't clip.
     """
 
-    grown: float = 1.0
+    grown: float
     bound: float | None = None
-
-
-def pressure(run: Run) -> Pressure:
-    """Return how hard a run's bounds act. Nothing is known without CPR or without a log."""
-    rows = [row for row in run.dynamics if "kappa" in row and row["step"] > 0]
-    if not rows:
-        return Pressure()
-    sizes = [ratio for row in rows for ratio in _ratios(row["R"], row["kappa"])]
-    pressed = [value for row in rows for value in row["lambda"]]
-    return Pressure(
-        most=max(sizes, default=None),
-        above=sum(size > ABOVE for size in sizes) / len(pressed),
-        active=sum(value > 0 for value in pressed) / len(pressed),
-        largest_lambda=max(pressed),
-    )
+    most: float | None = None
+    active: float | None = None
+    largest_lambda: float | None = None
+    above: float | None = None
 
 
 def measured(run: Run) -> Measured | None:
@@ -59,9 +36,21 @@ def measured(run: Run) -> Measured | None:
     if len(rows) < 2 or rows[0]["step"] != 0 or not all(rows[0]["R"]):
         return None
     start, last = rows[0]["R"], rows[-1]
-    bounds = _ratios(last["kappa"], start) if "kappa" in last else []
-    grown, bound = median(_ratios(last["R"], start)), median(bounds) if bounds else None
-    return Measured(**vars(pressure(run)), grown=grown, bound=bound)
+    grown = median(_ratios(last["R"], start))
+    if "kappa" not in last:
+        return Measured(grown)
+    bounds = _ratios(last["kappa"], start)
+    later = rows[1:]
+    sizes = [ratio for row in later for ratio in _ratios(row["R"], row["kappa"])]
+    pressed = [value for row in later for value in row["lambda"]]
+    return Measured(
+        grown,
+        median(bounds) if bounds else None,
+        max(sizes, default=None),
+        sum(value > 0 for value in pressed) / len(pressed),
+        max(pressed),
+        sum(size > ABOVE for size in sizes) / len(pressed),
+    )
 
 
 def _ratios(values: Sequence[Any], by: Sequence[Any]) -> list[float]:

@@ -30,7 +30,7 @@ from tasks.engine.run import run
 # - A step rounds θ twice: the pull and the update. Each error is at most one rounding of the largest
 #   element. The update's own errors are smaller, because it is small beside θ.
 # - Errors of single elements mostly cancel in R, a mean over all of them. What is left grows slowly. In
-#   runs at mini scale it is up to 12 roundings after 100 steps, and 21 after 300. κ is such an R.
+#   runs at mini scale it is about 12 roundings after 100 steps, and up to 21 after 300. κ is such an R.
 # - A step adds μ (R - κ) to λ, with the errors of R, κ and λ.
 # Errors of all steps add up, if they have the same sign. So at 300 steps θ may differ by 7e-5, and λ and κ
 # by 6e-4. Differences at mini scale are below 3e-6, 3e-5 and 3e-7. A fault in λ or κ is larger: it
@@ -49,7 +49,7 @@ class Replayed:
     Attributes:
         kappa_init_param: s of Kappa-WS, the sampling interval of Kappa-IP, k of Kappa-kI0 or κ of Kappa-K.
         steps: number of steps that were compared.
-        matrices: number of regularized matrices.
+        matrices: number of regularized matrices that were updated. Frozen and unused ones are left out.
         bounds: how many of them had a bound at the end.
         theta: the largest |Δθ| of an element, relative to the largest element of its matrix.
         lam: the largest |Δλ|, relative to the largest λ or μ R of its matrix so far, because a step adds
@@ -166,11 +166,11 @@ class _Watch:
 
     def result(self) -> Replayed:
         """Return the largest differences."""
-        matrices = self.matrices.values()
+        matrices = [matrix for matrix in self.matrices.values() if matrix.reference.t]
         history = [row for matrix in matrices for row in matrix.reference.history]
         sizes = [R / kappa for R, kappa, _ in history if kappa is not None]
         return Replayed(
-            kappa_init_param=next(iter(matrices)).reference.bound[1],
+            kappa_init_param=matrices[0].reference.bound[1],
             steps=self.step,
             matrices=len(matrices),
             bounds=sum(matrix.reference.kappa is not None for matrix in matrices),

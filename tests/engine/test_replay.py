@@ -157,3 +157,17 @@ def test_hooks_are_gone_after_a_replay(config):
 def test_another_optimizer_is_refused(config):
     with pytest.raises(UserError, match="adamw can't be replayed"):
         replay(config("adamw"), STEPS)
+
+
+def test_matrices_that_are_never_updated_do_not_count(config, monkeypatch):
+    build = running.build_workload
+
+    def frozen(cfg, device):
+        workload = build(cfg, device)
+        [p for p in workload.model.parameters() if p.dim() == 2][-1].requires_grad_(False)
+        return workload
+
+    whole = replay(config("adamcpr_ki0", *SMALL), 3)
+    monkeypatch.setattr(running, "build_workload", frozen)
+    part = replay(config("adamcpr_ki0", *SMALL, "seed=2"), 3)
+    assert part.matrices == part.bounds == whole.matrices - 1

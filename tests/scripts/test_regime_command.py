@@ -6,7 +6,7 @@ import pytest
 from commands import call_forked, is_one_line
 from made_runs import run
 
-from results.regime import Pressure, measured, pressure
+from results.regime import measured
 from results.runs import Run
 from scripts.cli.common import compose_config
 from tasks.engine.records import run_folder
@@ -55,24 +55,17 @@ def test_a_run_without_step_0_or_with_a_matrix_of_zeros_is_not_measured():
     assert found[2].grown == 4
 
 
-def test_the_pressure_of_bounds_is_that_of_all_matrices_at_all_steps_with_a_log():
-    """The second matrix begins at zero, as LoRA's B does, and has no bound at first."""
+def test_shares_are_of_all_matrices_at_all_steps_with_a_log():
+    """The second matrix has no bound at first."""
     rows = [
         {"matrices": ["a", "b"]},
-        {"step": 0, "R": [1.0, 0.0], "kappa": [0.5, None], "lambda": [0.0, 0.0]},
+        {"step": 0, "R": [1.0, 1.0], "kappa": [0.5, None], "lambda": [0.0, 0.0]},
         {"step": 4, "R": [1.04, 1.0], "kappa": [1.0, None], "lambda": [0.1, 0.0]},
         {"step": 8, "R": [0.9, 1.5], "kappa": [1.0, 1.0], "lambda": [0.0, 0.0]},
     ]
     one = run("adamcpr_ip", 1, {"accuracy": 1.0})
-    one = type(one)(one.config, one.record, one.metrics, rows)
-    assert measured(one) is None
-    assert pressure(one) == Pressure(most=1.5, above=0.25, active=0.25, largest_lambda=0.1)
-
-
-def test_a_run_without_bounds_has_no_pressure():
-    one = run("adamw", 1, {"accuracy": 1.0})
-    one = type(one)(one.config, one.record, one.metrics, [{"matrices": ["a"]}, {"step": 0, "R": [1.0]}])
-    assert pressure(one) == Pressure(None, None, None, None)
+    sizes = measured(type(one)(one.config, one.record, one.metrics, rows))
+    assert (sizes.most, sizes.above, sizes.active, sizes.largest_lambda) == (1.5, 0.25, 0.25, 0.1)
 
 
 def test_a_task_without_artefacts_needs_a_scale_and_a_learning_rate():
