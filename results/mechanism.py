@@ -50,12 +50,13 @@ BESIDE = {
     "active": "λ > 0",
 }
 READING = (
-    "Each run begins as its configuration says. `cpr/reference.py`, Algorithm 1 for one matrix, repeats every step with the run's "
-    "gradients. It starts from the run's initial weights and carries its own weights, moments, λ and κ in float64. A difference is the "
-    "largest over all steps and matrices: of θ relative to the matrix's largest element, of λ relative to its largest λ or μR so far, "
-    "of κ relative to κ. *Reproduced* means that they stay within what rounding to float32 can explain (θ 4, λ and κ 32 roundings of "
-    "2⁻²⁴ a step, `tasks/engine/replay.py`), and that both set every κ at the same step. *No bound* means that no κ was set in these "
-    "steps."
+    "Each run begins as its configuration says. `cpr/reference.py`, Algorithm 1 for one matrix, repeats every "
+    "step with the run's gradients. It starts from the run's initial weights and carries its own weights, "
+    "moments, λ and κ in float64. A difference is the largest over all steps and matrices: of θ relative to the "
+    "matrix's largest element, of λ relative to its largest λ or μR so far, of κ relative to κ. *Reproduced* "
+    "means that they stay within what rounding to float32 can explain (θ 4, λ and κ 32 roundings of 2⁻²⁴ a step, "
+    "`tasks/engine/replay.py`), and that both set every κ at the same step. *No bound* means that no κ was set in "
+    "these steps."
 )
 SHARES = "Shares are of all pairs of a matrix and a step. R may exceed κ: a bound pulls, it does not clip."
 

@@ -20,19 +20,26 @@ from scripts.cli.common import compose_config, one_line_errors
 from scripts.cli.parser import CONFIG_DIR, RESULTS_DIR, ROOT, SCALE, Command, Key, Names, nearest, whole
 from scripts.prepare_data import prepare_task
 from scripts.sweep.plan import known_artefacts, load_artefact
+from tasks.engine.config import read_config
 from tasks.engine.errors import TrainingFailed, UserError
 from tasks.engine.terminal import say
 
 if TYPE_CHECKING:
     from tasks.engine.replay import Replayed
 
+STEPS = 300
 COMMAND = Command(
     "scripts/mechanism.py",
     __doc__,
     Names("TASK", "tasks of configs/task/ (default: all that an artefact trains at the scale)", example="gpt2"),
     (
         SCALE,
-        Key("num_steps", "how many steps of each run to replay", 300, type=whole(1)),
+        Key(
+            "num_steps",
+            "how many steps of each run to replay",
+            without=f"{STEPS}, and as many after the first step at which a bound can be set, if that is later",
+            type=whole(1),
+        ),
         Key("device", "cpu, cuda or cuda:1", without="the scale's"),
         Key("data_dir", "the folder of the data sets", "data"),
         RESULTS_DIR,
@@ -91,6 +98,7 @@ def lowest_bounds(scale: str) -> dict[str, dict[str, float]]:
 
 def replayed(task: str, bounds: dict[str, float], options: dict[str, Any]) -> list[dict[str, str]]:
     """Replay a run for each of a task's κ initializations, and return a row for each."""
+    from tasks.engine.optimizers import first_bound
     from tasks.engine.replay import replay
 
     rows: list[dict[str, str]] = []
@@ -99,7 +107,8 @@ def replayed(task: str, bounds: dict[str, float], options: dict[str, Any]) -> li
             cfg = configured(task, regularizer, bounds.get(regularizer), folder, options)
             if not rows:
                 prepare_task(task, [name] if (name := cfg.task.data.get("name")) else [], Path(cfg.data_dir))
-            found = replay(cfg, options["num_steps"])
+            first = first_bound(read_config(cfg)) or 0
+            found = replay(cfg, options.get("num_steps", STEPS if first < STEPS else first + STEPS))
             rows.append(as_row(task, cfg, found))
             say(f"{task} {regularizer}: {found.outcome}")
     return rows
@@ -116,7 +125,7 @@ def configured(task: str, regularizer: str, bound: float | None, folder: str, op
     keys += [f"regularizer.kappa_init_param={bound}"] if bound is not None else []
     cfg = compose_config(keys)
     if regularizer == "adamcpr_ws" and not cfg.task.schedule.warmup_steps:
-        cfg.regularizer.warm_start = max(1, options["num_steps"] // 6)
+        cfg.regularizer.warm_start = options.get("num_steps", STEPS) // 6
     return cfg
 
 

@@ -82,3 +82,20 @@ def test_every_task_with_a_configuration_of_mini_scale_is_replayed():
     assert set(tasks) == {path.stem for path in (mechanism.CONFIG_DIR / "scale" / "mini").glob("*.yaml")}
     assert tasks["grokking"] == {"adamcpr_ki0": 0.8}
     assert tasks["cifar100"] == {"adamcpr_ki0": 1, "adamcpr_k": 0.01}
+
+
+def test_without_num_steps_bounds_can_be_set_within_the_replayed_steps(monkeypatch, tmp_path):
+    """The paper's lr warm-up of GPT-2 has 5,000 steps. Kappa-IP samples every 500."""
+    asked = []
+
+    def faked(cfg, steps):
+        asked.append((cfg.regularizer.name, steps))
+        state = {"hardware": {"gpu": "a GPU", "threads": 1}, "versions": {"python": "3", "torch": "2"}}
+        state |= {"kernel": "triton", "git_commit": "abc"}
+        return replay.Replayed(1, steps, 1, 1, 0.0, 0.0, 0.0, True, 0, 1.0, 0.0, 0.0, state)
+
+    monkeypatch.setattr(replay, "replay", faked)
+    monkeypatch.setattr(mechanism, "prepare_task", lambda *_: None)
+    mechanism.main(["gpt2", "scale=paper", f"results_dir={tmp_path}"])
+    mechanism.main(["gpt2", "scale=mini", f"results_dir={tmp_path}"])
+    assert asked == [("adamcpr_ip", 2300), ("adamcpr_ws", 10_300), ("adamcpr_ip", 300), ("adamcpr_ws", 300)]
