@@ -16,6 +16,7 @@ from results.evidence.tables import finalists_table
 from results.figures import draw
 from results.files import write
 from results.layouts import layout_of
+from results.mechanism import sentence
 from results.regime import regime_sentence
 from results.runs import Run, with_result
 from results.schema import Artefact, at_scale
@@ -76,7 +77,7 @@ def write_artefact(
     artefact, layout = at_scale(artefact, scale), layout_of(artefact)
     runs, lost = with_result(runs)
     remark, found = code_remark(runs), findings(artefact, runs, complete=len(runs) == expected)
-    facts, notes = describe(artefact, runs, expected, command), notes_of(artefact, runs)
+    facts, notes = describe(artefact, runs, expected, command), notes_of(artefact, runs, out_dir.parent)
     tuning, _ = seeds_apart(artefact, runs)
     foot = f"{facts['scale']}; seeds {facts['seeds']}; {facts['runs']} runs; {facts['hardware']}"
     plain = layout.table(artefact, tuning, seeds)
@@ -165,9 +166,17 @@ def read_facts(path: Path) -> dict[str, str]:
     return facts
 
 
-def notes_of(artefact: Artefact, runs: Sequence[Run]) -> list[str]:
-    """Return what a reader must know beside the claims: the regime, and whether the control is told apart."""
-    return [note for note in (regime_sentence(artefact, runs), control_sentence(artefact, runs)) if note]
+def notes_of(artefact: Artefact, runs: Sequence[Run], folder: Path) -> list[str]:
+    """Return what a reader must know beside the claims: mechanism, regime, and whether the control is told apart.
+
+    Args:
+        folder: results/<scale>, which has the replays.
+    """
+    tasks = sorted(
+        {"cifar100" if run.task == "cifar100c" else run.task for run in runs}
+    )  # cifar100c trains as cifar100
+    replays = [sentence(folder, task) for task in tasks]
+    return [note for note in (*replays, regime_sentence(artefact, runs), control_sentence(artefact, runs)) if note]
 
 
 def evidence_tables(artefact: Artefact, runs: Sequence[Run]) -> list[Table]:

@@ -19,6 +19,8 @@ from results.thinning import quotients, thin_dynamics
 PAPER = Path(__file__).with_name("paper_regime.yaml")
 GROWTH_FACTOR, TURN_FACTOR, AFTER_FACTOR = 6, 4, 2
 
+ABOVE = 1.05  # R / κ
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -29,6 +31,7 @@ class Measured:
     most: the largest R / κ of any matrix at any logged step with a bound.
     active: share of the (matrix, step) pairs of the rows that are kept (results/thinning.py) with λ > 0.
     largest_lambda: of any matrix at any logged step.
+    above: share of the same pairs with R > 1.05 κ. R may exceed κ: a bound pulls, it doesn't clip.
     """
 
     grown: float
@@ -36,6 +39,7 @@ class Measured:
     most: float | None = None
     active: float | None = None
     largest_lambda: float | None = None
+    above: float | None = None
 
 
 def measured(run: Run) -> Measured | None:
@@ -57,6 +61,7 @@ def measured(run: Run) -> Measured | None:
         max(sizes, default=None),
         sum(value > 0 for value in pressed) / len(pressed),
         max(pressed),
+        sum(size > ABOVE for size in sizes) / len(pressed),
     )
 
 

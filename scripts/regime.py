@@ -6,7 +6,8 @@ the schedule and the model's initialization, before any training (tasks/engine/r
 measured columns come from finished runs in runs_dir, as medians over runs:
 
 - R(T)/R(0) of Adam without regularization or with the least weight decay.
-- κ/R(0), the share of (matrix, step) pairs with λ > 0, and the largest λ of AdamCPR.
+- κ/R(0), the largest R/κ, the shares of (matrix, step) pairs with R > 1.05 κ and with λ > 0, and the
+  largest λ of AdamCPR.
 
 Changes nothing.
 """
@@ -53,6 +54,8 @@ COLUMNS = (
     "regime",
     "Adam R(T)/R(0)",
     "κ/R(0)",
+    "largest R/κ",
+    "R > 1.05 κ",
     "active",
     "largest λ",
     "runs",
@@ -100,6 +103,8 @@ def row(task: str, scale: str, lr: float, configs: Sequence[DictConfig]) -> list
         *predicted(task, cfg),
         _middle(one.grown for one in adam),
         _middle(one.bound for one in bounded),
+        _middle(one.most for one in bounded),
+        _middle((one.above for one in bounded), ".0%"),
         _middle((one.active for one in bounded), ".0%"),
         _middle((one.largest_lambda for one in bounded), ".1e"),
         str(len(adam) + len(bounded) or "-"),

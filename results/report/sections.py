@@ -155,7 +155,7 @@ def _from_runs(
         findings=findings(artefact, runs, complete=len(runs) == expected),
         facts={name: fact for name, fact in facts.items() if name != "command"},
         remarks=(*base.remarks, *_remarks(runs, table, folder, expected)),
-        note=" ".join(filter(None, (base.note, *notes_of(artefact, runs), tables[0].above))),
+        note=" ".join(filter(None, (base.note, *notes_of(artefact, runs, folder.parent), tables[0].above))),
         panels=panels,
         tables={one.title: one.rows for one in tables},
         runs=runs,

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from cpr import CPR, AdamCPR, regularized_groups
 from cpr.baselines import AMOS, AdamAdaDecay, AdamAWD, DecayScheduledAdamW, RescaledAdam
+from cpr.bounds import FIRST_DECIDING_SAMPLE
 from tasks.engine import regularizers
 from tasks.engine.config import Config
 from tasks.engine.errors import UserError
@@ -115,14 +116,21 @@ def cpr_arguments(cfg: Config, chosen: regularizers.CPR) -> dict[str, Any]:
     return arguments
 
 
-def never_acts(cfg: Config) -> str | None:
-    """Return a warning if the bound is set too late to act in this run, else None."""
+def first_bound(cfg: Config) -> int | None:
+    """Return the first step at which Kappa-WS or Kappa-IP may set a bound, None for any other regularizer."""
     if not isinstance(cfg.regularizer, regularizers.CPR):
         return None
     arguments = cpr_arguments(cfg, cfg.regularizer)
-    first = {"warm_start": arguments.get("kappa_init_param"), "inflection_point": 4 * arguments["reg_step_size"]}.get(
-        cfg.regularizer.kappa_init_method
-    )
+    steps = {
+        "warm_start": arguments.get("kappa_init_param"),
+        "inflection_point": FIRST_DECIDING_SAMPLE * arguments["reg_step_size"],
+    }
+    return steps.get(cfg.regularizer.kappa_init_method)
+
+
+def never_acts(cfg: Config) -> str | None:
+    """Return a warning if the bound is set too late to act in this run, else None."""
+    first = first_bound(cfg)
     if first is None or first < cfg.num_steps - 1:
         return None
     return f"CPR will never act: the earliest step at which a bound can be set is {first}, and training ends at {cfg.num_steps}"

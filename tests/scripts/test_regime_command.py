@@ -60,6 +60,7 @@ def test_runs_show_how_far_matrices_grew_and_where_their_bounds_lie(tmp_path):
     assert sizes.bound == pytest.approx(0.8, rel=1e-3)
     assert sizes.active == 1
     assert sizes.most > 1
+    assert 0 < sizes.above < 1
 
 
 def test_a_run_without_step_0_or_with_a_matrix_of_zeros_is_not_measured():
@@ -73,6 +74,19 @@ def test_a_run_without_step_0_or_with_a_matrix_of_zeros_is_not_measured():
         found.append(measured(type(one)(one.config, one.record, one.metrics, rows)))
     assert found[:2] == [None, None]
     assert found[2].grown == 4
+
+
+def test_shares_are_of_all_matrices_at_all_steps_with_a_log():
+    """The second matrix has no bound at first."""
+    rows = [
+        {"matrices": ["a", "b"]},
+        {"step": 0, "R": [1.0, 1.0], "kappa": [0.5, None], "lambda": [0.0, 0.0]},
+        {"step": 4, "R": [1.04, 1.0], "kappa": [1.0, None], "lambda": [0.1, 0.0]},
+        {"step": 8, "R": [0.9, 1.5], "kappa": [1.0, 1.0], "lambda": [0.0, 0.0]},
+    ]
+    one = run("adamcpr_ip", 1, {"accuracy": 1.0})
+    sizes = measured(type(one)(one.config, one.record, one.metrics, rows))
+    assert (sizes.most, sizes.above, sizes.active, sizes.largest_lambda) == (1.5, 0.25, 0.25, 0.1)
 
 
 def test_a_task_without_artefacts_needs_a_scale_and_a_learning_rate():
