@@ -1,6 +1,6 @@
 """Write the report page results/<scale>/index.html:  python scripts/report.py scale=mini
 
-The page is one file for a browser, without a network. It has every claim with its verdict, and
+The page is one file for a browser, without a network. It has every claim with its finding, and
 every artefact with interactive figures, the paper's numbers beside ours, and its command.
 
 If all runs that reproduce.py would train for an artefact have ended, their records are used.
@@ -13,10 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from results.schema import Artefact
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RESULTS_DIR, ROOT, RUNS_DIR, SCALE, Command, Request
 from scripts.cli.tables import size
-from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.plan import asked_for, expand, known_artefacts, tuning_seeds
 from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
 from tasks.engine.terminal import say
@@ -37,20 +38,18 @@ def run_on_record(folder: Path) -> "Run | None":
     return ended_run(folder, set_aside=False)
 
 
-def section_of(name: str, request: Request, root: Path) -> "Section":
+def section_of(artefact: Artefact, request: Request, root: Path) -> "Section":
     """Return the section of one of configs/artefact/*.yaml, with its own grids and seeds."""
     from results.report import section
 
-    artefact = load_artefact(name)
     configs = expand(
         artefact, request.options, {key: request.given[key] for key in ("runs_dir",) if key in request.given}
     )
     runs = [
         run for run_id, cfg in configs.items() if (run := run_on_record(records.run_folder(cfg, run_id))) is not None
     ]
-    seeds = len({cfg.seed for cfg in configs.values()})
-    scale = request.options["scale"]
-    return section(artefact, scale, runs, root / scale / name, expected=len(configs), seeds=seeds)
+    scale, seeds = request.options["scale"], tuning_seeds(configs.values())
+    return section(artefact, scale, runs, root / scale / artefact.name, expected=len(configs), seeds=seeds)
 
 
 def main(arguments: list[str]) -> None:
@@ -65,7 +64,7 @@ def main(arguments: list[str]) -> None:
     known = known_artefacts()
     published_alone = sorted({path.stem for path in FOLDER.glob("*.yaml")} - {*known, model_sizes.NAME, *TITLES})
     sections = [
-        *(section_of(name, request, root) for name in known),
+        *(section_of(artefact, request, root) for artefact, _ in asked_for(request)),
         model_sizes_section(scale, root / scale / model_sizes.NAME),
         *(step_times_section(name, scale, root / scale / name) for name in TITLES),
         *(planned_section(name) for name in published_alone),

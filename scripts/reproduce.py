@@ -23,14 +23,13 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from results.schema import FIRST_FRESH_SEED
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import ROOT, Names, Request, sweep_command
 from scripts.prepare_data import prepare_task
 from scripts.sweep.commits import commit_remark
 from scripts.sweep.dry_run import dry_run
 from scripts.sweep.local import jobs_of, run_all
-from scripts.sweep.plan import Plan, load_artefact, plan
+from scripts.sweep.plan import Plan, asked_for, plan, tuning_seeds
 from tasks.engine import records
 from tasks.engine.errors import UserError
 
@@ -102,7 +101,7 @@ def reproduce(p: Plan, request: Request, out: Path) -> "list[Run] | None":
         if tried.issuperset(records.run_id(cfg) for cfg in p.todo):  # no finalists are left, only runs that failed
             break
     runs = p.runs
-    seeds = len({cfg.seed for cfg in p.configs if cfg.seed < FIRST_FRESH_SEED} or {cfg.seed for cfg in p.configs})
+    seeds = tuning_seeds(p.configs)
     from results.artefact import metric_fault, write_artefact  # slow to import: needs matplotlib and scipy
 
     if fault := metric_fault(p.artefact, runs):
@@ -119,7 +118,8 @@ def reproduce(p: Plan, request: Request, out: Path) -> "list[Run] | None":
 def command_of(name: str, request: Request) -> str:
     """Return the command that the table shows, without keys that change no result."""
     left_out = (*records.NOT_IDENTITY, "jobs", "results_dir", "wait")
-    narrowed = [f"{key}={value}" for key, value in request.given.items() if key.partition(".")[0] not in left_out]
+    given = {"scale": request.options["scale"]} | request.given
+    narrowed = [f"{key}={value}" for key, value in given.items() if key.partition(".")[0] not in left_out]
     return " ".join(["python scripts/reproduce.py", name, *narrowed])
 
 
@@ -140,17 +140,16 @@ def train(todo: list[DictConfig], options: dict[str, str], name: str) -> bool:
 def main(arguments: list[str]) -> None:
     """Parse ARTEFACT... key=value... and reproduce each artefact in turn."""
     request = COMMAND.parse(arguments)
-    options, overrides = request.options, request.overrides
-    artefacts = [load_artefact(name) for name in request.names]
+    asked = asked_for(request)
     if "dry-run" in request.flags:
-        for artefact in artefacts:
-            dry_run(artefact, request)
+        for artefact, own in asked:
+            dry_run(artefact, own)
         return
-    plans = [plan(artefact, options, overrides) for artefact in artefacts]
-    folders = [writable_folder(p, request) for p in plans]
+    plans = [plan(artefact, own.options, own.overrides) for artefact, own in asked]
+    folders = [writable_folder(p, own) for p, (_, own) in zip(plans, asked, strict=True)]
     prepare(plans)
-    for p, out in zip(plans, folders, strict=True):
-        reproduce(p, request, out)
+    for p, (_, own), out in zip(plans, asked, folders, strict=True):
+        reproduce(p, own, out)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from results.evidence.contenders import (
-    UNTUNED,
     Contender,
     arrivals,
     choose,
@@ -42,6 +41,7 @@ from results.layouts.pairs import pairs
 from results.runs import Run, best_cell, frame, near
 from results.schema import (
     FIRST_FRESH_SEED,
+    UNTUNED,
     Artefact,
     Claim,
     SameBestClaim,
