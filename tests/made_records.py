@@ -7,13 +7,18 @@ from omegaconf import DictConfig
 
 from results.schema import Artefact
 from scripts.bench.made_records import metrics_of, write_run
-from scripts.sweep.plan import expand, load_artefact
+from scripts.sweep.plan import expand, known_artefacts, load_artefact
 
 
 @cache  # Hydra takes seconds for all artefacts
 def mini(name: str) -> dict[str, DictConfig]:
     """Return the configurations of an artefact's mini runs by run id, with the default runs_dir."""
     return expand(load_artefact(name), {"scale": "mini"}, {})
+
+
+def mini_artefacts() -> list[str]:
+    """Return the artefacts that have a mini scale."""
+    return [name for name in known_artefacts() if "mini" in load_artefact(name).scales]
 
 
 def expand_once(artefact: Artefact, options: dict[str, str], overrides: dict[str, str]) -> dict[str, DictConfig]:

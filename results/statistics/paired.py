@@ -44,7 +44,8 @@ def difference(left: Sequence[float], right: Sequence[float]) -> Difference | No
     """
     if len(left) != len(right):
         raise ValueError(f"{len(left)} scores can't be paired with {len(right)}")
-    differences = np.asarray(left, dtype=float) - np.asarray(right, dtype=float)
+    with np.errstate(invalid="ignore"):  # two infinite scores have no difference
+        differences = np.asarray(left, dtype=float) - np.asarray(right, dtype=float)
     if len(differences) < 2 or not np.isfinite(differences).all():
         return None
     mean, std = float(differences.mean()), float(differences.std(ddof=1))

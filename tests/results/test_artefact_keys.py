@@ -114,7 +114,7 @@ def test_two_runs_in_one_cell_are_refused():
         ),
         (
             lambda a: a["claims"].append(a["claims"][3] | {"kind": "same_values", "margin": {"mini": 1}}),
-            "claim 'cifar-2x': margin needs a value for scale paper",
+            "claim 'cifar-2x': margin is gone: the margin is half of what the artefact's `control` shows; remove the key",
         ),
         (lambda a: a["panels"][0].update(select={"lr": {"paper": 1}}), "select.lr needs a value for scale mini"),
         (lambda a: a["scales"]["mini"].update(seeds="1, 2"), "seeds=1, 2 must be a list, such as [1, 2]"),
