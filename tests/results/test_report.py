@@ -19,6 +19,7 @@ from results.report.run_data import MOST_POINTS, pack, points_each, unpack
 from results.report.sections import COMMITTED, NOT_RUN, RECORDS
 from scripts import compare, report, show
 from scripts.bench.made_records import MATRICES, STEPS, write_run
+from scripts.sweep import plan
 from scripts.sweep.plan import known_artefacts
 from tasks.engine.errors import UserError
 
@@ -245,7 +246,8 @@ def test_an_artefact_that_has_no_command_yet_shows_the_paper_s_numbers():
 @pytest.fixture
 def grokking(tmp_path, monkeypatch):
     """Write records of grokking's runs. The page has only grokking and one more artefact, which is faster."""
-    monkeypatch.setattr(report, "known_artefacts", lambda: ["figure5", "grokking"])
+    for module in (report, plan):
+        monkeypatch.setattr(module, "known_artefacts", lambda: ["figure5", "grokking"])
     monkeypatch.setattr("os.fsync", lambda _: None)
     return tmp_path / "runs", tmp_path / "results", write_artefact_runs(tmp_path / "runs", "grokking")
 
