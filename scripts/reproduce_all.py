@@ -28,7 +28,7 @@ from scripts.cli.common import one_line_errors
 from scripts.cli.parser import Names, Request, sweep_command
 from scripts.cli.tables import show
 from scripts.reproduce import prepare, reproduce, writable_folder
-from scripts.sweep.cost import Cost, Prices, in_hours, time_left, unit
+from scripts.sweep.cost import Cost, Prices, finalists_to_come, in_hours, time_left, unit
 from scripts.sweep.plan import asked_for, expand, plan
 from scripts.sweep.states import RunState, states
 from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError, one_line
@@ -47,7 +47,7 @@ COMMAND = sweep_command(
 
 @dataclass
 class Share:
-    """An artefact with its request, its number of runs and of ended runs.
+    """An artefact with its request, its number of runs and of ended runs, and the states of all runs.
     left: the remaining runs that no earlier artefact trains.
     """
 
@@ -55,6 +55,7 @@ class Share:
     request: Request
     runs: int
     ended: int
+    states: list[RunState]
     left: list[tuple[RunState, Cost]]
 
     @property
@@ -71,7 +72,7 @@ def share(artefact: Artefact, request: Request) -> Share:
     runs = states(expand(artefact, request.options, request.overrides).values())
     prices = Prices(artefact, request, runs)
     left = [(run, prices.left(run)) for run in runs if not run.ended]
-    return Share(artefact, request, len(runs), len(runs) - len(left), left)
+    return Share(artefact, request, len(runs), len(runs) - len(left), runs, left)
 
 
 def in_order(waiting: list[Share]) -> list[Share]:
@@ -99,6 +100,9 @@ def show_order(shares: list[Share], request: Request) -> None:
     ]
     show(("artefact", "runs", "ended", "to do", "cost"), rows)
     costs = [cost for one in shares for cost in one.costs]
+    for one in shares:
+        if more := finalists_to_come(one.artefact, one.request, one.states):
+            print(f"{one.artefact.name}: {more}")
     time = time_left(costs, left, request)
     sums = f"{len(left)} runs to do, cost {in_hours(costs, hours_of)}" + (f", time {time}" if time else "")
     print(f"{len(shares)} artefacts, scale {request.options['scale']}: {sums}", flush=True)
