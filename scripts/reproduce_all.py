@@ -47,15 +47,13 @@ COMMAND = sweep_command(
 
 @dataclass
 class Share:
-    """An artefact with its request, its number of runs and of ended runs, and the states of all runs.
+    """An artefact with its request and the states of its runs.
     left: the remaining runs that no earlier artefact trains.
     """
 
     artefact: Artefact
     request: Request
-    runs: int
-    ended: int
-    states: list[RunState]
+    runs: list[RunState]
     left: list[tuple[RunState, Cost]]
 
     @property
@@ -72,7 +70,7 @@ def share(artefact: Artefact, request: Request) -> Share:
     runs = states(expand(artefact, request.options, request.overrides).values())
     prices = Prices(artefact, request, runs)
     left = [(run, prices.left(run)) for run in runs if not run.ended]
-    return Share(artefact, request, len(runs), len(runs) - len(left), runs, left)
+    return Share(artefact, request, runs, left)
 
 
 def in_order(waiting: list[Share]) -> list[Share]:
@@ -95,13 +93,19 @@ def show_order(shares: list[Share], request: Request) -> None:
     left = [run for one in shares for run, _ in one.left]
     hours_of = unit(left[0].cfg) if left else "core"
     rows = [
-        [one.artefact.name, str(one.runs), str(one.ended), str(len(one.left)), in_hours(one.costs, hours_of)]
+        [
+            one.artefact.name,
+            str(len(one.runs)),
+            str(sum(run.ended for run in one.runs)),
+            str(len(one.left)),
+            in_hours(one.costs, hours_of),
+        ]
         for one in shares
     ]
     show(("artefact", "runs", "ended", "to do", "cost"), rows)
     costs = [cost for one in shares for cost in one.costs]
     for one in shares:
-        if more := finalists_to_come(one.artefact, one.request, one.states):
+        if more := finalists_to_come(one.artefact, one.request, one.runs):
             print(f"{one.artefact.name}: {more}")
     time = time_left(costs, left, request)
     sums = f"{len(left)} runs to do, cost {in_hours(costs, hours_of)}" + (f", time {time}" if time else "")

@@ -16,7 +16,7 @@ from results.evidence.direction import findings
 from results.report import planned_section, section, write_report
 from results.report.page import place, render
 from results.report.run_data import MOST_POINTS, pack, points_each, unpack
-from results.report.sections import COMMITTED, NOT_RUN, RECORDS
+from results.report.sections import COMMITTED, NOT_RUN, OLDER, RECORDS
 from scripts import compare, report, show
 from scripts.bench.made_records import MATRICES, STEPS, write_run
 from scripts.sweep import plan
@@ -177,14 +177,14 @@ def test_without_all_records_the_committed_files_speak(tmp_path):
 
 def test_a_committed_file_of_before_findings_has_none_and_the_section_says_so(tmp_path):
     write_artefact(FIGURE2, "mini", grid(noisy), tmp_path, expected=72, seeds=3, command="a command")
-    assert figure2_section(tmp_path, []).findings
+    assert figure2_section(tmp_path, []).findings and OLDER not in figure2_section(tmp_path, []).remarks
     (tmp_path / "claims.csv").write_text(
         'claim,text,published,ours,verdict\ncifar-ws,a > b,-,"1 against 2, p = 0.031",does not hold\n'
     )
     made = figure2_section(tmp_path, [])
-    assert made.state == COMMITTED and made.findings == []
+    assert made.state == COMMITTED and made.findings == [] and OLDER in made.remarks
     said = words(render([made], "mini"))
-    assert "No claim is tested here." in said and "1 against 2" not in said and "does not hold" not in said
+    assert OLDER in said and "1 against 2" not in said and "does not hold" not in said
 
 
 def test_the_page_has_the_tables_beside_the_claims_and_tells_what_is_not_chosen_by_halves(tmp_path):
