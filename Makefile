@@ -47,7 +47,7 @@ BENCH_OPTIONS := ROUNDS SHAPES DEVICE THREADS TABLES CONTEXT BATCH MEMORY_GB REB
 given = $(foreach name,$(1),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$($(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: setup test test-weekly test-chaos test-slurm test-browser test-wheel test-versions test-sanitizers test-all lint docs demo reproduce reproduce-all report readme prose bench bench-loading clean help
+.PHONY: setup test test-weekly test-chaos test-slurm test-browser test-wheel test-versions test-sanitizers test-all lint docs demo reproduce reproduce-all records report readme prose bench bench-loading clean help
 .DELETE_ON_ERROR:
 
 setup: .venv/.stamp $(EXTRAS:%=.venv/.stamp-%)  ## make .venv with the exact versions of the lock files (about 3 minutes)
@@ -134,6 +134,9 @@ reproduce-table_i2 reproduce-table_i3: reproduce-%:
 	$(MAKE) bench TABLES=$* DEVICE=$(call bench_device,$(SCALE))
 
 reproduce-figure_e5: .venv/.stamp-corruptions  # makes mini scale's images
+
+records: .venv/.stamp  ## add the ended runs of all artefacts to results/<scale>/records (SCALE= ARGS="figure2 runs_dir=runs")
+	$(BIN)/python scripts/records.py scale=$(SCALE) $(ARGS)
 
 report: .venv/.stamp  ## write results/<scale>/index.html: every claim and artefact on one page (SCALE= ARGS="runs_dir=runs")
 	$(BIN)/python scripts/report.py scale=$(SCALE) $(ARGS)

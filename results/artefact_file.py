@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from results.consistency import inconsistency
-from results.schema import KINDS, Artefact
+from results.schema import KINDS, Artefact, file_of
 
 
 class SchemaError(ValueError):
@@ -29,21 +29,21 @@ def read_artefact(path: Path) -> Artefact:
     try:
         content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (yaml.YAMLError, OmegaConfBaseException, OSError) as error:
-        raise SchemaError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise SchemaError(f"{file_of(path.stem)} is not valid YAML: {' '.join(str(error).split())}") from None
     return check_artefact(path.stem, content)
 
 
 def check_artefact(name: str, content: Any) -> Artefact:
     """Return an artefact from its file's content. Raise SchemaError if keys or values are invalid."""
     if not isinstance(content, dict):
-        raise SchemaError(f"{name}.yaml must hold keys with values, such as title: ...")
+        raise SchemaError(f"{file_of(name)} must hold keys with values, such as title: ...")
     try:
         artefact = Artefact.model_validate(content)
     except ValidationError as error:
-        raise SchemaError(f"{name}.yaml: {_said(_first(error.errors()), content)}") from None
+        raise SchemaError(f"{file_of(name)}: {_said(_first(error.errors()), content)}") from None
     artefact._name = name
     if wrong := inconsistency(artefact, nearest):
-        raise SchemaError(f"{name}.yaml: {wrong}")
+        raise SchemaError(f"{file_of(name)}: {wrong}")
     return artefact
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from results.runs import Run
 
+COMMIT = "Commit before you train, so that the record names the code."
+
 
 def code_remark(runs: Sequence[Run]) -> str:
     """Return one line if the runs' code differs or had uncommitted changes; else nothing."""
@@ -15,7 +17,7 @@ def code_remark(runs: Sequence[Run]) -> str:
     if len(counts) > 1:
         said.append(f"The runs are of {len(counts)} states of this repository: {_listed(counts)}.")
     if changed:
-        said.append(f"{changed} of {len(runs)} runs had changes that no commit holds.")
+        said.append(f"Trained with uncommitted changes to the code: {changed} of {len(runs)} runs. {COMMIT}")
     if mixed := sum(len(states_of(run.record)) > 1 for run in runs):
         said.append(
             f"{mixed} of {len(runs)} runs went on under another code, machine, kernel or data than they began with."
@@ -57,5 +59,5 @@ def written_remark(code: str) -> str:
     """
     states = code.split(", ")
     said = [f"Its runs were of {len(states)} states of this repository: {code}."] if len(states) > 1 else []
-    said += ["Some had changes that no commit holds (-dirty)."] if "-dirty" in code else []
+    said += [f"Some were trained with uncommitted changes to the code (-dirty). {COMMIT}"] if "-dirty" in code else []
     return " ".join(said)

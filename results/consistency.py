@@ -18,6 +18,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "pairs": ("pair", "parts"),
     "dynamics": ("dynamics", "methods"),
     "dose": ("metric", "dose", "methods"),
+    "triggers": ("triggers", "methods"),
 }
 # The kinds of claims that a layout can examine.
 KINDS_OF: dict[str, tuple[str, ...]] = {
@@ -27,6 +28,7 @@ KINDS_OF: dict[str, tuple[str, ...]] = {
     "pairs": ("same",),
     "dynamics": (),
     "dose": (),
+    "triggers": (),
 }
 BY_SCALE = ("notes", "near", "unit_steps", "progress.scores")  # one value for each scale
 FOR_EVERY_SCALE = ("near", "unit_steps")

@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from results.runs import Run
+from results.thinning import evenly
 
 MOST_POINTS = 200  # per curve: more than a screen shows, and a paper-scale run logs thousands
 LEVEL = "#888888"
@@ -55,13 +56,6 @@ def thinned(
     places = evenly(len(steps), most)
     shown = [float(f"{values[i]:.5g}") if math.isfinite(values[i]) else None for i in places]
     return [steps[i] for i in places], shown
-
-
-def evenly(count: int, most: int) -> Sequence[int]:
-    """Return at most `most` evenly spaced places among `count`, always with the last."""
-    if count <= most:
-        return range(count)
-    return sorted({round(i * (count - 1) / max(1, most - 1)) for i in range(most)})
 
 
 def level(y: float) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from results.figures import BestCell, best_cells, draw, footer, open_axes
 from results.files import write
 from results.interactive import Chart, escaped, thinned
 from results.runs import Run, frame, of_best_cell
-from results.schema import Artefact, Metric, ProgressScore
+from results.schema import Artefact, Metric, Panel, ProgressScore
 from results.table import markdown
 
 MOST_PICTURES = 4  # per run: a fold of BraTS has 74 cases
@@ -42,11 +42,12 @@ def progress(artefact: Artefact, runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else KEYS)
 
 
-def pictures(artefact: Artefact, runs: Sequence[Run]) -> list[tuple[str, Path]]:
+def pictures(artefact: Artefact, runs: Sequence[Run], folder: Path) -> list[tuple[str, Path]]:
     """Return the name and file of the first few pictures from each panel's best cell.
 
     They come from the folder `progress.pictures` of the first seed's run. The name is the panel's
-    name and the file name, such as sgd_block_03.png. Empty if the artefact shows no pictures.
+    name and the file name, such as sgd_block_03.png. A committed record has no pictures, so those stay that
+    were written into the artefact's `folder`. Empty if the artefact shows no pictures.
     """
     found: list[tuple[str, Path]] = []
     if artefact.progress is not None:
@@ -56,7 +57,21 @@ def pictures(artefact: Artefact, runs: Sequence[Run]) -> list[tuple[str, Path]]:
             if first is not None and first.folder is not None:
                 paths = sorted((first.folder / artefact.progress.pictures).glob("*.png"))[:MOST_PICTURES]
                 found += [(f"{panel.name}_{path.name}", path) for path in paths]
+            elif first is not None:
+                found += [(path.name, path) for path in _written(artefact, panel, folder)]
     return found
+
+
+def _written(artefact: Artefact, panel: Panel, folder: Path) -> list[Path]:
+    """Return a panel's pictures in an artefact's folder."""
+    assert artefact.progress is not None
+    names = [one.name for one in artefact.panels]
+    every = sorted((folder / artefact.progress.pictures).glob("*.png"))
+    return [  # sgd_cpr_block_03.png is not sgd's
+        path
+        for path in every
+        if max((name for name in names if path.name.startswith(f"{name}_")), key=len, default="") == panel.name
+    ]
 
 
 def _of_kind(artefact: Artefact, metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -86,7 +101,7 @@ def files(artefact: Artefact, runs: Sequence[Run], out_dir: Path, foot: str) -> 
     about = f"Of every method's best cell; thin lines are runs, thick ones their mean. {settings.note}"
     lines = ["", f"## {settings.title}", "", about, "", "![progress](progress.png)", ""]
     lines += [markdown(progress_table(artefact, rows)), ""]
-    if drawn := pictures(artefact, runs):
+    if drawn := pictures(artefact, runs, out_dir):
         folder = out_dir / settings.pictures
         folder.mkdir(exist_ok=True)
         made += [write(folder / name, path.read_bytes()) for name, path in drawn]

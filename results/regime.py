@@ -14,6 +14,7 @@ import yaml
 
 from results.runs import Run
 from results.schema import Artefact
+from results.thinning import quotients, thin_dynamics
 
 PAPER = Path(__file__).with_name("paper_regime.yaml")
 GROWTH_FACTOR, TURN_FACTOR, AFTER_FACTOR = 6, 4, 2
@@ -26,7 +27,7 @@ class Measured:
     grown: R at the end over R at initialization.
     bound: κ at the end over R at initialization. None without a bound.
     most: the largest R / κ of any matrix at any logged step with a bound.
-    active: share of all (matrix, logged step) pairs with λ > 0.
+    active: share of the (matrix, step) pairs of the rows that are kept (results/thinning.py) with λ > 0.
     largest_lambda: of any matrix at any logged step.
     """
 
@@ -39,16 +40,16 @@ class Measured:
 
 def measured(run: Run) -> Measured | None:
     """Return the sizes of a run, or None if its log doesn't begin at step 0 or R(0) is zero for a matrix."""
-    rows = [row for row in run.dynamics if "R" in row]
+    rows = [row for row in thin_dynamics(run.dynamics) if "R" in row]
     if len(rows) < 2 or rows[0]["step"] != 0 or not all(rows[0]["R"]):
         return None
     start, last = rows[0]["R"], rows[-1]
-    grown = median(_ratios(last["R"], start))
+    grown = median(quotients(last["R"], start))
     if "kappa" not in last:
         return Measured(grown)
-    bounds = _ratios(last["kappa"], start)
+    bounds = quotients(last["kappa"], start)
     later = rows[1:]
-    sizes = [ratio for row in later for ratio in _ratios(row["R"], row["kappa"])]
+    sizes = [ratio for row in later for ratio in quotients(row["R"], row["kappa"])]
     pressed = [value for row in later for value in row["lambda"]]
     return Measured(
         grown,
@@ -57,11 +58,6 @@ def measured(run: Run) -> Measured | None:
         sum(value > 0 for value in pressed) / len(pressed),
         max(pressed),
     )
-
-
-def _ratios(values: Sequence[Any], by: Sequence[Any]) -> list[float]:
-    """Return the quotients of two lists, without those that lack a value."""
-    return [value / one for value, one in zip(values, by, strict=True) if value is not None and one]
 
 
 @dataclass(frozen=True)
@@ -95,9 +91,16 @@ def place_of_runs(artefact: Artefact, task: str, runs: Sequence[Run]) -> Place:
     own = [run for run in runs if run.task == task and run.record.get("regime")]
     lr = _best_lr(artefact, own)
     found = [run.record["regime"] for run in own if float(run.config["lr"]) == lr]
-    paper = yaml.safe_load(PAPER.read_text()).get(task, {})
     growth = _middle(one["growth"].get("2x") for one in found)
-    return Place(growth, _middle(one["turn"] for one in found), _middle(one.get("after") for one in found), paper)
+    return Place(
+        growth, _middle(one["turn"] for one in found), _middle(one.get("after") for one in found), of_the_paper(task)
+    )
+
+
+def of_the_paper(task: str) -> dict[str, float]:
+    """Return the paper's numbers for a task, or {} if they are not known."""
+    found: dict[str, float] = yaml.safe_load(PAPER.read_text()).get(task, {})
+    return found
 
 
 def _best_lr(artefact: Artefact, runs: Sequence[Run]) -> float | None:

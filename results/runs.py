@@ -4,8 +4,8 @@ import contextlib
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pandas as pd
 import yaml
 
 from results.schema import Artefact, Panel
+from results.thinning import thin_dynamics, thin_metrics
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,22 @@ class Run:
     folder: Path | None = field(default=None, kw_only=True)
 
     @classmethod
-    def read(cls, folder: Path, record: Mapping[str, Any] | None = None) -> "Run":
+    def read(cls, folder: Path, record: Mapping[str, Any]) -> "Run":
         """Return the run in a folder. A run without record.json has its configuration from config.yaml.
 
         Args:
-            record: the content of record.json, if it has been read and checked. {} if there is none.
+            record: the checked content of record.json (`tasks/engine/records.py`). {} if there is none.
         """
-        if record is None:
-            path = folder / "record.json"
-            record = json.loads(path.read_text()) if path.exists() else {}
         config = record["config"] if record else yaml.safe_load((folder / "config.yaml").read_text())
-        return cls(
-            config, record, read_lines(folder / "metrics.jsonl"), Lines(folder / "dynamics.jsonl"), folder=folder
+        sizes = Lines(lambda: read_lines(folder / "dynamics.jsonl"))
+        return cls(config, record, read_lines(folder / "metrics.jsonl"), sizes, folder=folder)
+
+    def thinned(self) -> "Run":
+        """Return the run with the rows of its logs that tables and committed records keep (results/thinning.py)."""
+        return replace(
+            self,
+            metrics=Lines(lambda: thin_metrics(self.metrics)),
+            dynamics=Lines(lambda: thin_dynamics(self.dynamics)),
         )
 
     @property
@@ -81,21 +86,21 @@ class Run:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the complete lines of a log, without one that is being written. Empty without the file."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
-    return rows
+    return [row for row in rows if isinstance(row, dict)]
 
 
 class Lines(Sequence[Mapping[str, Any]]):
     """The lines of a log, read when they are first needed. The sizes of matrices are most of a run's bytes."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, read: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
+        self.read = read
 
     @functools.cached_property
-    def _rows(self) -> list[dict[str, Any]]:
-        return read_lines(self.path)
+    def _rows(self) -> Sequence[Mapping[str, Any]]:
+        return self.read()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -105,12 +110,13 @@ class Lines(Sequence[Mapping[str, Any]]):
 
 
 def with_result(runs: Sequence[Run]) -> tuple[list[Run], str]:
-    """Return the finished or diverged runs by id, and a line on the others.
+    """Return the finished or diverged runs by id, with thinned logs, and a line on the others.
 
-    No table counts the others: a run that ran out of memory has no score.
+    No table counts the others: a run that ran out of memory has no score. Thinned, a run in its folder and its
+    committed record give the same tables and figures.
     """
     lost = [run for run in runs if run.status == "failed"]
-    kept = sorted((run for run in runs if run.status != "failed"), key=lambda run: run.run_id)
+    kept = sorted((run.thinned() for run in runs if run.status != "failed"), key=lambda run: run.run_id)
     said = "; ".join(sorted(f"{run.run_id} ({run.record['reason']})" for run in lost))
     return kept, f"Failed without a result, and counted as missing: {said}." if lost else ""
 

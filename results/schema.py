@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
-LayoutName = Literal["heatmap", "curves", "budget", "pairs", "dynamics", "dose"]
+LayoutName = Literal["heatmap", "curves", "budget", "pairs", "dynamics", "dose", "triggers"]
 Value = bool | int | float | str | None
 Names = Annotated[list[str], Field(min_length=1)]
 FIRST_FRESH_SEED = 101  # seeds below it choose settings, seeds from it on confirm them
@@ -119,17 +119,17 @@ class Scale(Strict):
         None,
         description="of one GPU or core: what status.py and --dry-run reckon with until runs are measured",
     )
-    seeds: Seeds = Field(description="seeds of every grid; they choose each method's setting")
+    seeds: Seeds = Field(description="seeds of every grid that names none. They choose each method's setting")
     finalists: Annotated[int, Field(strict=True, ge=0)] = Field(
         0, description="number of fresh seeds, from 101, on which each method's chosen setting is trained again"
     )
-    grids: list[Grid] = Field(min_length=1)
+    grids: list[Grid] = Field(min_length=1, description="what is trained")
 
 
 class Selection(Strict):
     """Runs of one regularizer."""
 
-    title: str
+    title: str = Field(description="its name for people")
     regularizer: str = Field(description="a file of configs/regularizer")
     select: dict[str, ValueAtScale] = Field({}, description="values of configuration keys that its runs have")
 
@@ -142,7 +142,7 @@ class Panel(Selection):
     """A heat map: the runs of one regularizer."""
 
     column: str | None = Field(None, description="the configuration key of the x axis; without it there is one column")
-    column_label: str = ""
+    column_label: str = Field("", description="the name of the x axis for people")
     id: str | None = Field(None, description="the name by which claims know the panel; default: its regularizer")
     scales: list[str] | None = Field(None, description="the scales that have the panel; default: all")
     metric: str | None = Field(None, description="its own metric")
@@ -177,7 +177,7 @@ class Budget(Strict):
 class Curves(Strict):
     """For `layout: curves`."""
 
-    x_label: str
+    x_label: str = Field(description="the name of the x axis")
     x_unit_steps: Whole = Field(description="steps in one unit of the x axis")
     y: Names = Field(description="metrics; the first one is drawn thick")
     target: float = Field(description="the value of the first metric that is to be reached")
@@ -197,43 +197,49 @@ class Dose(Strict):
     reference: str = Field(description="the title of the method whose best setting the others are compared with")
 
 
+class Triggers(Strict):
+    """For `layout: triggers`: when bounds are set."""
+
+    published: float = Field(description="when the paper's are, in multiples of the lr warm-up")
+
+
 class Pair(Strict):
     """For `layout: pairs`: two values of one key, run by run."""
 
     key: str = Field(description="a configuration key")
-    values: list[Value] = Field(min_length=2, max_length=2)
+    values: list[Value] = Field(min_length=2, max_length=2, description="the two values that are compared")
 
 
 class Part(Strict):
     """For `layout: pairs`: a task with its score."""
 
-    title: str
-    task: str
-    metric: PartMetric
+    title: str = Field(description="the title of its panel")
+    task: str = Field(description="the task whose runs it has (`task.name`)")
+    metric: PartMetric = Field(description="its score")
 
 
 class Interpolation(Strict):
     """A figure of scores between two sets of weights."""
 
     name: str = Field(description="the metrics are <name>_0.0 to <name>_1.0")
-    title: str
-    x_label: str
-    note: str
+    title: str = Field(description="the title of the figure and its section")
+    x_label: str = Field(description="the name of the x axis")
+    note: str = Field(description="a paragraph over the figure")
 
 
 class ProgressScore(Strict):
-    name: str
-    label: str
+    name: str = Field(description="a metric of the logs (metrics.jsonl)")
+    label: str = Field(description="its name for people")
 
 
 class Progress(Strict):
     """A figure of scores over training."""
 
-    title: str
-    note: str
+    title: str = Field(description="the title of the figure and its section")
+    note: str = Field(description="a sentence on the runs")
     scores: dict[str, ProgressScore] = Field({}, description="another score than the metric, for a scale")
     pictures: str = Field(description="the folder of the runs' pictures")
-    pictures_note: str
+    pictures_note: str = Field(description="a sentence on the pictures")
 
 
 class Control(Strict):
@@ -251,8 +257,8 @@ class Control(Strict):
 class BaseClaim(Strict):
     """A claim of the paper, or ours."""
 
-    id: str
-    text: str
+    id: str = Field(description="its name, in messages and in claims.csv")
+    text: str = Field(description="the claim in words, for tables")
     published: str = Field(description="what the paper prints")
     scales: list[str] | None = Field(None, description="the scales that have the claim; default: all")
 
@@ -260,9 +266,9 @@ class BaseClaim(Strict):
 class BestClaim(BaseClaim):
     """The best cell of one side is better than that of the other."""
 
-    kind: Literal["best"]
-    left: Side
-    right: Side
+    kind: Literal["best"] = Field(description="which claim it is")
+    left: Side = Field(description="the better panels, by id or regularizer")
+    right: Side = Field(description="the panels that they are compared with")
     chosen_by: dict[Literal["left", "right"], str] | None = Field(
         None, description="the panels whose score chooses the cells"
     )
@@ -277,9 +283,9 @@ class BestClaim(BaseClaim):
 class ShareClaim(BaseClaim):
     """A larger share of one side's cells is near the best cell of a third."""
 
-    kind: Literal["share_near_best"]
-    left: Side
-    right: Side
+    kind: Literal["share_near_best"] = Field(description="which claim it is")
+    left: Side = Field(description="the panels with the larger share, by id or regularizer")
+    right: Side = Field(description="the panels that they are compared with")
     reference: str = Field(description="the panel whose best cell it is")
     within: Above = Field(description="in the metric's unit")
 
@@ -287,52 +293,52 @@ class ShareClaim(BaseClaim):
 class BestValueClaim(BaseClaim):
     """One value of a panel's columns is the best one."""
 
-    kind: Literal["best_value"]
-    left: Side
-    value: Column
+    kind: Literal["best_value"] = Field(description="which claim it is")
+    left: Side = Field(description="panels, by id or regularizer")
+    value: Column = Field(description="the best value of `column`")
 
 
 class SameValuesClaim(BaseClaim):
     """Every other value of a panel's columns is as good as one."""
 
-    kind: Literal["same_values"]
-    left: Side
-    value: Column
+    kind: Literal["same_values"] = Field(description="which claim it is")
+    left: Side = Field(description="panels, by id or regularizer")
+    value: Column = Field(description="the value of `column` that the others are compared with")
 
 
 class SameBestClaim(BaseClaim):
     """Two methods are equally good."""
 
-    kind: Literal["same_best"]
-    left: Side
-    right: Side
+    kind: Literal["same_best"] = Field(description="which claim it is")
+    left: Side = Field(description="panels, by id or regularizer")
+    right: Side = Field(description="the panels that they are compared with")
 
 
 class SoonerClaim(BaseClaim):
     """One method reaches the target before the others."""
 
-    kind: Literal["sooner"]
+    kind: Literal["sooner"] = Field(description="which claim it is")
     left: str = Field(description="a method's title")
     right: Names = Field(description="methods' titles")
 
 
 class MethodAt(Strict):
-    method: str
-    budget: float
+    method: str = Field(description="the title of a method")
+    budget: float = Field(description="its budget, in units of `budget.unit_steps`")
 
 
 class BudgetClaim(BaseClaim):
     """One method at one budget is better than another at another."""
 
-    kind: Literal["budget"]
-    left: MethodAt
-    right: MethodAt
+    kind: Literal["budget"] = Field(description="which claim it is")
+    left: MethodAt = Field(description="the better method and its budget")
+    right: MethodAt = Field(description="the method and budget that it is compared with")
 
 
 class SameClaim(BaseClaim):
     """The two values of a part are equally good."""
 
-    kind: Literal["same"]
+    kind: Literal["same"] = Field(description="which claim it is")
     task: str = Field(description="the part's task")
 
 
@@ -351,6 +357,11 @@ Claim = Annotated[
 ]
 
 
+def file_of(artefact: str) -> str:
+    """Return the file that defines an artefact, as messages name it."""
+    return f"configs/artefact/{artefact}.yaml"
+
+
 # A layout's own key has no None in its type: `read_artefact` refuses a file without it (NEEDED).
 ABSENT: Any = None
 
@@ -361,41 +372,47 @@ class Artefact(Strict):
     _name: str = PrivateAttr("")
     _scale: str = PrivateAttr("")
 
-    title: str
-    layout: LayoutName
+    title: str = Field(description="the title of the table and figure")
+    layout: LayoutName = Field(description="how the runs are shown")
     readme: Readme | None = Field(None, description="the row of README.md's table, for an artefact of this repository")
-    scales: dict[str, Scale]
+    scales: dict[str, Scale] = Field(description="what is trained at each scale, `mini` or `paper`")
     task: str | None = Field(None, description="a file of configs/task, unless every grid names one")
-    metric: Metric = ABSENT
+    metric: Metric = Field(ABSENT, description="the score; every layout but pairs and dynamics needs one")
     notes: dict[str, str] = Field({}, description="a paragraph over the table, for each scale")
-    claims: list[Claim] = []
-    control: Control | None = None
+    claims: list[Claim] = Field([], description="what is tested")
+    control: Control | None = Field(None, description="heatmap: a setting that must be worse")
     claims_of: str = Field("the paper", description="whose claims they are")
     row: str = Field(ABSENT, description="heatmap: the configuration key of the rows")
     row_label: str = Field(
         "", description="heatmap: its name for people; default: learning rate for `lr`, else the key"
     )
     panels: list[Panel] = Field([], description="heatmap: left to right")
-    panels_per_row: int | None = None
+    panels_per_row: Whole | None = Field(None, description="heatmap: breaks the figure into rows; default: one row")
     published_as: str | None = Field(None, description="heatmap: what the published values are of")
     published_beside: Literal["every row"] | None = Field(
         None, description="heatmap: where published values stand that name no row"
     )
-    methods: list[Method] = Field([], description="curves, budget, dynamics, dose: a row or curve each")
-    curves: Curves = ABSENT
-    budget: Budget = ABSENT
-    dynamics: Dynamics = ABSENT
-    dose: Dose = ABSENT
-    pair: Pair = ABSENT
+    methods: list[Method] = Field([], description="curves, budget, dynamics, dose, triggers: a row or curve each")
+    curves: Curves = Field(ABSENT, description="the keys of `layout: curves`")
+    budget: Budget = Field(ABSENT, description="the keys of `layout: budget`")
+    dynamics: Dynamics = Field(ABSENT, description="the keys of `layout: dynamics`")
+    dose: Dose = Field(ABSENT, description="the keys of `layout: dose`")
+    triggers: Triggers = Field(ABSENT, description="the keys of `layout: triggers`")
+    pair: Pair = Field(ABSENT, description="pairs: the key whose two values are compared")
     parts: list[Part] = Field([], description="pairs: a panel each")
-    interpolation: Interpolation | None = None
-    progress: Progress | None = None
+    interpolation: Interpolation | None = Field(None, description="adds a figure of scores between two sets of weights")
+    progress: Progress | None = Field(None, description="adds a figure of scores over training")
     folds: str | None = Field(None, description="a line on folds.csv, the scores of every fold and label")
 
     @property
     def name(self) -> str:
         """The name of the file without .yaml."""
         return self._name
+
+    @property
+    def file(self) -> str:
+        """The file that defines the artefact, for messages."""
+        return file_of(self.name)
 
     @property
     def row_name(self) -> str:

@@ -7,8 +7,9 @@ from results.schema import Artefact, Panel, Side, names_of
 
 
 def panels_of(artefact: Artefact, names: Side) -> list[Panel]:
-    """Return the panels of one side of a claim. Several panels together are one method with more columns."""
-    return [next(panel for panel in artefact.panels if panel.name == name) for name in names_of(names)]
+    """Return the panels of one side of a claim that the scale has. Several together are one method with more columns."""
+    by_name = {panel.name: panel for panel in artefact.panels}
+    return [by_name[name] for name in names_of(names) if name in by_name]
 
 
 def side_cells(artefact: Artefact, data: pd.DataFrame, names: Side) -> pd.DataFrame:

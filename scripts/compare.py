@@ -5,11 +5,10 @@ task's metric in one plot.
 """
 
 import sys
-from pathlib import Path
 
 from results.code import commit_of
 from results.runs import Run, flatten
-from scripts.cli.common import one_line_errors
+from scripts.cli.common import one_line_errors, runs_dir_of
 from scripts.cli.parser import RUNS_DIR, Command, Names
 from scripts.cli.tables import show
 from scripts.cli.terminal_curves import LETTERS, curve
@@ -68,7 +67,8 @@ def shared_metric(runs: list[Run]) -> str | None:
 def main(arguments: list[str]) -> None:
     """Print the comparison."""
     request = COMMAND.parse(arguments)
-    runs = [find(name, Path(request.options["runs_dir"])) for name in request.names]
+    runs_dir = runs_dir_of(request)
+    runs = [find(name, runs_dir) for name in request.names]
     columns = [f"{letter} {run.run_id}" for letter, run in zip(LETTERS, runs, strict=False)]
     rows = differing(runs)
     show(("", *columns), [*rows, *endings(runs)])

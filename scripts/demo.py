@@ -106,11 +106,11 @@ def train(configs: dict[str, DictConfig], steps_per_epoch: int) -> None:
 
 def main(arguments: list[str]) -> None:
     """Train, draw, and print the findings."""
-    runs_dir = COMMAND.parse(arguments).options["runs_dir"]
+    given = {"runs_dir": COMMAND.parse(arguments).options["runs_dir"]}
     begin = time.monotonic()
     build_kernel()
     artefact = load_artefact("grokking")
-    configs = chosen(expand(artefact, {"scale": "mini", "seeds": "1"}, {"runs_dir": runs_dir}))
+    configs = chosen(expand(artefact, {"scale": "mini", "seeds": "1"}, given))
     epoch = artefact.curves.x_unit_steps
     train(configs, epoch)
 
@@ -121,7 +121,8 @@ def main(arguments: list[str]) -> None:
     whole = {title: run for title, run in runs.items() if run is not None and run.status == "finished"}
     if len(whole) < len(runs):
         raise TrainingFailed("a run of the demo failed; python scripts/status.py grokking seeds=1 tells why")
-    (path,) = draw(demo_figure(whole, epoch), Path(runs_dir), "demo", kinds=["png"])
+    (runs_dir,) = {Path(cfg.runs_dir) for cfg in configs.values()}
+    (path,) = draw(demo_figure(whole, epoch), runs_dir, "demo", kinds=["png"])
     print(picture(configs, epoch))
     print()
     print("\n".join(findings(whole, epoch)))

@@ -13,7 +13,7 @@ from pathlib import Path
 from scripts.cli.common import confirmed, one_line_errors
 from scripts.cli.parser import Names, Request, sweep_command
 from scripts.cli.tables import show, size
-from scripts.sweep.plan import asked_for, expand, known_artefacts, load_artefact
+from scripts.sweep.plan import asked_for, expand, grids_of, known_artefacts, load_artefact
 from scripts.sweep.queue import in_queue
 from scripts.sweep.states import whole_record
 from tasks.engine import records
@@ -84,8 +84,8 @@ def owned(runs_dir: Path, folders: list[Path]) -> set[Path]:
         for scale, choice in artefact.scales.items():
             grids = [grid for grid in choice.grids if (scale, grid.regularizer) in wanted]
             narrowed = artefact.model_copy(update={"scales": {scale: choice.model_copy(update={"grids": grids})}})
-            runs = expand(narrowed, {"scale": scale}, {"runs_dir": str(runs_dir)})
-            found |= {records.run_folder(cfg, run_id) for run_id, cfg in runs.items()}
+            for runs in grids_of(narrowed, {"scale": scale}, {"runs_dir": str(runs_dir)}):
+                found |= {records.run_folder(cfg, run_id) for run_id, cfg in runs.items()}
     return found
 
 

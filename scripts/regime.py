@@ -50,6 +50,7 @@ COLUMNS = (
     "G end",
     "ρ",
     "end/2x",
+    "regime",
     "Adam R(T)/R(0)",
     "κ/R(0)",
     "active",
@@ -96,7 +97,7 @@ def row(task: str, scale: str, lr: float, configs: Sequence[DictConfig]) -> list
     return [
         scale,
         f"{lr:.4g}",
-        *predicted(cfg),
+        *predicted(task, cfg),
         _middle(one.grown for one in adam),
         _middle(one.bound for one in bounded),
         _middle((one.active for one in bounded), ".0%"),
@@ -105,13 +106,18 @@ def row(task: str, scale: str, lr: float, configs: Sequence[DictConfig]) -> list
     ]
 
 
-def predicted(cfg: Config) -> list[str]:
-    """Return G at four moments, ρ and the part of the growth after 2x. Dashes for a model that needs data or weights."""
+def predicted(task: str, cfg: Config) -> list[str]:
+    """Return G at four moments, ρ, the part of the growth after 2x, and whether that is the paper's regime.
+    G and ρ are dashes for a model that needs data or weights.
+    """
+    from results.regime import Place, of_the_paper
     from tasks.engine.regime import regime
 
     found = regime(cfg.task.schedule, cfg.lr, cfg.num_steps, initial_sizes(cfg) or [])
     growth = [found["growth"].get(moment) for moment in ("1x", "2x", "4x", "end")]
-    return ["-" if value is None else f"{value:.3g}" for value in (*growth, found["turn"], found["after"])]
+    numbers = ["-" if value is None else f"{value:.3g}" for value in (*growth, found["turn"], found["after"])]
+    inside = Place(growth[1], found["turn"], found["after"], of_the_paper(task)).inside
+    return [*numbers, {True: "inside", False: "outside", None: "-"}[inside]]
 
 
 def initial_sizes(cfg: Config) -> list[float] | None:

@@ -6,17 +6,23 @@ every artefact with interactive figures, the paper's numbers beside ours, and it
 If all runs that reproduce.py would train for an artefact have ended, their records are used.
 Otherwise the page uses what is committed under results/<scale>/<artefact>/, or says what is
 missing. Trains nothing, and changes no run's folder.
+
+records=committed takes the runs from results/<scale>/records, in place of runs_dir.
 """
 
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omegaconf import DictConfig
+
 from results.schema import Artefact
 from scripts.cli.common import one_line_errors
-from scripts.cli.parser import RESULTS_DIR, ROOT, RUNS_DIR, SCALE, Command, Request
+from scripts.cli.parser import RECORDS, RESULTS_DIR, ROOT, RUNS_DIR, SCALE, Command, Request
 from scripts.cli.tables import size
+from scripts.sweep.committed_runs import committed_runs
 from scripts.sweep.plan import asked_for, expand, known_artefacts, tuning_seeds
 from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
@@ -26,7 +32,7 @@ if TYPE_CHECKING:
     from results.report import Section
     from results.runs import Run
 
-COMMAND = Command("scripts/report.py", __doc__, keys=(SCALE, RUNS_DIR, RESULTS_DIR))
+COMMAND = Command("scripts/report.py", __doc__, keys=(SCALE, RUNS_DIR, RESULTS_DIR, RECORDS))
 MOST = 10_000_000  # bytes; a larger page opens slowly and bloats the repository
 
 
@@ -38,18 +44,21 @@ def run_on_record(folder: Path) -> "Run | None":
     return ended_run(folder, set_aside=False)
 
 
+def runs_on_record(configs: Mapping[str, DictConfig]) -> "list[Run]":
+    """Return the runs of configurations that have ended."""
+    found = (run_on_record(records.run_folder(cfg, run_id)) for run_id, cfg in configs.items())
+    return [run for run in found if run is not None]
+
+
 def section_of(artefact: Artefact, request: Request, root: Path) -> "Section":
     """Return the section of one of configs/artefact/*.yaml, with its own grids and seeds."""
     from results.report import section
 
-    configs = expand(
-        artefact, request.options, {key: request.given[key] for key in ("runs_dir",) if key in request.given}
-    )
-    runs = [
-        run for run_id, cfg in configs.items() if (run := run_on_record(records.run_folder(cfg, run_id))) is not None
-    ]
+    overrides = {key: request.given[key] for key in ("runs_dir",) if key in request.given}
+    runs_of = committed_runs if request.options["records"] == "committed" else runs_on_record
+    configs = expand(artefact, request.options, overrides, runs_of)
     scale, seeds = request.options["scale"], tuning_seeds(configs.values())
-    return section(artefact, scale, runs, root / scale / artefact.name, expected=len(configs), seeds=seeds)
+    return section(artefact, scale, runs_of(configs), root / scale / artefact.name, expected=len(configs), seeds=seeds)
 
 
 def main(arguments: list[str]) -> None:

@@ -7,6 +7,9 @@ launcher=local (the default) trains in parallel processes here. launcher=slurm s
 returns. The same command writes the results when the runs have ended, and wait=true waits for them.
 
 A key of train.py holds for every run: `num_steps=100` for a quick look, `lr=1e-2` for one row.
+
+records=committed trains nothing. It builds the same files from the committed records, and reports the
+runs that are missing there.
 """
 
 import sys
@@ -23,13 +26,15 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from results.schema import Artefact
 from scripts.cli.common import one_line_errors
-from scripts.cli.parser import ROOT, Names, Request, sweep_command
+from scripts.cli.parser import RECORDS, ROOT, Names, Request, sweep_command
 from scripts.prepare_data import prepare_task
 from scripts.sweep.commits import commit_remark
+from scripts.sweep.committed_runs import committed_runs, records_file
 from scripts.sweep.dry_run import dry_run
 from scripts.sweep.local import jobs_of, run_all
-from scripts.sweep.plan import Plan, asked_for, plan, tuning_seeds
+from scripts.sweep.plan import Plan, asked_for, expand, plan, tuning_seeds
 from tasks.engine import records
 from tasks.engine.errors import UserError
 
@@ -40,6 +45,7 @@ COMMAND = sweep_command(
     "scripts/reproduce.py",
     __doc__,
     Names("ARTEFACT", "an artefact of configs/artefact/", least=1, example="figure2"),
+    (RECORDS,),
     flags={"dry-run": "list what would be trained, what would be skipped and the cost; start and write nothing"},
 )
 
@@ -100,24 +106,42 @@ def reproduce(p: Plan, request: Request, out: Path) -> "list[Run] | None":
         tried, p = {records.run_id(cfg) for cfg in p.todo}, plan(p.artefact, options, request.overrides)
         if tried.issuperset(records.run_id(cfg) for cfg in p.todo):  # no finalists are left, only runs that failed
             break
-    runs = p.runs
-    seeds = tuning_seeds(p.configs)
+    write_results(p, p.runs, request, out)
+    return p.runs
+
+
+def write_results(p: Plan, runs: "list[Run]", request: Request, out: Path) -> None:
+    """Write an artefact's files into the folder `out`, and print its table.
+    Raises UserError if no run has the artefact's metric.
+    """
     from results.artefact import metric_fault, write_artefact  # slow to import: needs matplotlib and scipy
 
+    name, scale = p.artefact.name, request.options["scale"]
     if fault := metric_fault(p.artefact, runs):
-        raise UserError(f"{name}.yaml: {fault}")
-    command = command_of(name, request)
-    print(
-        write_artefact(
-            p.artefact, options["scale"], runs, out, expected=len(p.configs), seeds=seeds, command=command
-        ).text
-    )
-    return runs
+        raise UserError(f"{p.artefact.file}: {fault}")
+    seeds, command = tuning_seeds(p.configs), command_of(name, request)
+    print(write_artefact(p.artefact, scale, runs, out, expected=len(p.configs), seeds=seeds, command=command).text)
+
+
+def committed_plan(artefact: Artefact, request: Request) -> Plan:
+    """Return an artefact with its committed runs and nothing to do. Report the runs that are missing.
+    Raises UserError if all are.
+    """
+    configs = expand(artefact, request.options, request.overrides, committed_runs)
+    runs = committed_runs(configs)
+    missing = configs.keys() - {run.run_id for run in runs}
+    files = " and ".join(sorted({str(records_file(cfg)) for cfg in configs.values()}))
+    if not runs:
+        raise UserError(f"{artefact.name}: none of its {len(configs)} runs is in {files}; records=runs trains them")
+    print(f"{artefact.name}: {len(configs)} runs, {len(runs)} in the committed records", flush=True)
+    if missing:
+        print(f"{artefact.name}: not in {files}: {', '.join(sorted(missing))}", flush=True)
+    return Plan(artefact, list(configs.values()), runs, [])
 
 
 def command_of(name: str, request: Request) -> str:
     """Return the command that the table shows, without keys that change no result."""
-    left_out = (*records.NOT_IDENTITY, "jobs", "results_dir", "wait")
+    left_out = (*records.NOT_IDENTITY, "jobs", "records", "results_dir", "wait")
     given = {"scale": request.options["scale"]} | request.given
     narrowed = [f"{key}={value}" for key, value in given.items() if key.partition(".")[0] not in left_out]
     return " ".join(["python scripts/reproduce.py", name, *narrowed])
@@ -141,6 +165,12 @@ def main(arguments: list[str]) -> None:
     """Parse ARTEFACT... key=value... and reproduce each artefact in turn."""
     request = COMMAND.parse(arguments)
     asked = asked_for(request)
+    if request.options["records"] == "committed":
+        plans = [committed_plan(artefact, own) for artefact, own in asked]
+        for p, (_, own) in zip(plans, asked, strict=True):
+            if "dry-run" not in request.flags:
+                write_results(p, p.runs, own, writable_folder(p, own))
+        return
     if "dry-run" in request.flags:
         for artefact, own in asked:
             dry_run(artefact, own)

@@ -4,12 +4,11 @@ Shows its configuration, its result and its curves, and R and κ of one matrix.
 """
 
 import sys
-from pathlib import Path
 
 from results.code import commit_of
 from results.runs import Run, flatten
 from results.series import trace
-from scripts.cli.common import one_line_errors
+from scripts.cli.common import one_line_errors, runs_dir_of
 from scripts.cli.parser import RUNS_DIR, Command, Key, Names
 from scripts.cli.tables import show
 from scripts.cli.terminal_curves import curve
@@ -81,7 +80,8 @@ def matrix_of(run: Run, asked: str | None) -> str | None:
 def main(arguments: list[str]) -> None:
     """Print the run."""
     request = COMMAND.parse(arguments)
-    run = find(request.names[0], Path(request.options["runs_dir"]))
+    runs_dir = runs_dir_of(request)
+    run = find(request.names[0], runs_dir)
     show(("", " "), facts(run))
     for name in dict.fromkeys(("loss", metric["name"] if (metric := run.record.get("metric")) else "validation_loss")):
         print(curve(name, {name: points(run, name)}))

@@ -7,6 +7,8 @@ are replaced:
     {{ tasks }}, {{ results }}        tables of those pages
     {{ artefact keys }}               the keys of results/schema.py, a table for each of its models
     {{ sweep keys }}, {{ commands }}  what the commands of scripts/ declare to take
+
+Such a page begins with NOTICE for readers of the source. The site leaves it out.
 """
 
 import ast
@@ -24,6 +26,7 @@ from scripts.readme import findings_in, outcomes
 
 ROOT = Path(__file__).resolve().parents[2]
 SCALES = ("mini", "small", "paper")
+NOTICE = "> This is the page's source, without its generated parts. `make docs` builds the page into `build/docs`.\n\n"
 DIRECTIVE = re.compile(r"^\{\{ (.+?) \}\}$", re.MULTILINE)
 
 
@@ -56,8 +59,8 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Replace the directives in a page's text. mkdocs calls this."""
-    return DIRECTIVE.sub(lambda found: part(found[1]), markdown)
+    """Replace the directives in a page's text, and remove its notice. mkdocs calls this."""
+    return DIRECTIVE.sub(lambda found: part(found[1]), markdown.replace(NOTICE, ""))
 
 
 def part(name: str) -> str:

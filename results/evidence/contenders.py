@@ -191,10 +191,9 @@ def _best_cell(artefact: Artefact, contender: Contender, tuning: Sequence[Run]) 
 def _panels(artefact: Artefact, contender: Contender) -> Iterator[tuple[Panel, Panel]]:
     """Yield each panel of a contender with the panel whose score chooses its cell."""
     by_name = {panel.name: panel for panel in artefact.panels}
-    yield from (
-        (by_name[name], by_name[chooser])
-        for name, chooser in zip(contender.names, contender.by or contender.names, strict=True)
-    )
+    for name, chooser in zip(contender.names, contender.by or contender.names, strict=True):
+        if name in by_name:  # a scale may lack a panel
+            yield by_name[name], by_name[chooser]
 
 
 def _soonest(artefact: Artefact, contender: Contender, tuning: Sequence[Run]) -> list[Run]:

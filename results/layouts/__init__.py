@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from results.interactive import Chart
-from results.layouts import budget, curves, dose, dynamics, heatmap, pairs
+from results.layouts import budget, curves, dose, dynamics, heatmap, pairs, triggers
 from results.runs import Run
 from results.schema import Artefact
 from results.table import Table
@@ -42,6 +42,7 @@ LAYOUTS: dict[str, Layout] = {
     "pairs": pairs,
     "dynamics": dynamics,
     "dose": dose,
+    "triggers": triggers,
 }
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from results.code import commit_of
-from results.interactive import evenly
 from results.runs import Run, flatten
+from results.thinning import evenly
 
 # This many numbers of R, κ and λ take about 1.5 MB of the page. The matrices of all runs share them
 # evenly.

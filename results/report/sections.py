@@ -162,7 +162,7 @@ def _from_runs(
         runs=runs,
     )
     made = _with_interpolation(made, artefact, interpolated(artefact, runs))
-    return _with_progress(made, artefact, progress(artefact, runs), pictures(artefact, runs))
+    return _with_progress(made, artefact, progress(artefact, runs), pictures(artefact, runs, folder))
 
 
 def _panels(layout: Layout, artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> Sequence[Chart]:

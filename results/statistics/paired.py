@@ -44,10 +44,10 @@ def difference(left: Sequence[float], right: Sequence[float]) -> Difference | No
     """
     if len(left) != len(right):
         raise ValueError(f"{len(left)} scores can't be paired with {len(right)}")
-    with np.errstate(invalid="ignore"):  # two infinite scores have no difference
-        differences = np.asarray(left, dtype=float) - np.asarray(right, dtype=float)
-    if len(differences) < 2 or not np.isfinite(differences).all():
+    ours, theirs = np.asarray(left, dtype=float), np.asarray(right, dtype=float)
+    if len(ours) < 2 or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return None
+    differences = ours - theirs
     mean, std = float(differences.mean()), float(differences.std(ddof=1))
     if std == 0:  # the t-test is undefined
         return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, 0.0, len(differences))

@@ -16,7 +16,8 @@ from scripts.bench.memory import free_bytes
 from scripts.bench.options import Options
 from scripts.bench.plan import Plan, plan
 from scripts.bench.shapes import Shape
-from tasks.engine.environment import git_commit, hardware, versions
+from tasks.engine.code import git_commit
+from tasks.engine.environment import hardware, versions
 from tasks.engine.errors import UserError
 from tasks.engine.files import write_bytes_atomically
 from tasks.engine.terminal import say

@@ -15,7 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from scripts.cli import early
 from scripts.cli.overrides import check_added, explain
-from scripts.cli.parser import CONFIG_DIR, ROOT
+from scripts.cli.parser import CONFIG_DIR, ROOT, Request
+from tasks.engine.config import read_config
 from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError, one_line
 from tasks.engine.launch import launched
 
@@ -34,6 +35,15 @@ def compose_config(overrides: list[str]) -> DictConfig:
         raise UserError(explain(error, overrides, str(CONFIG_DIR))) from error
     except yaml.YAMLError as error:
         raise UserError(f"a configuration is not valid YAML: {one_line(error)}") from error
+
+
+def runs_dir_of(request: Request) -> Path:
+    """Return the folder of `runs_dir=`, read as train.py reads it.
+
+    Raises:
+        UserError: It is no name of a folder.
+    """
+    return Path(read_config(compose_config([f"runs_dir={request.options['runs_dir']}"])).runs_dir)
 
 
 def confirmed(question: str, yes: bool) -> bool:

@@ -72,7 +72,7 @@ def explain(error: HydraException, overrides: Sequence[str], config_dir: str) ->
 def known_keys(overrides: Sequence[str], config_dir: str) -> list[str]:
     """Return the keys of the configuration whose groups are chosen as in `overrides`, without its other settings."""
     config = _composed(_chosen(overrides), config_dir)
-    return list(GROUPS) if config is None else [*keys_of(config), *GROUPS]
+    return list(GROUPS) if config is None else [*keys_in(config), *GROUPS]
 
 
 def declared_keys(overrides: Sequence[str], config_dir: str) -> list[str]:
@@ -109,7 +109,7 @@ def _composed(chosen: tuple[str, ...], config_dir: str) -> DictConfig | None:
         return None
 
 
-def keys_of(config: DictConfig) -> list[str]:
+def keys_in(config: DictConfig) -> list[str]:
     """Return the keys of a configuration, those of nested ones joined by dots."""
     from results.runs import flatten  # slow to import: needs pandas
 

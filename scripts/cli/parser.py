@@ -96,6 +96,10 @@ class Command:
         """
         dashed = [argument for argument in arguments if argument.startswith("-")]
         plain = [argument for argument in arguments if not argument.startswith("-")]
+        for argument in dashed:
+            flag, equals, _ = argument.partition("=")
+            if equals and flag.lstrip("-") in (*self.flags, "help", "h"):
+                raise UserError(f"{flag} takes no value; write {flag}")
         parsed, unknown = self.parser().parse_known_args(dashed)
         if unknown:
             raise UserError(self._unknown_flag(unknown[0]))
@@ -166,6 +170,8 @@ class Command:
         bare = name.lstrip("+~")
         if bare in self.refused:
             raise UserError(f"{name}= {self.refused[bare]}")
+        if (flag := bare.replace("_", "-")) in self.flags:
+            raise UserError(f"{name}= is a flag, which takes no value; write --{flag}")
         known = [key.name for key in self.keys] + [*train_keys(), "hydra"] * self.train_keys
         if not self.train_keys or re.split(r"[./@]", bare)[0] not in known:
             raise UserError(f"{bare} is unknown{nearest(bare, known) if known else f'; {self.script} takes no keys'}")
@@ -232,6 +238,12 @@ SCALE = Key(
 )
 RESULTS_DIR = Key("results_dir", "the folder of tables and figures", without="results")
 RUNS_DIR = Key("runs_dir", "the folder of the runs", "runs")
+RECORDS = Key(
+    "records",
+    "committed: build from results/<scale>/records alone, without runs_dir, data and training",
+    "runs",
+    choices=("runs", "committed"),
+)
 # The keys of reproduce.py and of the commands that look at its runs.
 SWEEP_KEYS = (
     SCALE,
@@ -256,7 +268,12 @@ SWEEP_KEYS = (
         without="results, or <runs_dir>/results if a key changes what the artefact asks for",
     ),
 )
-CHOSEN = dict.fromkeys(("task", "regularizer", "seed"), "is the artefact's to choose; seeds=1,2 chooses seeds")
+_TRAIN = "python scripts/train.py -m task=TASK regularizer=NAME,NAME seed=1,2,3"
+CHOSEN = {
+    "task": f"is chosen by the artefact's grids (configs/artefact/); to train another one: {_TRAIN}",
+    "regularizer": f"is chosen by the artefact's grids (configs/artefact/); to train certain ones: {_TRAIN}",
+    "seed": "is chosen by the artefact; write seeds=1,2 to choose seeds",
+}
 
 
 def sweep_command(

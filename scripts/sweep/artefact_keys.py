@@ -2,30 +2,40 @@
 
 import functools
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from results.artefact_file import nearest
-from results.schema import Artefact, BestValueClaim, Grid, Panel, SameValuesClaim, as_column, at_scale, names_of
-from scripts.cli.overrides import keys_of
+from results.schema import (
+    Artefact,
+    BestValueClaim,
+    Grid,
+    Panel,
+    SameValuesClaim,
+    Selection,
+    as_column,
+    at_scale,
+    names_of,
+)
+from scripts.cli.overrides import keys_in
 from tasks.engine.errors import UserError
 
 
-def check_grid(artefact: str, grid: Grid, base: bytes) -> None:
+def check_grid(file: str, grid: Grid, base: bytes) -> None:
     """Raise UserError for a grid's key that its task and regularizer do not have.
     `base` is their composed configuration, pickled.
     """
     known = _keys(base)
     for key in grid.axes:
         if key not in known:
-            raise UserError(f"{artefact}.yaml: {grid.regularizer} has no key {key}{nearest(key, known)}")
+            raise UserError(f"{file}: {grid.regularizer} has no key {key}{nearest(key, known)}")
 
 
 @functools.cache
 def _keys(base: bytes) -> list[str]:
-    return keys_of(pickle.loads(base))
+    return keys_in(pickle.loads(base))
 
 
 def check_cells(artefact: Artefact, scale: str, configs: Mapping[str, DictConfig]) -> None:
@@ -37,16 +47,11 @@ def check_cells(artefact: Artefact, scale: str, configs: Mapping[str, DictConfig
         scale: the scale of the configurations.
         configs: configurations by run id.
     """
-    by_name: dict[str, dict[str, DictConfig]] = {}
-    for run_id, cfg in configs.items():
-        by_name.setdefault(cfg.regularizer.name, {})[run_id] = cfg
     artefact = at_scale(artefact, scale)
     columns: dict[str, set[str]] = {}
     for group in (*artefact.panels, *artefact.methods):
-        chosen = by_name.get(group.regularizer, {})
-        said = f"{artefact.name}.yaml: {group.title!r}"
-        for key, wanted in group.select.items():
-            chosen = {run_id: cfg for run_id, cfg in chosen.items() if _value(said, cfg, key) == wanted}
+        chosen = _runs_of(artefact, group, configs)
+        said = _said(artefact, group)
         if isinstance(group, Panel) and group.column:
             columns[group.name] = {as_column(_value(said, cfg, group.column)) for cfg in chosen.values()}
         axes = [artefact.row, *filter(None, [group.column])] if isinstance(group, Panel) else []
@@ -54,11 +59,64 @@ def check_cells(artefact: Artefact, scale: str, configs: Mapping[str, DictConfig
         for run_id, cfg in chosen.items() if axes else ():
             cell = (*(str(_value(said, cfg, key)) for key in axes), cfg.seed)
             if cells.setdefault(cell, run_id) != run_id:
+                both = f"{cells[cell]} and {run_id}"
                 raise UserError(
-                    f"{said} has two runs of one cell and seed, {cells[cell]} and {run_id}: name what differs in column or select"
+                    f"{said} has two runs of one cell and seed, {both}: name what differs in column or select"
                 )
 
     _check_values(artefact, columns)
+
+
+def check_filled(artefact: Artefact, scale: str, grids: Sequence[Mapping[str, DictConfig]]) -> None:
+    """Raise UserError for a panel, method or part without runs, and for a grid whose runs are in none of them.
+
+    Args:
+        grids: configurations by run id, for each of the grids as the file has them.
+    """
+    artefact, shown = at_scale(artefact, scale), set()
+    configs = {run_id: cfg for grid in grids for run_id, cfg in grid.items()}
+    for group in (*artefact.panels, *artefact.methods):
+        if not (runs := _runs_of(artefact, group, configs)):
+            raise UserError(f"{_said(artefact, group)} has no run at scale {scale}: {_why_empty(group, configs)}")
+        shown |= set(runs)
+    for part in artefact.parts:
+        runs = {run_id: cfg for run_id, cfg in configs.items() if cfg.task.name == part.task}
+        said = f"{artefact.file}: part {part.title!r}"
+        for value in artefact.pair.values:
+            if all(_value(said, cfg, artefact.pair.key) != value for cfg in runs.values()):
+                raise UserError(f"{said} has no run with {artefact.pair.key}={value} at scale {scale}")
+        shown |= set(runs)
+    for number, grid in enumerate(grids):
+        if not shown & set(grid):
+            regularizer = artefact.scales[scale].grids[number].regularizer
+            where = f"{artefact.file}: scales.{scale}.grids.{number}"
+            raise UserError(f"{where} trains {regularizer}, but no panel, method or part shows its runs")
+
+
+def _said(artefact: Artefact, group: Selection) -> str:
+    return f"{artefact.file}: {'panel' if isinstance(group, Panel) else 'method'} {group.title!r}"
+
+
+def _runs_of(artefact: Artefact, group: Selection, configs: Mapping[str, DictConfig]) -> dict[str, DictConfig]:
+    """Return the configurations that a panel or method shows. Raise UserError if one lacks a key of `select`."""
+    chosen = {run_id: cfg for run_id, cfg in configs.items() if cfg.regularizer.name == group.regularizer}
+    for key, wanted in group.select.items():
+        chosen = {run_id: cfg for run_id, cfg in chosen.items() if _value(_said(artefact, group), cfg, key) == wanted}
+    return chosen
+
+
+def _why_empty(group: Selection, configs: Mapping[str, DictConfig]) -> str:
+    """Return which of a group's choices leaves no run, with what the grids have instead."""
+    left = [cfg for cfg in configs.values() if cfg.regularizer.name == group.regularizer]
+    if not left:
+        trained = sorted({cfg.regularizer.name for cfg in configs.values()})
+        return f"no grid trains {group.regularizer}{nearest(group.regularizer, trained)}"
+    for key, wanted in group.select.items():
+        found = sorted({str(OmegaConf.select(cfg, key)) for cfg in left})
+        left = [cfg for cfg in left if OmegaConf.select(cfg, key) == wanted]
+        if not left:
+            return f"no grid has select.{key}={wanted}{nearest(str(wanted), found)}"
+    raise AssertionError(f"{group.title} has runs")
 
 
 def _check_values(artefact: Artefact, columns: Mapping[str, set[str]]) -> None:
@@ -68,14 +126,14 @@ def _check_values(artefact: Artefact, columns: Mapping[str, set[str]]) -> None:
             continue
         known = sorted(set().union(*(columns.get(name, set()) for name in names_of(claim.left))))
         if len(known) > 1 and claim.value not in known:  # an override may have narrowed the axis to one value
-            where = f"{artefact.name}.yaml: claim {claim.id!r}"
+            where = f"{artefact.file}: claim {claim.id!r}"
             raise UserError(f"{where}: value={claim.value} is not a column; choose one of {', '.join(known)}")
 
 
 def _value(said: str, cfg: DictConfig, key: str) -> Any:
     found = OmegaConf.select(cfg, key, default=_MISSING)
     if found is _MISSING:
-        raise UserError(f"{said}: {cfg.regularizer.name} has no key {key}{nearest(key, keys_of(cfg))}")
+        raise UserError(f"{said}: {cfg.regularizer.name} has no key {key}{nearest(key, keys_in(cfg))}")
     return found
 
 

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import pickle
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from results.runs import Run, label, power_of_ten
 from results.schema import FIRST_FRESH_SEED, UNTUNED, Artefact, Grid, Panel, at_scale
 from scripts.cli.common import compose_config
 from scripts.cli.parser import CONFIG_DIR, Request
-from scripts.sweep.artefact_keys import check_cells, check_grid
+from scripts.sweep.artefact_keys import check_cells, check_filled, check_grid
 from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
 from tasks.engine.config import read_config
@@ -40,7 +40,7 @@ def load_artefact(name: str) -> Artefact:
         raise UserError(str(error)) from None
     scales = sorted(path.stem for path in (CONFIG_DIR / "scale").glob("*.yaml"))
     if unknown := [scale for scale in artefact.scales if scale not in scales]:
-        raise UserError(f"{name}.yaml: scale {unknown[0]} is unknown{nearest(unknown[0], scales)}")
+        raise UserError(f"{artefact.file}: scale {unknown[0]} is unknown{nearest(unknown[0], scales)}")
     return artefact
 
 
@@ -64,13 +64,28 @@ def at_own_scale(artefact: Artefact, request: Request) -> Request:
     return replace(request, given={"scale": own} | request.given, options=request.options | {"scale": own})
 
 
-def expand(artefact: Artefact, options: dict[str, Any], overrides: dict[str, str]) -> dict[str, DictConfig]:
-    """Return run id -> configuration: the artefact's grids, and its finalists once the grids' runs have ended."""
+def ended_runs(configs: Mapping[str, DictConfig]) -> list[Run]:
+    """Return the runs that have ended, from their folders, which stay as they are."""
+    found = (ended_run(records.run_folder(cfg, run_id), set_aside=False) for run_id, cfg in configs.items())
+    return [run for run in found if run is not None]
+
+
+def expand(
+    artefact: Artefact,
+    options: dict[str, Any],
+    overrides: dict[str, str],
+    runs_of: Callable[[Mapping[str, DictConfig]], list[Run]] = ended_runs,
+) -> dict[str, DictConfig]:
+    """Return run id -> configuration: the artefact's grids, and its finalists once the grids' runs have ended.
+
+    Args:
+        runs_of: returns those runs of configurations that exist. They choose the finalists.
+    """
     configs = expand_grids(artefact, options, overrides)
     if options.get("cells") == "best":
         configs = best_cells(at_scale(artefact, options["scale"]), configs)
     if seeds := fresh_seeds(artefact, options):
-        configs |= finalists(artefact, options["scale"], configs, seeds)
+        configs |= finalists(at_scale(artefact, options["scale"]), configs, runs_of(configs), seeds)
     return configs
 
 
@@ -105,18 +120,14 @@ def fresh_seeds(artefact: Artefact, options: dict[str, Any]) -> list[int]:
 
 
 def finalists(
-    artefact: Artefact, scale: str, configs: dict[str, DictConfig], seeds: list[int]
+    artefact: Artefact, configs: Mapping[str, DictConfig], runs: Sequence[Run], seeds: Sequence[int]
 ) -> dict[str, DictConfig]:
-    """Return the configurations of each method's chosen setting on fresh seeds. Empty before the grids' runs have ended."""
-    runs = []
-    for run_id, cfg in configs.items():
-        run = ended_run(records.run_folder(cfg, run_id), set_aside=False)
-        if run is None or run.status == "failed":
-            return {}
-        runs.append(run)
+    """Return the configurations of each method's chosen setting on fresh seeds. Empty before all `runs` have ended."""
+    if len([run for run in runs if run.status != "failed"]) < len(configs):
+        return {}
     from results.evidence.contenders import choose, contenders  # slow to import: needs scipy
 
-    artefact, found = at_scale(artefact, scale), {}
+    found = {}
     for contender in contenders(artefact, runs):
         for seed in seeds if (chosen := choose(artefact, contender, runs)) else ():
             cfg = pickle.loads(pickle.dumps(configs[chosen[0].run_id]))
@@ -127,31 +138,56 @@ def finalists(
 
 def expand_grids(artefact: Artefact, options: dict[str, Any], overrides: dict[str, str]) -> dict[str, DictConfig]:
     """Return run id -> configuration: the union of an artefact's grids, for every seed.
-    An override of an axis narrows it to one value. Raises UserError for a value out of its range.
+    An override of an axis narrows it to one value.
+
+    Raises:
+        UserError: a value is out of its range, or the artefact's panels don't fit its grids.
     """
+    scale = options["scale"]
+    grids = grids_of(artefact, options, overrides)
+    configs = {run_id: cfg for grid in grids for run_id, cfg in grid.items()}
+    check_cells(artefact, scale, configs)
+    if not {key.partition(".")[0] for key in overrides} <= set(records.NOT_IDENTITY):
+        grids = grids_of(artefact, {"scale": scale, "seeds": "1"}, {})  # an override may empty a panel
+    check_filled(artefact, scale, grids)
+    return configs
+
+
+def grids_of(artefact: Artefact, options: dict[str, str], overrides: dict[str, str]) -> list[dict[str, DictConfig]]:
+    """Return run id -> configuration for each of the artefact's grids, as `expand` does for their union."""
     scale, scales = options["scale"], artefact.scales
     if scale not in scales:
         raise UserError(f"scale={scale!r} is unknown to {artefact.name}; choose one of {', '.join(scales)}")
+    _check_overrides(artefact, scale, overrides)
+    return [_configs(artefact, number, options, overrides) for number in range(len(scales[scale].grids))]
+
+
+def _configs(
+    artefact: Artefact, number: int, options: dict[str, str], overrides: dict[str, str]
+) -> dict[str, DictConfig]:
+    """Return run id -> configuration for a grid, counted from 0."""
+    scale = options["scale"]
+    grid = artefact.scales[scale].grids[number]
+    base = _base(artefact, grid, scale, overrides)
+    check_grid(artefact.file, grid, base)
+    narrowed = {"task", "regularizer", "scale", "quiet", *(key.lstrip("+") for key in overrides)}
+    axes = {"seed": seeds_of(artefact, grid, options)} | {
+        key: value if isinstance(value, list) else [value] for key, value in grid.axes.items() if key not in narrowed
+    }
     configs = {}
-    for grid in scales[scale].grids:
-        task = grid.task or artefact.task  # an artefact may span tasks, but a grid has one
-        fixed = {"task": task, "regularizer": grid.regularizer, "scale": scale, "quiet": "true"} | overrides
-        base = _composed(tuple(f"{key}={value}" for key, value in fixed.items()))
-        check_grid(artefact.name, grid, base)
-        narrowed = {key.lstrip("+") for key in fixed}
-        axes = {"seed": seeds_of(artefact, grid, options)} | {
-            key: value if isinstance(value, list) else [value]
-            for key, value in grid.axes.items()
-            if key not in narrowed
-        }
-        for values in itertools.product(*axes.values()):
-            cfg = pickle.loads(base)  # six times as fast as DictConfig.copy()
-            for key, value in zip(axes, values, strict=True):
-                OmegaConf.update(cfg, key, value, merge=True)
-            if cfg.seed == min(axes["seed"]):  # the other seeds of the cell differ in nothing else
+    for values in itertools.product(*axes.values()):
+        cfg = pickle.loads(base)  # six times as fast as DictConfig.copy()
+        for key, value in zip(axes, values, strict=True):
+            OmegaConf.update(cfg, key, value, merge=True)
+        if cfg.seed == min(axes["seed"]):  # the other seeds of the cell differ in nothing else
+            try:
                 read_config(cfg)
-            configs[records.run_id(cfg)] = cfg
-    check_cells(artefact, scale, configs)
+            except UserError as error:
+                if str(error).split("=")[0].split()[0] not in axes:
+                    raise
+                where = f"{artefact.file}: scales.{scale}.grids.{number} ({grid.regularizer})"
+                raise UserError(f"{where}: {error}") from None
+        configs[records.run_id(cfg)] = cfg
     return configs
 
 
@@ -159,6 +195,37 @@ def tuning_seeds(configs: Iterable[DictConfig]) -> int:
     """Return the number of seeds that choose settings: those of the grids, without the finalists'."""
     seeds = {cfg.seed for cfg in configs}
     return len({seed for seed in seeds if seed < FIRST_FRESH_SEED} or seeds)
+
+
+def _base(artefact: Artefact, grid: Grid, scale: str, overrides: dict[str, str]) -> bytes:
+    """Return a grid's configuration without its axes, pickled."""
+    fixed = {"task": grid.task or artefact.task, "regularizer": grid.regularizer, "scale": scale, "quiet": "true"}
+    return _composed(tuple(f"{key}={value}" for key, value in (fixed | overrides).items()))
+
+
+def _check_overrides(artefact: Artefact, scale: str, overrides: dict[str, str]) -> None:
+    """Raise UserError for a key that some of the artefact's regularizers or tasks have, and others lack."""
+    for given, value in overrides.items():
+        key = given.lstrip("+")
+        group = key.partition(".")[0]
+        if group == key or group not in ("task", "regularizer"):
+            continue
+        known: dict[bool, dict[str, str]] = {True: {}, False: {}}
+        for grid in artefact.scales[scale].grids:
+            task = grid.task or str(artefact.task)
+            cfg = pickle.loads(_base(artefact, grid, scale, {}))
+            known[OmegaConf.select(cfg, key, default=_MISSING) is not _MISSING][getattr(grid, group) or task] = task
+        if known[True] and known[False]:
+            choices = {"task": ",".join(dict.fromkeys(known[True].values()))} | {group: ",".join(known[True])}
+            command = " ".join(f"{name}={choice}" for name, choice in choices.items())
+            have, lack = (", ".join(names) for names in (known[True], known[False]))
+            raise UserError(
+                f"{key} is a key of {have}, but {artefact.name} trains {lack} too; "
+                f"to train only those that have it: python scripts/train.py -m {command} scale={scale} {key}={value}"
+            )
+
+
+_MISSING = object()
 
 
 @functools.cache

@@ -1,16 +1,21 @@
 """Find runs: those that tables are made of, and those that a user names by folder or run id."""
 
 import glob
+from collections.abc import Mapping
 from pathlib import Path
 
-from results.runs import Run
-from scripts.sweep.states import last_step, whole_record
+import yaml
+
+from results.runs import Run, flatten
+from scripts.sweep.states import last_step
 from tasks.engine import records
-from tasks.engine.errors import Unusable, UserError
+from tasks.engine.errors import Unusable, UserError, one_line
 from tasks.engine.files import is_held
 from tasks.engine.terminal import say
 
 CONFIG = "config.yaml"  # missing in runs without a model
+# Keys of a configuration that are shown for every run.
+SHOWN = ("task.name", "task.data.description", "regularizer.name", "scale", "seed", "lr", "num_steps")
 
 
 def ended_run(folder: Path, *, set_aside: bool = True) -> Run | None:
@@ -41,7 +46,7 @@ def state_of(run: Run) -> str:
 
 def points(run: Run, name: str) -> list[tuple[int, float]]:
     """Return steps and values of one metric of a run that may be in progress."""
-    return [(row["step"], row[name]) for row in run.metrics if isinstance(row.get(name), int | float)]
+    return [(row["step"], row[name]) for row in run.metrics if "step" in row and isinstance(row.get(name), int | float)]
 
 
 def find(name: str, runs_dir: Path) -> Run:
@@ -68,7 +73,18 @@ def find(name: str, runs_dir: Path) -> Run:
                 f"run {name!r} is not unique: {', '.join(str(path) for path in folders[:5])}{', ...' * (len(folders) > 5)}"
             )
         folder = folders[0]
-    record = whole_record(folder)
+    try:
+        record = records.read_record(folder)
+    except records.DamagedRecord as damage:
+        say(f"{damage}; showing the run without it")
+        record = None
     if record is None and not (folder / CONFIG).exists():
         raise UserError(f"{folder} is not the folder of a run: it has no {CONFIG}")
-    return Run.read(folder, record or {})
+    try:
+        run = Run.read(folder, record or {})
+    except yaml.YAMLError as error:
+        raise UserError(f"{folder / CONFIG} is not valid YAML: {one_line(error)}") from error
+    keys = flatten(run.config) if isinstance(run.config, Mapping) else {}
+    if lacking := [key for key in SHOWN if key not in keys]:
+        raise UserError(f"{folder} is not the folder of a run: its configuration has no {lacking[0]}")
+    return run

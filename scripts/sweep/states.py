@@ -77,7 +77,10 @@ def whole_record(folder: Path) -> dict[str, Any] | None:
 
 def last_step(folder: Path) -> int:
     """Return the step of the last complete line of metrics.jsonl, or 0 if there is none."""
-    with contextlib.suppress(OSError, IndexError, ValueError, KeyError), open(folder / "metrics.jsonl", "rb") as log:
+    with (
+        contextlib.suppress(OSError, IndexError, ValueError, KeyError, TypeError),
+        open(folder / "metrics.jsonl", "rb") as log,
+    ):
         log.seek(max(0, log.seek(0, 2) - 4096))
         return json.loads(log.read().splitlines()[-1])["step"]
     return 0

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from tasks.engine.section import List, NonNegativeInt, PositiveInt, Section
+from tasks.engine.section import AtLeastTwo, List, NonNegativeInt, Section
 from tasks.recipes.config import ResNet18Task
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -36,7 +36,7 @@ def _different_ones_of(known: tuple) -> AfterValidator:
 class Corruptions(Section):
     names: Annotated[List[str], _different_ones_of(CORRUPTIONS + EXTRA)]
     severities: Annotated[List[NonNegativeInt], _different_ones_of(SEVERITIES)]
-    images: PositiveInt | None
+    images: AtLeastTwo | None
 
 
 class Cifar100cTask(ResNet18Task):

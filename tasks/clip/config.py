@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field
 
 from tasks.data.images.config import LabelledData
 from tasks.engine.config import SmallModel, Task
-from tasks.engine.section import List, NonNegativeInt, Number, Positive, PositiveInt, Section, Share
+from tasks.engine.section import List, NonNegativeInt, Number, Positive, PositiveInt, Section, Share, Triple
 from tasks.recipes.config import Crop
 
 
@@ -15,8 +15,8 @@ class SmallClip(SmallModel):
 
     images: PositiveInt
     subset_seed: NonNegativeInt
-    mean: List[Number]
-    std: List[Positive]
+    mean: Triple[Number]
+    std: Triple[Positive]
     classes: List[str]
     templates: List[str]
     unnamed: List[str]

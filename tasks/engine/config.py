@@ -85,7 +85,8 @@ class Logging(Section):
     mode: Literal["offline", "online", "disabled"] | None = None
 
 
-def _is_device(value: Any) -> Any:
+def checked_device(value: Any) -> Any:
+    """Return the value. Raise ValueError if it is not the name of a device."""
     if not re.fullmatch(r"cpu|cuda(:\d+)?", str(value)):
         raise ValueError("is unknown; use cpu, cuda or cuda:N")
     return value
@@ -111,7 +112,7 @@ class Config(Section, Generic[T]):
     checkpoint_every_minutes: NonNegative | None
     deterministic: bool
     compile: bool
-    device: Annotated[str, BeforeValidator(_is_device)]
+    device: Annotated[str, BeforeValidator(checked_device)]
     threads: PositiveInt | None
     nodes: PositiveInt
     gpus: PositiveInt

@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from tasks.engine.config import Config
+from tasks.engine.config import Config, checked_device
 from tasks.engine.errors import UserError
 
 
@@ -16,9 +16,10 @@ def pick_device(name: str) -> torch.device:
     Raises:
         UserError: the name is unknown, or this machine has no such device.
     """
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(name)):
-        raise UserError(f"device={name} is unknown; use cpu, cuda or cuda:N")
-    device = torch.device(name)
+    try:
+        device = torch.device(checked_device(name))
+    except ValueError as error:
+        raise UserError(f"device={name} {error}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(
             f"device={name} but no GPU is visible here; run on a machine with one, or say device=cpu (slow) or scale=mini"

@@ -1,10 +1,7 @@
 """What a record says about the code, the data and the machine that made it."""
 
-import functools
-import hashlib
 import os
 import platform
-import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,10 +12,8 @@ from torch.optim import Optimizer
 from cpr import CPR, AdamCPR
 from cpr.distributed import local
 from cpr.kernels.select import CPU, EAGER, TRITON, select
+from tasks.engine.code import git_commit
 
-# Paths in the repository that the suite itself writes.
-NOT_CODE = (".", ":(exclude)results/mini", ":(exclude)results/paper")
-CODE = ("cpr", "tasks", "scripts", "results/*.py", "configs")
 PACKAGES = ("torch", "torchvision", "numpy", "timm", "transformers", "open_clip_torch", "nnunetv2")
 
 
@@ -97,32 +92,3 @@ def _cpu_name() -> str:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-@functools.cache
-def git_commit() -> str | None:
-    """Return the commit of the code, or None outside a repository.
-
-    If code files differ from the commit, or are not in it, "-dirty-" and 8 digits of their content
-    follow. Other changes thus give another state. A process keeps its first answer, since that is
-    the code it has loaded. run.py asks before it trains.
-    """
-    root = Path(__file__).resolve().parents[2]
-    try:
-        commit = _git(root, "rev-parse", "--short=12", "HEAD")
-        changed = _git(root, "diff", "HEAD", "--", *NOT_CODE)
-        new = _git(root, "ls-files", "--others", "--exclude-standard", "--", *CODE).splitlines()
-        contents = [path.read_bytes() for path in map(root.joinpath, new) if path.is_file()]
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    if not changed and not new:
-        return commit
-    digest = hashlib.sha256("\0".join([changed, *new]).encode(errors="replace") + b"\0".join(contents))
-    return f"{commit}-dirty-{digest.hexdigest()[:8]}"
-
-
-def _git(root: Path, *arguments: str) -> str:
-    # safe.directory: the repository may belong to another user. Optional locks would disturb other
-    # processes.
-    command = ["git", "--no-optional-locks", "-c", "safe.directory=*", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -11,7 +11,8 @@ from pydantic import BeforeValidator, model_validator
 from tasks.engine.errors import UserError
 from tasks.engine.section import BelowOne, NonNegative, Positive, PositiveInt, Section, read, shown_as
 
-STEPS = "must be a whole number of steps >= 0, or a multiple of the lr warm-up such as 2x"
+STEPS = "a whole number of steps >= 0, or a multiple of the lr warm-up such as 2x"
+BOUND = "a number > 0"
 
 
 def warm_start_steps(value: str | int | float, warmup_steps: int) -> int:
@@ -26,23 +27,35 @@ def warm_start_steps(value: str | int | float, warmup_steps: int) -> int:
         )
     steps = _steps(value, warmup_steps)
     if steps is None:
-        raise UserError(f"regularizer.warm_start={shown_as(value)} {STEPS}")
+        raise UserError(f"regularizer.warm_start={shown_as(value)} must be {STEPS}")
     return steps
 
 
 def _steps(value: Any, warmup_steps: int) -> int | None:
     multiple = isinstance(value, str) and value.endswith("x")
+    if not multiple and (isinstance(value, bool) or not isinstance(value, int | float)):
+        return None
     try:
         steps = float(value[:-1]) * warmup_steps if multiple else float(value)
-    except (ValueError, TypeError):
+    except ValueError:
         return None
-    right = not isinstance(value, bool) and 0 <= steps < math.inf and (multiple or steps == int(steps))
-    return round(steps) if right else None
+    return round(steps) if 0 <= steps < math.inf and (multiple or steps == int(steps)) else None
 
 
 def _is_warm_start(value: Any) -> Any:
+    if isinstance(value, str) and value.isdecimal():
+        raise ValueError(
+            f"is text; write {value} without quotes for steps, or {value}x for a multiple of the lr warm-up"
+        )
     if value is not None and _steps(value, 1) is None:
-        raise ValueError(STEPS)
+        raise ValueError(f"must be {STEPS}")
+    return value
+
+
+def _is_bound(value: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (number and 0 < value < math.inf):
+        raise ValueError(f"must be {BOUND}")
     return value
 
 
@@ -97,15 +110,16 @@ class AMOS(Regularizer):
     legacy_sign: bool
 
 
-# What each bound reads in addition to the other keys of CPR.
+# What each bound reads in addition to the other keys of CPR, and the form of these keys. null is for the other bounds.
 BOUND_KEYS = {"uniform": "kappa_init_param", "dependent": "kappa_init_param", "warm_start": "warm_start"}
+FORMS = {"kappa_init_param": BOUND, "warm_start": STEPS}
 
 
 class CPR(Regularizer):
     """CPR's keys, and what every optimizer with CPR reads. Defaults are those of `cpr.CPR`."""
 
     kappa_init_method: Literal["uniform", "dependent", "warm_start", "inflection_point"]
-    kappa_init_param: Positive | None = None
+    kappa_init_param: Annotated[int | float | None, BeforeValidator(_is_bound)] = None
     warm_start: Annotated[int | float | str | None, BeforeValidator(_is_warm_start)] = None
     reg_function: Literal["l2", "l1", "huber", "std"] = "l2"
     kappa_update: Positive = 1.0
@@ -122,7 +136,7 @@ class CPR(Regularizer):
         wanted = BOUND_KEYS.get(self.kappa_init_method)
         for key in sorted(set(BOUND_KEYS.values())):
             if key == wanted and getattr(self, key) is None:
-                raise ValueError(f"{key} is missing; kappa_init_method={self.kappa_init_method} needs it")
+                raise ValueError(f"{key} is missing; kappa_init_method={self.kappa_init_method} needs {FORMS[key]}")
             if key != wanted and getattr(self, key) is not None:
                 raise ValueError(_not_read(key, getattr(self, key), self.name, set(type(self).model_fields) - {key}))
         return self

@@ -12,9 +12,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from tasks.engine import attempts, checkpoint, records
+from tasks.engine.code import git_commit
 from tasks.engine.config import Config, read_config
 from tasks.engine.device import set_up, without_deterministic_form
-from tasks.engine.environment import differences, git_commit, state_of
+from tasks.engine.environment import differences, state_of
 from tasks.engine.errors import Diverged, Interrupted, OutOfMemory, TrainingFailed, Unusable, UserError
 from tasks.engine.files import (
     DISK_FULL,
@@ -221,9 +222,6 @@ def _to_the_end(training: Training, requests: Requests, progress: Callable[[int]
                 f"it ended {deaths} times without an error after step {step}: killed, or out of memory"
             )
         metrics = training.train(requests, progress)
-        if (wanted := training.workload.metric.name) not in metrics:
-            returned = ", ".join(metrics) or "nothing"
-            raise UserError(f"the task's metric is {wanted}, but its evaluation returned {returned}")
         training.record_metrics(metrics)
     except TrainingFailed:
         _note_end(training)
@@ -316,7 +314,7 @@ def _summary(
         return about | {"steps": 0, "seconds": 0.0} | dict.fromkeys(unknown)
     metric = training.workload.metric
     return about | {
-        "metric": {"name": metric.name, "unit": metric.unit, "better": metric.better},
+        "metric": None if metric is None else {"name": metric.name, "unit": metric.unit, "better": metric.better},
         "steps": training.step,
         "seconds": training.seconds,
         "steps_per_second": training.step / training.stepping_seconds if training.stepping_seconds else None,

@@ -35,11 +35,15 @@ Number = Annotated[float, WrapValidator(_as_given)]
 NonNegative = Annotated[float, Field(ge=0), WrapValidator(_as_given)]
 Positive = Annotated[float, Field(gt=0), WrapValidator(_as_given)]
 Share = Annotated[float, Field(ge=0, le=1), WrapValidator(_as_given)]
+PositiveShare = Annotated[float, Field(gt=0, le=1), WrapValidator(_as_given)]
+InnerShare = Annotated[float, Field(gt=0, lt=1), WrapValidator(_as_given)]
 BelowOne = Annotated[float, Field(ge=0, lt=1), WrapValidator(_as_given)]
 NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
 PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+AtLeastTwo = Annotated[int, Field(ge=2), BeforeValidator(_whole)]
 List = Annotated[tuple[T, ...], Strict(False)]
 Pair = Annotated[tuple[T, T], Strict(False)]
+Triple = Annotated[tuple[T, T, T], Strict(False)]
 
 S = TypeVar("S", bound=Section)
 
@@ -162,8 +166,9 @@ def _words(schema: Mapping[str, Any], sections: Mapping[str, Any]) -> str:
         return shown_as(schema["const"])
     if schema.get("type") == "array":
         count, items = schema.get("maxItems"), schema.get("items") or schema["prefixItems"][0]
-        many = f"{count} " if count else "at least one " if schema.get("minItems") else ""
-        return f"a list of {many}{_words(items, sections).removeprefix('a ').replace('number', 'numbers')}"
+        least = ", at least one" if schema.get("minItems") and not count else ""
+        named = _words(items, sections).removeprefix("a ").replace("number", "numbers")
+        return f"a list of {f'{count} ' if count else ''}{named}{least}"
     words = {"integer": f"a whole number{_range(schema)}", "number": f"a number{_range(schema)}"}
     words |= {"null": "null", "boolean": "true or false", "string": "text", "object": "a section"}
     return words.get(schema.get("type", ""), "a value")

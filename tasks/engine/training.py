@@ -252,7 +252,7 @@ class Training:
             metrics = workload.evaluate(workload.model)
             if last and workload.at_end:
                 metrics |= workload.at_end(workload.model)
-        _check_numbers(metrics)
+        _check_metrics(metrics, workload.metric.name if last and workload.metric else None)
         return metrics
 
     def _speed(self) -> dict[str, float]:
@@ -289,14 +289,16 @@ class Training:
             raise Interrupted(stop, f"{self.run_id} stopped at {where}; run the same command to resume")
 
 
-def _check_numbers(metrics: dict[str, Any]) -> None:
-    """Raise UserError if a metric is not a number."""
+def _check_metrics(metrics: dict[str, Any], wanted: str | None) -> None:
+    """Raise UserError if a metric is not a number, or the `wanted` one is missing."""
     for name, value in metrics.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             kind = type(value).__name__
             raise UserError(
                 f"the task's evaluation returned a {kind} for {name}; it must be a number, such as x.item()"
             )
+    if wanted is not None and wanted not in metrics:
+        raise UserError(f"the task's metric is {wanted}, but its evaluation returned {', '.join(metrics) or 'nothing'}")
 
 
 def is_constrained(optimizer: Optimizer) -> bool:

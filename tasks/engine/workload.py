@@ -51,7 +51,7 @@ class Workload:
             several processes gets a part of the batch.
         evaluate: evaluate(model) returns the model's metrics, and may leave it in evaluation mode.
             Every process evaluates everything, since a sharded model needs all of them to compute.
-        metric: the score of the task.
+        metric: the score of the task. None for a small model that is trained before the runs (`kept.py`).
         blocks: what FSDP gathers at a time, such as the blocks of a transformer. None for the
             model's children. Tied parameters must be in one block or in none.
         work: for the speed in progress bar, wandb and record.
@@ -67,7 +67,7 @@ class Workload:
     batch_at: Callable[[int], Any]
     loss: Callable[[nn.Module, Any], Tensor]
     evaluate: Callable[[nn.Module], dict[str, float]]
-    metric: Metric
+    metric: Metric | None
     blocks: list[nn.Module] | None = None
     work: Work | None = None
     sample: Callable[[nn.Module], str] | None = None

@@ -60,5 +60,13 @@ class Gpt2Task(Task):
     eval_blocks: PositiveInt | None
     sample_tokens: NonNegativeInt
 
+    @model_validator(mode="after")
+    def _model_knows_every_token(self) -> "Gpt2Task":
+        if self.model.vocabulary < self.data.vocabulary:
+            raise ValueError(
+                f"model.vocabulary={self.model.vocabulary} must be at least task.data.vocabulary={self.data.vocabulary}"
+            )
+        return self
+
 
 TASK = Gpt2Task

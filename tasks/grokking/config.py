@@ -1,17 +1,21 @@
 """The keys of the task grokking."""
 
-from typing import Annotated
-
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from tasks.engine.config import Data, Task
-from tasks.engine.section import NonNegativeInt, Number, PositiveInt, Section
+from tasks.engine.section import AtLeastTwo, InnerShare, NonNegativeInt, PositiveInt, Section
 
 
 class Pairs(Data):
-    modulus: PositiveInt
-    train_fraction: Annotated[Number, Field(gt=0, lt=1)]
+    modulus: AtLeastTwo
+    train_fraction: InnerShare
     split_seed: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _has_training_pairs(self) -> "Pairs":
+        if not int(self.train_fraction * (pairs := self.modulus**2)):
+            raise ValueError(f"train_fraction={self.train_fraction} leaves none of {pairs} pairs for training")
+        return self
 
 
 class DecoderShape(Section):

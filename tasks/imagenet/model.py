@@ -18,5 +18,5 @@ def build(cfg: TimmModel) -> nn.Module:
 
     try:
         return timm.create_model(cfg.timm, pretrained=False, num_classes=cfg.num_classes, **cfg.arguments)
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+    except Exception as error:  # timm checks few of its arguments
         raise UserError(f"task.model: timm cannot make {cfg.timm} ({error})") from error

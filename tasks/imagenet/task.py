@@ -55,8 +55,20 @@ def build(cfg: Config[ImagenetTask], device: torch.device) -> Workload:
 
 
 def model(task: ImagenetTask) -> nn.Module:
-    """Return the initialized model of a task."""
-    return build_model(task.model)
+    """Return the initialized model of a task.
+
+    Raises:
+        UserError: timm cannot make it, or it is for images of another size.
+    """
+    network, size = build_model(task.model), task.data.image_size
+    patches = getattr(network, "patch_embed", None)
+    own = patches.img_size[0] if getattr(patches, "strict_img_size", False) else size  # type: ignore[union-attr,index]
+    if own != size:
+        raise UserError(
+            f"task.data.image_size={size} is not the size of {task.model.timm}, {own}; "
+            f"set task.model.arguments.img_size={size} too"
+        )
+    return network
 
 
 def accuracy(

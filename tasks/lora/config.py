@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tasks.engine.config import Data, SmallModel, Task
 from tasks.engine.section import List, NonNegativeInt, Positive, PositiveInt, Section
@@ -29,6 +29,14 @@ class SmallMistral(SmallModel):
     kv_heads: PositiveInt
     vocabulary: PositiveInt
     context: PositiveInt
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "SmallMistral":
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width={self.width} must be a multiple of 2 x heads={self.heads}")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}")
+        return self
 
 
 class Adapters(Section):

@@ -19,7 +19,7 @@ from tasks.data.text.blocks import Blocks, batches
 from tasks.data.text.shards import manifest, open_split
 from tasks.engine import kept
 from tasks.engine.seeding import generator_for
-from tasks.engine.workload import Metric, Workload
+from tasks.engine.workload import Workload
 from tasks.lora import data
 from tasks.lora.config import SmallMistral
 from tasks.lora.data import Batch
@@ -89,7 +89,7 @@ def _build(root: Path, small: SmallMistral) -> tuple[Workload, Optimizer]:
         return F.cross_entropy(model(input_ids=tokens, use_cache=False).logits.flatten(0, 1), targets.flatten())
 
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=small.weight_decay)
-    return Workload(model, batch_at, loss, evaluate=lambda _: {}, metric=Metric("loss", "nats", "lower")), optimizer
+    return Workload(model, batch_at, loss, evaluate=lambda _: {}, metric=None), optimizer
 
 
 def _questions(root: Path, small: SmallMistral) -> Callable[[int], Batch]:

@@ -18,19 +18,28 @@ def train_transform(data: LabelledData, augment: Augment) -> Transform:
     """Return timm's training transform of one image to float32 [3, size, size].
 
     It crops, flips, applies RandAugment, normalizes and erases.
+
+    Raises:
+        UserError: timm does not know the policy `augment.randaugment`.
     """
-    return create_transform(
-        data.image_size,
-        is_training=True,
-        scale=augment.crop_scale,
-        color_jitter=augment.color_jitter,
-        auto_augment=augment.randaugment,
-        interpolation=data.interpolation,
-        mean=tuple(data.mean),
-        std=tuple(data.std),
-        re_prob=augment.erasing,
-        re_mode="pixel",
-    )
+    try:
+        return create_transform(
+            data.image_size,
+            is_training=True,
+            scale=augment.crop_scale,
+            color_jitter=augment.color_jitter,
+            auto_augment=augment.randaugment,
+            interpolation=data.interpolation,
+            mean=tuple(data.mean),
+            std=tuple(data.std),
+            re_prob=augment.erasing,
+            re_mode="pixel",
+        )
+    except (AssertionError, KeyError, ValueError) as error:
+        policy = augment.randaugment
+        raise UserError(
+            f"task.augment.randaugment={policy} is not timm's ({error}); write rand-m9-mstd0.5 or null"
+        ) from error
 
 
 def eval_transform(data: LabelledData) -> Transform:

@@ -1,11 +1,11 @@
 """The keys of the task segmentation."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Strict
+from pydantic import model_validator
 
 from tasks.engine.config import Data, Task
-from tasks.engine.section import NonNegativeInt, Pair, PositiveInt, Section
+from tasks.engine.section import AtLeastTwo, NonNegativeInt, Pair, PositiveInt, Section, Triple
 
 
 class Volumes(Data):
@@ -13,17 +13,25 @@ class Volumes(Data):
 
 
 class PlanKeys(Section):
-    patch: Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], Strict(False)] | None
+    patch: Triple[PositiveInt] | None
     features: Pair[PositiveInt]
 
 
 class SegmentationTask(Task):
     data: Volumes
     fold: NonNegativeInt | None
-    folds: PositiveInt
+    folds: AtLeastTwo
     plan: PlanKeys
     mirror: bool
     online_batches: PositiveInt | None
+
+    @model_validator(mode="after")
+    def _has_the_fold(self) -> "SegmentationTask":
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(
+                f"fold={self.fold} must be a whole number from 0 to {self.folds - 1}, or null for the seed's own"
+            )
+        return self
 
 
 TASK = SegmentationTask

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from commands import ROOT
+from commands import ROOT, write_fashion_mnist
 from omegaconf import OmegaConf
 
 from cpr import CPR, AdamCPR
@@ -137,6 +137,89 @@ def test_a_value_out_of_its_range_is_named_with_the_range(tmp_path, key, value, 
     section[name] = value
     said = refusal(content, tmp_path)
     assert said.startswith(f"{key}=") and f" {wanted}" in said
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "said"),
+    [
+        ("k", "abc", "kappa_init_param=abc must be a number > 0"),
+        ("ki0", -1, "kappa_init_param=-1 must be a number > 0"),
+        ("k", True, "kappa_init_param=true must be a number > 0"),
+        ("k", float("nan"), "kappa_init_param=nan must be a number > 0"),
+        ("k", None, "kappa_init_param is missing; kappa_init_method=uniform needs a number > 0"),
+        (
+            "ws",
+            "soon",
+            "warm_start=soon must be a whole number of steps >= 0, or a multiple of the lr warm-up such as 2x",
+        ),
+        ("ws", 1.5, "warm_start=1.5 must be a whole number of steps >= 0, or a multiple of the lr warm-up such as 2x"),
+        (
+            "ws",
+            "100",
+            "warm_start=100 is text; write 100 without quotes for steps, or 100x for a multiple of the lr warm-up",
+        ),
+        (
+            "ws",
+            None,
+            "warm_start is missing; kappa_init_method=warm_start needs a whole number of steps >= 0, or a multiple of the "
+            "lr warm-up such as 2x",
+        ),
+    ],
+)
+def test_each_bound_says_the_form_of_its_key(tmp_path, method, value, said):
+    content = composed("task=cifar100", f"regularizer=adamcpr_{method}")
+    content["regularizer"]["warm_start" if method == "ws" else "kappa_init_param"] = value
+    assert refusal(content, tmp_path) == f"regularizer.{said}"
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "value", "said"),
+    [
+        ("grokking", "data.modulus", 1, "must be a whole number >= 2"),
+        ("grokking", "data.train_fraction", 1, "must be a number in (0, 1)"),
+        ("grokking", "data.train_fraction", 1e-6, "leaves none of 12769 pairs for training"),
+        ("gpt2", "model.vocabulary", 100, "must be at least task.data.vocabulary="),
+        ("cifar100", "data.mean", [], "must be a list of numbers, at least one"),
+        ("cifar100", "data.std", [0.3, 0.3], "must have as many values as mean"),
+        ("cifar100", "data.downsample", 29, "must be at most FashionMNIST's 28 pixels"),
+        ("cifar100", "data.crop_padding", 14, "must be less than the images' 14 pixels"),
+        ("cifar100", "model.num_classes", 9, "must be at least the 10 of FashionMNIST"),
+        ("cifar100", "model.in_channels", 3, "must be 1, as task.data.mean has values"),
+        ("cifar100c", "corruptions.images", 1, "must be a whole number >= 2, or null"),
+        ("imagenet", "data.mean", [], "must be a list of 3 numbers"),
+        ("imagenet", "data.interpolation", "foo", "is unknown; choose one of nearest, bilinear, bicubic"),
+        ("imagenet", "data.crop_pct", 97, "must be a number in (0, 1]"),
+        ("imagenet", "data.val_size", 1, "must be a whole number >= 2, or null"),
+        ("imagenet", "augment.crop_scale", [1.0, 0.08], "must be a smallest share > 0 and a largest one"),
+        ("clip", "augment.crop_scale", [0, 1], "must be a smallest share > 0 and a largest one"),
+        ("clip", "small.std", [], "must be a list of 3 numbers > 0"),
+        ("lora", "small.heads", 3, "width=128 must be a multiple of 2 x heads=3"),
+        ("lora", "small.kv_heads", 3, "heads=4 must be a multiple of kv_heads=3"),
+        ("segmentation", "folds", 1, "must be a whole number >= 2"),
+        ("segmentation", "fold", 7, "must be a whole number from 0 to 6, or null for the seed's own"),
+    ],
+)
+def test_what_could_not_be_trained_is_refused_by_the_task_s_keys(tmp_path, task, key, value, said):
+    content = composed(f"task={task}")
+    section, name = section_of(content, f"task.{key}")
+    section[name] = value
+    refused = refusal(content, tmp_path)
+    assert refused.startswith("task.") and name in refused and said in refused
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("task.augment.randaugment=foo", r"task\.augment\.randaugment=foo is not timm's"),
+        ("task.data.image_size=32", r"task\.data\.image_size=32 is not the size of deit_tiny_patch16_224, 28; set"),
+        ("task.model.arguments.patch_size=0", r"task\.model: timm cannot make deit_tiny_patch16_224"),
+    ],
+)
+def test_what_only_timm_knows_is_refused_in_one_line_too(tmp_path, given, said):
+    data = write_fashion_mnist(tmp_path)
+    few = ["task=imagenet", "task.data.train_size=64", "task.data.val_size=32", f"data_dir={data}", "quiet=true"]
+    with pytest.raises(UserError, match=said):
+        run(compose_config([*few, f"runs_dir={tmp_path / 'runs'}", given]))
 
 
 def test_numbers_stay_what_they_are():

@@ -177,8 +177,8 @@ def test_a_damaged_note_of_the_last_check_is_not_believed(tmp_path, entry):
 
 
 def test_an_error_without_a_line_of_its_own_is_one_run_s(tmp_path, monkeypatch, capfd):
-    """A modulus that leaves no pair for training raises an error of no known kind, as a bug would."""
-    bad = config(tmp_path, "task.data.modulus=1")
+    """A layer of 2^69 units raises an error of no known kind, as a bug would."""
+    bad = config(tmp_path, f"task.model.mlp_factor={2**62}")
     with pytest.raises(UserError, match=r"1 of 2 runs cannot be trained, .*; its traceback is in the sweep's output"):
         run_all([bad, config(tmp_path, "seed=2")], 1, "a sweep")
     assert len(records(tmp_path)) == 1 and unusable(run_folder(bad)) is not None

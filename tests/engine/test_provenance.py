@@ -13,21 +13,20 @@ from test_failures import config, interrupt_after
 
 from results import Run
 from results.code import code_remark
-from tasks.engine import attempts, environment, verified
+from tasks.engine import attempts, code, environment, verified
 from tasks.engine import run as engine
 from tasks.engine.config import SmallModel
 from tasks.engine.errors import UserError
 from tasks.engine.kept import trained
 from tasks.engine.records import read_record, run_folder
-from tasks.engine.workload import Metric, Workload
+from tasks.engine.workload import Workload
 
 
 def small_training() -> tuple[Workload, torch.optim.Optimizer]:
     """One weight, drawn towards 0."""
     model = torch.nn.Linear(1, 1)
-    metric = Metric("loss", "1", "lower")
     loss = lambda model, batch: model(batch).square().mean()  # noqa: E731
-    workload = Workload(model, lambda step: torch.ones(2, 1), loss, lambda model: {}, metric)
+    workload = Workload(model, lambda step: torch.ones(2, 1), loss, lambda model: {}, metric=None)
     return workload, torch.optim.SGD(model.parameters())
 
 
@@ -54,10 +53,10 @@ def test_a_commit_made_while_a_run_trains_is_not_in_its_record(tmp_path, monkeyp
         asked.append(1)
         return "before"
 
-    environment.git_commit.cache_clear()
-    monkeypatch.setattr(environment, "_git", lambda root, *arguments: answer() if arguments[0] == "rev-parse" else "")
-    record = engine.run(config(tmp_path), lambda _: monkeypatch.setattr(environment, "_git", lambda *_: "after"))
-    environment.git_commit.cache_clear()
+    code.git_commit.cache_clear()
+    monkeypatch.setattr(code, "_git", lambda *arguments: answer() if arguments[0] == "rev-parse" else "")
+    record = engine.run(config(tmp_path), lambda _: monkeypatch.setattr(code, "_git", lambda *_: "after"))
+    code.git_commit.cache_clear()
     assert record["git_commit"] == "before" and record["states"][0]["git_commit"] == "before"
 
 
@@ -113,7 +112,7 @@ def test_a_table_over_runs_of_several_states_says_so(tmp_path):
     assert "1 of 4 runs went on under another code, machine, kernel or data than they began with." in moved
 
 
-def test_a_repository_of_another_user_has_its_commit(tmp_path):
+def test_a_repository_of_another_user_has_its_commit(tmp_path, monkeypatch):
     if os.geteuid() != 0:
         pytest.skip("needs root to give a folder to another user")
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
@@ -121,7 +120,8 @@ def test_a_repository_of_another_user_has_its_commit(tmp_path):
     subprocess.run(["git", "-C", str(tmp_path), *names, "commit", "-q", "--allow-empty", "-m", "a"], check=True)
     for path in (tmp_path, *tmp_path.rglob("*")):
         os.chown(path, 12345, 12345)
-    assert len(environment._git(tmp_path, "rev-parse", "--short=12", "HEAD")) == 12
+    monkeypatch.setattr(code, "ROOT", tmp_path)
+    assert len(str(code.head())) == 40
 
 
 def test_damaged_tokens_are_refused_before_they_are_trained_on(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from commands import call_forked, is_one_line
 from omegaconf import OmegaConf
 
+from results import schema
 from results.artefact_file import SchemaError, check_artefact
 from scripts.sweep import plan
 from scripts.sweep.plan import expand, known_artefacts
@@ -55,7 +56,7 @@ def test_every_misspelt_key_is_named(name):
         with pytest.raises(SchemaError) as raised:
             check_artefact(name, content)
         said = str(raised.value)
-        assert said.startswith(f"{name}.yaml: ") and "\n" not in said
+        assert said.startswith(f"configs/artefact/{name}.yaml: ") and "\n" not in said
         assert wrong in said or f"{path[-1]} is missing" in said or "needs the key" in said, (path, said)
 
 
@@ -82,8 +83,88 @@ def test_every_misspelt_key_of_a_configuration_is_named(name):
 def test_two_runs_in_one_cell_are_refused():
     content = content_of("figure2")
     del content["panels"][0]["column"]
-    with pytest.raises(UserError, match="'AdamW' has two runs of one cell and seed"):
+    with pytest.raises(UserError, match="panel 'AdamW' has two runs of one cell and seed"):
         expand(check_artefact("figure2", content), {"scale": "mini"}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        (
+            "figure2",
+            lambda a: a["panels"][0].update(select={"regularizer.weight_decay": 0.02}),
+            "panel 'AdamW' has no run at scale mini: no grid has select.regularizer.weight_decay=0.02; did you mean",
+        ),
+        (
+            "figure2",
+            lambda a: a["panels"][0].update(select={"task.precision": {"mini": "tf", "paper": "tf32"}}),
+            "panel 'AdamW' has no run at scale mini: no grid has select.task.precision=tf; choose one of fp32",
+        ),
+        (
+            "figure2",
+            lambda a: a["panels"][0].update(regularizer="adamv", id="adamw"),
+            "panel 'AdamW' has no run at scale mini: no grid trains adamv; did you mean adamw?",
+        ),
+        (
+            "figure2",
+            lambda a: a["scales"]["mini"]["grids"].append({"regularizer": "sgd", "lr": 0.1}),
+            "scales.mini.grids.3 trains sgd, but no panel, method or part shows its runs",
+        ),
+        (
+            "figure_c2",
+            lambda a: a["methods"][0].update(select={"regularizer.kappa_update": 0.02}),
+            "method 'μ = 0.01' has no run at scale mini: no grid has select.regularizer.kappa_update=0.02",
+        ),
+        (
+            "evaluate_at",
+            lambda a: a["pair"].update(values=["before", "afterwards"]),
+            "has no run with regularizer.evaluate_at=afterwards at scale mini",
+        ),
+        (
+            "figure2",
+            lambda a: a["scales"]["mini"]["grids"][1].update(lr=[1e-3, "abc"]),
+            "scales.mini.grids.1 (adamcpr_ip): lr=abc must be a number >= 0",
+        ),
+    ],
+)
+@pytest.mark.parametrize("given", [{}, {"num_steps": "10"}], ids=["own", "overridden"])
+def test_grids_that_do_not_fit_are_refused_with_the_file(name, change, said, given):
+    content = content_of(name)
+    change(content)
+    with pytest.raises(UserError) as raised:
+        expand(check_artefact(name, content), {"scale": "mini", "seeds": "1"}, given)
+    assert str(raised.value).startswith(f"configs/artefact/{name}.yaml: ")
+    assert said in str(raised.value)
+
+
+def test_an_override_may_leave_a_panel_without_runs_and_is_not_blamed_on_the_file():
+    artefact = check_artefact("figure_c2", content_of("figure_c2"))
+    assert len(expand(artefact, {"scale": "mini"}, {"regularizer.kappa_update": "0.1"})) == 3
+    with pytest.raises(UserError, match=r"^lr=abc must be a number"):
+        expand(artefact, {"scale": "mini"}, {"lr": "abc"})
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        (
+            "figure2",
+            {"regularizer.warm_start": "2x"},
+            "regularizer.warm_start is a key of adamcpr_ws, but figure2 trains adamw, adamcpr_ip too; to train only "
+            "those that have it: python scripts/train.py -m task=cifar100 regularizer=adamcpr_ws scale=mini "
+            "regularizer.warm_start=2x",
+        ),
+        (
+            "evaluate_at",
+            {"task.model.heads": "2"},
+            "task.model.heads is a key of grokking, but evaluate_at trains cifar100 too",
+        ),
+    ],
+)
+def test_a_key_that_only_some_runs_have_is_refused_with_those_that_have_it(name, given, said):
+    with pytest.raises(UserError) as raised:
+        expand(check_artefact(name, content_of(name)), {"scale": "mini"}, given)
+    assert str(raised.value).startswith(said)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +204,7 @@ def test_two_runs_in_one_cell_are_refused():
         (lambda a: a["scales"]["mini"].update(seeds=[True]), "seeds.0=True must be a whole number"),
         (lambda a: a["scales"]["mini"].update(minutes_per_run=float("nan")), "must be a finite number"),
         (lambda a: a["metric"].update(near=-1), "metric.near=-1 must be > 0"),
+        (lambda a: a.update(panels_per_row=0), "panels_per_row=0 must be >= 1"),
         (lambda a: a["metric"].update(better="high"), "metric.better=high is unknown; did you mean higher?"),
     ],
 )
@@ -141,12 +223,12 @@ def test_a_command_says_it_in_one_line(tmp_path, monkeypatch):
     (tmp_path / "scale").symlink_to(call_forked.__globals__["ROOT"] / "configs" / "scale")
     done = call_forked("status.py", "figure2")
     assert done.returncode == 2
-    is_one_line(done, "figure2.yaml: unknown key pannels; did you mean panels?")
+    is_one_line(done, "configs/artefact/figure2.yaml: unknown key pannels; did you mean panels?")
 
 
 @pytest.mark.parametrize("content", [3, ["a"], None])
 def test_a_file_without_keys_is_said(content):
-    with pytest.raises(SchemaError, match=r"^mine\.yaml must hold keys with values"):
+    with pytest.raises(SchemaError, match=r"^configs/artefact/mine\.yaml must hold keys with values"):
         check_artefact("mine", content)
 
 
@@ -155,3 +237,9 @@ def test_a_number_is_the_text_of_its_column():
     artefact["claims"][3]["value"] = 2
     (claim,) = [one for one in check_artefact("figure2", artefact).claims if one.id == "cifar-2x"]
     assert claim.value == "2"
+
+
+def test_every_key_has_a_description_for_the_reference():
+    models = [one for one in vars(schema).values() if isinstance(one, type) and issubclass(one, schema.BaseModel)]
+    fields = [(one.__name__, key, field) for one in models for key, field in one.model_fields.items()]
+    assert [f"{model}.{key}" for model, key, field in fields if not field.description] == []

@@ -134,7 +134,8 @@ def test_an_older_commit_a_changed_tree_and_a_failed_run_of_a_table_s_own_are_sa
         tmp_path / "figure4",
     )
     said = "The runs are of 3 states of this repository: 1 of 0ld, 34 of abc1234, 1 of abc1234-dirty."
-    said += " 1 of 36 runs had changes that no commit holds."
+    said += " Trained with uncommitted changes to the code: 1 of 36 runs."
+    said += " Commit before you train, so that the record names the code."
     assert said in capsys.readouterr().out.splitlines()
     assert said in (tmp_path / "figure4" / "table.md").read_text().splitlines()
     assert read_facts(tmp_path / "figure4" / "table.md")["runs"] == "36 of 36 (1 diverged)"

@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 
 def test_a_run_without_a_record_is_missing_and_has_what_it_logged(folder):
-    run = Run.read(folder)
+    run = Run.read(folder, {})
     assert (run.status, run.run_id, run.scores) == ("missing", folder.name, {})
     assert (run.seed, run.num_steps, run.task, run.regularizer) == (3, 80, "grokking", "adamw")
     assert run.metrics == [{"step": 1, "loss": 2.0}]
@@ -30,11 +30,10 @@ def test_a_run_without_a_record_is_missing_and_has_what_it_logged(folder):
 
 def test_the_record_says_how_a_run_ended_and_what_it_was_trained_with(folder):
     record = {"run_id": "an-id", "status": "diverged", "metrics": {}, "config": CONFIG | {"seed": 4}}
-    (folder / "record.json").write_text(json.dumps(record))
-    run = Run.read(folder)
+    run = Run.read(folder, record)
     assert (run.status, run.run_id, run.seed) == ("diverged", "an-id", 4)
-    checked = record | {"status": "finished", "metrics": {"loss": 1.0}}
-    assert Run.read(folder, checked).scores == {"loss": 1.0}
+    finished = record | {"status": "finished", "metrics": {"loss": 1.0}}
+    assert Run.read(folder, finished).scores == {"loss": 1.0}
 
 
 def test_a_scale_has_its_own_panels_claims_and_selected_values():

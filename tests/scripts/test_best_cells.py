@@ -22,7 +22,8 @@ def test_figure_2_is_three_cells_with_three_seeds():
         for cfg in best("figure2").values()
     )
     assert len(found) == 9 and {seed for _, seed, _, _ in found} == {1, 2, 3}
-    assert {(name, lr) for name, _, lr, _ in found if name == "adamw"} == {("adamw", 1e-3)}
+    cells = {(name, lr, setting) for name, _, lr, setting in found}
+    assert cells == {("adamw", 1e-3, 0.1), ("adamcpr_ip", 1e-3, None), ("adamcpr_ws", 1e-3, "2x")}
 
 
 @pytest.mark.parametrize(("name", "runs"), [("figure3", 18), ("table1", 6), ("table2", 9), ("figure4", 6)])

@@ -17,7 +17,12 @@ from pathlib import Path
 import pytest
 from commands import ROOT, records, write_fashion_mnist
 from hydra import compose, initialize_config_dir
+from made_records import metrics_of, mini, write_run
 from PIL import Image
+
+from results import Run
+from results.committed import write_records
+from tasks.engine.records import read_record
 
 pytest.importorskip("mkdocs", reason="the extra docs is not installed: make setup EXTRAS=docs")
 from mkdocs.config import load_config
@@ -101,7 +106,16 @@ def test_every_formula_is_drawn_and_every_part_filled_in(site):
     assert len(heights) > 40 and max(heights) < 5  # in em. A bracket that stretches too far can be 60 em high
     for page in site.rglob("*.html"):
         content = page.read_text()
-        assert "arithmatex" not in content and "{{" not in content, page
+        assert "arithmatex" not in content and "{{" not in content and "page's source" not in html.unescape(content), (
+            page
+        )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_page_with_generated_parts_says_in_its_source_where_to_read_it(page):
+    text = page.read_text()
+    generated = re.search(r"^(?:\{\{ .+ \}\}$|::: |--8<-- )", text, re.MULTILINE)
+    assert text.count("> This is the page's source, without its generated parts. `make docs`") == bool(generated)
 
 
 def test_every_task_and_every_committed_result_has_a_page(site):
@@ -155,6 +169,24 @@ def test_python_of_a_page_runs_from_its_first_block_to_its_last(page, capsys):
     names: dict = {}
     exec(compile(source, name(page), "exec"), names)
     assert capsys.readouterr().out
+
+
+def test_committed_records_load_as_the_how_to_says(tmp_path, monkeypatch, capsys):
+    folders = [write_run(tmp_path, cfg, metrics_of("figure5")) for cfg in mini("figure5").values()]
+    runs = [Run.read(folder, read_record(folder)) for folder in folders]
+    write_records(runs, tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    ((_, block),) = blocks(DOCS / "how-to" / "records.md", "python")
+    names: dict = {}
+    exec(block, names)
+    said = capsys.readouterr().out
+    assert all(run.run_id in said for run in runs)
+    assert names["table"]["metrics.perplexity"].tolist() == [
+        run.scores["perplexity"] for run in sorted(runs, key=lambda run: run.run_id)
+    ]
+    first = min(runs, key=lambda run: run.run_id)
+    assert names["sizes"].to_numpy().tolist() == [row["R"] for row in first.dynamics[1:]]
+    assert names["sizes"].columns.tolist() == first.dynamics[0]["matrices"]
 
 
 def test_the_tutorial_s_bounds_hold():
@@ -284,10 +316,27 @@ def test_every_command_names_what_there_is(copy, page, command):
 
 @pytest.mark.slow
 def test_the_optimizers_of_the_how_to_train(copy, tmp_path):
-    for arguments in (("regularizer=radam",), ("regularizer=radam_cpr", "regularizer.warm_start=4")):
-        run(copy, "scripts/train.py", "task=grokking", "num_steps=8", f"runs_dir={tmp_path}", *arguments)
+    page = DOCS / "how-to" / "optimizer.md"
+    tried = [command for command in commands(page) if command.startswith("python scripts/train.py")]
+    said = [run(copy, *shlex.split(command)[1:], f"runs_dir={tmp_path}").stdout for command in tried]
+    ((_, shown),) = blocks(page, "text")
+    first, wanted = (re.sub(r"\d\S*", "", text.partition(";")[0]) for text in (said[0], shown))
+    assert first == wanted
     assert {record["config"]["regularizer"]["name"] for record in records(tmp_path).values()} == {"radam", "radam_cpr"}
     assert all(record["status"] == "finished" for record in records(tmp_path).values())
+    run(
+        copy,
+        "scripts/train.py",
+        "task=grokking",
+        "regularizer=radam",
+        "num_steps=20",
+        "regularizer.decoupled=false",
+        f"runs_dir={tmp_path}",
+    )
+    both = [
+        record["metrics"] for record in records(tmp_path).values() if record["config"]["regularizer"]["name"] == "radam"
+    ]
+    assert len(both) == 2 and both[0] != both[1]  # its own argument is read
 
 
 @pytest.mark.slow

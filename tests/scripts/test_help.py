@@ -80,6 +80,16 @@ def test_the_help_of_train_has_every_group_choice_and_key():
     assert set(train_keys()) == {*config, "threads", "device"}
 
 
+def test_the_help_of_train_names_the_command_that_resolves_its_values():
+    (given,) = re.findall(
+        r"python scripts/train.py (.* --cfg job --resolve)$", call_forked("train.py", "--help").stdout, re.M
+    )
+    done = call_forked("train.py", *given.split())
+    resolved = OmegaConf.create(done.stdout)
+    assert done.returncode == 0 and "${" not in done.stdout
+    assert (resolved.lr, resolved.num_steps) == (resolved.task.lr, resolved.task.num_steps)
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["figure2", "scale=mini", "-h"]])
 def test_help_needs_no_slow_library(arguments):
     code = (
@@ -130,6 +140,10 @@ def test_arguments_come_in_any_order_and_values_are_converted():
         (EXAMPLE, ["one", "mode=fas"], "mode=fas is unknown; did you mean fast?"),
         (EXAMPLE, ["one", "--dry"], "--dry is unknown; did you mean --dry-run?"),
         (EXAMPLE, ["one", "--rounds=3"], "--rounds=3 is unknown; write rounds=3"),
+        (EXAMPLE, ["one", "dry-run=true"], "dry-run= is a flag, which takes no value; write --dry-run"),
+        (EXAMPLE, ["one", "dry_run=true"], "dry_run= is a flag, which takes no value; write --dry-run"),
+        (EXAMPLE, ["one", "--dry-run=1"], "--dry-run takes no value; write --dry-run"),
+        (EXAMPLE, ["--help=1"], "--help takes no value; write --help"),
         (EXAMPLE, [], "name a run, for example: python scripts/example.py adamw-s1"),
         (EXAMPLE, ["one", "two", "three"], "name a run, for example: python scripts/example.py adamw-s1"),
         (PASSES_ON, ["rounds"], "rounds is unknown; write rounds=VALUE"),

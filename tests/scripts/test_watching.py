@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import ROOT, call, command, is_one_line
+from commands import ROOT, call, call_forked, command, is_one_line
 from made_records import mini_artefacts
 from omegaconf import DictConfig
 
 from scripts.bench.sweeps import make_finished, sweep
 from scripts.cli.tables import hours
 from scripts.reproduce import COMMAND
-from scripts.sweep.commits import present_commit
 from scripts.sweep.plan import expand, load_artefact, plan
 from tasks.engine import records
 from tasks.engine.attempts import history
+from tasks.engine.code import head
 from tasks.engine.errors import TrainingFailed
 from tasks.engine.files import only_process
 from tasks.engine.run import run
@@ -171,7 +171,7 @@ def test_status_says_why_a_run_failed_and_of_all_artefacts_one_line_each(failed,
 @pytest.mark.slow
 def test_runs_of_another_commit_are_said_where_a_sweep_skips_them(finished, tmp_path):
     runs_dir = copy(finished, tmp_path)
-    here = present_commit()
+    here = head()
     if here is None:
         pytest.skip("this folder is no git repository")
     for number, folder in enumerate(folders(runs_dir)):
@@ -367,3 +367,60 @@ def test_a_look_at_a_run_does_not_keep_a_process_from_it(tmp_path):
         threading.Timer(0.1, fcntl.flock, (look, fcntl.LOCK_UN)).start()
         with only_process(tmp_path):
             assert (tmp_path / ".lock").read_text().startswith("process ")
+
+
+CONFIG = json.dumps(
+    {
+        "task": {"name": "grokking", "data": {"description": "sums"}},
+        "regularizer": {"name": "adamw"},
+        **{"scale": "mini", "seed": 1, "lr": 1e-3, "num_steps": 8},
+    }
+)
+
+
+@pytest.mark.parametrize("script", ["show.py", "compare.py"])
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "is not the folder of a run: it has no config.yaml"),
+        ({"metrics.jsonl": '{"step":1,"loss":1}'}, "is not the folder of a run: it has no config.yaml"),
+        ({"config.yaml": ""}, "is not the folder of a run: its configuration has no task.name"),
+        ({"config.yaml": "- a"}, "is not the folder of a run: its configuration has no task.name"),
+        ({"config.yaml": CONFIG.replace("num_steps", "steps")}, "its configuration has no num_steps"),
+        ({"config.yaml": "{a: ["}, "config.yaml is not valid YAML"),
+        ({"config.yaml": CONFIG}, None),
+        ({"config.yaml": CONFIG, "metrics.jsonl": "", "dynamics.jsonl": ""}, None),
+        ({"config.yaml": CONFIG, "metrics.jsonl": '3\nnull\n{"loss":1}\n[1]\n{"step": 2, "lo'}, None),
+    ],
+)
+def test_a_run_is_shown_with_what_it_has_and_another_folder_is_one_line(tmp_path, script, files, said):
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    done = call_forked(script, *[str(tmp_path)] * (1 + (script == "compare.py")))
+    if said is None:
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "not ended, step 0 of 8" in done.stdout
+    else:
+        assert done.returncode == 2
+        is_one_line(done, said)
+
+
+def test_a_damaged_record_is_said_beside_the_run(tmp_path):
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    (tmp_path / "record.json").write_text("{")
+    done = call_forked("show.py", str(tmp_path))
+    assert done.returncode == 0 and "not ended" in done.stdout
+    is_one_line(done, "record.json is damaged", "showing the run without it")
+
+
+@pytest.mark.parametrize("script", ["show.py", "compare.py", "status.py"])
+def test_every_command_reads_runs_dir_alike(tmp_path, monkeypatch, script):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HERE", str(tmp_path))
+    names = {"show.py": ["a"], "compare.py": ["a", "a"], "status.py": ["grokking"]}[script]
+    done = call_forked(script, *names, "runs_dir=2024")
+    assert done.returncode == 2
+    is_one_line(done, "runs_dir=2024 must be text")
+    if script != "status.py":
+        done = call_forked(script, *names, "runs_dir=${oc.env:HERE}/runs")
+        is_one_line(done, f"neither a folder nor the beginning of a run id in {tmp_path}/runs/")

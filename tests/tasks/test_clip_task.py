@@ -238,7 +238,7 @@ def test_missing_weights_are_one_line_with_the_command(tmp_path):
         ("task.data.image_size=32", r"task\.data\.image_size=32 is not the model's 28"),
         (
             "task.zero_shot.classes=[]",
-            r"task\.zero_shot\.classes=\[\] must be imagenet, or a list of at least one text",
+            r"task\.zero_shot\.classes=\[\] must be imagenet, or a list of text, at least one",
         ),
         ("task.zero_shot.templates=[a photo]", r"must be a list of sentences with \{\} for the name, or openai"),
         ("task.zero_shot.classes=[bag,coat]", r"FashionMNIST .* has 10 classes, and task\.zero_shot\.classes names 2"),

@@ -135,6 +135,7 @@ def _folders(folder: Path, split: str) -> Images:
     if empty := [name for name in here if not any((folder / split / name).iterdir())]:
         raise UserError(f"{folder / split} has no images of {_listed(empty)}; remove the empty folders or fill them")
     images = datasets.ImageFolder(folder / split, loader=of_file)
+    images.classes = names
     images.class_to_idx = {name: number for number, name in enumerate(names)}
     images.targets = [images.class_to_idx[here[label]] for label in images.targets]
     images.samples = [(path, label) for (path, _), label in zip(images.samples, images.targets, strict=True)]

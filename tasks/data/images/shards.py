@@ -47,6 +47,10 @@ class TarShards:
         return decoded(content, f"the {length:,} bytes from {offset:,} on of {self._files[shard]}"), label
 
 
+# Formats without integers of 32 bits. PIL opens their grey images of 16 bits as mode I, with values up to 65535.
+SIXTEEN_BITS = ("PNG", "PPM")
+
+
 def decoded(content: bytes, where: str) -> Image:
     """Return the image of a file's bytes, with 8 bits a channel.
 
@@ -61,7 +65,7 @@ def decoded(content: bytes, where: str) -> Image:
     except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG
         reason = "cannot identify image file" if isinstance(error, UnidentifiedImageError) else error
         raise UserError(f"{where} are not a complete image ({reason}); download the file again") from error
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in SIXTEEN_BITS):
         return from_array((np.asarray(image) / 257).round().astype(np.uint8))
     if image.mode in ("I", "F"):
         raise UserError(f"{where} are an image of 32 bits a pixel, whose range is unknown; save it with 8 or 16 bits")

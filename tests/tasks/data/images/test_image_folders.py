@@ -32,6 +32,7 @@ def test_a_class_keeps_its_number_where_the_first_class_has_no_validation_images
     images = read("ImageNet", root, "val")
     assert [label for _, label in images] == [1, 2]
     assert classes_of(images) == 3
+    assert images.classes == ["ant", "bee", "cat"]
     assert capsys.readouterr().err.count("lacks the class ant of") == 1
 
 
@@ -46,6 +47,16 @@ def test_as_many_classes_of_other_names_are_refused_by_name(root):
 def test_grey_values_of_16_bits_are_scaled(tmp_path, ending):
     path = tmp_path / f"grey.{ending}"
     Image.fromarray(np.array([[0, 257, 32896, 65535]], dtype=np.uint16)).save(path)
+    image = of_file(str(path))
+    assert image.mode == "L"
+    assert np.asarray(image).tolist() == [[0, 1, 128, 255]]
+
+
+@pytest.mark.parametrize(("most", "values"), [(65535, [0, 257, 32896, 65535]), (4095, [0, 16, 2056, 4095])])
+def test_a_pgm_of_16_bits_is_scaled_by_its_own_range(tmp_path, most, values):
+    """PIL opens it as mode I, as it opens images of 32 bits."""
+    path = tmp_path / "grey.pgm"
+    path.write_bytes(f"P5\n4 1\n{most}\n".encode() + np.array(values, dtype=">u2").tobytes())
     image = of_file(str(path))
     assert image.mode == "L"
     assert np.asarray(image).tolist() == [[0, 1, 128, 255]]
