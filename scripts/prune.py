@@ -84,7 +84,11 @@ def owned(runs_dir: Path, folders: list[Path]) -> set[Path]:
         for scale, choice in artefact.scales.items():
             grids = [grid for grid in choice.grids if (scale, grid.regularizer) in wanted]
             narrowed = artefact.model_copy(update={"scales": {scale: choice.model_copy(update={"grids": grids})}})
-            for runs in grids_of(narrowed, {"scale": scale}, {"runs_dir": str(runs_dir)}):
+            options, overrides = {"scale": scale}, {"runs_dir": str(runs_dir)}
+            every = grids_of(narrowed, options, overrides)
+            if grids and choice.finalists:  # which ones they are follows from all runs of the artefact
+                every.append(expand(artefact, options, overrides))
+            for runs in every:
                 found |= {records.run_folder(cfg, run_id) for run_id, cfg in runs.items()}
     return found
 

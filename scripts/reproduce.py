@@ -89,9 +89,9 @@ def prepare(plans: list[Plan]) -> None:
         prepare_task(task, [name], Path(folder))
 
 
-def reproduce(p: Plan, request: Request, out: Path) -> "list[Run] | None":
+def reproduce(p: Plan, request: Request, out: Path) -> Plan | None:
     """Reproduce one artefact, from its runs to the results in the folder `out`.
-    Returns its runs, or None if they are left to the cluster.
+    Returns the plan at the end, with the finalists, or None if runs are left to the cluster.
     """
     name, options = p.artefact.name, request.options
     while True:
@@ -107,7 +107,7 @@ def reproduce(p: Plan, request: Request, out: Path) -> "list[Run] | None":
         if tried.issuperset(records.run_id(cfg) for cfg in p.todo):  # no finalists are left, only runs that failed
             break
     write_results(p, p.runs, request, out)
-    return p.runs
+    return p
 
 
 def write_results(p: Plan, runs: "list[Run]", request: Request, out: Path) -> None:

@@ -134,7 +134,7 @@ def attempt(artefact: Artefact, request: Request) -> Outcome:
         p = plan(artefact, request.options, request.overrides)
         out = writable_folder(p, request)
         prepare([p])
-        runs = reproduce(p, request, out)
+        ended = reproduce(p, request, out)
     except Interrupted:
         raise
     except (UserError, TrainingFailed, OutOfMemory) as error:
@@ -142,9 +142,9 @@ def attempt(artefact: Artefact, request: Request) -> Outcome:
     except Exception as error:  # a bug in the code or a library may not affect the others
         traceback.print_exc()
         return Outcome(f"not done: {type(error).__name__}: {one_line(error)}", failed=True)
-    if runs is None:
+    if ended is None:
         return Outcome("submitted: when its runs have ended, the same command writes the results", submitted=True)
-    return judged(artefact.name, runs, len(p.configs))
+    return judged(artefact.name, ended.runs, len(ended.configs))
 
 
 def judged(name: str, runs: "list[Run]", expected: int) -> Outcome:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from commands import call_forked, is_one_line, records
 
-from scripts import reproduce, status
+from scripts import prune, reproduce, reproduce_all, status
 from scripts.sweep import plan
 from scripts.sweep.plan import at_own_scale, expand, fresh_seeds, load_artefact
 from tasks.engine.errors import UserError
@@ -69,8 +69,9 @@ def seeds_of(runs: dict) -> dict[int, int]:
 @pytest.mark.slow
 def test_each_method_s_setting_is_trained_on_fresh_seeds_once_and_compared_on_them(toy, tmp_path, capsys):
     command = ["toy", "jobs=2", *toy]
-    reproduce.main(command)
+    reproduce_all.main(command)
     said = capsys.readouterr()
+    assert said.out.splitlines()[-1].split() == ["toy", "done"]
     assert "toy has no mini scale: scale=small" in said.err
     assert f"toy: {TUNING} runs, 0 done, {TUNING} to do" in said.out
     (more,) = {int(count) for count in re.findall(rf"{TUNING} done, (\d+) to do", said.out)}
@@ -85,6 +86,9 @@ def test_each_method_s_setting_is_trained_on_fresh_seeds_once_and_compared_on_th
     assert claim["outcome"] in ("ahead", "behind", "not resolved") and claim["pairs"] == "2"
     cells = list(csv.DictReader((tmp_path / "results" / "small" / "toy" / "table.csv").open()))
     assert {(cell["seeds"], cell["missing"]) for cell in cells} == {("2", "0")}  # of the tuning seeds alone
+
+    folders = [path.parent for path in (tmp_path / "runs").glob("*/*/record.json")]
+    assert prune.owned(tmp_path / "runs", folders) == set(folders)  # prune --orphans leaves the finalists
 
     written = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.*")}
     reproduce.main(command)
