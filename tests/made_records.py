@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -21,7 +22,9 @@ def mini_artefacts() -> list[str]:
     return [name for name in known_artefacts() if "mini" in load_artefact(name).scales]
 
 
-def expand_once(artefact: Artefact, options: dict[str, str], overrides: dict[str, str]) -> dict[str, DictConfig]:
+def expand_once(
+    artefact: Artefact, options: dict[str, str], overrides: dict[str, str], runs_of: Any = None
+) -> dict[str, DictConfig]:
     """In place of `scripts.sweep.plan.expand`, where a test stands in the folder that has the runs."""
     assert options["scale"] == "mini" and not overrides
     return mini(artefact.name)

@@ -97,7 +97,9 @@ def test_two_runs_in_one_cell_are_refused():
         ),
         (
             "figure2",
-            lambda a: a["panels"][0].update(select={"task.precision": {"mini": "tf", "paper": "tf32"}}),
+            lambda a: a["panels"][0].update(
+                select={"task.precision": {"mini": "tf", "small": "fp32", "paper": "tf32"}}
+            ),
             "panel 'AdamW' has no run at scale mini: no grid has select.task.precision=tf; choose one of fp32",
         ),
         (
@@ -139,7 +141,8 @@ def test_grids_that_do_not_fit_are_refused_with_the_file(name, change, said, giv
 
 def test_an_override_may_leave_a_panel_without_runs_and_is_not_blamed_on_the_file():
     artefact = check_artefact("figure_c2", content_of("figure_c2"))
-    assert len(expand(artefact, {"scale": "mini"}, {"regularizer.kappa_update": "0.1"})) == 3
+    seeds = artefact.scales["mini"].seeds
+    assert len(expand(artefact, {"scale": "mini"}, {"regularizer.kappa_update": "0.1"})) == len(seeds)
     with pytest.raises(UserError, match=r"^lr=abc must be a number"):
         expand(artefact, {"scale": "mini"}, {"lr": "abc"})
 
