@@ -22,7 +22,7 @@ EXTRAS ?=
 # LAUNCHER=slurm [WAIT=true] submits to a cluster. ARGS="launcher.partition=gpu" adds any other key, and
 # ARGS=--dry-run only lists the runs.
 SCALE ?= mini
-OPTIONS = scale=$(SCALE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(JOBS),jobs=$(JOBS)) $(if $(DEVICE),device=$(DEVICE)) \
+OPTIONS = $(if $(filter file,$(origin SCALE)),,scale=$(SCALE)) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(JOBS),jobs=$(JOBS)) $(if $(DEVICE),device=$(DEVICE)) \
           $(if $(LAUNCHER),launcher=$(LAUNCHER)) $(if $(WAIT),wait=$(WAIT)) $(ARGS)
 # make test TESTS="tests/cpr/test_groups.py -k timm" WORKERS=0 runs some of the tests, in one process.
 TESTS ?=
@@ -114,7 +114,7 @@ MEASURE_TIMES = $(MAKE) runs/.bench-$(SCALE)
 # user's mistakes and signals.
 reproduce-all: .venv/.stamp  ## every artefact, the cheapest first, then Tables I.1 to I.3. Resumes (ARGS=--dry-run lists)
 	$(if $(filter --dry-run,$(ARGS)),,-$(MAKE) -k setup EXTRAS="language segmentation corruptions")
-	@failed=0; $(BIN)/python scripts/reproduce_all.py $(OPTIONS) || failed=$$?; [ $$failed -le 1 ] || exit $$failed; \
+	@failed=0; $(BIN)/python scripts/reproduce_all.py $(if $(filter file,$(origin SCALE)),scale=$(SCALE)) $(OPTIONS) || failed=$$?; [ $$failed -le 1 ] || exit $$failed; \
 	$(if $(SEEDS)$(ARGS)$(filter-out local,$(LAUNCHER)),echo "Tables I.1 to I.3 are left to make reproduce-table_i1 and make bench",$(MEASURE_TIMES) || failed=1); exit $$failed
 
 # SCALE works as for runs. At paper scale Tables I.2 and I.3 are measured on the GPU.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from results.published import FOLDER, published_rows
-from results.schema import FIRST_FRESH_SEED, Artefact, BaseClaim, BestClaim, SameClaim, names_of
+from results.schema import FIRST_FRESH_SEED, UNTUNED, Artefact, BaseClaim, BestClaim, SameClaim, names_of
 
 Nearest = Callable[[str, Sequence[str]], str]
 
@@ -167,7 +167,7 @@ def _unknown_control(artefact: Artefact, nearest: Nearest) -> str | None:
 
 def _seed_for_finalists(artefact: Artefact) -> str | None:
     """Look for a seed that is kept for finalists, in a layout that chooses settings."""
-    if artefact.layout in ("budget", "pairs"):
+    if artefact.layout in UNTUNED:
         return None
     for scale, protocol in artefact.scales.items():
         for seed in (*protocol.seeds, *(seed for grid in protocol.grids for seed in grid.seed or ())):

@@ -1,9 +1,8 @@
-"""Paired differences: median, bootstrap interval and Wilcoxon's signed-rank test."""
+"""The median of ratios or differences, with its bootstrap interval."""
 
 import math
 import warnings
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -21,11 +20,6 @@ class Median:
     low: float | None
     high: float | None
     pairs: int
-
-    def worded(self, unit: str = "") -> str:
-        """Return a text such as "+0.15 points [+0.12, +0.18] over 22 pairs"."""
-        between = f" [{self.low:+.2f}, {self.high:+.2f}]" if self.low is not None else ""
-        return f"{self.value:+.2f}{unit}{between} over {self.pairs} pairs"
 
 
 def median_of(differences: pd.Series) -> Median:
@@ -60,17 +54,3 @@ def interval(differences: pd.Series) -> tuple[float, float] | None:
         if math.isfinite(low) and math.isfinite(high):
             return low, high
     return None
-
-
-def signed_rank(differences: pd.Series, alternative: str = "two-sided") -> float:
-    """Return the p-value of Wilcoxon's signed-rank test, or 1 if all differences are 0."""
-    return float(stats.wilcoxon(differences, alternative=alternative).pvalue) if (differences != 0).any() else 1.0
-
-
-@cache
-def least_signed_rank(pairs: int, alternative: str = "two-sided") -> float:
-    """Return the smallest p-value that this number of pairs can give: all differences have one sign.
-
-    alternative: "two-sided" or "greater".
-    """
-    return float(stats.wilcoxon(range(1, pairs + 1), alternative=alternative).pvalue) if pairs else 1.0

@@ -12,6 +12,7 @@ LayoutName = Literal["heatmap", "curves", "budget", "pairs", "dynamics", "dose",
 Value = bool | int | float | str | None
 Names = Annotated[list[str], Field(min_length=1)]
 FIRST_FRESH_SEED = 101  # seeds below it choose settings, seeds from it on confirm them
+UNTUNED = ("budget", "pairs")  # layouts whose claims name their settings, so that every seed confirms
 Side = str | Names  # panels, by id or regularizer
 ValueAtScale = Value | dict[str, Value]  # one value, or one for each scale
 Whole = Annotated[int, Field(strict=True, ge=1)]

@@ -36,7 +36,7 @@ ROWS = {"adamw": "AdamW", "adamcpr": "AdamCPR", "adadecay": "AdaDecay", "awd": "
 READING = (
     "Rounds are interleaved: each calls every method once, in turned order. A ratio is to torch's fused AdamW of the same round; median "
     "and quartiles are over rounds. In square brackets: the median's 95 % bootstrap interval; a claim whose limit lies in it is "
-    "undecided, each claim by its own interval, without a correction for their number. Extra peak memory is what a step holds at most "
+    "not resolved, each claim by its own interval, without a correction for their number. Extra peak memory is what a step holds at most "
     "beside what was held before it."
 )
 STEP = (
@@ -170,7 +170,7 @@ def promises(record: Mapping[str, Any]) -> str:
     """Return a line on the package's promises for PROMISED_SHAPES; empty unless all were measured.
 
     It has the medians over the shapes with their 95 % bootstrap intervals, the extra memory, the
-    limits and whether they hold.
+    limits and whether they are kept.
     """
     steps = [record["shapes"].get(shape, {}).get("optimizer_step", {}).get("methods", {}) for shape in PROMISED_SHAPES]
     references = [methods.get(REFERENCE) for methods in steps]

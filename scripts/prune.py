@@ -13,7 +13,7 @@ from pathlib import Path
 from scripts.cli.common import confirmed, one_line_errors
 from scripts.cli.parser import Names, Request, sweep_command
 from scripts.cli.tables import show, size
-from scripts.sweep.plan import expand, grids_of, known_artefacts, load_artefact
+from scripts.sweep.plan import asked_for, expand, grids_of, known_artefacts, load_artefact
 from scripts.sweep.queue import in_queue
 from scripts.sweep.states import whole_record
 from tasks.engine import records
@@ -57,14 +57,14 @@ def groups(request: Request) -> list[Group]:
     seen: set[Path] = set()
     queued: set[str] = set()
     runs_dir = Path()
-    for name in request.names or known_artefacts():
-        configs = expand(load_artefact(name), request.options, request.overrides)
+    for artefact, own in asked_for(request):
+        configs = expand(artefact, own.options, own.overrides)
         if not found:
             runs_dir = Path(next(iter(configs.values())).runs_dir)
             queued = set(in_queue(runs_dir))
         folders = [folder for run_id, cfg in configs.items() if (folder := records.run_folder(cfg, run_id)) not in seen]
         seen.update(folders)
-        found.append(Group(name, [folder for folder in folders if is_prunable(folder, queued)]))
+        found.append(Group(artefact.name, [folder for folder in folders if is_prunable(folder, queued)]))
     if "orphans" in request.flags:
         folders = [path.parent for path in sorted(runs_dir.glob("*/*/record.json")) if path.parent not in seen]
         folders = [folder for folder in folders if is_prunable(folder, queued)]
@@ -84,7 +84,11 @@ def owned(runs_dir: Path, folders: list[Path]) -> set[Path]:
         for scale, choice in artefact.scales.items():
             grids = [grid for grid in choice.grids if (scale, grid.regularizer) in wanted]
             narrowed = artefact.model_copy(update={"scales": {scale: choice.model_copy(update={"grids": grids})}})
-            for runs in grids_of(narrowed, {"scale": scale}, {"runs_dir": str(runs_dir)}):
+            options, overrides = {"scale": scale}, {"runs_dir": str(runs_dir)}
+            every = grids_of(narrowed, options, overrides)
+            if grids and choice.finalists:  # which ones they are follows from all runs of the artefact
+                every.append(expand(artefact, options, overrides))
+            for runs in every:
                 found |= {records.run_folder(cfg, run_id) for run_id, cfg in runs.items()}
     return found
 

@@ -19,7 +19,7 @@ from results.committed import DamagedRecords, write_records
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RESULTS_DIR, ROOT, RUNS_DIR, SCALE, Command, Names, Request
 from scripts.cli.tables import size
-from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.plan import asked_for, expand
 from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
 from tasks.engine.errors import UserError
@@ -70,12 +70,9 @@ def ended_runs(request: Request) -> "list[Run]":
 
 def configs_of(request: Request) -> dict[str, DictConfig]:
     """Return the configurations of the artefacts' runs by run id."""
-    scale = request.options["scale"]
     found: dict[str, DictConfig] = {}
-    artefacts = [load_artefact(name) for name in request.names or known_artefacts()]
-    for artefact in artefacts:
-        if request.names or scale in artefact.scales:
-            found |= expand(artefact, {"scale": scale}, {"runs_dir": request.options["runs_dir"]})
+    for artefact, own in asked_for(request):
+        found |= expand(artefact, {"scale": own.options["scale"]}, {"runs_dir": request.options["runs_dir"]})
     return found
 
 

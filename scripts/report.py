@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from results.schema import FIRST_FRESH_SEED
+from results.schema import Artefact
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RECORDS, RESULTS_DIR, ROOT, RUNS_DIR, SCALE, Command, Request
 from scripts.cli.tables import size
 from scripts.sweep.committed_runs import committed_runs
-from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.plan import asked_for, expand, known_artefacts, tuning_seeds
 from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
 from tasks.engine.terminal import say
@@ -50,20 +50,15 @@ def runs_on_record(configs: Mapping[str, DictConfig]) -> "list[Run]":
     return [run for run in found if run is not None]
 
 
-def section_of(name: str, request: Request, root: Path) -> "Section":
+def section_of(artefact: Artefact, request: Request, root: Path) -> "Section":
     """Return the section of one of configs/artefact/*.yaml, with its own grids and seeds."""
     from results.report import section
 
-    artefact = load_artefact(name)
     overrides = {key: request.given[key] for key in ("runs_dir",) if key in request.given}
     runs_of = committed_runs if request.options["records"] == "committed" else runs_on_record
     configs = expand(artefact, request.options, overrides, runs_of)
-    seeds = {cfg.seed for cfg in configs.values()}
-    tuning = {seed for seed in seeds if seed < FIRST_FRESH_SEED}
-    scale = request.options["scale"]
-    return section(
-        artefact, scale, runs_of(configs), root / scale / name, expected=len(configs), seeds=len(tuning or seeds)
-    )
+    scale, seeds = request.options["scale"], tuning_seeds(configs.values())
+    return section(artefact, scale, runs_of(configs), root / scale / artefact.name, expected=len(configs), seeds=seeds)
 
 
 def main(arguments: list[str]) -> None:
@@ -78,7 +73,7 @@ def main(arguments: list[str]) -> None:
     known = known_artefacts()
     published_alone = sorted({path.stem for path in FOLDER.glob("*.yaml")} - {*known, model_sizes.NAME, *TITLES})
     sections = [
-        *(section_of(name, request, root) for name in known if scale in load_artefact(name).scales),
+        *(section_of(artefact, request, root) for artefact, _ in asked_for(request)),
         model_sizes_section(scale, root / scale / model_sizes.NAME),
         *(step_times_section(name, scale, root / scale / name) for name in TITLES),
         *(planned_section(name) for name in published_alone),

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from results.schema import FIRST_FRESH_SEED, Artefact
+from results.schema import Artefact
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RECORDS, ROOT, Names, Request, sweep_command
 from scripts.prepare_data import prepare_task
@@ -34,7 +34,7 @@ from scripts.sweep.commits import commit_remark
 from scripts.sweep.committed_runs import committed_runs, records_file
 from scripts.sweep.dry_run import dry_run
 from scripts.sweep.local import jobs_of, run_all
-from scripts.sweep.plan import Plan, expand, load_artefact, plan
+from scripts.sweep.plan import Plan, asked_for, expand, plan, tuning_seeds
 from tasks.engine import records
 from tasks.engine.errors import UserError
 
@@ -89,9 +89,9 @@ def prepare(plans: list[Plan]) -> None:
         prepare_task(task, [name], Path(folder))
 
 
-def reproduce(p: Plan, request: Request, out: Path) -> "list[Run] | None":
+def reproduce(p: Plan, request: Request, out: Path) -> Plan | None:
     """Reproduce one artefact, from its runs to the results in the folder `out`.
-    Returns its runs, or None if they are left to the cluster.
+    Returns the plan at the end, with the finalists, or None if runs are left to the cluster.
     """
     name, options = p.artefact.name, request.options
     while True:
@@ -107,7 +107,7 @@ def reproduce(p: Plan, request: Request, out: Path) -> "list[Run] | None":
         if tried.issuperset(records.run_id(cfg) for cfg in p.todo):  # no finalists are left, only runs that failed
             break
     write_results(p, p.runs, request, out)
-    return p.runs
+    return p
 
 
 def write_results(p: Plan, runs: "list[Run]", request: Request, out: Path) -> None:
@@ -119,8 +119,7 @@ def write_results(p: Plan, runs: "list[Run]", request: Request, out: Path) -> No
     name, scale = p.artefact.name, request.options["scale"]
     if fault := metric_fault(p.artefact, runs):
         raise UserError(f"{p.artefact.file}: {fault}")
-    every = {cfg.seed for cfg in p.configs}
-    seeds, command = len({seed for seed in every if seed < FIRST_FRESH_SEED} or every), command_of(name, request)
+    seeds, command = tuning_seeds(p.configs), command_of(name, request)
     print(write_artefact(p.artefact, scale, runs, out, expected=len(p.configs), seeds=seeds, command=command).text)
 
 
@@ -143,7 +142,8 @@ def committed_plan(artefact: Artefact, request: Request) -> Plan:
 def command_of(name: str, request: Request) -> str:
     """Return the command that the table shows, without keys that change no result."""
     left_out = (*records.NOT_IDENTITY, "jobs", "records", "results_dir", "wait")
-    narrowed = [f"{key}={value}" for key, value in request.given.items() if key.partition(".")[0] not in left_out]
+    given = {"scale": request.options["scale"]} | request.given
+    narrowed = [f"{key}={value}" for key, value in given.items() if key.partition(".")[0] not in left_out]
     return " ".join(["python scripts/reproduce.py", name, *narrowed])
 
 
@@ -164,22 +164,22 @@ def train(todo: list[DictConfig], options: dict[str, str], name: str) -> bool:
 def main(arguments: list[str]) -> None:
     """Parse ARTEFACT... key=value... and reproduce each artefact in turn."""
     request = COMMAND.parse(arguments)
-    options, overrides = request.options, request.overrides
-    artefacts = [load_artefact(name) for name in request.names]
-    if options["records"] == "committed":
-        plans = [committed_plan(artefact, request) for artefact in artefacts]
-        for p in plans if "dry-run" not in request.flags else ():
-            write_results(p, p.runs, request, writable_folder(p, request))
+    asked = asked_for(request)
+    if request.options["records"] == "committed":
+        plans = [committed_plan(artefact, own) for artefact, own in asked]
+        for p, (_, own) in zip(plans, asked, strict=True):
+            if "dry-run" not in request.flags:
+                write_results(p, p.runs, own, writable_folder(p, own))
         return
     if "dry-run" in request.flags:
-        for artefact in artefacts:
-            dry_run(artefact, request)
+        for artefact, own in asked:
+            dry_run(artefact, own)
         return
-    plans = [plan(artefact, options, overrides) for artefact in artefacts]
-    folders = [writable_folder(p, request) for p in plans]
+    plans = [plan(artefact, own.options, own.overrides) for artefact, own in asked]
+    folders = [writable_folder(p, own) for p, (_, own) in zip(plans, asked, strict=True)]
     prepare(plans)
-    for p, out in zip(plans, folders, strict=True):
-        reproduce(p, request, out)
+    for p, (_, own), out in zip(plans, asked, folders, strict=True):
+        reproduce(p, own, out)
 
 
 if __name__ == "__main__":

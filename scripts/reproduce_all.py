@@ -19,6 +19,7 @@ if __name__ == "__main__":
 
 
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,8 @@ from scripts.cli.common import one_line_errors
 from scripts.cli.parser import Names, Request, sweep_command
 from scripts.cli.tables import show
 from scripts.reproduce import prepare, reproduce, writable_folder
-from scripts.sweep.cost import Cost, Prices, in_hours, time_left, unit
-from scripts.sweep.plan import expand, known_artefacts, load_artefact, plan
+from scripts.sweep.cost import Cost, Prices, finalists_to_come, in_hours, time_left, unit
+from scripts.sweep.plan import asked_for, expand, plan
 from scripts.sweep.states import RunState, states
 from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError, one_line
 from tasks.engine.terminal import say
@@ -46,13 +47,13 @@ COMMAND = sweep_command(
 
 @dataclass
 class Share:
-    """An artefact with its number of runs and of ended runs.
+    """An artefact with its request and the states of its runs.
     left: the remaining runs that no earlier artefact trains.
     """
 
     artefact: Artefact
-    runs: int
-    ended: int
+    request: Request
+    runs: list[RunState]
     left: list[tuple[RunState, Cost]]
 
     @property
@@ -69,7 +70,7 @@ def share(artefact: Artefact, request: Request) -> Share:
     runs = states(expand(artefact, request.options, request.overrides).values())
     prices = Prices(artefact, request, runs)
     left = [(run, prices.left(run)) for run in runs if not run.ended]
-    return Share(artefact, len(runs), len(runs) - len(left), left)
+    return Share(artefact, request, runs, left)
 
 
 def in_order(waiting: list[Share]) -> list[Share]:
@@ -92,21 +93,30 @@ def show_order(shares: list[Share], request: Request) -> None:
     left = [run for one in shares for run, _ in one.left]
     hours_of = unit(left[0].cfg) if left else "core"
     rows = [
-        [one.artefact.name, str(one.runs), str(one.ended), str(len(one.left)), in_hours(one.costs, hours_of)]
+        [
+            one.artefact.name,
+            str(len(one.runs)),
+            str(sum(run.ended for run in one.runs)),
+            str(len(one.left)),
+            in_hours(one.costs, hours_of),
+        ]
         for one in shares
     ]
     show(("artefact", "runs", "ended", "to do", "cost"), rows)
     costs = [cost for one in shares for cost in one.costs]
+    for one in shares:
+        if more := finalists_to_come(one.artefact, one.request, one.runs):
+            print(f"{one.artefact.name}: {more}")
     time = time_left(costs, left, request)
     sums = f"{len(left)} runs to do, cost {in_hours(costs, hours_of)}" + (f", time {time}" if time else "")
     print(f"{len(shares)} artefacts, scale {request.options['scale']}: {sums}", flush=True)
 
 
-def planned(request: Request) -> list[Artefact]:
-    """Return the artefacts in the order in which they are reproduced, and print it."""
-    shares = in_order([share(load_artefact(name), request) for name in request.names or known_artefacts()])
+def planned(request: Request) -> list[tuple[Artefact, Request]]:
+    """Return the artefacts with their requests in the order in which they are reproduced, and print it."""
+    shares = in_order([share(artefact, own) for artefact, own in asked_for(request)])
     show_order(shares, request)
-    return [one.artefact for one in shares]
+    return [(one.artefact, one.request) for one in shares]
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,7 @@ def attempt(artefact: Artefact, request: Request) -> Outcome:
         p = plan(artefact, request.options, request.overrides)
         out = writable_folder(p, request)
         prepare([p])
-        runs = reproduce(p, request, out)
+        ended = reproduce(p, request, out)
     except Interrupted:
         raise
     except (UserError, TrainingFailed, OutOfMemory) as error:
@@ -132,9 +142,9 @@ def attempt(artefact: Artefact, request: Request) -> Outcome:
     except Exception as error:  # a bug in the code or a library may not affect the others
         traceback.print_exc()
         return Outcome(f"not done: {type(error).__name__}: {one_line(error)}", failed=True)
-    if runs is None:
+    if ended is None:
         return Outcome("submitted: when its runs have ended, the same command writes the results", submitted=True)
-    return judged(artefact.name, runs, len(p.configs))
+    return judged(artefact.name, ended.runs, len(ended.configs))
 
 
 def judged(name: str, runs: "list[Run]", expected: int) -> Outcome:
@@ -148,13 +158,13 @@ def judged(name: str, runs: "list[Run]", expected: int) -> Outcome:
     return Outcome("done" + (f", {diverged} of {expected} runs diverged" if diverged else ""))
 
 
-def attempt_all(artefacts: list[Artefact], request: Request) -> dict[str, Outcome]:
+def attempt_all(asked: Sequence[tuple[Artefact, Request]]) -> dict[str, Outcome]:
     """Return name -> outcome. The runs of all artefacts are submitted before the first is waited for."""
     outcomes: dict[str, Outcome] = {}
-    for wait in ("false", "true") if request.options["wait"] == "true" else ("false",):
-        for artefact in artefacts:
+    for wait in ("false", "true"):
+        for artefact, request in asked:
             name = artefact.name
-            if name in outcomes and not outcomes[name].submitted:
+            if wait == "true" and not (outcomes[name].submitted and request.options["wait"] == "true"):
                 continue
             outcomes[name] = attempt(artefact, replace(request, options=request.options | {"wait": wait}))
             if outcomes[name].failed:
@@ -167,10 +177,10 @@ def main(arguments: list[str]) -> None:
     Raises TrainingFailed at the end if one of them is not done.
     """
     request = COMMAND.parse(arguments)
-    artefacts = planned(request)
+    asked = planned(request)
     if "dry-run" in request.flags:
         return
-    outcomes = attempt_all(artefacts, request)
+    outcomes = attempt_all(asked)
     show(("artefact", "outcome"), [[name, outcome.words] for name, outcome in outcomes.items()])
     if failed := [name for name, outcome in outcomes.items() if outcome.failed]:
         names = ", ".join(failed)

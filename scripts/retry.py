@@ -23,7 +23,7 @@ from pathlib import Path
 
 from scripts.cli.common import confirmed, one_line_errors
 from scripts.cli.parser import Key, Names, Request, sweep_command
-from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.plan import at_own_scale, expand, known_artefacts, load_artefact
 from scripts.sweep.states import states, whole_record
 from tasks.engine import records
 from tasks.engine.errors import Unusable, UserError
@@ -69,7 +69,9 @@ def failures(request: Request, where: str | None) -> list[Failure]:
     found: dict[Path, tuple[str, str]] = {}
     for name in request.names:
         if name in known_artefacts() or not Path(name).is_dir():
-            runs = states(expand(load_artefact(name), request.options, request.overrides).values())
+            artefact = load_artefact(name)
+            own = at_own_scale(artefact, request)
+            runs = states(expand(artefact, own.options, own.overrides).values())
             found |= {run.folder.resolve(): (run.state, str(run.reason)) for run in runs if run.state in RETRIED}
             continue
         folder = Path(name).resolve()

@@ -13,9 +13,9 @@ from scripts.cli.common import one_line_errors
 from scripts.cli.parser import Names, Request, sweep_command
 from scripts.cli.tables import show
 from scripts.sweep.commits import commit_remark
-from scripts.sweep.cost import Prices, in_hours, own_seconds_per_step, time_left, unit
+from scripts.sweep.cost import Prices, finalists_to_come, in_hours, own_seconds_per_step, time_left, unit
 from scripts.sweep.dry_run import axes_of, differing
-from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.plan import asked_for, expand
 from scripts.sweep.states import STATES, RunState, states
 from tasks.engine.terminal import say
 
@@ -91,15 +91,19 @@ def not_shown(found: list[RunState], request: Request) -> str | None:
 def main(arguments: list[str]) -> None:
     """Print the table of the artefacts, and the runs of a single one."""
     request = COMMAND.parse(arguments)
-    artefacts = [load_artefact(name) for name in request.names or known_artefacts()]
-    found = [states(expand(artefact, request.options, request.overrides).values()) for artefact in artefacts]
-    rows = [summary(artefact, runs, request) for artefact, runs in zip(artefacts, found, strict=True)]
+    asked = asked_for(request)
+    found = [states(expand(artefact, own.options, own.overrides).values()) for artefact, own in asked]
+    rows = [summary(artefact, runs, own) for (artefact, own), runs in zip(asked, found, strict=True)]
     show(("artefact", "runs", *STATES, "used", "left", "time left"), rows)
-    if len(artefacts) == 1 and (lines := not_done(artefacts[0], found[0], request)):
+    for (artefact, own), of_artefact in zip(asked, found, strict=True):
+        if more := finalists_to_come(artefact, own, of_artefact):
+            print(f"{artefact.name}: {more}")
+    if len(asked) == 1 and (lines := not_done(asked[0][0], found[0], asked[0][1])):
         print()
         show(("state", "run", "differs in", "step", "steps/s", "job", "reason"), lines)
     runs = list({run.folder: run for of_artefact in found for run in of_artefact}.values())
-    for remark in (commit_remark([run.record for run in runs if run.record]), not_shown(runs, request)):
+    about = asked[0][1] if len(asked) == 1 else request
+    for remark in (commit_remark([run.record for run in runs if run.record]), not_shown(runs, about)):
         if remark:
             say(remark)
 

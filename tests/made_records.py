@@ -2,12 +2,13 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from results.schema import Artefact
 from scripts.bench.made_records import metrics_of, write_run
-from scripts.sweep.plan import expand, load_artefact
+from scripts.sweep.plan import expand, known_artefacts, load_artefact
 
 
 @cache  # Hydra takes seconds for all artefacts
@@ -16,7 +17,14 @@ def mini(name: str) -> dict[str, DictConfig]:
     return expand(load_artefact(name), {"scale": "mini"}, {})
 
 
-def expand_once(artefact: Artefact, options: dict[str, str], overrides: dict[str, str]) -> dict[str, DictConfig]:
+def mini_artefacts() -> list[str]:
+    """Return the artefacts that have a mini scale."""
+    return [name for name in known_artefacts() if "mini" in load_artefact(name).scales]
+
+
+def expand_once(
+    artefact: Artefact, options: dict[str, str], overrides: dict[str, str], runs_of: Any = None
+) -> dict[str, DictConfig]:
     """In place of `scripts.sweep.plan.expand`, where a test stands in the folder that has the runs."""
     assert options["scale"] == "mini" and not overrides
     return mini(artefact.name)

@@ -12,20 +12,20 @@ Such a page begins with NOTICE for readers of the source. The site leaves it out
 """
 
 import ast
-import csv
 import importlib
 import re
 import types
 import typing
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+from scripts.readme import findings_in, outcomes
+
 ROOT = Path(__file__).resolve().parents[2]
-SCALES = ("mini", "paper")
+SCALES = ("mini", "small", "paper")
 NOTICE = "> This is the page's source, without its generated parts. `make docs` builds the page into `build/docs`.\n\n"
 DIRECTIVE = re.compile(r"^\{\{ (.+?) \}\}$", re.MULTILINE)
 
@@ -216,10 +216,8 @@ def result_page(folder: Path) -> str:
 
 def row_of(scale: str, folder: Path) -> tuple[str, ...]:
     runs = re.search(r"^- (?:runs|rounds): (.*)$", (folder / "table.md").read_text(), re.MULTILINE)
-    with open(folder / "claims.csv", newline="") as file:
-        outcomes = Counter(row["outcome"] for row in csv.DictReader(file))
-    claims = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
-    return f"[{title_of(folder)}]({scale}/{folder.name}/index.md)", scale, runs[1] if runs else "", claims or "none"
+    claims = outcomes(findings_in(folder))
+    return f"[{title_of(folder)}]({scale}/{folder.name}/index.md)", scale, runs[1] if runs else "", claims
 
 
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

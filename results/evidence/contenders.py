@@ -7,7 +7,7 @@ them the tuning seeds are scored on the other half.
 
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from results.layouts import budget
@@ -24,6 +24,7 @@ from results.runs import (
 )
 from results.schema import (
     FIRST_FRESH_SEED,
+    UNTUNED,
     Artefact,
     BestClaim,
     BestValueClaim,
@@ -40,7 +41,6 @@ from results.series import first_step, runs_of
 from results.statistics.arrival import Arrivals
 
 Setting = Hashable  # a configuration without its seed
-UNTUNED = ("budget", "pairs")  # layouts whose claims name their settings
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,23 @@ def contenders(artefact: Artefact, tuning: Sequence[Run]) -> list[Contender]:
     return list(dict.fromkeys(found))
 
 
+def most_settings(every: Sequence[Contender]) -> int:
+    """Return how many settings contenders play at most. A side plays that of a column or of the others, if both are there."""
+    split = {
+        replace(one, column=None)
+        for one in every
+        if one.column is not None and replace(one, column=None, but=one.column) in every
+    }
+    return len(set(every) - split)
+
+
 def values_of(artefact: Artefact, claim: SameValuesClaim, tuning: Sequence[Run]) -> list[Contender]:
     """Return a contender for each value of the claim's columns, the claimed one first."""
     names, data = tuple(names_of(claim.left)), frame(tuning, artefact.metric.name)
     columns: dict[str, None] = {claim.value: None}
     for panel, _ in _panels(artefact, Contender(names)):
-        columns |= dict.fromkeys(sorted(set(columns_of(of_panel(data, panel), panel.column))))
+        if not (own := of_panel(data, panel)).empty:
+            columns |= dict.fromkeys(sorted(set(columns_of(own, panel.column))))
     return [Contender(names, column=value) for value in columns]
 
 

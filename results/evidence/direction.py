@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from results.evidence.contenders import (
-    UNTUNED,
     Contender,
     arrivals,
     choose,
@@ -42,6 +41,7 @@ from results.layouts.pairs import pairs
 from results.runs import Run, best_cell, frame, near
 from results.schema import (
     FIRST_FRESH_SEED,
+    UNTUNED,
     Artefact,
     Claim,
     SameBestClaim,
@@ -246,13 +246,14 @@ def _method_of(artefact: Artefact, runs: Sequence[Run]) -> str:
 
 
 def _pair_scores(played: Played, claim: SameClaim) -> tuple[str, Mapping[int, float], Mapping[int, float]]:
-    """Return the two values' scores by seed, as means over learning rates."""
+    """Return the two values' scores by seed, as means over learning rates. A higher one is better: times are negative."""
     part = next(part for part in played.artefact.parts if part.task == claim.task)
     table = pairs(played.artefact, part, played.confirm)
     first, second = (table.groupby("seed")[side].mean() for side in ("first", "second"))
     names = played.artefact.pair.values
     said = f"{part.metric.label}: {names[1]} {second.mean():.2f} against {names[0]} {first.mean():.2f}"
-    return said, second.to_dict(), first.to_dict()
+    way = -1 if part.metric.target is not None or not part.metric.higher else 1
+    return said, (way * second).to_dict(), (way * first).to_dict()
 
 
 def _same_values(played: Played, claim: SameValuesClaim) -> Seen:

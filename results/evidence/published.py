@@ -24,7 +24,8 @@ def agreement(artefact: Artefact, runs: Sequence[Run]) -> pd.DataFrame:
         return pd.DataFrame(columns=COLUMNS)
     data, rows = frame(runs, artefact.metric.name), []
     for panel in artefact.panels:
-        own = of_panel(data, panel)
+        if (own := of_panel(data, panel)).empty:
+            continue
         keys = own[artefact.row].map(power_of_ten), columns_of(own, panel.column)
         for cell in published_cells(artefact, panel).to_dict("records"):
             values = own[(keys[0] == power_of_ten(cell["row"])) & (keys[1] == cell["column"])]["value"]

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from results.evidence.contenders import choose, confirmed, contenders, scores, seeds_apart, title
-from results.runs import Run, columns_of, place_of
+from results.evidence.contenders import Contender, choose, confirmed, contenders, scores, seeds_apart, title
+from results.runs import Run, columns_of, frame, of_panel, place_of
 from results.schema import Artefact
+from results.series import runs_of
 from results.statistics.paired import power
 from results.table import Table, spread
 
@@ -30,7 +31,7 @@ def finalists_table(artefact: Artefact, runs: Sequence[Run]) -> Table | None:
         rows.append(
             {
                 "method": title(artefact, contender),
-                "chosen on the tuning seeds": setting_text(artefact, chosen[0]),
+                "chosen on the tuning seeds": setting_text(artefact, contender, chosen[0]),
                 artefact.metric.label: f"{finite.mean():.{digits}f}{spread(finite.std(), digits)}"
                 if len(finite)
                 else "-",
@@ -44,16 +45,14 @@ def finalists_table(artefact: Artefact, runs: Sequence[Run]) -> Table | None:
     )
 
 
-def setting_text(artefact: Artefact, run: Run) -> str:
-    """Return a run's setting in words, such as `lr 1e-2.5, 2x`."""
+def setting_text(artefact: Artefact, contender: Contender, run: Run) -> str:
+    """Return a run's setting in words, such as `lr 1e-2.5, 2x`. A contender of several panels names the panel, too."""
     if artefact.layout != "heatmap":
-        return next((method.title for method in artefact.methods if method.regularizer == run.regularizer), "-")
-    from results.runs import frame
-
-    data = frame([run], artefact.metric.name)
-    panel = next(panel for panel in artefact.panels if panel.regularizer == run.regularizer)
+        return next(method.title for method in artefact.methods if runs_of(method, [run]))
+    data, own = frame([run], artefact.metric.name), [one for one in artefact.panels if one.name in contender.names]
+    panel = next(one for one in own if len(of_panel(data, one)))
     cell = {"row": data[artefact.row].iloc[0], "column": columns_of(data, panel.column).iloc[0]}
-    return place_of(artefact, cell)
+    return f"{panel.title}, {place_of(artefact, cell)}" if len(own) > 1 else place_of(artefact, cell)
 
 
 def power_sentence(artefact: Artefact, seeds: int) -> str:

@@ -22,6 +22,7 @@ from results.table import Table, spread
 
 DRAWN_FROM_TABLE = False
 MARKERS = "os^Dv"
+NUMBERS = ("bound", "grown", "score", "reference", "difference")
 
 
 def schedule_of(run: Run) -> str:
@@ -36,7 +37,6 @@ def table(artefact: Artefact, runs: Sequence[Run], seeds: int = 0) -> pd.DataFra
     examples, and scores are on the other half.
     """
     chosen_by, reported = chosen_and_reported(artefact.metric.name, runs)
-    columns = ["schedule", "steps", "method", "seed", "bound", "grown", "score", "reference", "difference"]
     reference = next(method for method in artefact.methods if method.title == artefact.dose.reference)
     rows: list[tuple[Any, ...]] = []
     for schedule, own in _by_schedule(runs).items():
@@ -57,10 +57,13 @@ def table(artefact: Artefact, runs: Sequence[Run], seeds: int = 0) -> pd.DataFra
                         score - beside,
                     )
                 )
-    made = pd.DataFrame(rows, columns=columns)
-    numbers = columns[4:]
-    made[numbers] = made[numbers].apply(pd.to_numeric)
+    made = with_numbers(pd.DataFrame(rows, columns=["schedule", "steps", "method", "seed", *NUMBERS]))
     return made.sort_values(["steps", "method", "seed"], ignore_index=True)
+
+
+def with_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with NUMBERS as floats. A table that was read from table.csv has texts."""
+    return table.assign(**{name: pd.to_numeric(table[name]) for name in NUMBERS})
 
 
 def best_setting(runs: Sequence[Run], metric: str, higher: bool) -> list[Run]:
@@ -85,7 +88,7 @@ def tables(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
     """Return the means over seeds, and every run."""
     metric, digits = artefact.metric, artefact.metric.table_digits
     rows = []
-    for (schedule, method), own in table.groupby(["schedule", "method"], sort=False):
+    for (schedule, method), own in with_numbers(table).groupby(["schedule", "method"], sort=False):
         rows.append(
             {
                 "schedule": schedule,

@@ -104,9 +104,11 @@ def reporting(rounds: int, folder: Path) -> None:
     """Print how long the report takes when every run of every artefact is on record."""
     runs_dir = folder / "runs"
     wanted: dict[str, tuple[DictConfig, set[str]]] = {}
-    for name in known_artefacts():
-        for run_id, cfg in expand(load_artefact(name), {"scale": "mini"}, {"runs_dir": str(runs_dir)}).items():
-            wanted.setdefault(run_id, (cfg, set()))[1].update(metrics_of(name))  # artefacts share runs
+    for artefact in map(load_artefact, known_artefacts()):
+        if "mini" not in artefact.scales:
+            continue
+        for run_id, cfg in expand(artefact, {"scale": "mini"}, {"runs_dir": str(runs_dir)}).items():
+            wanted.setdefault(run_id, (cfg, set()))[1].update(metrics_of(artefact.name))  # artefacts share runs
     for cfg, metrics in wanted.values():
         write_run(runs_dir, cfg, metrics, steps=LOGGED)
     times = [

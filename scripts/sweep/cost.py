@@ -12,15 +12,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from omegaconf import DictConfig
 
-from results.schema import Artefact
+from results.schema import Artefact, at_scale
 from scripts.cli.parser import Request
 from scripts.cli.tables import duration, hours
 from scripts.sweep.local import jobs_of
+from scripts.sweep.plan import fresh_seeds
 from scripts.sweep.states import RunState, whole_record
 from tasks.engine import attempts, records
 
@@ -58,6 +59,11 @@ class Prices:
         own = own_seconds_per_step(run) if run.state == "running" else None
         price = self._price(run.cfg) if own is None else Cost(own, "measured")
         return price if price.seconds is None else Cost(price.seconds * width(run.cfg) * steps, price.source)
+
+    def whole(self, cfg: DictConfig) -> Cost:
+        """Return the cost of a run from its first step to its last."""
+        price = self._price(cfg)
+        return price if price.seconds is None else Cost(price.seconds * width(cfg) * cfg.num_steps, price.source)
 
     def used(self, run: RunState) -> Cost:
         """Return what a run has cost: the recorded cost if it has ended, else its steps times the cost of one."""
@@ -150,6 +156,28 @@ def in_hours(costs: Sequence[Cost], unit_name: str) -> str:
     if any(cost.source == "estimated" for cost in known):
         words += " (estimated)"
     return words + (f", unknown for {len(costs) - len(known)}" if len(known) < len(costs) else "")
+
+
+def finalists_to_come(artefact: Artefact, request: Request, runs: Sequence[RunState]) -> str:
+    """Return the number and cost of the finalists' runs, which are known once the grids' runs have ended.
+    Empty if they are known, or if there are none.
+    """
+    seeds = fresh_seeds(artefact, request.options)
+    if not seeds or any(run.cfg.seed in seeds for run in runs):
+        return ""
+    from results.evidence.contenders import contenders, most_settings  # slow to import: needs scipy
+
+    if not (settings := most_settings(contenders(at_scale(artefact, request.options["scale"]), []))):
+        return ""
+    prices = Prices(artefact, request, runs)
+    costs = [prices.whole(run.cfg) for run in runs]
+    count, price = settings * len(seeds), ""
+    if costs and all(cost.seconds is not None for cost in costs):
+        price = f", about {hours(count * fmean(cost.seconds or 0.0 for cost in costs), unit(runs[0].cfg))}"
+    return (
+        f"and up to {count} runs of finalists ({len(seeds)} fresh seeds of about {settings} settings) "
+        f"once these have ended{price}"
+    )
 
 
 def time_left(costs: Sequence[Cost], runs: Sequence[RunState], request: Request) -> str:

@@ -5,7 +5,7 @@ from omegaconf import DictConfig, OmegaConf
 from results.schema import Artefact
 from scripts.cli.parser import Request
 from scripts.cli.tables import duration, show
-from scripts.sweep.cost import Prices, in_hours, time_left, unit
+from scripts.sweep.cost import Prices, finalists_to_come, in_hours, time_left, unit
 from scripts.sweep.plan import expand
 from scripts.sweep.states import RunState, states
 from tasks.engine import records
@@ -30,6 +30,8 @@ def dry_run(artefact: Artefact, request: Request) -> None:
     counts = f"{len(runs)} runs, {len(trained)} would be trained, {len(runs) - len(trained)} not"
     sums = f"cost {in_hours(costs, unit(runs[0].cfg))}" + (f", time {left}" if left else "")
     print(f"{artefact.name}, scale {request.options['scale']}: {counts}; {sums}; nothing was started")
+    if more := finalists_to_come(artefact, request, runs):
+        print(more)
 
 
 def _what_happens(run: RunState) -> tuple[bool, str]:

@@ -3,8 +3,8 @@
 import functools
 import itertools
 import pickle
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,14 +12,15 @@ from omegaconf import DictConfig, OmegaConf
 from results.artefact_file import SchemaError, nearest, read_artefact
 from results.cells import published_best
 from results.runs import Run, label, power_of_ten
-from results.schema import FIRST_FRESH_SEED, Artefact, Grid, Panel, at_scale
+from results.schema import FIRST_FRESH_SEED, UNTUNED, Artefact, Grid, Panel, at_scale
 from scripts.cli.common import compose_config
-from scripts.cli.parser import CONFIG_DIR
+from scripts.cli.parser import CONFIG_DIR, Request
 from scripts.sweep.artefact_keys import check_cells, check_filled, check_grid
 from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
 from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
+from tasks.engine.terminal import say
 
 
 def known_artefacts() -> list[str]:
@@ -41,6 +42,26 @@ def load_artefact(name: str) -> Artefact:
     if unknown := [scale for scale in artefact.scales if scale not in scales]:
         raise UserError(f"{artefact.file}: scale {unknown[0]} is unknown{nearest(unknown[0], scales)}")
     return artefact
+
+
+def asked_for(request: Request) -> list[tuple[Artefact, Request]]:
+    """Return the named artefacts, each with its request. Without names, return all that have the scale."""
+    if request.names:
+        named = map(load_artefact, dict.fromkeys(request.names))
+        return [(artefact, at_own_scale(artefact, request)) for artefact in named]
+    every = map(load_artefact, known_artefacts())
+    return [(artefact, request) for artefact in every if request.options["scale"] in artefact.scales]
+
+
+def at_own_scale(artefact: Artefact, request: Request) -> Request:
+    """Return the request at the artefact's first scale if it lacks the default one and none is asked for.
+    Report this in one line.
+    """
+    if "scale" in request.given or request.options["scale"] in artefact.scales:
+        return request
+    own, default = next(iter(artefact.scales)), request.options["scale"]
+    say(f"{artefact.name} has no {default} scale: scale={own}")
+    return replace(request, given={"scale": own} | request.given, options=request.options | {"scale": own})
 
 
 def ended_runs(configs: Mapping[str, DictConfig]) -> list[Run]:
@@ -170,6 +191,12 @@ def _configs(
     return configs
 
 
+def tuning_seeds(configs: Iterable[DictConfig]) -> int:
+    """Return the number of seeds that choose settings: those of the grids, without the finalists'."""
+    seeds = {cfg.seed for cfg in configs}
+    return len({seed for seed in seeds if seed < FIRST_FRESH_SEED} or seeds)
+
+
 def _base(artefact: Artefact, grid: Grid, scale: str, overrides: dict[str, str]) -> bytes:
     """Return a grid's configuration without its axes, pickled."""
     fixed = {"task": grid.task or artefact.task, "regularizer": grid.regularizer, "scale": scale, "quiet": "true"}
@@ -214,9 +241,14 @@ def seeds_of(artefact: Artefact, grid: Grid, options: dict[str, str]) -> list[in
     if "seeds" not in options:
         return grid.seed or artefact.scales[options["scale"]].seeds
     try:
-        return [int(s) for s in options["seeds"].split(",")]
+        seeds = [int(s) for s in options["seeds"].split(",")]
     except ValueError:
         raise UserError(f"seeds={options['seeds']!r} must be whole numbers such as 1,2,3") from None
+    if artefact.layout not in UNTUNED and max(seeds) >= FIRST_FRESH_SEED:
+        raise UserError(
+            f"seeds={options['seeds']} must be below {FIRST_FRESH_SEED}: finalists= trains the seeds from it on"
+        )
+    return seeds
 
 
 def ended(cfg: DictConfig, run_id: str | None = None) -> Run | None:

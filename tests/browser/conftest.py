@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from commands import ROOT
 from driving import COMMITTED, NOT_RUN, opened
-from made_records import expand_once, mini, write_artefact_runs
+from made_records import expand_once, mini, mini_artefacts, write_artefact_runs
 
 from results import model_sizes, write_artefact
 from results.step_times import TITLES
 from scripts import report
 from scripts.bench.made_records import metrics_of, write_run
-from scripts.sweep.plan import known_artefacts, load_artefact
+from scripts.sweep.plan import load_artefact
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # These flags stop Chromium's own network traffic.
@@ -49,7 +49,7 @@ def report_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(results_dir)
         patch.setattr("os.fsync", lambda _: None)
         patch.setattr("scripts.report.expand", expand_once)
-        for name in known_artefacts():
+        for name in mini_artefacts():
             if name not in (COMMITTED, NOT_RUN):
                 write_artefact_runs(runs_dir, name)
         elsewhere = [write_run(runs_dir / "elsewhere", cfg, metrics_of(COMMITTED)) for cfg in mini(COMMITTED).values()]

@@ -42,19 +42,17 @@ def artefacts_of(page: Any) -> list[str]:
 
 
 def visible_point(page: Any, figure: str) -> tuple[Any, Any, str]:
-    """Return x, y and run ids of a visible point of the last trace, the farthest from other runs' points."""
+    """Return x, y and run ids of the visible point that is farthest from other runs' points."""
     return page.evaluate(  # type: ignore[no-any-return]
         """figure => {
-            const plot = document.querySelector(`[data-figure="${figure}"]`), { x, y, customdata } = plot.data.at(-1);
+            const plot = document.querySelector(`[data-figure="${figure}"]`), { xaxis, yaxis } = plot._fullLayout;
             const within = (axis, value) => axis.d2p(value) >= 0 && axis.d2p(value) <= axis._length;
-            const { xaxis, yaxis } = plot._fullLayout;
-            const seen = [...x.keys()].filter(i => y[i] !== null && within(xaxis, x[i]) && within(yaxis, y[i]));
             const of = t => [...t.x.keys()].filter(i => t.y[i] !== null).map(i => [t.x[i], t.y[i], t.customdata?.[i]]);
             const points = plot.data.flatMap(of);
-            const apart = ([u, v], i) => Math.hypot(xaxis.d2p(u) - xaxis.d2p(x[i]), yaxis.d2p(v) - yaxis.d2p(y[i]));
-            const room = i => Math.min(...points.filter(([, , ids]) => ids !== customdata[i]).map(point => apart(point, i)));
-            const at = seen.reduce((best, i) => room(i) > room(best) ? i : best);
-            return [x[at], y[at], customdata[at]];
+            const seen = points.filter(([x, y, ids]) => ids && within(xaxis, x) && within(yaxis, y));
+            const apart = ([u, v], [x, y]) => Math.hypot(xaxis.d2p(u) - xaxis.d2p(x), yaxis.d2p(v) - yaxis.d2p(y));
+            const room = one => Math.min(...points.filter(other => other[2] !== one[2]).map(other => apart(other, one)));
+            return seen.reduce((best, one) => room(one) > room(best) ? one : best);
         }""",
         figure,
     )

@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 
+from results.evidence.finding import from_csv
 from scripts.cli.parser import ROOT
 
 FOLDERS = sorted(path.parent for path in (ROOT / "results").glob("*/*/table.csv"))
@@ -27,8 +28,8 @@ def page_of(scale: str) -> str:
 def test_claims_and_cells_are_the_same_in_every_file(folder):
     text, tex, page = (folder / "table.md").read_text(), (folder / "table.tex").read_text(), page_of(folder.parent.name)
     assert tex.isascii()
-    for claim in read(folder / "claims.csv"):
-        for said in (claim["text"], claim["ours"]):
+    for finding in from_csv((folder / "claims.csv").read_text()):
+        for said in (finding.text, finding.said):
             assert said.replace("|", r"\|") in text
             assert not page or said in page
     for cell in read(folder / "table.csv"):

@@ -5,10 +5,10 @@ import csv
 import pandas as pd
 import pytest
 
+from results.evidence.finding import DIFFERENT, SAME
 from results.model_sizes import as_printed, judge_sizes
 from results.report import model_sizes_section
 from results.report.sections import COMMITTED, NOT_RUN
-from results.verdicts import FAILS, HOLDS
 from scripts.cli.parser import ROOT
 from scripts.model_sizes import main
 from tasks.engine.errors import UserError
@@ -28,7 +28,7 @@ def test_the_committed_table_is_that_of_today_s_models_at_both_scales(tmp_path, 
             assert (tmp_path / scale / "table_i1" / name).read_bytes() == (FOLDER / name).read_bytes(), (
                 "run: make reproduce-table_i1"
             )
-    assert "number of parameters: holds" in capsys.readouterr().out
+    assert "number of parameters: the same" in capsys.readouterr().out
 
 
 def test_parameters_and_bounded_ones_are_those_of_a_decoder_counted_by_hand():
@@ -53,22 +53,22 @@ def test_counts_are_compared_in_the_paper_s_digits(parameters, printed):
 
 
 @pytest.mark.parametrize(("column", "change"), [("layers", 1), ("heads", 1), ("parameters", 2_000_000)])
-def test_a_model_of_another_size_does_not_hold(column, change):
+def test_a_model_of_another_size_is_different(column, change):
     data = pd.read_csv(FOLDER / "table.csv")
-    assert judge_sizes(data).verdict == HOLDS
+    assert judge_sizes(data).outcome == SAME
     data.loc[1, column] += change
-    assert judge_sizes(data).verdict == FAILS
+    assert judge_sizes(data).outcome == DIFFERENT
 
 
-def test_its_section_of_the_page_has_bars_and_a_verdict_or_says_that_it_was_not_made(tmp_path):
+def test_its_section_of_the_page_has_bars_and_a_finding_or_says_that_it_was_not_made(tmp_path):
     made = model_sizes_section("mini", FOLDER)
     assert made.state == COMMITTED
-    assert [verdict.verdict for verdict in made.verdicts] == [HOLDS]
+    assert [one.outcome for one in made.findings] == [SAME]
     (panel,) = made.panels
     sums = [sum(trace.x[0] for trace in panel.figure.data), sum(trace.x[3] for trace in panel.figure.data)]
     assert sums == pytest.approx([123.658752, 1187.0944])
     empty = model_sizes_section("paper", tmp_path)
-    assert (empty.state, list(empty.verdicts)) == (NOT_RUN, [])
+    assert (empty.state, list(empty.findings)) == (NOT_RUN, [])
     assert (made.command, empty.command) == ("make reproduce-table_i1", "make reproduce-table_i1 SCALE=paper")
 
 

@@ -1,96 +1,58 @@
-"""Pairs of two settings: the pairs, the verdict that they are the same, and the drawing, on made-up runs."""
+"""Pairs of two settings: the pairs, the finding on their difference, and the drawing, on made-up runs."""
 
 import math
 import random
 
 import pytest
-from made_runs import EVALUATE_AT, accuracy_pairs, changed, epoch_pairs, run
+from made_runs import EVALUATE_AT, accuracy_pairs, artefact, epoch_pairs, run
 from matplotlib.colors import to_hex
-from scipy import stats
 
-from results.claims import judge
+from results.evidence.direction import findings
 from results.layouts import pairs
 from results.layouts.pairs import mean_table
+from results.schema import at_scale
 
-MARGIN = {part.task: part.margin["mini"] for part in EVALUATE_AT.parts}
 LRS = (1e-3, 1e-2)
+PAPER = at_scale(artefact("evaluate_at"), "paper")
 
 
-def same(runs, claim: str = "same-cifar", complete: bool = True) -> tuple[str, str]:
-    """The verdict on one claim of evaluate_at, and what is said with it."""
-    verdicts = {verdict.claim: verdict for verdict in judge(EVALUATE_AT, runs, complete)}
-    return verdicts[claim].verdict, verdicts[claim].ours
+def found(runs, claim: str = "same-cifar", definition=PAPER, complete: bool = True):
+    """The finding on one claim of evaluate_at."""
+    return next(one for one in findings(definition, runs, complete) if one.claim == claim)
 
 
-def rates(mean: float, std: float, trials: int = 200) -> dict[str, float]:
-    """Return how often each verdict occurs if the differences are normal."""
-    verdicts = []
-    for trial in range(trials):
-        noise = random.Random(trial)
-        verdicts.append(same(accuracy_pairs(lambda lr, seed, noise=noise: noise.gauss(mean, std)))[0])
-    return {verdict: verdicts.count(verdict) / trials for verdict in set(verdicts)}
+def test_a_pair_s_difference_is_a_mean_over_learning_rates_and_paired_by_seed():
+    finding = found(accuracy_pairs(lambda lr, seed: 100 * lr + seed / 10, (1, 2, 3, 4)))
+    assert finding.difference == pytest.approx(0.55 + 0.25) and finding.pairs == 4
+    assert finding.low < finding.difference < finding.high
+    assert "after 80.80 against before 80.00" in finding.said
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_a_difference_as_large_as_the_margin_is_seldom_called_the_same_or_another(sign):
-    seen = rates(sign * MARGIN["cifar100"], MARGIN["cifar100"])
-    # 5 % of each are expected. More than 10 % of 200 has a probability below 0.002.
-    assert seen.get("holds", 0) <= 0.1
-    assert seen.get("does not hold", 0) <= 0.1
-    assert seen["undecided"] >= 0.8
+def test_without_a_control_two_settings_are_neither_the_same_nor_different():
+    for size in (0.0, 50.0):
+        finding = found(accuracy_pairs(lambda lr, seed, size=size: size + seed / 100))
+        assert (finding.outcome, finding.p) == ("not resolved", None)
+        assert "without a control that is told apart" in finding.said and "would have been seen" in finding.said
 
 
-def test_settings_without_a_difference_are_called_the_same():
-    """The differences are as wide as between two independent runs with the margin as std over seeds."""
-    seen = rates(0, math.sqrt(2) * MARGIN["cifar100"])
-    assert seen["holds"] > 0.85
-    assert "does not hold" not in seen
+def test_mini_scale_has_numbers_only_and_missing_runs_nothing():
+    runs = accuracy_pairs(lambda lr, seed: seed / 10, (1, 2, 3, 4))
+    finding = found(runs, definition=EVALUATE_AT)
+    assert finding.outcome == "numbers only" and finding.difference == pytest.approx(0.25)
+    missing = found(runs, complete=False)
+    assert (missing.outcome, missing.said) == ("runs missing", "")
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_settings_further_apart_than_the_margin_are_not_the_same(sign):
-    seen = rates(sign * 2 * MARGIN["cifar100"], math.sqrt(2) * MARGIN["cifar100"])
-    assert seen["does not hold"] > 0.85
-    assert "holds" not in seen
+def test_a_time_to_a_target_is_better_if_it_is_shorter():
+    finding = found(epoch_pairs([(200, 220), (200, 240), (200, 230)]), "same-grokking")
+    assert finding.difference == pytest.approx(-30)
+    assert "after 230.00 against before 200.00" in finding.said
 
 
-def test_no_significant_difference_is_no_evidence_of_being_the_same():
-    wide = [-5, 5, -4, 4, -3, 3]
-    assert stats.wilcoxon(wide).pvalue > 0.9
-    assert same(accuracy_pairs(lambda lr, seed: wide[seed - 1], range(1, 7)))[0] == "undecided"
-
-
-def test_a_significant_difference_within_the_margin_is_still_the_same():
-    tiny = [0.1 + seed / 100 for seed in range(11)]
-    assert stats.wilcoxon(tiny).pvalue < 0.001
-    verdict, said = same(accuracy_pairs(lambda lr, seed: tiny[seed - 1], range(1, 12)))
-    assert verdict == "holds"
-    assert said.startswith("after - before: median +0.15 points [+0.1")
-    assert said.endswith("over 22 pairs, margin 0.77; p = 0.000, Holm 0.000 for a difference within it")
-
-
-def test_five_pairs_are_the_fewest_that_can_be_significant():
-    four, five = (stats.wilcoxon(range(1, n + 1), alternative="greater").pvalue for n in (4, 5))
-    assert four >= 0.05 > five
-    assert same(epoch_pairs([(200, 200)] * 5), "same-grokking")[0] == "holds"
-    assert same(epoch_pairs([(200, 200)] * 4), "same-grokking") == ("too few seeds to say", "after - before: 4 pairs")
-    assert same(epoch_pairs([(200, 400)] * 5), "same-grokking")[0] == "does not hold"
-    assert same(epoch_pairs([(200, 200)] * 5), "same-grokking", complete=False) == ("runs missing", "")
-
-
-def test_a_run_that_never_got_there_differs_by_more_than_any_other_and_two_of_them_say_nothing():
-    assert same(epoch_pairs([(200, 200)] * 5 + [(None, None)]), "same-grokking")[0] == "holds"
-    assert same(epoch_pairs([(200, None)] * 5), "same-grokking")[0] == "does not hold"
-    assert same(epoch_pairs([(None, 200)] * 5), "same-grokking")[0] == "does not hold"
-    assert same(epoch_pairs([(200, 200)] * 4 + [(200, None)]), "same-grokking")[0] == "undecided"
-    assert same(epoch_pairs([(None, None)] * 6), "same-grokking") == ("too few seeds to say", "after - before: 0 pairs")
-    assert same(accuracy_pairs(lambda lr, seed: None))[0] == "does not hold"  # diverged
-
-
-def test_differences_exactly_as_large_as_the_margin_are_undecided():
-    parts = [part.model_copy(update={"margin": {"mini": 20.0}}) for part in EVALUATE_AT.parts]
-    verdicts = judge(changed(EVALUATE_AT, parts=parts), epoch_pairs([(200, 220)] * 6), complete=True)
-    assert verdicts[0].verdict == "undecided"
+@pytest.mark.parametrize("pair", [(None, 200), (200, None), (None, None)])
+def test_a_run_that_never_got_there_leaves_no_difference(pair):
+    finding = found(epoch_pairs([(200, 200)] * 5 + [pair]), "same-grokking")
+    assert (finding.outcome, finding.difference) == ("numbers only", None)
 
 
 def test_a_pair_is_two_runs_of_one_seed_and_learning_rate():
@@ -134,7 +96,6 @@ def test_the_figure_has_a_panel_a_task_and_a_point_a_pair():
     assert len(
         {to_hex(cloud.get_facecolor()[0]) for cloud in panels[1].collections if cloud.get_label().startswith("lr")}
     ) == len(LRS)
-    for axes, task in zip(panels, MARGIN, strict=True):
-        (band,) = (area for area in axes.collections if not area.get_label().startswith("lr"))
-        corners = band.get_paths()[0].vertices
-        assert {round(y - x, 6) for x, y in corners} == {-MARGIN[task], MARGIN[task]}
+    for axes in panels:
+        (equality,) = axes.lines
+        assert list(equality.get_xdata()) == list(equality.get_ydata()) == list(axes.get_xlim())

@@ -12,13 +12,14 @@ from made_records import mini, write_artefact_runs
 from made_runs import FIGURE2, artefact, changed, grid, noisy, out_of_memory, run
 
 from results import write_artefact
-from results.claims import judge
+from results.evidence.direction import findings
 from results.report import planned_section, section, write_report
 from results.report.page import place, render
 from results.report.run_data import MOST_POINTS, pack, points_each, unpack
-from results.report.sections import COMMITTED, NOT_RUN, RECORDS, UNCORRECTED
+from results.report.sections import COMMITTED, NOT_RUN, OLDER, RECORDS
 from scripts import compare, report, show
 from scripts.bench.made_records import MATRICES, STEPS, write_run
+from scripts.sweep import plan
 from scripts.sweep.plan import known_artefacts
 from tasks.engine.errors import UserError
 
@@ -59,11 +60,12 @@ def run_data(html):
     return unpack(re.search(r'<script type="text/plain" id="run-data">(.*?)</script>', html, re.DOTALL)[1])
 
 
-def test_the_page_says_every_claim_with_its_verdict_and_the_command(tmp_path):
+def test_the_page_says_every_claim_with_its_finding_and_the_command(tmp_path):
     made = figure2_section(tmp_path)
     said = words(render([made], "mini"))
-    for verdict in judge(FIGURE2, grid(noisy), complete=True):
-        assert all(text in said for text in (verdict.text, verdict.published, verdict.ours, verdict.verdict))
+    for finding in findings(FIGURE2, grid(noisy), complete=True):
+        assert finding.said
+        assert all(text in said for text in (finding.text, finding.published, finding.said, finding.outcome))
     assert made.state == RECORDS and "make reproduce-figure2" in said and "a processor" in said
     assert made.remarks == ()
     assert "make reproduce-figure2 SCALE=paper" in render(
@@ -144,15 +146,15 @@ def test_of_many_runs_fewer_steps_are_kept_so_that_the_page_stays_small():
     assert len(kept) == MOST_POINTS and (kept[0], kept[-1]) == (0, 999)
 
 
-def test_missing_runs_leave_the_published_numbers_and_the_claims_undecided(tmp_path):
+def test_missing_runs_leave_the_published_numbers_and_no_findings(tmp_path):
     made = figure2_section(tmp_path, [])
     said = words(render([made], "mini"))
-    assert made.state == NOT_RUN and {verdict.verdict for verdict in made.verdicts} == {"runs missing"}
+    assert made.state == NOT_RUN and {finding.outcome for finding in made.findings} == {"runs missing"}
     assert "0 of 72" in said and "make reproduce-figure2" in said
     assert "76.6" in [text for panel in made.panels for row in panel.figure.data[0].text for text in row]
     some = figure2_section(tmp_path, grid(noisy)[:5])
     assert some.state == NOT_RUN and "67 of 72 runs are missing" in some.remarks[0]
-    assert {verdict.verdict for verdict in some.verdicts} == {"runs missing"}
+    assert {finding.outcome for finding in some.findings} == {"runs missing"}
 
 
 def test_without_all_records_the_committed_files_speak(tmp_path):
@@ -161,7 +163,9 @@ def test_without_all_records_the_committed_files_speak(tmp_path):
     with_records, without = figure2_section(tmp_path, runs), figure2_section(tmp_path, runs[:5])
     assert (with_records.state, without.state) == (RECORDS, COMMITTED)
     assert with_records.remarks == () and without.runs == ()
-    assert [vars(verdict) for verdict in without.verdicts] == [vars(verdict) for verdict in with_records.verdicts]
+    assert [vars(finding) for finding in without.findings] == [
+        pytest.approx(vars(finding), nan_ok=True) for finding in with_records.findings
+    ]
     assert dict(without.facts) == dict(with_records.facts)
     for ours, theirs in zip(with_records.panels, without.panels, strict=True):
         assert (ours.figure.data[0].text, ours.figure.data[0].z) == (
@@ -171,16 +175,16 @@ def test_without_all_records_the_committed_files_speak(tmp_path):
     assert "5 of its 72 runs have a record here" in without.remarks[-1]
 
 
-def test_verdicts_of_before_holm_s_correction_are_shown_and_said_to_be(tmp_path):
+def test_a_committed_file_of_before_findings_has_none_and_the_section_says_so(tmp_path):
     write_artefact(FIGURE2, "mini", grid(noisy), tmp_path, expected=72, seeds=3, command="a command")
-    assert UNCORRECTED not in figure2_section(tmp_path, []).remarks
+    assert figure2_section(tmp_path, []).findings and OLDER not in figure2_section(tmp_path, []).remarks
     (tmp_path / "claims.csv").write_text(
         'claim,text,published,ours,verdict\ncifar-ws,a > b,-,"1 against 2, p = 0.031",does not hold\n'
     )
     made = figure2_section(tmp_path, [])
-    assert UNCORRECTED in made.remarks and [verdict.verdict for verdict in made.verdicts] == ["does not hold"]
+    assert made.state == COMMITTED and made.findings == [] and OLDER in made.remarks
     said = words(render([made], "mini"))
-    assert "1 against 2, p = 0.031" in said and UNCORRECTED in said
+    assert OLDER in said and "1 against 2" not in said and "does not hold" not in said
 
 
 def test_the_page_has_the_tables_beside_the_claims_and_tells_what_is_not_chosen_by_halves(tmp_path):
@@ -206,7 +210,7 @@ def test_a_run_that_failed_for_another_reason_than_its_loss_is_missing_and_named
     first, *others = grid(noisy)
     lost = out_of_memory(first)
     made = figure2_section(tmp_path, [lost, *others])
-    assert made.state == NOT_RUN and {verdict.verdict for verdict in made.verdicts} == {"runs missing"}
+    assert made.state == NOT_RUN and {finding.outcome for finding in made.findings} == {"runs missing"}
     assert lost not in made.runs and f"{lost.record['run_id']} (out of memory" in " ".join(made.remarks)
 
 
@@ -242,7 +246,8 @@ def test_an_artefact_that_has_no_command_yet_shows_the_paper_s_numbers():
 @pytest.fixture
 def grokking(tmp_path, monkeypatch):
     """Write records of grokking's runs. The page has only grokking and one more artefact, which is faster."""
-    monkeypatch.setattr(report, "known_artefacts", lambda: ["figure5", "grokking"])
+    for module in (report, plan):
+        monkeypatch.setattr(module, "known_artefacts", lambda: ["figure5", "grokking"])
     monkeypatch.setattr("os.fsync", lambda _: None)
     return tmp_path / "runs", tmp_path / "results", write_artefact_runs(tmp_path / "runs", "grokking")
 
@@ -272,7 +277,7 @@ def test_a_damaged_record_is_left_out_said_and_left_alone(grokking, capsys):
     before = {p: p.read_bytes() for p in runs_dir.rglob("*") if p.is_file()}
     html = page_of(runs_dir, results_dir)
     assert "damaged" in capsys.readouterr().err
-    assert folders[0].name not in html and "1 of 36 runs are missing" in words(html)
+    assert folders[0].name not in html and f"1 of {len(folders)} runs are missing" in words(html)
     assert {p: p.read_bytes() for p in runs_dir.rglob("*") if p.is_file()} == before
 
 
@@ -295,9 +300,10 @@ def test_report_refuses_what_would_change_the_artefacts():
 
 @pytest.mark.parametrize("name", known_artefacts())
 def test_every_artefact_can_be_missing(name, tmp_path):
-    made = section(artefact(name), "paper", [], tmp_path, expected=3, seeds=1)
-    assert made.state == NOT_RUN and made.command == f"make reproduce-{name} SCALE=paper"
-    assert len(made.verdicts) == sum("paper" in (claim.scales or ["paper"]) for claim in artefact(name).claims)
+    scale = "paper" if "paper" in artefact(name).scales else next(iter(artefact(name).scales))
+    made = section(artefact(name), scale, [], tmp_path, expected=3, seeds=1)
+    assert made.state == NOT_RUN and made.command == f"make reproduce-{name} SCALE={scale}"
+    assert len(made.findings) == sum(scale in (claim.scales or [scale]) for claim in artefact(name).claims)
 
 
 # ---- In a terminal

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from made_records import expand_once, mini
+from made_records import expand_once, mini, mini_artefacts
 
 from results.artefact import read_facts
 from results.layouts import LAYOUTS
@@ -21,7 +21,7 @@ from results.runs import power_of_ten
 from results.step_times import TITLES
 from scripts import report, reproduce
 from scripts.bench.made_records import metrics_of, write_run
-from scripts.sweep.plan import known_artefacts, load_artefact, plan
+from scripts.sweep.plan import load_artefact, plan
 from tasks.engine.records import run_folder
 
 # Settings that differ from a run of an artefact, with changes to its record.
@@ -47,7 +47,7 @@ def write_all(results_dir: Path) -> None:
     runs_dir = results_dir / "runs"
     wanted: dict[Path, set[str]] = {}
     configs = {}
-    for name in known_artefacts():
+    for name in mini_artefacts():
         for run_id, cfg in mini(name).items():
             configs[run_folder(cfg, run_id)] = cfg
             wanted.setdefault(run_folder(cfg, run_id), set()).update(metrics_of(name))
@@ -67,7 +67,7 @@ def write_all(results_dir: Path) -> None:
                 write_run(runs_dir, stranger, wanted[folder], **about)
         for module in ("artefact", "interpolation", "progress"):
             patch.setattr(f"results.{module}.draw", lambda *_: [])
-        for name in known_artefacts():
+        for name in mini_artefacts():
             p = plan(load_artefact(name), {"scale": "mini"}, {})
             assert not p.todo
             reproduce.reproduce(p, reproduce.COMMAND.parse([name, "scale=mini"]), results_dir / "mini" / name)
@@ -105,13 +105,13 @@ def has(record: dict, settings: dict) -> bool:
 
 def test_strangers_are_in_no_table_and_not_on_the_page(written):
     runs_dir, results = written
-    own = {run_id for name in known_artefacts() for run_id in mini(name)}
+    own = {run_id for name in mini_artefacts() for run_id in mini(name)}
     strangers = {folder.parent.name for folder in runs_dir.glob("*/*/record.json")} - own
     assert len(strangers) > 150
     page = (results / "index.html").read_text()
     assert set(unpack(re.search(r'id="run-data">(.*?)</script>', page, re.DOTALL)[1])["runs"]) == own
     assert not [run_id for run_id in strangers if run_id in page]
-    for name in known_artefacts():
+    for name in mini_artefacts():
         facts = read_facts(results / name / "table.md")
         assert (facts["runs"], facts["code"], facts["scale"]) == (
             f"{len(mini(name))} of {len(mini(name))}",
@@ -133,19 +133,22 @@ def test_an_older_commit_a_changed_tree_and_a_failed_run_of_a_table_s_own_are_sa
         reproduce.COMMAND.parse(["figure4"]),
         tmp_path / "figure4",
     )
-    said = "The runs are of 3 states of this repository: 1 of 0ld, 34 of abc1234, 1 of abc1234-dirty."
-    said += " Trained with uncommitted changes to the code: 1 of 36 runs."
+    count = len(mini("figure4"))
+    said = f"The runs are of 3 states of this repository: 1 of 0ld, {count - 2} of abc1234, 1 of abc1234-dirty."
+    said += f" Trained with uncommitted changes to the code: 1 of {count} runs."
     said += " Commit before you train, so that the record names the code."
     assert said in capsys.readouterr().out.splitlines()
     assert said in (tmp_path / "figure4" / "table.md").read_text().splitlines()
-    assert read_facts(tmp_path / "figure4" / "table.md")["runs"] == "36 of 36 (1 diverged)"
+    assert read_facts(tmp_path / "figure4" / "table.md")["runs"] == f"{count} of {count} (1 diverged)"
     failed = list(mini("figure4").values())[2]
     rows = [row for row in rows_of(tmp_path / "figure4") if row["diverged"] == "1"]
-    assert [float(row["lr"]) for row in rows] == [failed.lr] and rows[0]["seeds"] == "2"
+    assert [float(row["lr"]) for row in rows] == [failed.lr] and rows[0]["seeds"] == str(
+        len(load_artefact("figure4").scales["mini"].seeds) - 1
+    )
 
 
 def of_layout(layout: str) -> list[str]:
-    return [name for name in known_artefacts() if load_artefact(name).layout == layout]
+    return [name for name in mini_artefacts() if load_artefact(name).layout == layout]
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:

@@ -151,7 +151,7 @@ def test_half_decades_print_as_powers_of_ten_and_other_values_as_they_are():
     ]
 
 
-def test_without_any_run_there_is_an_empty_table_and_no_verdict(tmp_path):
+def test_without_any_run_there_is_an_empty_table_and_no_finding(tmp_path):
     write_artefact(FIGURE2, "mini", [], tmp_path, expected=96, seeds=4, command="make reproduce-figure2")
     page = (tmp_path / "table.md").read_text()
     assert "- runs: 0 of 96" in page
@@ -229,10 +229,10 @@ def test_a_new_run_replaces_what_it_changes(folders, tmp_path):
     changed = {
         path.name for path in tmp_path.iterdir() if path.read_bytes() != (folders["grokking"] / path.name).read_bytes()
     }
-    assert changed == set(FILES)  # claims.csv too: with an extra run there is no verdict
+    assert changed == set(FILES)  # claims.csv too: with an extra run there is no finding
 
 
-def test_the_files_say_what_is_missing_and_give_no_verdict_then(folders):
+def test_the_files_say_what_is_missing_and_give_no_finding_then(folders):
     page = (folders["figure2"] / "table.md").read_text()
     assert "- runs: 71 of 72 (1 diverged)\n" in page
     assert "- seeds: 1, 2, 3\n" in page
@@ -240,7 +240,7 @@ def test_the_files_say_what_is_missing_and_give_no_verdict_then(folders):
     assert " 1 missing)" in page
     assert " 1 diverged)" in page
     rows = list(csv.DictReader((folders["figure2"] / "claims.csv").open()))
-    assert [(row["claim"], row["verdict"]) for row in rows] == [(claim.id, "runs missing") for claim in FIGURE2.claims]
+    assert [(row["claim"], row["outcome"]) for row in rows] == [(claim.id, "runs missing") for claim in FIGURE2.claims]
 
 
 def test_a_run_that_ran_out_of_memory_is_missing_and_named_and_no_diverged_one(tmp_path):
@@ -253,7 +253,7 @@ def test_a_run_that_ran_out_of_memory_is_missing_and_named_and_no_diverged_one(t
     assert f"- runs: {len(runs) - 1} of {len(runs)}\n" in page and "diverged" not in page
     said = f"Failed without a result, and counted as missing: {lost.record['run_id']} (out of memory at step 3, in 3 attempts)."
     assert said in page and said in shown.text
-    assert {row["verdict"] for row in csv.DictReader((tmp_path / "claims.csv").open())} == {"runs missing"}
+    assert {row["outcome"] for row in csv.DictReader((tmp_path / "claims.csv").open())} == {"runs missing"}
 
 
 @every_artefact

@@ -1,4 +1,4 @@
-"""Table I.2 from the seconds of rounds: verdicts with intervals, code and bandwidth of every shape."""
+"""Table I.2 from the seconds of rounds: findings with intervals, code and bandwidth of every shape."""
 
 import copy
 import json
@@ -13,8 +13,8 @@ from results.step_times import AFTER, IN_TURN, PROMISED_SHAPES, describe, frame,
 RECORD = json.loads((ROOT / "results/mini/table_i2/rounds.json").read_text())
 
 
-def verdict_of(ratios: list[float], claim: str = "training-gpt2s"):
-    """Return the verdict on AdamCPR's training step if fused AdamW's takes a second in every round."""
+def finding_on(ratios: list[float], claim: str = "training-gpt2s"):
+    """Return the finding on AdamCPR's training step if fused AdamW's takes a second in every round."""
     methods = {
         "AdamW, fused": {"row": "adamw", "seconds": [1.0] * len(ratios)},
         "AdamCPR, cpu": {"row": "adamcpr", "seconds": ratios},
@@ -24,20 +24,25 @@ def verdict_of(ratios: list[float], claim: str = "training-gpt2s"):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"),
-    [(0.98, 1.005, "holds"), (0.98, 1.03, "undecided"), (1.0, 1.025, "undecided"), (1.02, 1.05, "does not hold")],
+    ("low", "high", "outcome"),
+    [
+        (0.98, 1.005, "within the limit"),
+        (0.98, 1.03, "not resolved"),
+        (1.0, 1.025, "not resolved"),
+        (1.02, 1.05, "beyond the limit"),
+    ],
 )
-def test_a_limit_is_kept_or_broken_only_where_the_whole_interval_says_so(low, high, verdict):
-    found = verdict_of(list(np.linspace(low, high, 15)))
-    assert found.verdict == verdict
+def test_a_limit_is_kept_or_broken_only_where_the_whole_interval_says_so(low, high, outcome):
+    found = finding_on(list(np.linspace(low, high, 15)))
+    assert found.outcome == outcome
     assert low <= found.low < (low + high) / 2 < found.high <= high
-    assert found.ours == f"{(low + high) / 2:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    assert found.said == f"{(low + high) / 2:.3f} [{found.low:.3f}, {found.high:.3f}]"
     assert found.pairs == 15
 
 
 def test_few_rounds_have_no_interval_and_decide_nothing():
-    found = verdict_of([0.5] * 5)
-    assert (found.verdict, found.ours, found.low) == ("undecided", "0.500", None)
+    found = finding_on([0.5] * 5)
+    assert (found.outcome, found.said, found.low) == ("not resolved", "0.500", None)
 
 
 def test_every_shape_is_said_with_the_commit_that_it_was_measured_with(tmp_path):
@@ -109,9 +114,10 @@ def test_the_promised_medians_are_over_the_four_shapes_and_stand_below_the_claim
     record = promised(dict(zip(PROMISED_SHAPES, (0.9, 0.94, 0.98, 1.2), strict=True)), after=1.05)
     line = promises(record)
     assert line.startswith("Optimizer step, median over GPT2S, VITB32, DEITS, RESNET50: *AdamCPR* takes 0.960 [0.9")
-    assert "times as long (limit 1.00, holds) and *AdamCPR, after* takes 1.050 [1.0" in line
+    assert "times as long (limit 1.00, within the limit) and *AdamCPR, after* takes 1.050 [1.0" in line
     assert line.endswith(
-        "(limit 1.10, holds) as torch's fused AdamW. Extra peak memory of AdamCPR: 0.1 MB at most (limit 1 MB, holds)."
+        "(limit 1.10, within the limit) as torch's fused AdamW. "
+        "Extra peak memory of AdamCPR: 0.1 MB at most (limit 1 MB, within the limit)."
     )
     said = write_step_times("table_i2", record, tmp_path)
     claims, _, rest = (tmp_path / "table.md").read_text().partition(line)
@@ -124,18 +130,28 @@ def test_the_promised_medians_are_over_the_four_shapes_and_stand_below_the_claim
 @pytest.mark.parametrize(
     ("own", "after", "rounds", "extra", "words"),
     [
-        (1.05, 1.2, 15, 100_000, ("(limit 1.00, does not hold)", "(limit 1.10, does not hold)", "(limit 1 MB, holds)")),
+        (
+            1.05,
+            1.2,
+            15,
+            100_000,
+            ("(limit 1.00, beyond the limit)", "(limit 1.10, beyond the limit)", "(limit 1 MB, within the limit)"),
+        ),
         (
             1.0,
             1.1,
             15,
             2_000_000,
-            ("(limit 1.00, undecided)", "(limit 1.10, undecided)", "2.0 MB at most (limit 1 MB, does not hold)"),
+            (
+                "(limit 1.00, not resolved)",
+                "(limit 1.10, not resolved)",
+                "2.0 MB at most (limit 1 MB, beyond the limit)",
+            ),
         ),
-        (0.5, 0.5, 5, 100_000, ("takes 0.500 times as long (limit 1.00, undecided)", "(limit 1.10, undecided)")),
+        (0.5, 0.5, 5, 100_000, ("takes 0.500 times as long (limit 1.00, not resolved)", "(limit 1.10, not resolved)")),
     ],
 )
-def test_a_promise_holds_or_not_only_where_the_whole_interval_says_so(own, after, rounds, extra, words):
+def test_a_promise_is_kept_or_broken_only_where_the_whole_interval_says_so(own, after, rounds, extra, words):
     line = promises(promised(dict.fromkeys(PROMISED_SHAPES, own), after, rounds, extra))
     assert all(word in line for word in words)
 
@@ -184,5 +200,5 @@ def test_the_table_says_how_much_longer_a_step_takes_with_gradients_in_turn(tmp_
     line = next(
         line for line in text.splitlines() if line.startswith("toy, gradients in turn: AdamCPR, cpu takes 1.200 [")
     )
-    assert line.endswith("times as long (limit 1.50, holds) as with all gradients.") and line in said
+    assert line.endswith("times as long (limit 1.50, within the limit) as with all gradients.") and line in said
     assert set(frame(record)["part"]) == {"optimizer_step"}  # the page draws these as multiples of fused AdamW

@@ -1,6 +1,5 @@
 """README.md's generated parts are up to date, and the states of artefacts match the committed files."""
 
-import csv
 import re
 import shutil
 import subprocess
@@ -10,26 +9,21 @@ import pytest
 import yaml
 from commands import ROOT
 
+from results.evidence.finding import Finding, to_csv
 from results.schema import Artefact
 from scripts.readme import README, count_runs, figure, rewritten, state, table
 from tasks.engine.errors import UserError
 
 
-def write_results(root, name, rows, runs="6 of 6", scale="mini"):
+def write_results(root, name, found, runs="6 of 6", scale="mini"):
     folder = root / "results" / scale / name
     folder.mkdir(parents=True)
     (folder / "table.md").write_text(f"# A title\n\n- scale: {scale}\n- runs: {runs}\n")
-    with open(folder / "claims.csv", "w", newline="") as file:
-        if not rows:
-            file.write("\n")
-            return
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    (folder / "claims.csv").write_text(to_csv(found))
 
 
-def rows(*verdicts, **columns):
-    return [{"claim": f"c{number}", **columns, "verdict": verdict} for number, verdict in enumerate(verdicts)]
+def claims(*outcomes):
+    return [Finding(f"c{number}", "a > b", "-", outcome, p=0.5, low=-1.0) for number, outcome in enumerate(outcomes)]
 
 
 def test_the_readme_is_as_make_readme_writes_it():
@@ -43,7 +37,7 @@ def test_every_artefact_has_one_row_and_the_paper_s_order():
         [*(path.stem for path in ROOT.glob("configs/artefact/*.yaml")), "table_i1", "table_i2", "table_i3"]
     )
     assert names[:8] == ["grokking", "figure1", "figure2", "figure3", "figure4", "figure5", "table1", "table2"]
-    assert names[-5:] == ["table_j1", "amos22", "figure_k1", "evaluate_at", "resnet50"]
+    assert names[-6:] == ["amos22", "figure_k1", "evaluate_at", "ip_trigger", "regime", "resnet50"]
 
 
 @pytest.mark.slow
@@ -80,31 +74,35 @@ def test_every_file_that_a_readme_links_to_or_names_is_there(page):
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "said"),
+    ("outcomes", "said"),
     [
-        (("holds", "undecided", "holds"), "2 of 3 claims hold, 1 undecided"),
-        (
-            ("does not hold", "does not hold", "too few seeds to say"),
-            "0 of 3 claims hold, 2 do not, 1 with too few seeds to say",
-        ),
-        (("does not hold",), "1 claim, does not hold"),
-        ((), "done, no claims"),
+        (("ahead", "not resolved", "ahead"), "3 claims: 2 ahead, 1 not resolved"),
+        (("behind", "ahead", "numbers only"), "3 claims: 1 ahead, 1 behind, 1 numbers only"),
+        (("the same",), "1 claim: 1 the same"),
+        (("within the limit", "beyond the limit"), "2 claims: 1 within the limit, 1 beyond the limit"),
+        ((), "numbers only"),
     ],
 )
-def test_the_state_counts_the_verdicts_whatever_other_columns_there_are(tmp_path, verdicts, said):
-    write_results(tmp_path, "figure2", rows(*verdicts, p="0.5", low="-1"))
+def test_the_state_counts_the_outcomes(tmp_path, outcomes, said):
+    write_results(tmp_path, "figure2", claims(*outcomes))
     assert state("figure2", tmp_path) == f"[mini](results/mini/figure2/table.md): {said}"
 
 
-def test_the_state_tells_missing_runs_and_both_scales(tmp_path):
+def test_verdicts_of_an_older_version_are_not_counted(tmp_path):
+    write_results(tmp_path, "figure2", [])
+    path = tmp_path / "results" / "mini" / "figure2" / "claims.csv"
+    path.write_text("claim,text,published,ours,verdict\na,b,c,d,holds\n")
+    assert state("figure2", tmp_path).endswith(": numbers only")
+
+
+def test_the_state_tells_missing_runs_and_every_scale(tmp_path):
     assert state("figure2", tmp_path) == "not run yet"
-    write_results(tmp_path, "figure2", rows("holds", "holds"))
-    write_results(tmp_path, "figure2", rows("undecided", "holds"), runs="90 of 96 (6 diverged)", scale="paper")
-    mini, paper = state("figure2", tmp_path).split("; ")
-    assert mini.endswith(": 2 of 2 claims hold")
-    assert (
-        paper == "[paper](results/paper/figure2/table.md): 90 of 96 runs, 6 diverged, 1 of 2 claims hold, 1 undecided"
-    )
+    for scale, runs in (("mini", "6 of 6"), ("small", "40 of 48"), ("paper", "90 of 96 (6 diverged)")):
+        write_results(tmp_path, "figure2", claims("ahead", "behind"), runs, scale)
+    mini, small, paper = state("figure2", tmp_path).split("; ")
+    assert mini.endswith("table.md): 2 claims: 1 ahead, 1 behind")
+    assert small.endswith("40 of 48 runs, 2 claims: 1 ahead, 1 behind")
+    assert paper == "[paper](results/paper/figure2/table.md): 90 of 96 runs, 6 diverged, 2 claims: 1 ahead, 1 behind"
 
 
 def test_runs_are_counted_once_though_two_grids_have_them():

@@ -73,8 +73,9 @@ def test_every_run_of_evaluate_at_has_a_partner(scale):
     artefact, pairs = load_artefact("evaluate_at"), defaultdict(list)
     for cfg in expand(artefact, {"scale": scale}, {}).values():
         pairs[cfg.task.name, cfg.lr, cfg.seed].append(cfg.regularizer.evaluate_at)
-    places = [("grokking", 1e-3, seed) for seed in range(1, 17)] + [
-        ("cifar100", lr, seed) for lr in (1e-3, 1e-2) for seed in range(1, 11)
+    seeds = {"grokking": 4 if scale == "mini" else 16, "cifar100": 4 if scale == "mini" else 10}
+    places = [("grokking", 1e-3, seed + 1) for seed in range(seeds["grokking"])] + [
+        ("cifar100", lr, seed + 1) for lr in (1e-3, 1e-2) for seed in range(seeds["cifar100"])
     ]
     assert pairs == {place: ["before", "after"] for place in places}
     narrowed = list(expand(artefact, {"scale": scale, "seeds": "3,20"}, {"lr": "1e-2"}).values())

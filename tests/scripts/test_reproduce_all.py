@@ -8,6 +8,7 @@ from commands import ROOT, call, records
 from made_runs import out_of_memory, run
 
 from scripts import reproduce_all
+from scripts.sweep import plan
 from scripts.sweep.plan import Plan
 
 
@@ -41,13 +42,13 @@ def test_an_artefact_without_its_data_is_said_and_the_others_are_done(tmp_path, 
 
 
 def test_a_dry_run_lists_the_cheapest_first_and_counts_shared_runs_once(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(reproduce_all, "known_artefacts", lambda: ["figure3", "figure_g1", "figure5"])
+    monkeypatch.setattr(plan, "known_artefacts", lambda: ["figure3", "figure_g1", "figure5", "regime"])
     reproduce_all.main([f"runs_dir={tmp_path / 'runs'}", "--dry-run"])
     listed = capsys.readouterr().out
-    # Figure G.1 includes Figure 5's three runs, and Figure 3 includes all nine of Figure G.1.
-    assert list(to_do(listed).items()) == [("figure5", (3, 0, 3)), ("figure_g1", (9, 0, 6)), ("figure3", (48, 0, 39))]
+    # The artefact `regime` has no mini scale. Figure G.1 has Figure 5's three runs, and six of its nine are Figure 3's.
+    assert list(to_do(listed).items()) == [("figure5", (3, 0, 3)), ("figure_g1", (9, 0, 6)), ("figure3", (24, 0, 18))]
     assert listed.splitlines()[-1].startswith(
-        "3 artefacts, scale mini: 48 runs to do, cost 0.64 core-hours (estimated)"
+        "3 artefacts, scale mini: 27 runs to do, cost 0.33 core-hours (estimated)"
     )
     assert not list(tmp_path.iterdir())
 
@@ -66,19 +67,19 @@ def test_a_run_that_diverged_is_a_result_and_one_that_was_killed_is_not():
 def test_a_fault_in_one_artefact_stops_no_other_and_a_cluster_has_all_runs_before_one_is_waited_for(monkeypatch):
     asked = []
 
-    def plan(artefact, options, overrides):
+    def made_plan(artefact, options, overrides):
         asked.append((artefact.name, options["wait"]))
         if artefact.name == "broken":
             raise ZeroDivisionError("a fault")
         return Plan(artefact, [], [], [])
 
-    monkeypatch.setattr(reproduce_all, "plan", plan)
+    monkeypatch.setattr(reproduce_all, "plan", made_plan)
     monkeypatch.setattr(reproduce_all, "writable_folder", lambda p, request: None)
     monkeypatch.setattr(
-        reproduce_all, "reproduce", lambda p, request, out: [] if request.options["wait"] == "true" else None
+        reproduce_all, "reproduce", lambda p, request, out: p if request.options["wait"] == "true" else None
     )
     request = reproduce_all.COMMAND.parse(["wait=true"])
-    outcomes = reproduce_all.attempt_all([SimpleNamespace(name=name) for name in ("a", "broken", "b")], request)
+    outcomes = reproduce_all.attempt_all([(SimpleNamespace(name=name), request) for name in ("a", "broken", "b")])
     assert asked == [("a", "false"), ("broken", "false"), ("b", "false"), ("a", "true"), ("b", "true")]
     assert {name: outcome.words for name, outcome in outcomes.items()} == {
         "a": "done",

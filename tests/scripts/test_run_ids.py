@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.plan import expand_grids, known_artefacts, load_artefact
 
 PINNED = yaml.safe_load(Path(__file__).with_name("run_ids.yaml").read_text())
 
@@ -19,8 +19,8 @@ def test_every_artefact_is_pinned_at_each_of_its_scales():
 
 @pytest.mark.parametrize(("name", "scale"), [(name, scale) for name, scales in PINNED.items() for scale in scales])
 def test_the_runs_of_an_artefact_keep_their_ids(name, scale):
-    # `expand` reads each configuration into types, which refuses an undeclared key.
-    ids = sorted(expand(load_artefact(name), {"scale": scale}, {}))
+    # `expand_grids` reads each configuration into types, which refuses an undeclared key.
+    ids = sorted(expand_grids(load_artefact(name), {"scale": scale}, {}))
     found = [len(ids), hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]]
     assert found == PINNED[name][scale], (
         f"the runs of {name} at {scale} scale have other ids than before, so finished runs would be trained again; "

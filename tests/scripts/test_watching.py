@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, call, call_forked, command, is_one_line
+from made_records import mini_artefacts
 from omegaconf import DictConfig
 
 from scripts.bench.sweeps import make_finished, sweep
 from scripts.cli.tables import hours
 from scripts.reproduce import COMMAND
-from scripts.sweep.plan import expand, known_artefacts, load_artefact, plan
+from scripts.sweep.plan import expand, load_artefact, plan
 from tasks.engine import records
 from tasks.engine.attempts import history
 from tasks.engine.code import head
@@ -163,7 +164,7 @@ def test_status_says_why_a_run_failed_and_of_all_artefacts_one_line_each(failed,
     assert "8 of 24" in line
     assert "loss is nan between steps 1 and 8" in line
     done = call("status.py", f"runs_dir={tmp_path / 'none'}")
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["artefact", *known_artefacts()]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["artefact", *mini_artefacts()]
     assert not (tmp_path / "none").exists()
 
 
