@@ -1,12 +1,14 @@
 """Measure how much the scores in a heat map depend on a method's settings, and count the settings tried."""
 
 import math
+from typing import Any
 
 import pandas as pd
 
 from results.runs import best_cell, comparable, near, panel_cells
 from results.schema import Artefact, BestClaim, SameBestClaim, ShareClaim, Side
 from results.sides import panels_of, side_cells, sign
+from results.statistics.tuning import best_of, profile
 
 
 def sensitivity_table(artefact: Artefact, data: pd.DataFrame) -> pd.DataFrame:
@@ -40,6 +42,46 @@ def sensitivity_table(artefact: Artefact, data: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+BUDGETS = (1, 2, 4, 8)  # settings tried
+DISTANCES = (0.5, 1, 2, 4)  # in multiples of `metric.near`
+
+
+def tuning_table(artefact: Artefact, data: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per method: the expected best score of k random settings, and the performance profile.
+
+    The profile is the share of settings at most a distance behind the best of all methods with the
+    same metric and task settings. A setting with a diverged run counts as the worst of all scores,
+    and is within no distance. Empty without runs.
+    """
+    way, near_by = sign(artefact), artefact.metric.near_at(artefact.scale)
+    tables = {panel.title: panel_cells(artefact, panel, data) for panel in artefact.panels}
+    groups = {panel.title: comparable(panel) for panel in artefact.panels}
+    rows: list[dict[str, Any]] = []
+    for title, cells in tables.items():
+        every = [other for name, other in tables.items() if groups[name] == groups[title] and not other.empty]
+        reached = pd.concat([_scores(other, way) for other in every]) if every else pd.Series(dtype=float)
+        finite = reached[reached > -math.inf]
+        if cells.empty or finite.empty:
+            continue
+        scores = list(_scores(cells, way))
+        curve = best_of(scores, float(finite.min()))
+        row: dict[str, Any] = {"method": title, "settings": len(cells)}
+        for budget in BUDGETS:
+            text = f"{way * curve[budget - 1]:.{artefact.metric.table_digits}f}" if budget <= len(cells) else "-"
+            row[f"best of {budget}"] = text
+        shares = profile(scores, float(finite.max()), [near_by * multiple for multiple in DISTANCES])
+        row |= {
+            f"within {near_by * multiple:g}": f"{share:.0%}" for multiple, share in zip(DISTANCES, shares, strict=True)
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _scores(cells: pd.DataFrame, way: int) -> pd.Series:
+    """Return the cells' means, higher being better, with -inf for a cell with a diverged run."""
+    return (way * cells["mean"]).where((cells["diverged"] == 0) & cells["mean"].notna(), -math.inf)
 
 
 def _runs(cells: pd.DataFrame) -> int:

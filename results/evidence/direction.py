@@ -53,6 +53,7 @@ from results.schema import (
 from results.sides import side_cells, sign
 from results.statistics.arrival import logrank
 from results.statistics.holm import holm
+from results.statistics.improvement import probability_of_improvement
 from results.statistics.paired import LEVEL, Difference, difference
 from results.statistics.same import is_same, sameness
 
@@ -158,9 +159,12 @@ def _seen(played: Played, claim: Claim) -> Seen:
             left, right = sides(claim)
             said, _ = _compared(played, left, right)
             return _same(played, said, played.scores(left), played.scores(right))
-    said, found = _compared(played, *sides(claim))
+    left, right = sides(claim)
+    said, found = _compared(played, left, right)
     if found is None:
         return Seen(said)
+    if decides(played.artefact, played.confirm):
+        said += f"; {_improvement(played, left, right)}"
     return Seen(said, found, found.p, AHEAD if found.mean > 0 else BEHIND)
 
 
@@ -169,6 +173,14 @@ def _compared(played: Played, left: Contender, right: Contender) -> tuple[str, D
     ours, theirs = played.scores(left), played.scores(right)
     said = f"{_side(played, left, ours)} against {_side(played, right, theirs)}"
     return said, _difference(played.artefact, ours, theirs)
+
+
+def _improvement(played: Played, left: Contender, right: Contender) -> str:
+    """Return in words how often a run of `left` is better than a run of `right`, across seeds."""
+    way = sign(played.artefact)
+    ours, theirs = ([way * value for value in played.scores(side).values()] for side in (left, right))
+    share, low, high = probability_of_improvement(ours, theirs)
+    return f"better in {share:.0%} of pairs of runs [{low:.0%}, {high:.0%}]"
 
 
 def _difference(artefact: Artefact, ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:

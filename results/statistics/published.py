@@ -34,9 +34,3 @@ def welch(ours: Sequence[float], mean: float, std: float | None, seeds: int) -> 
     if own == 0 and std == 0:
         return 1.0 if values.mean() == mean else 0.0
     return float(stats.ttest_ind_from_stats(values.mean(), own, n, mean, std, seeds, equal_var=False).pvalue)
-
-
-def agrees(ours: Sequence[float], mean: float, std: float | None, seeds: int) -> bool | None:
-    """Return whether our mean agrees with the published one at the 1 % level, or None if that can't be said."""
-    p = welch(ours, mean, std, seeds)
-    return None if p is None else p >= LEVEL
