@@ -136,6 +136,7 @@ def test_runs_that_were_evaluated_at_their_end_alone_have_no_such_table():
     assert titles(evaluated({("adamw", 1e-1): [79, 80]})) == [
         "Best cells",
         "Sensitivity",
+        "What tuning buys",
         "Steps to the other's final score",
         "Every cell",
     ]
