@@ -1,5 +1,5 @@
-"""Write README.md's first figure and its table of artefacts:  python scripts/readme.py
-Both stand between the comments `<!-- make readme: NAME -->` and `<!-- end -->`. They are made from
+"""Write README.md's first figure, its sentence on paper scale and its table of artefacts:  python scripts/readme.py
+Each stands between the comments `<!-- make readme: NAME -->` and `<!-- end -->`. They are made from
 
 - the `readme:` entries of configs/artefact/*.yaml and configs/bench.yaml,
 - the number of runs in the grids,
@@ -19,6 +19,7 @@ import yaml
 from results.artefact import read_facts
 from results.artefact_file import SchemaError, read_artefact
 from results.evidence.finding import OUTCOMES, Finding, from_csv
+from results.evidence.paper_scale import paper_scale_sentence
 from results.order import place
 from results.schema import Artefact
 from scripts.cli.common import one_line_errors
@@ -36,7 +37,8 @@ def rewritten(text: str, root: Path = ROOT) -> str:
     """Return README.md's text with its generated parts up to date.
     Raises UserError if the comments of a part are missing, or an artefact's entry.
     """
-    for name, made in (("figure", figure(root)), ("artefacts", table(root))):
+    parts = {"figure": figure(root), "paper scale": paper_scale_sentence(root / "results"), "artefacts": table(root)}
+    for name, made in parts.items():
         begin, end = f"<!-- make readme: {name} -->\n", "<!-- end -->"
         before, mark, rest = text.partition(begin)
         _, closing, after = rest.partition(end)

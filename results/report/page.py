@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from results.artefact import LEGEND
 from results.code import states_of
 from results.evidence.finding import MISSING, NOT_MEASURED, OUTCOMES, Finding
+from results.evidence.paper_scale import paper_scale_sentence
 from results.files import write
 from results.interactive import Chart
 from results.layouts.heatmap import CHOICE
@@ -27,13 +28,13 @@ HERE = Path(__file__).parent
 
 
 def write_report(sections: Sequence[Section], scale: str, path: Path) -> Path:
-    """Write the page. The same sections give the same bytes."""
+    """Write the page results/<scale>/index.html. The same sections give the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write(path, render(sections, scale))
+    return write(path, render(sections, scale, paper_scale_sentence(path.parents[1])))
 
 
-def render(sections: Sequence[Section], scale: str) -> str:
-    """Return the page's HTML."""
+def render(sections: Sequence[Section], scale: str, paper_scale: str = "") -> str:
+    """Return the page's HTML. `paper_scale` says which training results exist at paper scale."""
     sections = sorted(sections, key=lambda section: place(section.name))
     runs = [run for section in sections for run in section.runs]
     environment = Environment(
@@ -47,6 +48,7 @@ def render(sections: Sequence[Section], scale: str) -> str:
     environment.filters |= {"table": html_table, "slug": slug, "groups": groups}
     return environment.get_template("page.html").render(
         scale=scale,
+        paper_scale=paper_scale,
         sections=sections,
         claims=_claims(sections),
         tally=_tally(sections),

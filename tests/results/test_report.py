@@ -189,7 +189,10 @@ def test_a_committed_file_of_before_findings_has_none_and_the_section_says_so(tm
 
 def test_the_page_has_the_tables_beside_the_claims_and_tells_what_is_not_chosen_by_halves(tmp_path):
     made = figure2_section(tmp_path)
-    assert list(made.tables) == ["Best cells", "Sensitivity", "What tuning buys", "Every cell"] and "tuning budget" in made.facts
+    assert (
+        list(made.tables) == ["Best cells", "Sensitivity", "What tuning buys", "Every cell"]
+        and "tuning budget" in made.facts
+    )
     assert "writes no scores on halves" in made.note
 
 

@@ -10,6 +10,7 @@ import yaml
 from commands import ROOT
 
 from results.evidence.finding import Finding, to_csv
+from results.evidence.paper_scale import paper_scale_sentence
 from results.schema import Artefact
 from scripts.readme import README, count_runs, figure, rewritten, state, table
 from tasks.engine.errors import UserError
@@ -28,6 +29,15 @@ def claims(*outcomes):
 
 def test_the_readme_is_as_make_readme_writes_it():
     assert README.read_text() == rewritten(README.read_text()), "run: make readme"
+
+
+def test_the_results_begin_with_what_exists_at_paper_scale(tmp_path):
+    first = README.read_text().partition("## What we found")[2].partition("-->")[2].strip()
+    assert first.startswith("At paper scale, no training result exists yet")
+    write_results(tmp_path, "table_i2", [], scale="paper")
+    assert "no training result" in paper_scale_sentence(tmp_path / "results")
+    write_results(tmp_path, "figure2", [], scale="paper")
+    assert paper_scale_sentence(tmp_path / "results") == "At paper scale, these have training results: figure2."
 
 
 def test_every_artefact_has_one_row_and_the_paper_s_order():
