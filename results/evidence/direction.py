@@ -269,17 +269,31 @@ def _pair_scores(played: Played, claim: SameClaim) -> tuple[str, Mapping[int, fl
 
 
 def _same_values(played: Played, claim: SameValuesClaim) -> Seen:
-    """Compare the claimed value with the one that differs most from it."""
+    """Compare every other value with the claimed one.
+
+    They are the same if all of them are: the largest p-value counts. They are different if one is: the
+    smallest counts, times their number.
+    """
     claimed, *others = values_of(played.artefact, claim, played.tuning)
     ours = played.scores(claimed)
-    seen = [
-        (f"{_side(played, other, own)} against {_side(played, claimed, ours)}", own)
-        for other in others
-        if (own := played.scores(other))
-    ]
-    compared = [_same(played, said, own, ours) for said, own in seen]
+    compared = []
+    for other in others:
+        if own := played.scores(other):
+            said = f"{_side(played, other, own)} against {_side(played, claimed, ours)}"
+            compared.append(_same(played, said, own, ours))
     known = [one for one in compared if one.difference is not None]
-    return max(known, key=lambda one: abs(one.difference.mean), default=Seen("no other value has scores"))  # type: ignore[union-attr]
+    tested = [one for one in known if one.p is not None]
+    if not tested:
+        return max(known, key=_distance, default=Seen("no other value has scores"))
+    different = [one for one in tested if one.towards == DIFFERENT]
+    if different:
+        nearest = min(different, key=lambda one: one.p or 0.0)
+        return replace(nearest, p=min(1.0, len(tested) * (nearest.p or 0.0)))
+    return max(tested, key=lambda one: one.p or 0.0)
+
+
+def _distance(seen: Seen) -> float:
+    return abs(seen.difference.mean) if seen.difference is not None else 0.0
 
 
 def _same(played: Played, said: str, left: Mapping[int, float], right: Mapping[int, float]) -> Seen:

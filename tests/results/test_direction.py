@@ -10,7 +10,7 @@ from results import Run
 from results.evidence.direction import control_sentence, findings
 from results.evidence.finding import from_csv, to_csv
 from results.evidence.tables import finalists_table
-from results.schema import Artefact, SameBestClaim, at_scale
+from results.schema import Artefact, SameBestClaim, SameValuesClaim, at_scale
 
 FRESH = tuple(range(101, 109))
 FIGURE2 = at_scale(artefact("figure2"), "small")
@@ -161,6 +161,20 @@ def test_methods_are_the_same_within_half_of_what_the_control_shows(lead, contro
     finding = found("same", runs, changed(FIGURE2, claims=[same]))
     assert finding.outcome == outcome
     assert ("without a control" in finding.said) == (control == 0)
+
+
+@pytest.mark.parametrize(
+    ("lead", "outcome"), [({}, "the same"), ({"4x": 3.5}, "different"), ({"4x": 1.9}, "not resolved")]
+)
+def test_values_are_the_same_if_all_are_and_different_if_one_is(lead, outcome):
+    same = SameValuesClaim(id="same", kind="same_values", text="-", published="-", left="adamcpr_ws", value="1x")
+
+    def value(name, setting, seed):
+        own = random.Random(f"{seed} {setting}").gauss(0, 0.3)
+        return own + (-4.0 if (name, setting) == ("adamw", 0) else lead.get(setting, 0.0))
+
+    runs = leads(value, seeds=(*SEEDS, *FRESH), fresh=())  # every setting on every seed
+    assert found("same", runs, changed(FIGURE2, claims=[same])).outcome == outcome
 
 
 @pytest.mark.parametrize(
