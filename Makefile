@@ -47,7 +47,7 @@ BENCH_OPTIONS := ROUNDS SHAPES DEVICE THREADS TABLES CONTEXT BATCH MEMORY_GB REB
 given = $(foreach name,$(1),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$($(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: setup test test-weekly test-chaos test-slurm test-browser test-wheel test-versions test-sanitizers test-all lint docs demo reproduce reproduce-all records mechanism report readme prose bench bench-loading clean help
+.PHONY: setup test test-weekly test-chaos test-slurm test-browser test-wheel test-versions test-sanitizers test-all lint docs demo reproduce reproduce-all records rebuild mechanism report readme prose bench bench-loading clean help
 .DELETE_ON_ERROR:
 
 setup: .venv/.stamp $(EXTRAS:%=.venv/.stamp-%)  ## make .venv with the exact versions of the lock files (about 3 minutes)
@@ -143,6 +143,9 @@ mechanism: .venv/.stamp  ## replay the first steps of AdamCPR's runs with the pl
 
 report: .venv/.stamp  ## write results/<scale>/index.html: every claim and artefact on one page (SCALE= ARGS="runs_dir=runs")
 	$(BIN)/python scripts/report.py scale=$(SCALE) $(ARGS)
+
+rebuild: .venv/.stamp  ## make every table, figure and the page from the committed records (SCALE=small)
+	$(BIN)/python scripts/rebuild.py scale=$(SCALE) $(ARGS)
 
 readme: .venv/.stamp  ## write README.md's first figure and its table of artefacts
 	$(BIN)/python scripts/readme.py

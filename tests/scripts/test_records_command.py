@@ -16,8 +16,8 @@ from made_records import mini
 from omegaconf import OmegaConf
 
 from results.committed import path_of, read_records, write_records
+from scripts import rebuild, report, reproduce
 from scripts import records as command
-from scripts import report, reproduce
 from scripts.bench.made_records import metrics_of, write_run
 from scripts.sweep import committed_runs
 from scripts.sweep.plan import known_artefacts, load_artefact
@@ -119,6 +119,18 @@ def test_the_page_is_the_same_from_committed_records(root, monkeypatch):
         page.unlink()
     assert pages[0] == pages[1]
     assert b"from records" in pages[0] and b"3 of 3" in pages[0]
+
+
+def test_one_command_rebuilds_every_file_and_the_page(root, monkeypatch, capsys):
+    monkeypatch.setattr("scripts.report.known_artefacts", lambda: [NAME, "figure2"])
+    monkeypatch.setattr("scripts.rebuild.known_artefacts", lambda: [NAME, "figure2"])
+    report.main(places(root))
+    before = contents(root / "results")
+    shutil.rmtree(root / "results" / "mini" / NAME)
+    (root / "results" / "mini" / "index.html").unlink()
+    rebuild.main(["scale=mini", f"results_dir={root / 'results'}"])
+    assert contents(root / "results") == before
+    assert capsys.readouterr().out.endswith("all runs are committed\n")
 
 
 # --- records.py
