@@ -3,7 +3,6 @@
 Faults and their moments are drawn from the seed. After each fault, the same command runs again.
 """
 
-import contextlib
 import os
 import random
 import signal
@@ -141,11 +140,12 @@ UNUSABLE = [
 
 @every_seed
 def test_faults_that_only_a_user_can_fix_are_reported_and_the_other_runs_finish(tmp_path, seed):
-    """Stop a sweep at a random moment, and make files of three of its runs unusable."""
-    random_, runs_dir = random.Random(seed), tmp_path / "runs"
+    """Stop a sweep at a random moment, with four runs or more to go, and make files of three of them unusable."""
+    random_, runs_dir, count = random.Random(seed), tmp_path / "runs", len(undisturbed())
     process = sweep(runs_dir)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=random_.uniform(4, 12))
+    moment = time.monotonic() + random_.uniform(4, 12)
+    while time.monotonic() < moment and len(list(runs_dir.glob("*/*/record.json"))) < count - 4:
+        time.sleep(0.05)
     process.terminate()
     process.wait(timeout=60)
     whole = ends(runs_dir)

@@ -86,6 +86,7 @@ def test_a_run_that_is_killed_three_times_at_its_start_is_failed_and_not_tried_a
 
 
 @pytest.mark.slow
+@pytest.mark.weekly
 def test_a_run_that_was_killed_three_times_but_got_further_each_time_goes_on(tmp_path):
     for steps in (8, 16, 24):
         process = start("train.py", *RUN, f"runs_dir={tmp_path}", "checkpoint_every_steps=8")

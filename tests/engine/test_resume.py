@@ -38,6 +38,7 @@ def test_killed_runs_end_with_the_same_bits(tmp_path, regularizer):
 
 
 @pytest.mark.slow
+@pytest.mark.weekly
 def test_killed_runs_with_batch_norm_and_augmentation_end_with_the_same_bits(tmp_path, data):
     killed_runs_end_the_same(
         tmp_path, "task=cifar100", "quiet=true", f"data_dir={data}", "task.data.train_size=300", *IP, *SHORT

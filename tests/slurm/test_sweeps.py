@@ -179,6 +179,7 @@ def test_two_sweeps_submitted_at_once_queue_and_train_every_run_once(cluster, tm
         assert "begin" in first and second["start"] == 0 and last == {"end": 400}
 
 
+@pytest.mark.weekly
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
 def test_a_full_disk_is_reported_and_the_sweep_finishes_once_there_is_room(cluster, tmp_path):
     small, undisturbed = tmp_path / "small", tmp_path / "undisturbed"
