@@ -85,7 +85,7 @@ def test_every_task_with_a_configuration_of_mini_scale_is_replayed():
 
 
 def test_without_num_steps_bounds_can_be_set_within_the_replayed_steps(monkeypatch, tmp_path):
-    """The paper's lr warm-up of GPT-2 has 5,000 steps. Kappa-IP samples every 500."""
+    """The paper's lr warm-up of GPT-2 has 5,000 steps, mini scale's 150. Kappa-IP samples every tenth of it."""
     asked = []
 
     def faked(cfg, steps):
@@ -98,4 +98,4 @@ def test_without_num_steps_bounds_can_be_set_within_the_replayed_steps(monkeypat
     monkeypatch.setattr(mechanism, "prepare_task", lambda *_: None)
     mechanism.main(["gpt2", "scale=paper", f"results_dir={tmp_path}"])
     mechanism.main(["gpt2", "scale=mini", f"results_dir={tmp_path}"])
-    assert asked == [("adamcpr_ip", 2300), ("adamcpr_ws", 10_300), ("adamcpr_ip", 300), ("adamcpr_ws", 300)]
+    assert asked == [("adamcpr_ip", 2300), ("adamcpr_ws", 10_300), ("adamcpr_ip", 300), ("adamcpr_ws", 600)]

@@ -94,7 +94,7 @@ def test_a_cluster_and_this_machine_give_the_same_tables_and_skip_each_other_s_r
     on_cluster = (f"runs_dir={there}", "num_steps=80", *JOBS, "launcher.runs_per_job=3", "launcher.parallel=2")
     submitted = reproduce(cluster, *on_cluster)
     assert submitted.returncode == 0, submitted.stderr
-    assert "when the runs have ended, the same command writes the results" in submitted.stdout
+    assert "when the runs have ended, the same command goes on" in submitted.stdout
     waited = reproduce(cluster, *on_cluster, "wait=true")
     assert waited.returncode == 0, waited.stderr
     assert "submitted" not in waited.stderr

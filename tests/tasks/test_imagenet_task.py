@@ -335,8 +335,8 @@ def test_table_1_has_every_published_cell_and_the_one_that_the_paper_leaves_open
     assert [text.get_text() for text in figure.subfigs[1].axes[4].texts] == ["81.19", "79.61", "TBA"]
 
 
-def test_table_1_at_mini_scale_is_of_one_model_and_has_pairs_enough_for_a_test():
+def test_table_1_at_mini_scale_is_of_one_model():
     definition, runs = at_scale(TABLE1, "mini"), table1_runs("mini")
-    assert len(runs) == 56
+    assert len(runs) == 24
     assert [panel.id for panel in definition.panels] == ["adamw", "ws", "ip"] and len(definition.claims) == 2
-    assert len({(r.config["lr"], r.config["seed"]) for r in runs}) == 8
+    assert len({(r.config["lr"], r.config["seed"]) for r in runs}) == 4
