@@ -37,7 +37,7 @@ def published_cells(artefact: Artefact, panel: Panel) -> pd.DataFrame:
 
 
 def published_best(artefact: Artefact) -> dict[str, pd.Series]:
-    """Return the best published cell of each panel by its title, without panels of which the paper prints no values."""
+    """Return the best published cell of each panel, by title. A panel without published values is left out."""
     best = {
         panel.title: best_cell(_numbers(published_cells(artefact, panel)), artefact.metric.better)
         for panel in artefact.panels

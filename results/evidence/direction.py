@@ -50,6 +50,7 @@ from results.schema import (
     ShareClaim,
     SoonerClaim,
 )
+from results.series import runs_of
 from results.sides import side_cells, sign
 from results.statistics.arrival import logrank
 from results.statistics.holm import holm
@@ -101,11 +102,10 @@ def findings(artefact: Artefact, runs: Sequence[Run], complete: bool) -> list[Fi
     played = play(artefact, runs)
     seen = [_seen(played, claim) for claim in artefact.claims]
     corrected = holm({number: one.p for number, one in enumerate(seen) if one.p is not None})
-    made = [
+    return [
         _finding(played, start, one, corrected.get(number))
         for number, (start, one) in enumerate(zip(blank, seen, strict=True))
     ]
-    return made
 
 
 def play(artefact: Artefact, runs: Sequence[Run]) -> Played:
@@ -185,8 +185,13 @@ def _improvement(played: Played, left: Contender, right: Contender) -> str:
 
 def _difference(artefact: Artefact, ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
     seeds = sorted(ours.keys() & theirs.keys())
-    way = sign(artefact) if artefact.metric is not None else 1
+    way = _way(artefact)
     return difference([way * ours[seed] for seed in seeds], [way * theirs[seed] for seed in seeds])
+
+
+def _way(artefact: Artefact) -> int:
+    """Return the sign that makes higher scores better. An artefact without a metric has such scores."""
+    return sign(artefact) if artefact.metric is not None else 1
 
 
 def _side(played: Played, contender: Contender, values: Mapping[int, float]) -> str:
@@ -252,8 +257,6 @@ def _sooner(played: Played, claim: SoonerClaim) -> Seen:
 
 def _method_of(artefact: Artefact, runs: Sequence[Run]) -> str:
     """Return the title of the method that the runs belong to."""
-    from results.series import runs_of
-
     return next((method.title for method in artefact.methods if runs and runs_of(method, runs)), "")
 
 
@@ -298,7 +301,7 @@ def _distance(seen: Seen) -> float:
 
 def _same(played: Played, said: str, left: Mapping[int, float], right: Mapping[int, float]) -> Seen:
     seeds = sorted(left.keys() & right.keys())
-    way = sign(played.artefact) if played.artefact.metric is not None else 1
+    way = _way(played.artefact)
     found = sameness([way * left[seed] for seed in seeds], [way * right[seed] for seed in seeds], played.control)
     if found is None:
         return Seen(said)
