@@ -8,9 +8,9 @@ from typing import Any
 from results import folds, interpolation, progress
 from results.artefact_file import nearest
 from results.code import code_remark, states_of
-from results.evidence.contenders import seeds_apart
 from results.evidence.direction import control_sentence, findings
 from results.evidence.finding import Finding, findings_table, to_csv
+from results.evidence.played import Played, play
 from results.evidence.published import agreement_table
 from results.evidence.tables import finalists_table
 from results.figures import draw
@@ -76,12 +76,12 @@ def write_artefact(
     out_dir.mkdir(parents=True, exist_ok=True)
     artefact, layout = at_scale(artefact, scale), layout_of(artefact)
     runs, lost = with_result(runs)
-    remark, found = code_remark(runs), findings(artefact, runs, complete=len(runs) == expected)
-    facts, notes = describe(artefact, runs, expected, command), notes_of(artefact, runs, out_dir.parent)
-    tuning, _ = seeds_apart(artefact, runs)
+    played = play(artefact, runs)
+    remark, found = code_remark(runs), findings(played, complete=len(runs) == expected)
+    facts, notes = describe(artefact, runs, expected, command), notes_of(played, runs, out_dir.parent)
     foot = f"{facts['scale']}; seeds {facts['seeds']}; {facts['runs']} runs; {facts['hardware']}"
-    plain = layout.table(artefact, tuning, seeds)
-    tables = [*layout.tables(artefact, plain, tuning), *evidence_tables(artefact, runs)]
+    plain = layout.table(artefact, played.tuning, seeds)
+    tables = [*layout.tables(artefact, plain, played.tuning), *evidence_tables(played, runs)]
     main, *beside = [tables[0], *(one for one in tables[1:] if one.rows is not plain)]  # table.csv has the plain one
     sections = [part.files(artefact, runs, out_dir, foot) for part in (interpolation, folds, progress)]
     page = _page(artefact, facts, (lost, remark, artefact.note, *notes), main, found, beside)
@@ -90,7 +90,7 @@ def write_artefact(
         write(out_dir / "table.csv", plain.to_csv(index=False)),
         write(out_dir / "table.tex", latex([main, *beside][-1].rows, artefact.title)),
         write(out_dir / "claims.csv", to_csv(found)),
-        *draw(layout.figure(artefact, plain, tuning, facts["data"], foot), out_dir),
+        *draw(layout.figure(artefact, plain, played.tuning, facts["data"], foot), out_dir),
         *(file for _, more in sections for file in more),
     )
     head = f"{artefact.title}\nscale {scale}, seeds {facts['seeds']}, {facts['runs']} runs; {facts['data']}\n"
@@ -166,7 +166,7 @@ def read_facts(path: Path) -> dict[str, str]:
     return facts
 
 
-def notes_of(artefact: Artefact, runs: Sequence[Run], folder: Path) -> list[str]:
+def notes_of(played: Played, runs: Sequence[Run], folder: Path) -> list[str]:
     """Return what a reader must know beside the claims: mechanism, regime, and whether the control is told apart.
 
     Args:
@@ -176,12 +176,12 @@ def notes_of(artefact: Artefact, runs: Sequence[Run], folder: Path) -> list[str]
         {"cifar100" if run.task == "cifar100c" else run.task for run in runs}
     )  # cifar100c trains as cifar100
     replays = [sentence(folder, task) for task in tasks]
-    return [note for note in (*replays, regime_sentence(artefact, runs), control_sentence(artefact, runs)) if note]
+    return [note for note in (*replays, regime_sentence(played.artefact, runs), control_sentence(played)) if note]
 
 
-def evidence_tables(artefact: Artefact, runs: Sequence[Run]) -> list[Table]:
+def evidence_tables(played: Played, runs: Sequence[Run]) -> list[Table]:
     """Return the tables of the finalists and of the published values, where there are any."""
-    return [table for table in (finalists_table(artefact, runs), agreement_table(artefact, runs)) if table is not None]
+    return [table for table in (finalists_table(played), agreement_table(played.artefact, runs)) if table is not None]
 
 
 def _claims_in_lines(found: Sequence[Finding]) -> str:

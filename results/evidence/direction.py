@@ -10,18 +10,13 @@ scale, a finding has numbers and intervals alone.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from results.evidence.contenders import (
     Contender,
     arrivals,
-    choose,
-    confirmed,
-    contenders,
     control_sides,
-    scores,
-    seeds_apart,
     sides,
     title,
     values_of,
@@ -37,6 +32,7 @@ from results.evidence.finding import (
     Finding,
     p_text,
 )
+from results.evidence.played import Played, way
 from results.layouts.pairs import pairs
 from results.runs import Run, best_cell, frame, near
 from results.schema import (
@@ -55,7 +51,7 @@ from results.sides import side_cells, sign
 from results.statistics.arrival import logrank
 from results.statistics.holm import holm
 from results.statistics.improvement import probability_of_improvement
-from results.statistics.paired import LEVEL, Difference, difference
+from results.statistics.paired import LEVEL, Difference
 from results.statistics.same import is_same, sameness
 
 
@@ -75,47 +71,22 @@ class Seen:
     towards: str = NOT_RESOLVED
 
 
-@dataclass(frozen=True)
-class Played:
-    """Each contender's confirming runs, and the runs that chose its setting."""
-
-    artefact: Artefact
-    tuning: Sequence[Run]
-    confirm: Sequence[Run]
-    runs: Mapping[Contender, Sequence[Run]]
-    control: Difference | None = field(default=None)
-
-    def scores(self, contender: Contender) -> Mapping[int, float]:
-        """Return a contender's scores by seed."""
-        return scores(self.artefact, contender, self.runs.get(contender, []), self.confirm)
-
-
-def findings(artefact: Artefact, runs: Sequence[Run], complete: bool) -> list[Finding]:
-    """Return a finding for each claim of an artefact `at_scale`.
+def findings(played: Played, complete: bool) -> list[Finding]:
+    """Return a finding for each claim.
 
     Args:
         complete: whether all runs exist, those of the finalists included.
     """
-    blank = [Finding(claim.id, claim.text, claim.published, MISSING) for claim in artefact.claims]
+    claims = played.artefact.claims
+    blank = [Finding(claim.id, claim.text, claim.published, MISSING) for claim in claims]
     if not complete:
         return blank
-    played = play(artefact, runs)
-    seen = [_seen(played, claim) for claim in artefact.claims]
+    seen = [_seen(played, claim) for claim in claims]
     corrected = holm({number: one.p for number, one in enumerate(seen) if one.p is not None})
     return [
         _finding(played, start, one, corrected.get(number))
         for number, (start, one) in enumerate(zip(blank, seen, strict=True))
     ]
-
-
-def play(artefact: Artefact, runs: Sequence[Run]) -> Played:
-    """Choose every contender's setting, and find its confirming runs."""
-    tuning, confirm = seeds_apart(artefact, runs)
-    chosen = {one: confirmed(choose(artefact, one, tuning), confirm) for one in contenders(artefact, tuning)}
-    played = Played(artefact, tuning, confirm, chosen)
-    if artefact.control is None:
-        return played
-    return replace(played, control=_compared(played, *control_sides(artefact))[1])
 
 
 def decides(artefact: Artefact, runs: Sequence[Run]) -> bool:
@@ -125,17 +96,14 @@ def decides(artefact: Artefact, runs: Sequence[Run]) -> bool:
     return artefact.layout in UNTUNED or any(run.seed >= FIRST_FRESH_SEED for run in runs)
 
 
-def control_sentence(artefact: Artefact, runs: Sequence[Run]) -> str:
+def control_sentence(played: Played) -> str:
     """Return whether the control is told apart. Empty without a control or without its runs."""
-    if artefact.control is None or not runs:
-        return ""
-    better, worse = control_sides(artefact)
-    played = play(artefact, runs)
-    said, found = _compared(played, better, worse)
+    artefact, found = played.artefact, played.control
     if found is None:
         return ""
+    said, _ = _compared(played, *control_sides(artefact))
     numbers = f"{said}: {_interval(artefact, found)}"
-    if not decides(artefact, runs):
+    if not decides(artefact, played.confirm):
         return f"Control: {numbers}."
     if found.low > 0:
         return f"Control: {numbers}. The control is told apart, so these data can resolve a difference of this size."
@@ -172,26 +140,15 @@ def _compared(played: Played, left: Contender, right: Contender) -> tuple[str, D
     """Return the two sides' scores in words, and their difference, which is positive if `left` is better."""
     ours, theirs = played.scores(left), played.scores(right)
     said = f"{_side(played, left, ours)} against {_side(played, right, theirs)}"
-    return said, _difference(played.artefact, ours, theirs)
+    return said, played.difference(left, right)
 
 
 def _improvement(played: Played, left: Contender, right: Contender) -> str:
     """Return in words how often a run of `left` is better than a run of `right`, across seeds."""
-    way = sign(played.artefact)
-    ours, theirs = ([way * value for value in played.scores(side).values()] for side in (left, right))
+    better = sign(played.artefact)
+    ours, theirs = ([better * value for value in played.scores(side).values()] for side in (left, right))
     share, low, high = probability_of_improvement(ours, theirs)
     return f"better in {share:.0%} of pairs of runs [{low:.0%}, {high:.0%}]"
-
-
-def _difference(artefact: Artefact, ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
-    seeds = sorted(ours.keys() & theirs.keys())
-    way = _way(artefact)
-    return difference([way * ours[seed] for seed in seeds], [way * theirs[seed] for seed in seeds])
-
-
-def _way(artefact: Artefact) -> int:
-    """Return the sign that makes higher scores better. An artefact without a metric has such scores."""
-    return sign(artefact) if artefact.metric is not None else 1
 
 
 def _side(played: Played, contender: Contender, values: Mapping[int, float]) -> str:
@@ -301,8 +258,8 @@ def _distance(seen: Seen) -> float:
 
 def _same(played: Played, said: str, left: Mapping[int, float], right: Mapping[int, float]) -> Seen:
     seeds = sorted(left.keys() & right.keys())
-    way = _way(played.artefact)
-    found = sameness([way * left[seed] for seed in seeds], [way * right[seed] for seed in seeds], played.control)
+    better = way(played.artefact)
+    found = sameness([better * left[seed] for seed in seeds], [better * right[seed] for seed in seeds], played.control)
     if found is None:
         return Seen(said)
     if found.margin is None:

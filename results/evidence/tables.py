@@ -1,11 +1,11 @@
 """Tables of what was tuned and what was confirmed."""
 
 import math
-from collections.abc import Sequence
 
 import pandas as pd
 
-from results.evidence.contenders import Contender, choose, confirmed, contenders, scores, seeds_apart, title
+from results.evidence.contenders import Contender, title
+from results.evidence.played import Played
 from results.runs import Run, columns_of, frame, of_panel, place_of
 from results.schema import Artefact
 from results.series import runs_of
@@ -15,18 +15,16 @@ from results.table import Table, spread
 EFFECTS = (0.5, 1.0, 1.5, 2.0)  # in standard deviations of the paired differences
 
 
-def finalists_table(artefact: Artefact, runs: Sequence[Run]) -> Table | None:
+def finalists_table(played: Played) -> Table | None:
     """Return each contender's chosen setting with its score on the finalists' seeds, or None without any."""
-    tuning, confirm = seeds_apart(artefact, runs)
-    if tuning == confirm or artefact.metric is None:
+    artefact = played.artefact
+    if played.tuning == played.confirm or artefact.metric is None:
         return None
     rows, digits = [], artefact.metric.table_digits
-    for contender in contenders(artefact, tuning):
-        chosen = choose(artefact, contender, tuning)
-        own = confirmed(chosen, confirm)
-        values = pd.Series(scores(artefact, contender, own, confirm), dtype=float)
+    for contender, chosen in played.chosen.items():
         if not chosen:
             continue
+        values = pd.Series(played.scores(contender), dtype=float)
         finite = values[values.abs() < math.inf]
         rows.append(
             {
@@ -41,7 +39,7 @@ def finalists_table(artefact: Artefact, runs: Sequence[Run]) -> Table | None:
     return Table(
         "Chosen settings on fresh seeds",
         pd.DataFrame(rows),
-        power_sentence(artefact, len({run.seed for run in confirm})),
+        power_sentence(artefact, len({run.seed for run in played.confirm})),
     )
 
 

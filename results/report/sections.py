@@ -15,9 +15,9 @@ import yaml
 from results import model_sizes
 from results.artefact import describe, evidence_tables, notes_of, read_facts
 from results.code import code_remark, written_remark
-from results.evidence.contenders import seeds_apart
 from results.evidence.direction import findings
 from results.evidence.finding import MISSING, Finding, from_csv
+from results.evidence.played import play
 from results.interactive import Chart
 from results.interpolation import interpolated, interpolation_panels, interpolation_table
 from results.layouts import Layout, layout_of
@@ -99,7 +99,9 @@ def section(artefact: Artefact, scale: str, runs: Sequence[Run], folder: Path, *
     if not runs:
         layout = layout_of(artefact)
         panels = _panels(layout, artefact, layout.table(artefact, [], seeds), [])
-        return replace(base, findings=findings(artefact, [], False), panels=panels, facts={"runs": f"0 of {expected}"})
+        return replace(
+            base, findings=findings(play(artefact, []), False), panels=panels, facts={"runs": f"0 of {expected}"}
+        )
     return _from_runs(base, artefact, runs, folder, expected, seeds)
 
 
@@ -143,20 +145,18 @@ def _from_runs(
     base: Section, artefact: Artefact, runs: Sequence[Run], folder: Path, expected: int, seeds: int
 ) -> Section:
     layout = layout_of(artefact)
-    tuning, _ = seeds_apart(artefact, runs)
-    table, panels = (
-        layout.table(artefact, tuning, seeds),
-        _panels(layout, artefact, layout.table(artefact, tuning, seeds), tuning),
-    )
-    tables = [*layout.tables(artefact, table, tuning), *evidence_tables(artefact, runs)]
+    played = play(artefact, runs)
+    table = layout.table(artefact, played.tuning, seeds)
+    panels = _panels(layout, artefact, table, played.tuning)
+    tables = [*layout.tables(artefact, table, played.tuning), *evidence_tables(played, runs)]
     facts = describe(artefact, runs, expected, base.command)
     made = replace(
         base,
         state=RECORDS if len(runs) == expected else NOT_RUN,
-        findings=findings(artefact, runs, complete=len(runs) == expected),
+        findings=findings(played, complete=len(runs) == expected),
         facts={name: fact for name, fact in facts.items() if name != "command"},
         remarks=(*base.remarks, *_remarks(runs, table, folder, expected)),
-        note=" ".join(filter(None, (base.note, *notes_of(artefact, runs, folder.parent), tables[0].above))),
+        note=" ".join(filter(None, (base.note, *notes_of(played, runs, folder.parent), tables[0].above))),
         panels=panels,
         tables={one.title: one.rows for one in tables},
         runs=runs,

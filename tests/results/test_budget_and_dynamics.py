@@ -11,6 +11,7 @@ from made_runs import artefact, changed, run
 from results import write_artefact
 from results.cells import cell_table, published_cells, readable
 from results.evidence.direction import findings
+from results.evidence.played import play
 from results.layouts import budget, dynamics
 from results.layouts.budget import budget_of, budget_table, equal_budget, equal_budgets
 from results.runs import frame
@@ -105,7 +106,7 @@ LONG = SMALL.budget.unit_steps["small"]
 
 
 def budget_findings(runs, definition=SMALL):
-    return {one.claim: one for one in findings(definition, runs, complete=True)}
+    return {one.claim: one for one in findings(play(definition, runs), complete=True)}
 
 
 def outcomes(runs, definition=SMALL):

@@ -18,6 +18,7 @@ from results.evidence.contenders import (
     values_of,
 )
 from results.evidence.direction import findings
+from results.evidence.played import play
 from results.evidence.tables import finalists_table
 from results.schema import Artefact, Control, SameValuesClaim, at_scale
 
@@ -41,7 +42,7 @@ def starts(means: dict[str, float], seeds=SEEDS) -> list[Run]:
 
 
 def on(claim: str, runs: list[Run], definition: Artefact):
-    return next(one for one in findings(definition, runs, complete=True) if one.claim == claim)
+    return next(one for one in findings(play(definition, runs), complete=True) if one.claim == claim)
 
 
 def test_a_claimed_best_value_is_compared_with_the_best_other_one():
@@ -127,7 +128,7 @@ def test_panels_of_one_side_are_one_method_that_plays_its_best_setting(ws, outco
     runs = schedules({0.1: 70.0, 0.01: 60.0, 10: 75.0, 100: 50.0}, ws)
     finding = on(claim.id, runs, FIGURE_E4)
     assert finding.outcome == outcome and finding.difference == pytest.approx(ws - 75, abs=0.1)
-    rows = finalists_table(FIGURE_E4, runs).rows
+    rows = finalists_table(play(FIGURE_E4, runs)).rows
     chosen = dict(zip(rows["method"], rows["chosen on the tuning seeds"], strict=True))
     assert chosen["Kappa-WS"].startswith("lr 1e-")
     (others,) = (setting for name, setting in chosen.items() if name != "Kappa-WS")
@@ -220,7 +221,7 @@ def test_the_soonest_method_of_a_side_is_the_one_by_the_median_of_the_tuning_see
     assert {one.config["regularizer"]["weight_decay"] for one in chosen} == {0.1}
     assert [one.seed for one in confirmed(chosen, confirm)] == list(FRESH)
     assert on("grokking", runs, GROKKING).outcome == "behind"
-    rows = finalists_table(GROKKING, runs).rows
+    rows = finalists_table(play(GROKKING, runs)).rows
     assert rows["chosen on the tuning seeds"].tolist() == ["AdamCPR kI0 0.8, L2", "AdamW, weight decay 0.1"]
 
 
@@ -239,7 +240,7 @@ def test_a_method_that_never_arrives_is_not_the_soonest():
 def test_without_fresh_seeds_the_same_runs_choose_and_score():
     runs = starts({}, TUNING)
     assert seeds_apart(FIGURE2, runs) == (runs, runs)
-    assert finalists_table(FIGURE2, runs) is None
+    assert finalists_table(play(FIGURE2, runs)) is None
 
 
 def test_a_layout_whose_claims_name_their_settings_uses_every_seed():

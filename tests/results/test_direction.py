@@ -9,6 +9,7 @@ from made_runs import ADAMW, CPR, artefact, changed, curve, either_metric, grid,
 from results import Run
 from results.evidence.direction import control_sentence, findings
 from results.evidence.finding import from_csv, to_csv
+from results.evidence.played import play
 from results.evidence.tables import finalists_table
 from results.schema import Artefact, SameBestClaim, SameValuesClaim, at_scale
 
@@ -20,7 +21,7 @@ SEEDS = (1, 2)
 def found(claim: str, runs: list[Run], definition: Artefact = FIGURE2, complete: bool = True):
     """The finding on one claim, with the others left out."""
     definition = changed(definition, claims=[one for one in definition.claims if one.id == claim])
-    (finding,) = findings(definition, runs, complete)
+    (finding,) = findings(play(definition, runs), complete)
     return finding
 
 
@@ -59,7 +60,7 @@ def test_a_setting_is_chosen_on_the_tuning_seeds_alone():
 
     finding = found("cifar-ws", leads(value))
     assert finding.outcome == "behind" and finding.difference == pytest.approx(-5, abs=0.5)
-    settings = finalists_table(FIGURE2, leads(value)).rows.set_index("method")["chosen on the tuning seeds"]
+    settings = finalists_table(play(FIGURE2, leads(value))).rows.set_index("method")["chosen on the tuning seeds"]
     assert settings["AdamCPR Kappa-WS"].endswith("4x")
 
 
@@ -113,7 +114,7 @@ def test_a_setting_with_a_diverged_tuning_run_is_not_chosen():
 def test_holm_corrects_over_the_claims_of_an_artefact():
     runs = leads(lambda name, setting, seed: {"adamcpr_ws": 0.45, "adamcpr_ip": 0.45}.get(name, 0.0))
     alone = found("cifar-ws", runs)
-    together = next(one for one in findings(FIGURE2, runs, True) if one.claim == "cifar-ws")
+    together = next(one for one in findings(play(FIGURE2, runs), True) if one.claim == "cifar-ws")
     assert together.p == alone.p == alone.p_holm < together.p_holm
 
 
@@ -144,9 +145,9 @@ def test_a_lead_of_one_and_a_half_deviations_is_found_with_the_stated_power():
 
 def test_a_control_that_is_not_told_apart_says_that_nothing_can_be_decided():
     runs = leads(lambda name, setting, seed: -4.0 if (name, setting) == ("adamw", 0) else 0.0)
-    assert "is told apart" in control_sentence(FIGURE2, runs)
-    assert "can't decide" in control_sentence(FIGURE2, leads(lambda *_: 0.0))
-    assert control_sentence(changed(FIGURE2, control=None), runs) == ""
+    assert "is told apart" in control_sentence(play(FIGURE2, runs))
+    assert "can't decide" in control_sentence(play(FIGURE2, leads(lambda *_: 0.0)))
+    assert control_sentence(play(changed(FIGURE2, control=None), runs)) == ""
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ def test_sooner_is_by_the_log_rank_test_against_the_method_that_is_soonest_on_th
 
 
 def test_findings_survive_a_file_and_older_verdicts_are_left_out():
-    made = findings(FIGURE2, leads(lambda name, setting, seed: 3.0 if name == "adamcpr_ws" else 0.0), True)
+    made = findings(play(FIGURE2, leads(lambda name, setting, seed: 3.0 if name == "adamcpr_ws" else 0.0)), True)
     again = from_csv(to_csv(made))
     assert [one.outcome for one in again] == [one.outcome for one in made]
     assert again[0].difference == pytest.approx(made[0].difference)

@@ -8,6 +8,7 @@ from made_runs import EVALUATE_AT, accuracy_pairs, artefact, epoch_pairs, run
 from matplotlib.colors import to_hex
 
 from results.evidence.direction import findings
+from results.evidence.played import play
 from results.layouts import pairs
 from results.layouts.pairs import mean_table
 from results.schema import at_scale
@@ -18,7 +19,7 @@ PAPER = at_scale(artefact("evaluate_at"), "paper")
 
 def found(runs, claim: str = "same-cifar", definition=PAPER, complete: bool = True):
     """The finding on one claim of evaluate_at."""
-    return next(one for one in findings(definition, runs, complete) if one.claim == claim)
+    return next(one for one in findings(play(definition, runs), complete) if one.claim == claim)
 
 
 def test_a_pair_s_difference_is_a_mean_over_learning_rates_and_paired_by_seed():

@@ -13,6 +13,7 @@ from made_runs import FIGURE2, artefact, changed, grid, noisy, out_of_memory, ru
 
 from results import write_artefact
 from results.evidence.direction import findings
+from results.evidence.played import play
 from results.report import planned_section, section, write_report
 from results.report.page import place, render
 from results.report.run_data import MOST_POINTS, pack, points_each, unpack
@@ -63,7 +64,7 @@ def run_data(html):
 def test_the_page_says_every_claim_with_its_finding_and_the_command(tmp_path):
     made = figure2_section(tmp_path)
     said = words(render([made], "mini"))
-    for finding in findings(FIGURE2, grid(noisy), complete=True):
+    for finding in findings(play(FIGURE2, grid(noisy)), complete=True):
         assert finding.said
         assert all(text in said for text in (finding.text, finding.published, finding.said, finding.outcome))
     assert made.state == RECORDS and "make reproduce-figure2" in said and "a processor" in said
