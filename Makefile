@@ -141,8 +141,8 @@ records: .venv/.stamp  ## add the ended runs of all artefacts to results/<scale>
 mechanism: .venv/.stamp  ## replay the first steps of AdamCPR's runs with the plain Algorithm 1, 10 minutes (SCALE= ARGS="gpt2")
 	$(BIN)/python scripts/mechanism.py scale=$(SCALE) $(ARGS)
 
-report: .venv/.stamp  ## write results/<scale>/index.html: every claim and artefact on one page (SCALE= ARGS="runs_dir=runs")
-	$(BIN)/python scripts/report.py scale=$(SCALE) $(ARGS)
+report: .venv/.stamp  ## write results/index.html: every claim and artefact on one page (ARGS="runs_dir=runs")
+	$(BIN)/python scripts/report.py $(if $(filter file,$(origin SCALE)),,scale=$(SCALE)) $(ARGS)
 
 rebuild: .venv/.stamp  ## make every table, figure and the page from the committed records (SCALE=small)
 	$(BIN)/python scripts/rebuild.py scale=$(SCALE) $(ARGS)

@@ -33,20 +33,16 @@ def published_cells(artefact: Artefact, panel: Panel) -> pd.DataFrame:
                 row = published.get(artefact.row) if panel.published_row is None else panel.published_row
                 about = [published["mean"], published.get("std"), published.get("seeds")]
                 rows.append([row, _column(published, panel), *about, int(published.get("diverged", False))])
-    return pd.DataFrame(rows, columns=["row", "column", "mean", "std", "seeds", "diverged"])
+    cells = pd.DataFrame(rows, columns=["row", "column", "mean", "std", "seeds", "diverged"])
+    return cells.assign(mean=pd.to_numeric(cells["mean"]), std=pd.to_numeric(cells["std"]))
 
 
 def published_best(artefact: Artefact) -> dict[str, pd.Series]:
     """Return the best published cell of each panel, by title. A panel without published values is left out."""
     best = {
-        panel.title: best_cell(_numbers(published_cells(artefact, panel)), artefact.metric.better)
-        for panel in artefact.panels
+        panel.title: best_cell(published_cells(artefact, panel), artefact.metric.better) for panel in artefact.panels
     }
     return {title: cell for title, cell in best.items() if cell is not None}
-
-
-def _numbers(cells: pd.DataFrame) -> pd.DataFrame:
-    return cells.assign(mean=pd.to_numeric(cells["mean"]))
 
 
 def _column(published: Mapping[str, Any], panel: Panel) -> str:

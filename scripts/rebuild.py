@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
         write_results(p, p.runs, request, root / scale / name)
         if len(p.runs) < len(p.configs):
             partial.append(name)
-    report.main([f"scale={scale}", "records=committed", f"results_dir={root}"])
+    report.main(["records=committed", f"results_dir={root}"])
     print(f"not all runs are committed of: {', '.join(partial)}" if partial else "all runs are committed")
 
 

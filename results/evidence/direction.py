@@ -33,6 +33,7 @@ from results.evidence.finding import (
     p_text,
 )
 from results.evidence.played import Played, way
+from results.evidence.published import published_lead
 from results.layouts.pairs import pairs
 from results.runs import Run, best_cell, frame, near
 from results.schema import (
@@ -78,7 +79,10 @@ def findings(played: Played, complete: bool) -> list[Finding]:
         complete: whether all runs exist, those of the finalists included.
     """
     claims = played.artefact.claims
-    blank = [Finding(claim.id, claim.text, claim.published, MISSING) for claim in claims]
+    blank = [
+        Finding(claim.id, claim.text, claim.published, MISSING, paper=published_lead(played.artefact, *sides(claim)))
+        for claim in claims
+    ]
     if not complete:
         return blank
     seen = [_seen(played, claim) for claim in claims]

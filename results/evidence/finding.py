@@ -26,6 +26,7 @@ class Finding:
     p, p_holm: p-value, alone and after Holm's correction over the artefact's claims.
     pairs: number of seeds.
     visible: the difference that would have been seen with 80 % probability.
+    paper: the difference of the paper's own best values, in the same unit and direction.
     """
 
     claim: str
@@ -40,9 +41,10 @@ class Finding:
     p_holm: float | None = None
     pairs: int | None = None
     visible: float | None = None
+    paper: float | None = None
 
 
-NUMERIC = dict.fromkeys(("difference", "low", "high", "p", "p_holm", "visible"), float) | {"pairs": int}
+NUMERIC = dict.fromkeys(("difference", "low", "high", "p", "p_holm", "visible", "paper"), float) | {"pairs": int}
 
 
 def to_csv(findings: Sequence[Finding]) -> str:

@@ -6,8 +6,10 @@ from typing import Any
 import pandas as pd
 
 from results.cells import published_cells
-from results.runs import Run, columns_of, frame, of_panel, place_of, power_of_ten
+from results.evidence.contenders import Contender
+from results.runs import Run, best_cell, columns_of, frame, of_panel, place_of, power_of_ten
 from results.schema import Artefact
+from results.sides import sign
 from results.statistics.published import LEVEL, welch
 from results.table import Table
 
@@ -45,6 +47,31 @@ def _compared(artefact: Artefact, values: pd.Series, cell: dict[Any, Any]) -> di
         "p": p,
         "agreement": UNTESTED if p is None else AGREES if p >= LEVEL else DIFFERS,
     }
+
+
+def published_lead(artefact: Artefact, *sides: Contender) -> float | None:
+    """Return how far the first side's best published cell is ahead of the second's.
+
+    None if the paper prints no value of one, or if a side's cell is chosen by another score.
+    """
+    if artefact.layout != "heatmap" or len(sides) != 2 or any(side.by is not None for side in sides):
+        return None
+    first, second = (_best_published(artefact, side) for side in sides)
+    if first is None or second is None:
+        return None
+    return round(float(sign(artefact) * (first["mean"] - second["mean"])), 6)
+
+
+def _best_published(artefact: Artefact, side: Contender) -> pd.Series | None:
+    every = [published_cells(artefact, panel) for panel in artefact.panels if panel.name in side.names]
+    if not every:  # a scale may lack a panel
+        return None
+    cells = pd.concat(every, ignore_index=True)
+    if side.column is not None:
+        cells = cells[cells["column"] == side.column]
+    if side.but is not None:
+        cells = cells[cells["column"] != side.but]
+    return best_cell(cells, artefact.metric.better)
 
 
 def agreement_table(artefact: Artefact, runs: Sequence[Run]) -> Table | None:

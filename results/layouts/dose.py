@@ -157,6 +157,7 @@ def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
     }
     traces, legend, methods = [], [], set()
     for colour, (schedule, own) in zip(COLOURS, table.groupby("schedule", sort=False), strict=False):
+        own = own.dropna(subset=["bound", "difference"])  # diverged, or its reference is not there yet
         for (_, row), distance in zip(own.iterrows(), percent(own), strict=True):
             run = by_place[row["schedule"], row["method"], row["seed"]]
             traces.append(run_line([row["bound"]], [distance], run, f"{row['method']}, {schedule}", colour, "markers"))

@@ -1,15 +1,31 @@
 "use strict";
-// The page's behaviour: colours of light and dark, figures drawn when they come near the screen, filters, and the runs of a cell or curve.
+// The page's behaviour: colours of light and dark, figures drawn when they come near the screen, their hover texts, the filter, and the runs of a cell or curve.
 
 const root = document.documentElement;
-const figures = JSON.parse(document.getElementById("figures").textContent);
 const plots = [...document.querySelectorAll(".plot")];
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#999999"];
 
-const runData = (async () => {
-  const bytes = Uint8Array.from(atob(document.getElementById("run-data").textContent), (c) => c.charCodeAt(0));
-  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
-})();
+// ---- Data, unpacked when they are first needed
+
+async function unpacked(id) {
+  const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (c) => c.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+}
+
+function once(make) {
+  let made;
+  return () => (made ??= make());
+}
+
+const tables = once(async () => JSON.parse(await unpacked("tables")));
+const runData = once(async () => JSON.parse(await unpacked("run-data")));
+
+const drawing = once(async () => {
+  const script = document.createElement("script");
+  script.src = URL.createObjectURL(new Blob([await unpacked("plotly")], { type: "text/javascript" }));
+  await new Promise((done) => { script.onload = done; document.head.append(script); });
+  return JSON.parse(await unpacked("figures"));
+});
 
 // ---- Colours
 
@@ -24,14 +40,13 @@ function themedLayout(layout, heatmap) {
   const axis = (own) => ({ gridcolor: colour("line"), linecolor: colour("line"), zeroline: false, showgrid: !heatmap, fixedrange: heatmap, ...own });
   const made = { ...layout, autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" };
   made.font = { family: "inherit", size: 12, color: colour("ink") };
-  made.hoverlabel = { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink"), size: 12 }, align: "left", namelength: 0 };
   made.dragmode = heatmap || matchMedia("(pointer: coarse)").matches ? false : "zoom"; // a finger scrolls the page
   for (const key of Object.keys(layout).filter((name) => /^[xy]axis/.test(name))) made[key] = axis(layout[key]);
   return made;
 }
 
-function themedTrace(trace, method) {
-  const made = { ...trace, visible: !method || !trace.meta || trace.meta === method };
+function themedTrace(trace) {
+  const made = { ...trace, hoverinfo: "none", hovertemplate: undefined }; // Plotly would cut a text that is wider than its figure
   if (trace.type === "heatmap") {
     made.colorscale = [[0, colour("best")], [0.5, colour("middle")], [1, colour("far")]];
     made.textfont = { color: colour("ink") }; // readable on each of them, which Plotly's own choice of grey or white is not
@@ -41,41 +56,63 @@ function themedTrace(trace, method) {
 
 // ---- Figures
 
-function draw(plot) {
-  const { data, layout } = figures[plot.dataset.figure];
+async function draw(plot) {
+  const { data, layout } = (await drawing())[plot.dataset.figure];
   const heatmap = data.some((trace) => trace.type === "heatmap");
-  const method = document.getElementById("method").value;
-  Plotly.react(plot, data.map((trace) => themedTrace(trace, method)), themedLayout(layout, heatmap), { displayModeBar: false, responsive: true });
+  await show(plot, data, themedLayout(layout, heatmap));
   if (!plot.drawn) plot.on("plotly_click", (event) => openRuns(event.points.flatMap((point) => String(point.customdata ?? "").split(" "))));
   plot.drawn = true;
 }
 
-const nearScreen = new IntersectionObserver((entries) => {
-  for (const entry of entries.filter((one) => one.isIntersecting)) {
-    nearScreen.unobserve(entry.target);
-    draw(entry.target);
-  }
-}, { rootMargin: "500px" });
+async function show(plot, data, layout) {
+  await Plotly.react(plot, data.map(themedTrace), layout, { displayModeBar: false, responsive: true });
+  plot.removeAllListeners("plotly_hover");
+  plot.removeAllListeners("plotly_unhover");
+  plot.on("plotly_hover", ({ points: [point], event }) => showTip(hoverText(data[point.curveNumber], point), event));
+  plot.on("plotly_unhover", hideTip);
+}
 
-// ---- Filters
+// ---- Hover texts, which never leave the window
+
+// A trace's hovertemplate is made by results/, from escaped texts. %{name:.4g} stands for a value of the point.
+function hoverText(trace, point) {
+  const at = (values) => [].concat(point.pointNumber).reduce((found, place) => found?.[place], values);
+  const value = { x: point.x, y: point.y, text: at(trace.text), hovertext: at(trace.hovertext) };
+  return trace.hovertemplate.replace("<extra></extra>", "").replace(/%\{(\w+)(?::([^}]*))?\}/g, (_, name, format) => {
+    const digits = /^\.(\d+)g$/.exec(format ?? "");
+    if (digits) return String(Number(Number(value[name]).toPrecision(digits[1])));
+    return name === "hovertext" ? value[name] : element("span", value[name]).innerHTML; // escapes what is no markup
+  });
+}
+
+function showTip(html, { clientX, clientY }) {
+  const tip = document.getElementById("tip");
+  tip.innerHTML = html;
+  tip.hidden = false;
+  const { width, height } = tip.getBoundingClientRect();
+  const beside = clientX + 14 + width < innerWidth ? clientX + 14 : clientX - 14 - width;
+  const below = clientY + 14 + height < innerHeight ? clientY + 14 : clientY - 14 - height;
+  const within = (place, size, room) => Math.max(4, Math.min(place, room - size - 4));
+  tip.style.transform = `translate(${within(beside, width, innerWidth)}px, ${within(below, height, innerHeight)}px)`;
+}
+
+function hideTip() {
+  document.getElementById("tip").hidden = true;
+}
+
+// ---- Cards
 
 function filter() {
-  const task = document.getElementById("task").value;
-  const method = document.getElementById("method").value;
-  const has = (element, key, value) => !value || element.dataset[key].split(" ").includes(value);
-  const artefacts = [...document.querySelectorAll(".artefact")];
-  for (const section of artefacts) {
-    section.hidden = !has(section, "tasks", task) || !has(section, "methods", method);
-    document.querySelector(`[data-entry="${section.id}"]`).hidden = section.hidden;
-    for (const panel of section.querySelectorAll(".panel")) panel.hidden = !has(panel, "methods", method);
-    for (const group of section.querySelectorAll(".group")) group.hidden = ![...group.querySelectorAll(".panel")].some((panel) => !panel.hidden);
-    for (const entry of section.querySelectorAll(".legend li")) entry.hidden = Boolean(method && entry.dataset.method && entry.dataset.method !== method);
-  }
-  for (const row of document.querySelectorAll(".claims tbody tr")) {
-    row.hidden = document.getElementById(row.dataset.artefact).hidden || !has(row, "methods", method);
-  }
-  document.getElementById("shown").value = `${artefacts.filter((section) => !section.hidden).length} of ${artefacts.length} artefacts`;
-  plots.filter((plot) => plot.drawn && plot.offsetParent).forEach(draw);
+  const wanted = document.getElementById("filter").value.toLowerCase().split(/[\s,]+/).filter(Boolean);
+  const cards = [...document.querySelectorAll(".card")];
+  for (const card of cards) card.hidden = !wanted.every((word) => card.dataset.words.includes(word));
+  document.getElementById("shown").value = `${cards.filter((card) => !card.hidden).length} of ${cards.length}`;
+}
+
+function openLinked() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  for (let details = target?.closest("details"); details; details = details.parentElement.closest("details")) details.open = true;
+  target?.scrollIntoView();
 }
 
 // ---- Runs
@@ -111,41 +148,31 @@ function runsTable(runs, withButtons) {
 }
 
 async function openRuns(ids) {
-  const all = await runData;
-  const runs = [...new Set(ids)].filter((id) => id in all.runs).map((id) => [id, all.runs[id]]);
+  await drawing();
+  hideTip();
+  const all = await runData();
+  const runs = [...new Set(ids)].filter((id) => id in all).map((id) => [id, all[id]]);
   if (!runs.length) return;
-  const first = runs[0][1];
+  const [id, first] = runs[0];
   document.getElementById("runs-title").textContent = `${first.method} on ${first.task}: ${runs.length} run${runs.length > 1 ? "s" : ""}`;
   document.getElementById("runs-table").replaceChildren(runsTable(runs, false));
   document.getElementById("config").textContent = Object.entries(first.config).map(([key, value]) => `${key}: ${JSON.stringify(value)}`).join("\n");
   document.getElementById("runs").showModal();
-  showMatrices(runs.filter(([, run]) => run.dynamics), all.matrices, runs[0][0]);
+  const logged = runs.filter(([, run]) => run.dynamics);
+  const said = logged.length ? "R and dashed κ are medians over matrices, λ is the largest." : "No run of these has R, κ or λ on record.";
+  document.getElementById("dynamics-note").textContent = `${said} For each matrix: python scripts/show.py ${id}`;
+  document.getElementById("dynamics").hidden = !logged.length;
+  if (logged.length) drawDynamics(logged);
 }
 
-function showMatrices(runs, lists, id) {
-  const select = document.getElementById("matrix");
-  document.getElementById("matrix-label").hidden = !runs.length;
-  document.getElementById("dynamics").hidden = !runs.length;
-  const nothing = "No run of these has R, κ or λ on record.";
-  document.getElementById("dynamics-note").textContent = (runs.length ? "Dashed: κ. " : `${nothing} `) + `In a terminal: python scripts/show.py ${id}`;
-  if (!runs.length) return;
-  const names = lists[runs[0][1].dynamics.list];
-  select.replaceChildren(...names.map((name) => new Option(name.replace(/\.weight$/, ""), name)));
-  const show = () => drawDynamics(runs, lists, select.value);
-  select.onchange = show;
-  show();
-}
-
-function drawDynamics(runs, lists, matrix) {
+function drawDynamics(runs) {
   const data = [];
   runs.forEach(([id, run], number) => {
-    const place = lists[run.dynamics.list].indexOf(matrix);
-    if (place < 0) return;
     const line = (quantity, yaxis, dash) => {
       if (!run.dynamics[quantity]) return;
       const hovertemplate = `${quantity} %{y:.4g} at step %{x}<br>seed ${run.seed}, ${id}<extra></extra>`;
       const look = { color: COLOURS[number % COLOURS.length], width: 1.6, dash };
-      data.push({ x: run.dynamics.steps, y: run.dynamics[quantity][place], yaxis, mode: "lines", line: look, hovertemplate });
+      data.push({ x: run.dynamics.steps, y: run.dynamics[quantity], yaxis, mode: "lines", line: look, hovertemplate });
     };
     line("R", "y", "solid");
     line("kappa", "y", "dash");
@@ -157,35 +184,55 @@ function drawDynamics(runs, lists, matrix) {
     yaxis: { title: { text: "R" }, automargin: true, exponentformat: "e", domain: both ? [0.42, 1] : [0, 1] },
   };
   if (both) layout.yaxis2 = { title: { text: "λ" }, automargin: true, exponentformat: "e", domain: [0, 0.34] };
-  Plotly.react("dynamics", data, themedLayout(layout, false), { displayModeBar: false, responsive: true });
+  show(document.getElementById("dynamics"), data, themedLayout(layout, false));
 }
 
-for (const details of document.querySelectorAll("details.runs")) {
+// ---- Tables, filled when they are opened
+
+function fill(details, content) {
   details.addEventListener("toggle", async () => {
-    if (details.open && !details.querySelector("table")) {
-      const { runs } = await runData;
-      details.querySelector(".scroll").replaceChildren(runsTable(details.dataset.runs.split(" ").map((id) => [id, runs[id]]), true));
-    }
+    const place = details.querySelector(".scroll");
+    if (details.open && !place.childElementCount) content(place);
+  });
+}
+
+for (const details of document.querySelectorAll("details[data-table]")) {
+  fill(details, async (place) => { place.innerHTML = (await tables())[details.dataset.table]; });
+}
+for (const details of document.querySelectorAll("details.runs")) {
+  fill(details, async (place) => {
+    const all = await runData();
+    place.replaceChildren(runsTable(details.dataset.runs.split(" ").map((id) => [id, all[id]]), true));
   });
 }
 
 // ---- Start
 
+const nearScreen = new IntersectionObserver((entries) => {
+  for (const entry of entries.filter((one) => one.isIntersecting)) {
+    nearScreen.unobserve(entry.target);
+    draw(entry.target);
+  }
+}, { rootMargin: "500px" });
+
 const dark = matchMedia("(prefers-color-scheme: dark)");
 setTheme(dark.matches ? "dark" : "light");
 dark.addEventListener("change", () => setTheme(dark.matches ? "dark" : "light"));
 document.getElementById("theme").onclick = () => setTheme(root.dataset.theme === "dark" ? "light" : "dark");
-document.getElementById("task").onchange = filter;
-document.getElementById("method").onchange = filter;
+document.getElementById("filter").oninput = filter;
+document.querySelector(".filter").onsubmit = (event) => event.preventDefault();
 document.getElementById("runs").addEventListener("click", (event) => { if (event.target.id === "runs") event.target.close(); });
-if (matchMedia("(max-width: 1000px)").matches) document.querySelector("nav details").open = false;
+addEventListener("scroll", hideTip, { passive: true });
+addEventListener("hashchange", openLinked);
+openLinked();
 plots.forEach((plot) => nearScreen.observe(plot));
+addEventListener("load", () => (window.requestIdleCallback ?? setTimeout)(drawing)); // printing can't wait for it
 
 let before;
 addEventListener("beforeprint", () => {
   before = root.dataset.theme;
-  document.querySelectorAll("section details:not(.runs)").forEach((details) => { details.open = true; });
+  document.querySelectorAll(".card").forEach((card) => { card.open = true; });
   setTheme("light");
-  plots.forEach(draw);
+  plots.filter((plot) => plot.checkVisibility()).forEach(draw);
 });
 addEventListener("afterprint", () => setTheme(before));

@@ -1,10 +1,9 @@
-"""The report page: sections, Plotly's JavaScript and the runs' data in one HTML file that works offline."""
+"""The report page: findings, the forest plot and a card per artefact in one HTML file that works offline."""
 
 import itertools
-import json
+import math
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,35 @@ from plotly.offline import get_plotlyjs
 
 from results.artefact import LEGEND
 from results.code import states_of
-from results.evidence.finding import MISSING, NOT_MEASURED, OUTCOMES, Finding
-from results.evidence.paper_scale import paper_scale_sentence
+from results.evidence.finding import Finding
 from results.files import write
 from results.interactive import Chart
 from results.layouts.heatmap import CHOICE
-from results.order import place
-from results.report.run_data import pack, points_each
+from results.report.cards import Card, cards
+from results.report.forest import claims_of_the_paper, forest, without_difference
+from results.report.packing import packed
+from results.report.run_data import POINTS, run_data
 from results.report.sections import Section
+from results.report.summary import counts, sentences
 
 HERE = Path(__file__).parent
 
 
-def write_report(sections: Sequence[Section], scale: str, path: Path) -> Path:
-    """Write the page results/<scale>/index.html. The same sections give the same bytes."""
+def write_report(sections: Sequence[Section], path: Path) -> Path:
+    """Write the page results/index.html. The same sections give the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write(path, render(sections, scale, paper_scale_sentence(path.parents[1])))
+    return write(path, render(sections, path.parent))
 
 
-def render(sections: Sequence[Section], scale: str, paper_scale: str = "") -> str:
-    """Return the page's HTML. `paper_scale` says which training results exist at paper scale."""
-    sections = sorted(sections, key=lambda section: place(section.name))
-    runs = [run for section in sections for run in section.runs]
+def render(sections: Sequence[Section], results: Path) -> str:
+    """Return the page's HTML.
+
+    Args:
+        sections: of any artefacts and scales, in any order.
+        results: the folder results/, for what is said of the paper's scale and of the mechanism.
+    """
+    every = cards(sections)
+    runs = [run for card in every for section in card.sections for run in section.runs]
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -45,24 +51,26 @@ def render(sections: Sequence[Section], scale: str, paper_scale: str = "") -> st
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.filters |= {"table": html_table, "slug": slug, "groups": groups}
+    environment.filters |= {"slug": slug, "groups": groups, "interval": interval}
+    claims = claims_of_the_paper(every)
     return environment.get_template("page.html").render(
-        scale=scale,
-        paper_scale=paper_scale,
-        sections=sections,
-        claims=_claims(sections),
-        tally=_tally(sections),
+        cards=every,
+        sentences=sentences(every, results),
+        counts=counts(every, results),
+        forest=forest(every),
+        others=without_difference(every),
+        unmeasured=sum(finding.difference is None and not finding.said for _, finding in claims),
+        words=sorted({word for card in every for one in card.sections for word in (*one.tasks, *one.methods)}),
         run_count=len({run.run_id for run in runs}),
         commits=sorted({str(state.get("git_commit")) for run in runs for state in states_of(run.record)}),
-        points=points_each(runs),
+        points=POINTS,
         legends=[re.sub(r"[*`]", "", text) for text in (LEGEND, f"Heat maps. {CHOICE}")],
-        tasks=sorted({task for section in sections for task in section.tasks}),
-        methods=sorted({method for section in sections for method in section.methods}),
         style=Markup((HERE / "style.css").read_text()),
         script=Markup((HERE / "page.js").read_text()),
-        plotly=Markup(get_plotlyjs()),
-        figures=in_script(_figures(sections)),
-        runs=Markup(pack(runs)),
+        plotly=packed(get_plotlyjs()),
+        figures=packed(_figures(every)),
+        tables=packed(_tables(every)),
+        runs=packed(run_data(runs)),
     )
 
 
@@ -78,31 +86,33 @@ def groups(section: Section) -> list[tuple[str, list[tuple[int, Chart]]]]:
     ]
 
 
-def _claims(sections: Sequence[Section]) -> list[tuple[Section, Finding]]:
-    """Return every claim with its section, measured ones first."""
-    every = [(section, finding) for section in sections for finding in section.findings]
-    return sorted(every, key=lambda one: one[1].outcome in (NOT_MEASURED, MISSING))
+def interval(finding: Finding) -> str:
+    """Return a difference with its interval, such as `+0.31 [-0.20, 0.82]`."""
+    text = f"{finding.difference:+.2f}"
+    if finding.low is None or finding.high is None or not math.isfinite(finding.high):
+        return text
+    return f"{text} [{finding.low:+.2f}, {finding.high:+.2f}]"
 
 
-def _tally(sections: Sequence[Section]) -> list[tuple[str, int]]:
-    counts = Counter(finding.outcome for section in sections for finding in section.findings)
-    return [(outcome, counts[outcome]) for outcome in OUTCOMES if counts[outcome]]
-
-
-def _figures(sections: Sequence[Section]) -> dict[str, Any]:
-    """Return Plotly's data and layout by <artefact>-<number>."""
+def _figures(cards: Sequence[Card]) -> dict[str, Any]:
+    """Return Plotly's data and layout by <artefact>-<scale>-<number>."""
     made = {}
-    for section in sections:
+    for section in (section for card in cards for section in card.sections):
         for number, panel in enumerate(section.panels):
             figure = panel.figure.to_plotly_json()
             figure["layout"].pop("template", None)  # the page sets its own colours, light or dark
-            made[f"{section.name}-{number}"] = figure
+            made[f"{section.name}-{section.scale}-{number}"] = figure
     return made
 
 
-def in_script(content: Mapping[str, Any]) -> Markup:
-    """Return JSON that can't close the script element around it."""
-    return Markup(json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))
+def _tables(cards: Sequence[Card]) -> dict[str, str]:
+    """Return the HTML of the tables by <artefact>-<scale>-<number>."""
+    return {
+        f"{section.name}-{section.scale}-{number}": str(html_table(table))
+        for card in cards
+        for section in card.sections
+        for number, table in enumerate(section.tables.values())
+    }
 
 
 def html_table(table: pd.DataFrame) -> Markup:

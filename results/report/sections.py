@@ -5,6 +5,7 @@ numbers only.
 import base64
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,9 +16,10 @@ import yaml
 from results import model_sizes
 from results.artefact import describe, evidence_tables, notes_of, read_facts
 from results.code import code_remark, written_remark
-from results.evidence.direction import findings
+from results.evidence.direction import findings, unit_of
 from results.evidence.finding import MISSING, Finding, from_csv
 from results.evidence.played import play
+from results.evidence.published import agreement
 from results.interactive import Chart
 from results.interpolation import interpolated, interpolation_panels, interpolation_table
 from results.layouts import Layout, layout_of
@@ -27,7 +29,7 @@ from results.published import FOLDER
 from results.report.thumbnails import Thumbnail, thumbnails
 from results.report.timings import size_panel, time_panels
 from results.runs import Run, with_result
-from results.schema import Artefact, Claim, at_scale, names_of
+from results.schema import Artefact, at_scale
 from results.step_time_limits import judge_times
 from results.step_times import READING, TITLES, paper_table, published
 from results.step_times import describe as describe_times
@@ -43,9 +45,14 @@ RECORDS, COMMITTED, NOT_RUN, PLANNED = "from records", "from the committed files
 
 @dataclass(frozen=True)
 class Section:
-    """An artefact's section of the page.
+    """An artefact at one scale.
 
     state: the source of its numbers, one of the four above.
+    about: whose claims it has: "paper", "own" for a question of this suite, "times" for limits on
+        times and sizes.
+    unit: of the findings' differences.
+    agreement: how many cells agree with the published values, and how many differ.
+    evidence: sentences on mechanism, regime and control.
     remarks: caveats that a reader must know.
     image: the committed figure.svg, if the committed table can't give an interactive figure.
     published_as: what the published heat maps show.
@@ -55,13 +62,16 @@ class Section:
 
     name: str
     title: str
+    scale: str
     tasks: tuple[str, ...]
     methods: tuple[str, ...]
     command: str
     state: str
     findings: Sequence[Finding] = ()
-    claims_of: str = "the paper"
-    claim_methods: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    about: str = "paper"
+    unit: str = ""
+    agreement: Counter[str] = field(default_factory=Counter)
+    evidence: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
     remarks: tuple[str, ...] = ()
@@ -112,12 +122,13 @@ def _base(artefact: Artefact, folder: Path) -> Section:
     return Section(
         artefact.name,
         artefact.title,
+        artefact.scale,
         tuple(dict.fromkeys(str(grid.task or artefact.task) for grid in grids)),
         methods,
         _command(artefact.name, artefact.scale),
         NOT_RUN,
-        claims_of=artefact.claims_of,
-        claim_methods={claim.id: _claim_methods(artefact, claim) or methods for claim in artefact.claims},
+        about="paper" if artefact.claims_of == "the paper" else "own",
+        unit=unit_of(artefact).strip() or (artefact.metric.label if artefact.metric else ""),
         note=artefact.note,
         published_as=artefact.published_as or "",
         files=_files(folder),
@@ -131,14 +142,6 @@ def _command(name: str, scale: str) -> str:
 def _files(folder: Path) -> tuple[str, ...]:
     """Return the folder's files, including those in subfolders."""
     return tuple(sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*") if not path.name.startswith(".")))
-
-
-def _claim_methods(artefact: Artefact, claim: Claim) -> tuple[str, ...]:
-    """Return the regularizers that a claim compares; empty if it names none."""
-    known = {panel.name: panel.regularizer for panel in artefact.panels}
-    known |= {method.title: method.regularizer for method in artefact.methods}
-    named = [name for side in ("left", "right", "reference") for name in names_of(getattr(claim, side, []))]
-    return tuple(dict.fromkeys(known[name] for name in named if name in known))
 
 
 def _from_runs(
@@ -156,7 +159,9 @@ def _from_runs(
         findings=findings(played, complete=len(runs) == expected),
         facts={name: fact for name, fact in facts.items() if name != "command"},
         remarks=(*base.remarks, *_remarks(runs, table, folder, expected)),
-        note=" ".join(filter(None, (base.note, *notes_of(played, runs, folder.parent), tables[0].above))),
+        agreement=Counter(agreement(artefact, runs)["agreement"]),
+        evidence=notes_of(played, runs, folder.parent),
+        note=" ".join(filter(None, (base.note, tables[0].above))),
         panels=panels,
         tables={one.title: one.rows for one in tables},
         runs=runs,
@@ -269,7 +274,16 @@ def read_findings(path: Path) -> list[Finding]:
 def step_times_section(name: str, scale: str, folder: Path) -> Section:
     """Return the section of Table I.2 or I.3, from every round's seconds in rounds.json."""
     base = Section(
-        name, TITLES[name], ("step times",), TIMED, _command(name, scale), NOT_RUN, files=_files(folder), note=READING
+        name,
+        TITLES[name],
+        scale,
+        ("step times",),
+        TIMED,
+        _command(name, scale),
+        NOT_RUN,
+        about="times",
+        files=_files(folder),
+        note=READING,
     )
     theirs, path = published(name), folder / "rounds.json"
     record = json.loads(path.read_text()) if path.exists() else {"shapes": {}}
@@ -288,10 +302,12 @@ def model_sizes_section(scale: str, folder: Path) -> Section:
     base = Section(
         name,
         model_sizes.TITLE,
+        scale,
         ("gpt2",),
         CPR,
         _command(name, scale),
         NOT_RUN,
+        about="times",
         files=_files(folder),
         note=model_sizes.READING,
     )
@@ -319,6 +335,7 @@ def planned_section(name: str) -> Section:
     return Section(
         name,
         title,
+        "mini",
         (content["task"],),
         optimizers,
         f"make reproduce-{name}",

@@ -1,0 +1,117 @@
+"""The head of the report page: three sentences on what was found, and counts of each kind of evidence."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from results.evidence.finding import (
+    AHEAD,
+    BEHIND,
+    BEYOND,
+    DIFFERENT,
+    NOT_MEASURED,
+    NOT_RESOLVED,
+    NUMBERS,
+    SAME,
+    WITHIN,
+)
+from results.evidence.paper_scale import paper_scale_sentence
+from results.evidence.published import AGREES, DIFFERS
+from results.mechanism import read
+from results.report.cards import LEVELS, Card
+from results.report.forest import claims_of_the_paper
+
+
+@dataclass(frozen=True)
+class Count:
+    """A kind of evidence: how much there is, in one number and a line of words."""
+
+    kind: str
+    number: str
+    said: str
+
+
+def sentences(cards: Sequence[Card], results: Path) -> list[str]:
+    """Return what was found: at paper scale, in the paper's regime, and of the mechanism.
+
+    Args:
+        results: the folder results/.
+    """
+    return [paper_scale_sentence(results), direction_sentence(cards), mechanism_sentence(results)]
+
+
+def direction_sentence(cards: Sequence[Card]) -> str:
+    """Return how many of the paper's claims point its way at small scale."""
+    outcomes = _outcomes(cards, "small")
+    if not outcomes:
+        return (
+            "No claim of the paper has been examined in the paper's regime yet: every direction below is of mini scale."
+        )
+    return (
+        f"In the paper's regime on smaller models (small scale), {outcomes[AHEAD] + outcomes[SAME]} of "
+        f"{outcomes.total()} claims point the paper's way, {outcomes[BEHIND] + outcomes[DIFFERENT]} the other way, "
+        f"and {outcomes[NOT_RESOLVED] + outcomes[NUMBERS]} are not resolved."
+    )
+
+
+def mechanism_sentence(results: Path) -> str:
+    """Return in how many tasks the optimizer does what Algorithm 1 says."""
+    by_task = _replays(results)
+    if not by_task:
+        return "No task has been replayed with Algorithm 1 yet."
+    same = sum(outcomes <= {"reproduced"} for outcomes in by_task.values())
+    return f"AdamCPR does what Algorithm 1 says: in {same} of {len(by_task)} tasks, θ, λ and κ equal a plain reference."
+
+
+def counts(cards: Sequence[Card], results: Path) -> list[Count]:
+    """Return the counts of mechanism, direction, agreement at paper scale, own questions, and times and sizes."""
+    by_task = _replays(results)
+    same = sum(outcomes <= {"reproduced"} for outcomes in by_task.values())
+    small, mini = _outcomes(cards, "small"), _outcomes(cards, "mini")
+    cells = Counter(
+        text for card in cards for one in card.sections if one.scale == "paper" for text in one.agreement.elements()
+    )
+    own, times = (
+        Counter(finding.outcome for card in cards if card.best.about == about for finding in card.best.findings)
+        for about in ("own", "times")
+    )
+    measured = times.total() - times[NOT_MEASURED]
+    return [
+        Count("Mechanism", f"{same} of {len(by_task)}", "tasks equal Algorithm 1, step by step"),
+        Count("Direction", str(small.total()), _directions(small, mini)),
+        Count(
+            "Paper scale",
+            f"{cells[AGREES]} of {cells[AGREES] + cells[DIFFERS]}",
+            "cells agree with the published value" if cells else "cells: no training has been run at paper scale",
+        ),
+        Count("Our questions", str(own.total()), "claims of our own, not the paper's"),
+        Count(
+            "Times and sizes",
+            f"{times[WITHIN] + times[SAME]} of {measured}",
+            f"within their limit, {times[BEYOND]} beyond it",
+        ),
+    ]
+
+
+def _directions(small: Mapping[str, int], mini: Mapping[str, int]) -> str:
+    said = f"of the paper's claims in its regime: {small[AHEAD] + small[SAME]} its way, {small[BEHIND] + small[DIFFERENT]} the other"
+    beside = sum(mini.values())
+    return said + (f". {beside} more have numbers at mini scale, outside the regime" if beside else "")
+
+
+def _outcomes(cards: Sequence[Card], scale: str) -> Counter[str]:
+    return Counter(
+        finding.outcome for section, finding in claims_of_the_paper(cards) if section.scale == scale and finding.said
+    )
+
+
+def _replays(results: Path) -> dict[str, set[str]]:
+    """Return the outcomes of each task's replays, at the strongest scale that has them."""
+    found: dict[str, set[str]] = {}
+    for scale in reversed(LEVELS):
+        own: dict[str, set[str]] = {}
+        for row in read(results / scale):
+            own.setdefault(row["task"], set()).add(row["outcome"])
+        found |= own
+    return found
