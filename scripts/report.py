@@ -24,7 +24,7 @@ from results.schema import Artefact
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RECORDS, RESULTS_DIR, ROOT, RUNS_DIR, Command, Request
 from scripts.cli.tables import size
-from scripts.sweep.committed_runs import committed_runs
+from scripts.sweep import committed_runs
 from scripts.sweep.plan import expand, known_artefacts, load_artefact, tuning_seeds
 from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
@@ -54,7 +54,7 @@ def runs_on_record(configs: Mapping[str, DictConfig]) -> "list[Run]":
 
 def every_run(configs: Mapping[str, DictConfig]) -> "list[Run]":
     """Return the runs of configurations that have ended, here or among the committed records."""
-    found = {run.run_id: run for run in (*committed_runs(configs), *runs_on_record(configs))}
+    found = {run.run_id: run for run in (*committed_runs.committed_runs(configs), *runs_on_record(configs))}
     return [found[run_id] for run_id in configs if run_id in found]
 
 
@@ -63,7 +63,7 @@ def section_of(artefact: Artefact, scale: str, request: Request, root: Path) -> 
     from results.report import section
 
     overrides = {key: request.given[key] for key in ("runs_dir",) if key in request.given}
-    runs_of = committed_runs if request.options["records"] == "committed" else every_run
+    runs_of = committed_runs.committed_runs if request.options["records"] == "committed" else every_run
     configs = expand(artefact, {**request.options, "scale": scale}, overrides, runs_of)
     seeds = tuning_seeds(configs.values())
     return section(artefact, scale, runs_of(configs), root / scale / artefact.name, expected=len(configs), seeds=seeds)
@@ -71,7 +71,7 @@ def section_of(artefact: Artefact, scale: str, request: Request, root: Path) -> 
 
 def has_anything(artefact: Artefact, scale: str, request: Request, root: Path) -> bool:
     """Return whether an artefact may have a result at a scale. Expanding all paper-scale grids takes half a minute."""
-    if (root / scale / artefact.name).is_dir() or any((root / scale / "records").glob("*.gz")):
+    if (root / scale / artefact.name).is_dir() or any((committed_runs.FOLDER / scale / "records").glob("*.gz")):
         return True
     return request.options["records"] == "runs" and scale in scales_of_runs(Path(request.options["runs_dir"]))
 

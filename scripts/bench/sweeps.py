@@ -112,10 +112,9 @@ def reporting(rounds: int, folder: Path) -> None:
     for cfg, metrics in wanted.values():
         write_run(runs_dir, cfg, metrics, steps=LOGGED)
     times = [
-        seconds_of("report.py", "scale=mini", f"runs_dir={runs_dir}", f"results_dir={folder / 'results'}")
-        for _ in range(rounds)
+        seconds_of("report.py", f"runs_dir={runs_dir}", f"results_dir={folder / 'results'}") for _ in range(rounds)
     ]
-    page = size((folder / "results/mini/index.html").stat().st_size)
+    page = size((folder / "results/index.html").stat().st_size)
     print(
         f"report.py: {median(times):.1f} s for {len(wanted)} runs, {min(times):.1f} to {max(times):.1f} s; a page of {page}",
         flush=True,

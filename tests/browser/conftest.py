@@ -49,6 +49,7 @@ def report_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(results_dir)
         patch.setattr("os.fsync", lambda _: None)
         patch.setattr("scripts.report.expand", expand_once)
+        patch.setattr("scripts.sweep.committed_runs.FOLDER", results_dir)
         for name in mini_artefacts():
             if name not in (COMMITTED, NOT_RUN):
                 write_artefact_runs(runs_dir, name)
@@ -59,8 +60,8 @@ def report_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for name in (model_sizes.NAME, *TITLES):
             shutil.copytree(ROOT / "results" / "mini" / name, out / name)
-        report.main(["scale=mini", f"results_dir={results_dir}"])
-    return out / "index.html"
+        report.main([f"results_dir={results_dir}"])
+    return results_dir / "index.html"
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from made_records import expand_once, mini, mini_artefacts
 
 from results.artefact import read_facts
 from results.layouts import LAYOUTS
-from results.report.run_data import unpack
+from results.report.packing import unpacked
 from results.runs import power_of_ten
 from results.step_times import TITLES
 from scripts import report, reproduce
@@ -56,6 +56,7 @@ def write_all(results_dir: Path) -> None:
         patch.setattr("os.fsync", lambda _: None)
         patch.setattr("scripts.sweep.plan.expand", expand_once)
         patch.setattr("scripts.report.expand", expand_once)
+        patch.setattr("scripts.sweep.committed_runs.FOLDER", results_dir)
         for layout in LAYOUTS.values():
             patch.setattr(layout, "figure", lambda *_: None)
         for folder, cfg in configs.items():
@@ -71,7 +72,7 @@ def write_all(results_dir: Path) -> None:
             p = plan(load_artefact(name), {"scale": "mini"}, {})
             assert not p.todo
             reproduce.reproduce(p, reproduce.COMMAND.parse([name, "scale=mini"]), results_dir / "mini" / name)
-        report.main(["scale=mini", f"results_dir={results_dir}"])
+        report.main([f"results_dir={results_dir}"])
 
 
 def raw(runs_dir: Path, name: str) -> list[dict]:
@@ -82,13 +83,17 @@ def raw(runs_dir: Path, name: str) -> list[dict]:
     ]
 
 
+def content(page: Path, name: str) -> dict:
+    found = re.search(rf'id="{name}">(.*?)</script>', page.read_text(), re.DOTALL)
+    return unpacked(found[1])
+
+
 def figures(page: Path, name: str) -> list[dict]:
     """Return the traces of an artefact's figures on the page."""
-    content = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page.read_text(), re.DOTALL)
     return [
         trace
-        for key, figure in json.loads(content[1]).items()
-        if key.rpartition("-")[0] == name
+        for key, figure in content(page, "figures").items()
+        if key.rpartition("-")[0] == f"{name}-mini"
         for trace in figure["data"]
     ]
 
@@ -108,8 +113,8 @@ def test_strangers_are_in_no_table_and_not_on_the_page(written):
     own = {run_id for name in mini_artefacts() for run_id in mini(name)}
     strangers = {folder.parent.name for folder in runs_dir.glob("*/*/record.json")} - own
     assert len(strangers) > 150
-    page = (results / "index.html").read_text()
-    assert set(unpack(re.search(r'id="run-data">(.*?)</script>', page, re.DOTALL)[1])["runs"]) == own
+    page = (results.parent / "index.html").read_text()
+    assert set(content(results.parent / "index.html", "run-data")) == own
     assert not [run_id for run_id in strangers if run_id in page]
     for name in mini_artefacts():
         facts = read_facts(results / name / "table.md")
@@ -181,7 +186,7 @@ def test_a_cell_of_a_heat_map(name, written):
     ids = {record["run_id"] for record in chosen}
     found = [
         (trace["text"][y][x], trace["hovertext"][y][x])
-        for trace in figures(results / "index.html", name)
+        for trace in figures(results.parent / "index.html", name)
         if trace["type"] == "heatmap"
         for y, row in enumerate(trace["customdata"])
         for x, names in enumerate(row)
@@ -204,7 +209,7 @@ def test_the_end_of_a_curve(name, written):
     row = next(row for row in rows_of(results / name) if row["method"] == method.title)
     assert row[f"final {metric.replace('_', ' ')}"].split(" ")[0] == mean
     assert in_latex(results / name, method.title, mean)
-    traces = figures(results / "index.html", name)
+    traces = figures(results.parent / "index.html", name)
     ends = [trace["y"][-1] for trace in traces if trace.get("name") == chosen[0]["run_id"]]
     assert ends == [pytest.approx(chosen[0]["metrics"][y], rel=1e-4) for y in artefact.curves.y]
     medians = [
@@ -231,7 +236,11 @@ def test_a_score_at_a_budget(name, written):
     scores = {r["config"]["seed"]: r["metrics"][artefact.metric.name] for r in chosen}
     assert float(row["score"]) == pytest.approx(scores[int(row["seed"])])
     assert in_latex(results / name, method.title, row["steps"], f"{statistics.mean(scores.values()):.2f}")
-    dots = {trace["name"]: trace["y"] for trace in figures(results / "index.html", name) if trace["mode"] == "markers"}
+    dots = {
+        trace["name"]: trace["y"]
+        for trace in figures(results.parent / "index.html", name)
+        if trace["mode"] == "markers"
+    }
     assert all(dots[r["run_id"]] == [pytest.approx(r["metrics"][artefact.metric.name])] for r in chosen)
 
 
@@ -251,7 +260,7 @@ def test_a_pair(name, written):
     ids = {record["run_id"] for record in pair.values()}
     points = [
         (x, y)
-        for t in figures(results / "index.html", name)
+        for t in figures(results.parent / "index.html", name)
         for x, y, names in zip(t["x"], t["y"], t["customdata"], strict=True)
         if set(names.split()) == ids
     ]
@@ -278,7 +287,7 @@ def test_the_size_of_a_matrix_at_the_end(name, written):
     )
     assert row["R at last"].split(" ")[0] == mean
     assert in_latex(results / name, matrix.removesuffix(".weight"), mean)
-    ends = {trace["y"][-1] for trace in figures(results / "index.html", name) if trace["name"] in last}
+    ends = {trace["y"][-1] for trace in figures(results.parent / "index.html", name) if trace["name"] in last}
     assert all(any(end == pytest.approx(value, rel=1e-4) for end in ends) for value in last.values())
 
 

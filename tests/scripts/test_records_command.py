@@ -112,7 +112,7 @@ def test_a_narrowed_sweep_has_its_part_of_the_committed_runs(root):
 
 def test_the_page_is_the_same_from_committed_records(root, monkeypatch):
     monkeypatch.setattr("scripts.report.known_artefacts", lambda: [NAME])
-    page, pages = root / "results" / "mini" / "index.html", []
+    page, pages = root / "results" / "index.html", []
     for arguments in (places(root), [*places(root / "nowhere")[:1], places(root)[1], "records=committed"]):
         report.main(arguments)
         pages.append(page.read_bytes())
@@ -127,7 +127,7 @@ def test_one_command_rebuilds_every_file_and_the_page(root, monkeypatch, capsys)
     report.main(places(root))
     before = contents(root / "results")
     shutil.rmtree(root / "results" / "mini" / NAME)
-    (root / "results" / "mini" / "index.html").unlink()
+    (root / "results" / "index.html").unlink()
     rebuild.main(["scale=mini", f"results_dir={root / 'results'}"])
     assert contents(root / "results") == before
     assert capsys.readouterr().out.endswith("all runs are committed\n")
