@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from results.evidence.finding import Finding
-from results.report.cards import Card
+from results.report.cards import LEVELS, Card
 from results.report.sections import Section
 
 MARGIN = 1.08  # of the axis beyond the outermost number
@@ -42,9 +42,9 @@ class Group:
 
 
 def forest(cards: Sequence[Card]) -> list[Group]:
-    """Return the claims of the paper that have a difference, by unit."""
+    """Return the claims of the paper that have a difference, by unit, those of the strongest scale first."""
     by_unit: dict[str, list[tuple[Section, Finding]]] = {}
-    for section, finding in claims_of_the_paper(cards):
+    for section, finding in sorted(claims_of_the_paper(cards), key=lambda one: LEVELS.index(one[0].scale)):
         if finding.difference is not None:
             by_unit.setdefault(section.unit, []).append((section, finding))
     return [_group(unit, own) for unit, own in by_unit.items()]
@@ -66,7 +66,8 @@ def claims_of_the_paper(cards: Sequence[Card]) -> list[tuple[Section, Finding]]:
 
 
 def _group(unit: str, own: Sequence[tuple[Section, Finding]]) -> Group:
-    low, high = _axis([finding for _, finding in own])
+    strongest = own[0][0].scale  # its intervals are narrow, and must not shrink beside those of two seeds
+    low, high = _axis([finding for section, finding in own if section.scale == strongest])
 
     def at(value: float | None) -> float | None:
         if value is None or math.isnan(value):

@@ -77,10 +77,11 @@ async function show(plot, data, layout) {
 // A trace's hovertemplate is made by results/, from escaped texts. %{name:.4g} stands for a value of the point.
 function hoverText(trace, point) {
   const at = (values) => [].concat(point.pointNumber).reduce((found, place) => found?.[place], values);
-  const value = { x: point.x, y: point.y, text: at(trace.text), hovertext: at(trace.hovertext) };
+  const value = { x: point.x, y: point.y, customdata: point.customdata, hovertext: at(trace.hovertext) };
   return trace.hovertemplate.replace("<extra></extra>", "").replace(/%\{(\w+)(?::([^}]*))?\}/g, (_, name, format) => {
-    const digits = /^\.(\d+)g$/.exec(format ?? "");
-    if (digits) return String(Number(Number(value[name]).toPrecision(digits[1])));
+    const [, digits, kind] = /^\.(\d+)([fg])$/.exec(format ?? "") ?? [];
+    if (kind === "f") return Number(value[name]).toFixed(digits);
+    if (kind === "g") return String(Number(Number(value[name]).toPrecision(digits)));
     return name === "hovertext" ? value[name] : element("span", value[name]).innerHTML; // escapes what is no markup
   });
 }

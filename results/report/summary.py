@@ -82,8 +82,10 @@ def counts(cards: Sequence[Card], results: Path) -> list[Count]:
         Count("Direction", str(small.total()), _directions(small, mini)),
         Count(
             "Paper scale",
-            f"{cells[AGREES]} of {cells[AGREES] + cells[DIFFERS]}",
-            "cells agree with the published value" if cells else "cells: no training has been run at paper scale",
+            f"{cells[AGREES]} of {cells[AGREES] + cells[DIFFERS]}" if cells else "0",
+            "cells agree with the published value"
+            if cells
+            else "cells to compare: nothing has been trained at paper scale",
         ),
         Count("Our questions", str(own.total()), "claims of our own, not the paper's"),
         Count(

@@ -13,7 +13,7 @@ COMMITTED, NOT_RUN = "figure_e5", "amos22"
 @contextmanager
 def opened(browser: Any, path: Path, width: int = 1440, colours: str = "light") -> Iterator[Any]:
     """Open a page from the disk. Fail on any console error and on any request beyond the file."""
-    page = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=colours, reduced_motion="reduce")
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=colours, reduced_motion="reduce")
     errors, requests = [], []
     page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -26,19 +26,22 @@ def opened(browser: Any, path: Path, width: int = 1440, colours: str = "light") 
 
 
 def drawn(page: Any, name: str) -> None:
-    """Scroll to an artefact and wait for its first figure."""
-    page.evaluate("name => document.getElementById(name).scrollIntoView()", name)
-    page.wait_for_function("name => document.querySelector(`#${name} .plot`).drawn", arg=name)
+    """Open an artefact's card, scroll to it and wait for its first figure."""
+    page.evaluate("name => { location.hash = ''; location.hash = name; }", name)
+    page.wait_for_function("name => document.querySelector(`#${name} .plot`)?.drawn", arg=name)
 
 
 def all_drawn(page: Any) -> None:
-    """Draw every figure and unfold every table."""
-    page.evaluate("document.querySelectorAll('section details').forEach(details => { details.open = true; })")
-    page.evaluate("plots.forEach(draw)")
+    """Unfold everything and draw every figure."""
+    page.evaluate("document.querySelectorAll('main details').forEach(details => { details.open = true; })")
+    page.evaluate("Promise.all(plots.map(draw))")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.scroll')].filter(e => !e.closest('dialog')).every(e => e.childElementCount)"
+    )
 
 
 def artefacts_of(page: Any) -> list[str]:
-    return page.evaluate("[...document.querySelectorAll('section.artefact')].map(section => section.id)")  # type: ignore[no-any-return]
+    return page.evaluate("[...document.querySelectorAll('.card')].map(card => card.id)")  # type: ignore[no-any-return]
 
 
 def visible_point(page: Any, figure: str) -> tuple[Any, Any, str]:
@@ -75,12 +78,12 @@ def point_at(page: Any, figure: str, x: Any, y: Any) -> list[float]:
     )
     page.mouse.move(place[0] - 2, place[1])
     page.mouse.move(*place)
-    page.wait_for_selector(f'[data-figure="{figure}"] .hoverlayer .hovertext')
+    page.wait_for_selector("#tip:not([hidden])")
     return place
 
 
-def hover_text(page: Any, figure: str) -> str:
-    return page.locator(f'[data-figure="{figure}"] .hoverlayer').first.inner_html()  # type: ignore[no-any-return]
+def hover_text(page: Any) -> str:
+    return page.locator("#tip").inner_text()  # type: ignore[no-any-return]
 
 
 def visible(page: Any, selector: str) -> list[str]:
@@ -91,11 +94,37 @@ def visible(page: Any, selector: str) -> list[str]:
     )
 
 
-def too_wide(page: Any) -> list[str]:
-    """Return the elements that reach beyond the screen's right edge and do not scroll by themselves."""
+def outside(page: Any) -> list[str]:
+    """Return the elements that reach beyond the screen's edges and do not scroll by themselves."""
     return page.evaluate(  # type: ignore[no-any-return]
-        """[document.documentElement, ...document.querySelectorAll('main *, dialog[open], dialog[open] *')]
-            .filter(e => !e.parentElement?.closest('.scroll, .plot, #dynamics') && e.getBoundingClientRect().right > innerWidth + 1
+        """[document.documentElement, ...document.querySelectorAll('main *, header *, dialog[open], dialog[open] *, #tip')]
+            .filter(e => e.checkVisibility() && !e.parentElement?.closest('.scroll, .plot, #dynamics'))
+            .filter(e => e.getBoundingClientRect().right > innerWidth + 1 || e.getBoundingClientRect().left < -1
                 || e === document.documentElement && e.scrollWidth > innerWidth)
             .map(e => `${e.tagName} ${e.id} ${e.className} in ${e.closest('section, dialog')?.id}`)"""
+    )
+
+
+def cut(page: Any) -> list[str]:
+    """Return the elements whose text is wider than they are and hidden there."""
+    return page.evaluate(  # type: ignore[no-any-return]
+        """[...document.querySelectorAll('main *')]
+            .filter(e => e.checkVisibility() && !e.closest('.scroll, .plot'))
+            .filter(e => ['hidden', 'clip'].includes(getComputedStyle(e).overflowX) && e.scrollWidth > e.clientWidth + 1)
+            .map(e => `${e.tagName} ${e.className}: ${e.textContent.slice(0, 60)}`)"""
+    )
+
+
+def overlapping(page: Any) -> list[str]:
+    """Return pairs of texts beside each other that overlap: in the forest plot's rows, the axis' ticks, cards' heads and counts."""
+    return page.evaluate(  # type: ignore[no-any-return]
+        """['.claim', '.axis .track', '.card > summary', '.chips', '.counts', '.key', 'header'].flatMap(selector =>
+            [...document.querySelectorAll(selector)].filter(e => e.checkVisibility()).flatMap(parent => {
+                const texts = [...parent.children].filter(e => e.textContent.trim());
+                const boxes = texts.map(e => [e.textContent.trim().slice(0, 40), e.getBoundingClientRect()]);
+                const meet = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+                return boxes.flatMap(([one, a], i) => boxes.slice(i + 1)
+                    .filter(([, b]) => meet(a, b))
+                    .map(([other]) => `${selector}: ${one} | ${other}`));
+            }))"""
     )
