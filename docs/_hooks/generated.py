@@ -26,6 +26,8 @@ from scripts.readme import findings_in, outcomes
 
 ROOT = Path(__file__).resolve().parents[2]
 SCALES = ("mini", "small", "paper")
+REPORT = "results/report.html"  # results/index.html is the page with the list of tables
+LINKED = ("png", "svg", "csv", "tex", "json")  # files of a result that pages link to
 NOTICE = "> This is the page's source, without its generated parts. `make docs` builds the page into `build/docs`.\n\n"
 DIRECTIVE = re.compile(r"^\{\{ (.+?) \}\}$", re.MULTILINE)
 
@@ -37,10 +39,9 @@ def on_files(files: Files, config: Any) -> Files:
     for scale, folder in result_folders():
         page = f"results/{scale}/{folder.name}"
         files.append(File.generated(config, f"{page}/index.md", content=result_page(folder)))
-        for linked in (
-            path for kind in ("png", "csv") for path in sorted(folder.rglob(f"*.{kind}"))
-        ):  # also in folders: overlays/
+        for linked in (path for kind in LINKED for path in sorted(folder.rglob(f"*.{kind}"))):  # also overlays/
             files.append(File.generated(config, f"{page}/{linked.relative_to(folder)}", abs_src_path=str(linked)))
+    files.append(File.generated(config, REPORT, abs_src_path=str(ROOT / "results" / "index.html")))
     return files
 
 

@@ -140,8 +140,9 @@ def _command(name: str, scale: str) -> str:
 
 
 def _files(folder: Path) -> tuple[str, ...]:
-    """Return the folder's files, including those in subfolders."""
-    return tuple(sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*") if not path.name.startswith(".")))
+    """Return the folder's files, including those in subfolders. The page itself has all of table.md."""
+    found = (path for path in folder.rglob("*.*") if not path.name.startswith(".") and path.suffix != ".md")
+    return tuple(sorted(str(path.relative_to(folder)) for path in found))
 
 
 def _from_runs(
