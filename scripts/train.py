@@ -15,11 +15,13 @@ if __name__ == "__main__":
 import os
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from scripts.cli.common import one_line_errors
 from scripts.cli.overrides import check_added, check_words
 from scripts.cli.parser import CONFIG_DIR
+from scripts.sweep.labels import note_in_wandb
 from scripts.sweep.slurm import queue_again_if_asked
 from tasks.engine.errors import Interrupted, TrainingFailed
 from tasks.engine.launch import launched
@@ -34,6 +36,7 @@ failures: list[str] = []
 def train(cfg: DictConfig) -> None:
     """Train one configuration and print its result."""
     with one_line_errors():  # inside, because Hydra would print a line of its own first
+        note_in_wandb(cfg, None, [word.partition("=")[0] for word in HydraConfig.get().overrides.task])
         try:
             record = run(cfg)
         except TrainingFailed as failure:  # it is on record, and the sweep continues

@@ -21,6 +21,7 @@ from tasks.engine.config import Config
 from tasks.engine.device import autocast
 from tasks.engine.errors import Diverged, Interrupted, UserError
 from tasks.engine.files import Lock, Log
+from tasks.engine.layer_groups import layer_groups
 from tasks.engine.parallel import Ranks
 from tasks.engine.replicas import Replicas
 from tasks.engine.reporting import WandbLog, progress_bar, show_speed
@@ -68,8 +69,9 @@ class Training:
         self.loss_sum = torch.zeros((), device=device)
         self.loss_count = 0
         self.metrics, self.dynamics = (Log(folder / name if ranks.first else Path(os.devnull)) for name in LOGS)
-        self.wandb = WandbLog(cfg, self.run_id, folder, ranks.first)
         self.matrix_names = regularized_names(workload.model, cfg.task.reg_embedding)
+        groups = layer_groups(workload.model, self.matrix_names)
+        self.wandb = WandbLog(cfg, self.run_id, folder, groups, ranks.first)
         self.last_checkpoint = time.monotonic()
         # What trained the steps so far (attempts.py). None: the checkpoint does not say.
         self.states: list[dict[str, Any]] | None = []
@@ -236,9 +238,10 @@ class Training:
         self.loss_count = 0
 
     def _log_sizes(self) -> None:
-        sizes = {"step": self.step} | matrix_sizes(self.workload.model, self.matrix_names, self.optimizer)
+        sizes = matrix_sizes(self.workload.model, self.matrix_names, self.optimizer)
         with self.ranks.together():
-            self.dynamics.append(sizes)
+            self.dynamics.append({"step": self.step} | sizes)
+            self.wandb.append_sizes(self.step, sizes)
 
     def _evaluate_if_due(self) -> None:
         every = self.cfg.task.eval_every_steps
