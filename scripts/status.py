@@ -13,7 +13,7 @@ from scripts.cli.common import one_line_errors
 from scripts.cli.parser import Names, Request, sweep_command
 from scripts.cli.tables import show
 from scripts.sweep.commits import commit_remark
-from scripts.sweep.cost import Prices, finalists_to_come, in_hours, own_seconds_per_step, time_left, unit
+from scripts.sweep.cost import Prices, finalists_to_come, in_hours, own_pace, time_left, unit
 from scripts.sweep.labels import differing, telling_keys
 from scripts.sweep.plan import asked_for, expand
 from scripts.sweep.states import STATES, RunState, states
@@ -66,8 +66,8 @@ def steps_per_second(run: RunState) -> str:
     if run.record is not None:
         speed = run.record["steps_per_second"]
     else:
-        seconds = own_seconds_per_step(run) if run.state == "running" else None
-        speed = 1 / seconds if seconds else None
+        pace = own_pace(run) if run.state == "running" else None
+        speed = 1 / pace.seconds if pace else None
     return f"{speed:.3g}" if speed else ""
 
 

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Iterator
@@ -51,9 +50,9 @@ def run_all(configs: list[DictConfig], jobs: int, title: str, bar: bool = True) 
     os.environ["OMP_NUM_THREADS"] = "1"
     with (
         listening() as requests,  # also catches signals between two pools
-        tempfile.TemporaryDirectory(prefix="cpr-warnings-") as told,
+        terminal.shown_once() as told,
     ):
-        sweep = _Sweep(title, len(configs), requests, bar, Path(told))
+        sweep = _Sweep(title, len(configs), requests, bar, told)
         left, breaks = configs, 0
         while left:
             try:
@@ -216,6 +215,7 @@ def _signal_workers(number: int) -> None:
 def _start_worker(counter: Any, devices: Any, told: Path) -> None:
     global _steps_done
     _steps_done = counter
+    terminal.say_beside_a_bar()
     terminal.show_once(told)
     terminal.show_python_warnings()
     gpu = devices.get()

@@ -310,12 +310,13 @@ def _summary(
     }
     if training is None:
         unknown = ("metric", "steps_per_second", "without_bound", "state_sha256")
-        return about | {"steps": 0, "seconds": 0.0} | dict.fromkeys(unknown)
+        return about | {"steps": 0, "seconds": 0.0, "cpu_seconds": 0.0} | dict.fromkeys(unknown)
     metric = training.workload.metric
     return about | {
         "metric": None if metric is None else {"name": metric.name, "unit": metric.unit, "better": metric.better},
         "steps": training.step,
         "seconds": training.seconds,
+        "cpu_seconds": training.cpu_seconds,
         "steps_per_second": training.step / training.stepping_seconds if training.stepping_seconds else None,
         **rates(training.workload.work, training.step, training.stepping_seconds, training.peak, training.ranks.world),
         "without_bound": without_bound(training.workload.model, training.optimizer),

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from tasks.engine.launch import launched
 
 WARNINGS = "warnings.log"  # in a run's folder
+_lead = ""  # what a message begins with
 _run: Path | None = None  # the folder of the run that this process trains
 _told: Path | None = None  # in a sweep: has an empty file for each warning that was shown
 
@@ -20,7 +22,13 @@ _told: Path | None = None  # in a sweep: has an empty file for each warning that
 def say(message: str) -> None:
     """Write one line to stderr without breaking a progress bar. Only the run's first process writes."""
     if launched().rank == 0:
-        tqdm.write(message, file=sys.stderr)
+        tqdm.write(_lead + message, file=sys.stderr)
+
+
+def say_beside_a_bar() -> None:
+    """From now on begin each message on a line of its own, as another process's progress bar may be on the last one."""
+    global _lead
+    _lead = "\r\033[K" if sys.stderr.isatty() else "\n"
 
 
 def warn(message: str) -> None:
@@ -56,6 +64,17 @@ def show_once(folder: Path | None) -> None:
     """From now on show each warning once. The processes of a sweep share the folder. None: show all."""
     global _told
     _told = folder
+
+
+@contextlib.contextmanager
+def shown_once() -> Iterator[Path]:
+    """Show each warning of the block once. Its worker processes call `show_once` with the folder that this gives."""
+    with tempfile.TemporaryDirectory(prefix="cpr-warnings-") as folder:
+        show_once(Path(folder))
+        try:
+            yield Path(folder)
+        finally:
+            show_once(None)
 
 
 def show_python_warnings() -> None:

@@ -1,9 +1,10 @@
 """The one training loop: forward, backward, clip, step, with logs, dynamics, checkpoints and exact resuming."""
 
+import contextlib
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ class Training:
         self.run_id = folder.name
         self.step = 0
         self.seconds = 0.0  # whole run, including its earlier processes
+        self.cpu_seconds = 0.0  # of this process and its threads in that time
         self.stepping_seconds = 0.0  # the part spent in updates and their logs, for steps per second
         self.peak = peak_flops(cfg.task.precision, device)
         self.lap = (0, 0.0)  # step and stepping_seconds at the last log
@@ -89,6 +91,7 @@ class Training:
         else:  # more processes than before
             seed_everything(derive(self.cfg.seed, "process", self.ranks.rank, saved["step"]))
         self.step, self.seconds, self.stepping_seconds = saved["step"], saved["seconds"], saved["stepping_seconds"]
+        self.cpu_seconds = saved.get("cpu_seconds", self.seconds)  # older checkpoints don't have it
         self.loss_sum.copy_(saved["loss_sum"])
         self.loss_count = saved["loss_count"]
         self.states = saved.get("states")
@@ -130,6 +133,7 @@ class Training:
         content = {
             "step": self.step,
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
             "stepping_seconds": self.stepping_seconds,
             "model": model,
             "optimizer": optimizer,
@@ -166,24 +170,31 @@ class Training:
             progress(self.step)
         try:
             while self.step < self.cfg.num_steps:
-                begin = time.monotonic()
-                self._update()
-                bar.update()
-                if progress:
-                    progress(1)
-                self._log(bar)
-                self.stepping_seconds += time.monotonic() - begin
-                self._evaluate_if_due()
-                self.seconds += time.monotonic() - begin
+                with self._counted():
+                    begin = time.monotonic()
+                    self._update()
+                    bar.update()
+                    if progress:
+                        progress(1)
+                    self._log(bar)
+                    self.stepping_seconds += time.monotonic() - begin
+                    self._evaluate_if_due()
                 self._checkpoint_if_due(requests)
-            begin = time.monotonic()
-            metrics = self._evaluate(last=True)
-            self.seconds += time.monotonic() - begin
+            with self._counted():
+                metrics = self._evaluate(last=True)
             if wrong := [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]:
                 raise Diverged(f"final metric {' and '.join(wrong)}")
             return metrics
         finally:
             bar.close()
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Add the time of the block to the run's."""
+        begin, cpu = time.monotonic(), time.process_time()
+        yield
+        self.seconds += time.monotonic() - begin
+        self.cpu_seconds += time.process_time() - cpu
 
     def close(self) -> None:
         self.metrics.close()
