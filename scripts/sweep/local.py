@@ -73,7 +73,7 @@ def run_all(configs: list[DictConfig], jobs: int, title: str, bar: bool = True) 
     say_unusable(title, list(sweep.unusable.values()), len(configs))
     if held:
         raise Held(
-            f"{title}: {len(held)} runs are being trained by other processes, such as {held[0]}; "
+            f"{title}: {len(held)} of {len(configs)} runs are being trained by other processes, such as {held[0]}; "
             "run the same command again when they are done"
         )
 
@@ -129,6 +129,8 @@ class _Sweep:
             return
         except Unusable as error:
             failure = self.unusable[records.run_id(cfg)] = str(error)
+        except UserError as error:
+            raise type(error)(f"{records.run_id(cfg)}: {error}") from error
         if failure:
             say(failure)
         self.ended += records.has_record(cfg)  # else it is tried again, or unusable

@@ -98,8 +98,9 @@ class WandbLog:
         if self._run is not None:
             self.append({"step": step} | summary(sizes, self._groups))
 
-    def close(self) -> None:
-        self._try(lambda run: run.finish())
+    def close(self, failed: bool) -> None:
+        """End the run in wandb, which shows it as finished or failed."""
+        self._try(lambda run: run.finish(exit_code=int(failed)))
         self._run = None
 
     def _try(self, call: Callable[[Any], object]) -> None:

@@ -145,7 +145,7 @@ def _train(
         status, reason = "diverged" if isinstance(failure, Diverged) else "failed", str(failure)
     finally:
         if training is not None:
-            training.close()
+            training.close(failed=status != "finished")
     record = _summary(cfg, training, metrics, (status, reason), ranks, device)
     with ranks.together():
         if ranks.first:

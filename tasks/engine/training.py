@@ -196,10 +196,10 @@ class Training:
         self.seconds += time.monotonic() - begin
         self.cpu_seconds += time.process_time() - cpu
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         self.metrics.close()
         self.dynamics.close()
-        self.wandb.close()
+        self.wandb.close(failed)
 
     def _update(self) -> None:
         cfg, model = self.cfg, self.workload.model

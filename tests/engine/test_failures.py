@@ -289,7 +289,7 @@ def test_a_sweep_looks_again_at_what_another_process_trained(tmp_path):
     """Two sweeps run at once. The one that ends last has all runs."""
     cfg = config(tmp_path)
     run_folder(cfg).mkdir(parents=True)
-    with only_process(run_folder(cfg)), pytest.raises(Held, match="1 runs are being trained by other processes"):
+    with only_process(run_folder(cfg)), pytest.raises(Held, match="1 of 2 runs are being trained by other processes"):
         run_all([cfg, config(tmp_path, "seed=2")], 1, "a sweep")
     assert len(records(tmp_path)) == 1
     run_all([cfg, config(tmp_path, "seed=2")], 1, "a sweep")

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from scripts.cli.common import compose_config
 from scripts.sweep.plan import expand, load_artefact
 from tasks.engine import records
+from tasks.engine.errors import TrainingFailed
 from tasks.engine.layer_groups import group_of, layer_groups, summary
 from tasks.engine.run import run
 
@@ -88,6 +90,16 @@ def test_a_run_without_bounds_logs_r_alone(tmp_path):
     assert not [key for key in row if key.startswith(("kappa", "lambda", "R_over"))]
 
 
+@pytest.mark.parametrize(("lr", "exit_code"), [("1e-3", 0), ("1e30", 1)])
+def test_wandb_shows_a_diverged_run_as_failed(tmp_path, lr, exit_code):
+    cfg = compose_config([*SMALL, "regularizer=adamw", f"lr={lr}", f"runs_dir={tmp_path}"])
+    with pytest.raises(TrainingFailed) if exit_code else nullcontext():
+        run(cfg)
+    (path,) = wandb_files(tmp_path)
+    (end,) = [message.exit for message in sent(path) if message.WhichOneof("record_type") == "exit"]
+    assert end.exit_code == exit_code
+
+
 def test_a_run_is_grouped_by_task_named_readably_and_resumed_under_its_id(tmp_path):
     arguments = (*SMALL, "regularizer=adamcpr_ws", "regularizer.warm_start=2", "lr=1e-2", f"runs_dir={tmp_path}")
     for _ in range(2):
@@ -105,6 +117,7 @@ def test_a_run_is_grouped_by_task_named_readably_and_resumed_under_its_id(tmp_pa
     assert "wandb:" not in done.stderr  # a quiet run shows no lines of wandb
 
 
+@pytest.mark.slow
 def test_a_sweep_of_an_artefact_groups_and_names_its_runs_and_leaves_their_ids(tmp_path):
     data = write_fashion_mnist(tmp_path / "data", train=1000)
     places = {"runs_dir": str(tmp_path), "data_dir": str(data), "num_steps": "2", "lr": "1e-3"}
