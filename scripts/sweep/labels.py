@@ -10,6 +10,8 @@ from results.schema import Artefact, Grid
 from scripts.cli.parser import Request
 from tasks.engine import records
 
+DESCRIPTION = "task.data.description"  # for people, and not part of the run's id
+
 
 def telling_keys(artefact: Artefact, request: Request, configs: Sequence[DictConfig]) -> list[str]:
     """Return the keys that tell an artefact's runs apart, beside regularizer and seed.
@@ -20,18 +22,15 @@ def telling_keys(artefact: Artefact, request: Request, configs: Sequence[DictCon
     known: dict[tuple[str, str, int], DictConfig] = {}
     for cfg in configs:
         while (other := known.setdefault(_place(cfg, keys), cfg)) is not cfg:
-            keys.append(_first_difference(cfg, other))
+            here, there = (flatten(records.identity(one)) for one in (cfg, other))
+            more = [key for key in here | there if str(here.get(key)) != str(there.get(key)) and key != DESCRIPTION]
+            keys.append(more[0])
             known = {_place(one, keys): one for one in known.values()}
     return keys
 
 
 def _place(cfg: DictConfig, keys: Sequence[str]) -> tuple[str, str, int]:
     return cfg.regularizer.name, differing(cfg, keys), cfg.seed
-
-
-def _first_difference(one: DictConfig, other: DictConfig) -> str:
-    here, there = (flatten(records.identity(cfg)) for cfg in (one, other))
-    return next(key for key in here | there if here.get(key) != there.get(key) and not key.endswith("description"))
 
 
 def axes_of(grids: Sequence[Grid], overrides: Mapping[str, Any]) -> list[str]:
@@ -61,7 +60,7 @@ def note_in_wandb(cfg: DictConfig, artefact: str | None, keys: Iterable[str], ta
     """
     if cfg.logging.name == "none":
         return
-    bare = (key.lstrip("+") for key in keys)
+    bare = (key.lstrip("+~") for key in keys)
     named = [key for key in bare if key not in ("task", "regularizer", "scale", "seed") and not _is_outside(key)]
     named.sort(key=lambda key: (key != "lr", not key.startswith("regularizer.")))
     settings = [f"{key.rpartition('.')[2]}={value}" for key, value in _values(cfg, named).items()]

@@ -33,7 +33,7 @@ from tasks.engine.reporting import regularized_set
 from tasks.engine.seeding import derive, seed_everything
 from tasks.engine.sharding import check_batch_norm, distribute
 from tasks.engine.signals import Requests, listening, stopping_at_once
-from tasks.engine.terminal import say, warn, warnings_of
+from tasks.engine.terminal import WARNINGS, say, warn, warnings_of
 from tasks.engine.throughput import rates
 from tasks.engine.training import LOGS, Training, without_bound
 from tasks.engine.workload import Workload
@@ -42,7 +42,7 @@ LESS = "free some and run the same command again, or make the batch, the model o
 
 
 # What a run reads and writes in its folder.
-FILES = ("record.json", attempts.NAME, "config.yaml", *LOGS, *checkpoint.NAMES)
+FILES = ("record.json", attempts.NAME, "config.yaml", WARNINGS, *LOGS, *checkpoint.NAMES)
 
 
 def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
