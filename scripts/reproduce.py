@@ -22,6 +22,7 @@ if __name__ == "__main__":
 
 
 import os
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
@@ -95,7 +96,7 @@ def reproduce(p: Plan, request: Request, out: Path) -> Plan | None:
     """
     name, options = p.artefact.name, request.options
     while True:
-        print(f"{name}: {len(p.configs)} runs, {len(p.runs)} done, {len(p.todo)} to do", flush=True)
+        print(f"{name}: {len(p.configs)} runs, {ended(p.runs)}, {len(p.todo)} to do", flush=True)
         if remark := commit_remark([run.record for run in p.runs]):
             print(f"{name}: {remark}", flush=True)
         if not p.todo:
@@ -108,6 +109,13 @@ def reproduce(p: Plan, request: Request, out: Path) -> Plan | None:
             break
     write_results(p, p.runs, request, out)
     return p
+
+
+def ended(runs: "list[Run]") -> str:
+    """Return how many runs are done, and how many diverged or failed."""
+    counts = Counter(run.status for run in runs)
+    others = [f"{counts[status]} {status}" for status in ("diverged", "failed") if counts[status]]
+    return ", ".join([f"{counts['finished']} done", *others])
 
 
 def write_results(p: Plan, runs: "list[Run]", request: Request, out: Path) -> None:
@@ -129,13 +137,14 @@ def committed_plan(artefact: Artefact, request: Request) -> Plan:
     """
     configs = expand(artefact, request.options, request.overrides, committed_runs)
     runs = committed_runs(configs)
-    missing = configs.keys() - {run.run_id for run in runs}
+    missing = sorted(configs.keys() - {run.run_id for run in runs})
     files = " and ".join(sorted({str(records_file(cfg)) for cfg in configs.values()}))
     if not runs:
         raise UserError(f"{artefact.name}: none of its {len(configs)} runs is in {files}; records=runs trains them")
     print(f"{artefact.name}: {len(configs)} runs, {len(runs)} in the committed records", flush=True)
     if missing:
-        print(f"{artefact.name}: not in {files}: {', '.join(sorted(missing))}", flush=True)
+        others = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        print(f"{artefact.name}: not in {files}: {', '.join(missing[:3])}{others}", flush=True)
     return Plan(artefact, list(configs.values()), runs, [])
 
 

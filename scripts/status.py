@@ -13,8 +13,8 @@ from scripts.cli.common import one_line_errors
 from scripts.cli.parser import Names, Request, sweep_command
 from scripts.cli.tables import show
 from scripts.sweep.commits import commit_remark
-from scripts.sweep.cost import Prices, finalists_to_come, in_hours, own_seconds_per_step, time_left, unit
-from scripts.sweep.dry_run import axes_of, differing
+from scripts.sweep.cost import Prices, finalists_to_come, in_hours, own_pace, time_left, unit
+from scripts.sweep.labels import differing, telling_keys
 from scripts.sweep.plan import asked_for, expand
 from scripts.sweep.states import STATES, RunState, states
 from tasks.engine.terminal import say
@@ -44,12 +44,12 @@ def summary(artefact: Artefact, runs: list[RunState], request: Request) -> list[
 
 def not_done(artefact: Artefact, runs: list[RunState], request: Request) -> list[list[str]]:
     """Return a row for every run that is not done."""
-    axes = axes_of(artefact, request)
+    keys = telling_keys(artefact, request, [run.cfg for run in runs])
     return [
         [
             run.state,
             run.run_id,
-            differing(run.cfg, axes),
+            differing(run.cfg, keys),
             f"{run.step} of {run.cfg.num_steps}",
             steps_per_second(run),
             run.job.id if run.job else "",
@@ -66,8 +66,8 @@ def steps_per_second(run: RunState) -> str:
     if run.record is not None:
         speed = run.record["steps_per_second"]
     else:
-        seconds = own_seconds_per_step(run) if run.state == "running" else None
-        speed = 1 / seconds if seconds else None
+        pace = own_pace(run) if run.state == "running" else None
+        speed = 1 / pace.seconds if pace else None
     return f"{speed:.3g}" if speed else ""
 
 

@@ -13,51 +13,71 @@ if __name__ == "__main__":
 
 
 import os
+from contextlib import nullcontext
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from scripts.cli.common import one_line_errors
 from scripts.cli.overrides import check_added, check_words
 from scripts.cli.parser import CONFIG_DIR
+from scripts.sweep.labels import note_in_wandb
+from scripts.sweep.multirun import runs_of, show_runs
 from scripts.sweep.slurm import queue_again_if_asked
-from tasks.engine.errors import Interrupted, TrainingFailed
+from tasks.engine.errors import Held, Interrupted, OutOfMemory, TrainingFailed, Unusable
 from tasks.engine.launch import launched
-from tasks.engine.records import run_folder
+from tasks.engine.records import has_record, run_folder, run_id
 from tasks.engine.run import run
-from tasks.engine.terminal import say
+from tasks.engine.terminal import say, shown_once
 
-failures: list[str] = []
+sweep: list[list[str]] = []  # with -m: the overrides of each run that this process starts
+failures: list[TrainingFailed | OutOfMemory | Unusable | Held] = []
 
 
 @hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base="1.3")
 def train(cfg: DictConfig) -> None:
     """Train one configuration and print its result."""
     with one_line_errors():  # inside, because Hydra would print a line of its own first
+        note_in_wandb(cfg, None, [word.partition("=")[0] for word in HydraConfig.get().overrides.task])
+        first = launched().rank == 0
+        if sweep and first:
+            ended = ", which has ended" if has_record(cfg) else ""
+            print(f"run {HydraConfig.get().job.num + 1} of {len(sweep)}: {run_id(cfg)}{ended}", flush=True)
         try:
             record = run(cfg)
-        except TrainingFailed as failure:  # it is on record, and the sweep continues
-            failures.append(str(failure))
+        except (TrainingFailed, OutOfMemory, Unusable, Held) as failure:
+            # The other processes of a run would not hear of these errors.
+            if not isinstance(failure, TrainingFailed) and (not sweep or launched().world > 1):
+                raise
+            failures.append(failure)
             say(f"error: {failure}")
             return
         except Interrupted as interruption:
             queue_again_if_asked(interruption)
             raise
-    if launched().rank:
+    if not first:
         return
     unit = {record["metric"]["name"]: f" {record['metric']['unit']}".rstrip()} if record["metric"] else {}
     metrics = ", ".join(f"{name} {value:.2f}{unit.get(name, '')}" for name, value in record["metrics"].items())
-    print(
-        f"{record['run_id']}: {metrics} after {record['steps']} steps in {record['seconds']:.0f} s; {run_folder(cfg) / 'record.json'}"
-    )
+    took = f"after {record['steps']} steps in {record['seconds']:.0f} s"
+    print(f"{record['run_id']}: {metrics} {took}; {run_folder(cfg) / 'record.json'}", flush=True)
+
+
+def main(arguments: list[str]) -> None:
+    """Train a run, or the runs of a sweep. Raises SystemExit if one of them failed."""
+    check_words(arguments)
+    check_added(arguments, str(CONFIG_DIR))
+    sweep.extend(runs_of(arguments))
+    with shown_once() if sweep else nullcontext():
+        train()
+    all_done = not sweep or launched().rank or show_runs(sweep)
+    if failures or not all_done:  # runs on a cluster leave no failure here
+        sys.exit(max((failure.exit_code for failure in failures), default=TrainingFailed.exit_code))
 
 
 if __name__ == "__main__":
     # With this, Hydra raises its errors instead of printing several lines and exiting.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     with one_line_errors():
-        check_words(sys.argv[1:])
-        check_added(sys.argv[1:], str(CONFIG_DIR))
-        train()
-    if failures:
-        sys.exit(TrainingFailed.exit_code)
+        main(sys.argv[1:])

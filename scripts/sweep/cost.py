@@ -3,17 +3,18 @@ Seconds per step come from the records of finished runs in the same runs_dir. Th
 groups that has a run decides: the same task settings and method, the same task settings, the same
 task and scale. A run in progress is judged by its own log.
 
-If no run has finished, the logs of the runs in progress are used. The last resort is
-`minutes_per_run` in the artefact's file, if it has that entry and the settings are the artefact's.
+If no run has finished, the logs of the runs in progress are used. Next is `minutes_per_run` in the
+artefact's file, if it has that entry and the settings are the artefact's. Runs with less than a
+quarter of the steps come last, because their start-up and evaluations weigh more.
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
@@ -27,6 +28,17 @@ from tasks.engine import attempts, records
 
 # Overrides that do not change how long a run takes, so the artefact file's estimate still holds.
 ESTIMATE_HOLDS = ("num_steps", "lr", "runs_dir", "data_dir", "logging", "launcher", "quiet", "deterministic")
+ENOUGH = 0.25  # a measured run tells the price of another if it has this share of its steps
+
+
+class Pace(NamedTuple):
+    """The measured speed of a run: seconds per step over a number of steps."""
+
+    steps: int
+    seconds: float
+
+
+Paces = dict[tuple, dict[tuple, list[Pace]]]
 
 
 @dataclass(frozen=True)
@@ -45,19 +57,20 @@ class Prices:
         estimate_holds = all(key.partition(".")[0] in ESTIMATE_HOLDS for key in keys)
         scale = artefact.scales.get(request.options["scale"])
         self._minutes_per_run = scale.minutes_per_run if scale and estimate_holds else None
-        self._finished: dict[tuple, list[float]] = defaultdict(list)
-        self._running: dict[tuple, list[float]] = defaultdict(list)
+        # group of similar runs -> its settings -> the paces of their runs
+        self._finished: Paces = defaultdict(lambda: defaultdict(list))
+        self._running: Paces = defaultdict(lambda: defaultdict(list))
         self._read: set[Path] = set()
         for run in runs:
-            if run.state == "running" and (seconds := own_seconds_per_step(run)) is not None:
-                for key in _alike(records.identity(run.cfg), on_gpu(run.cfg), processes(run.cfg)):
-                    self._running[key].append(seconds)
+            if run.state == "running" and (pace := own_pace(run)) is not None:
+                _add(self._running, records.identity(run.cfg), on_gpu(run.cfg), processes(run.cfg), pace)
 
     def left(self, run: RunState) -> Cost:
         """Return the remaining cost of a run that has not ended."""
         steps = run.cfg.num_steps - run.step
-        own = own_seconds_per_step(run) if run.state == "running" else None
-        price = self._price(run.cfg) if own is None else Cost(own, "measured")
+        own = own_pace(run) if run.state == "running" else None
+        known = own is not None and own.steps >= ENOUGH * run.cfg.num_steps
+        price = Cost(own.seconds, "measured") if own and known else self._price(run.cfg)
         return price if price.seconds is None else Cost(price.seconds * width(run.cfg) * steps, price.source)
 
     def whole(self, cfg: DictConfig) -> Cost:
@@ -81,14 +94,26 @@ class Prices:
     def _price(self, cfg: DictConfig) -> Cost:
         """Return seconds per step, including evaluations."""
         self._read_records(Path(cfg.runs_dir) / cfg.task.name)
-        keys = list(_alike(records.identity(cfg), on_gpu(cfg), processes(cfg)))
-        for table in (self._finished, self._running):
-            for key in keys:
-                if key in table:
-                    return Cost(median(table[key]), "measured")
+        if (measured := self._measured(cfg, ENOUGH * cfg.num_steps)) is not None:
+            return Cost(measured, "measured")
         if self._minutes_per_run is not None:
             return Cost(60 * self._minutes_per_run / cfg.task.num_steps, "estimated")
-        return Cost(None, "unknown")
+        of_short_runs = self._measured(cfg, 0)
+        return Cost(of_short_runs, "unknown" if of_short_runs is None else "measured")
+
+    def _measured(self, cfg: DictConfig, least_steps: float) -> float | None:
+        """Return seconds per step from the runs with that many steps, or None if there are none."""
+        groups = list(_alike(records.identity(cfg), on_gpu(cfg), processes(cfg)))
+        for paces in (self._finished, self._running):
+            for group in groups:
+                # A busy machine makes runs slower and never faster. So each setting has the price of its
+                # quickest run, which a few starved ones can't raise.
+                of_settings = (
+                    [pace.seconds for pace in of if pace.steps >= least_steps] for of in paces[group].values()
+                )
+                if quickest := [min(seconds) for seconds in of_settings if seconds]:
+                    return median(quickest)
+        return None
 
     def _read_records(self, folder: Path) -> None:
         if folder in self._read:
@@ -97,12 +122,27 @@ class Prices:
         for path in folder.glob("*/record.json"):
             record = whole_record(path.parent)
             if record is not None and record["status"] == "finished" and record["steps"]:
-                hardware = record["hardware"]
-                for key in _alike(record["config"], hardware["gpu"] is not None, hardware.get("processes", 1)):
-                    self._finished[key].append(record["seconds"] / record["steps"])
+                hardware, pace = record["hardware"], Pace(record["steps"], seconds_of(record) / record["steps"])
+                _add(self._finished, record["config"], hardware["gpu"] is not None, hardware.get("processes", 1), pace)
 
 
-def _alike(config: dict[str, Any], gpu: bool, count: int) -> Iterator[tuple]:
+def seconds_of(record: Mapping[str, Any]) -> float:
+    """Return the time of a run, if possible without waiting for a core.
+    With one thread this is its CPU time. With several, CPU time doesn't tell how long they work side by side.
+    """
+    hardware = record["hardware"]
+    alone = hardware["gpu"] is None and hardware["threads"] == 1
+    return float(record.get("cpu_seconds", record["seconds"]) if alone else record["seconds"])
+
+
+def _add(paces: Paces, config: Mapping[str, Any], gpu: bool, count: int, pace: Pace) -> None:
+    """Add a run's pace to each of its groups."""
+    settings, *wider = _alike(config, gpu, count)
+    for group in (settings, *wider):
+        paces[group][settings].append(pace)
+
+
+def _alike(config: Mapping[str, Any], gpu: bool, count: int) -> Iterator[tuple]:
     """Yield keys of runs with about the same cost per step, the closest match first.
     `count` processes share a run.
     """
@@ -112,8 +152,8 @@ def _alike(config: dict[str, Any], gpu: bool, count: int) -> Iterator[tuple]:
     yield config["task"]["name"], config["scale"], gpu, count
 
 
-def own_seconds_per_step(run: RunState) -> float | None:
-    """Return the seconds per step of a run in progress, or None if its log does not tell yet.
+def own_pace(run: RunState) -> Pace | None:
+    """Return the pace of a run in progress, or None if its log does not tell yet.
     Counts the steps since the run was last started or resumed, and uses the modification times of
     its files.
     """
@@ -125,7 +165,7 @@ def own_seconds_per_step(run: RunState) -> float | None:
     if not history or history[-1].step is None:
         return None
     steps = run.step - history[-1].step
-    return seconds / steps if steps > 0 and seconds > 0 else None
+    return Pace(steps, seconds / steps) if steps > 0 and seconds > 0 else None
 
 
 def on_gpu(cfg: DictConfig) -> bool:

@@ -1,37 +1,64 @@
-"""reproduce.py --dry-run: list what would be trained, what would be skipped, and the cost."""
+"""reproduce.py --dry-run: show what would be trained, what would be skipped, and the cost."""
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from results.schema import Artefact
 from scripts.cli.parser import Request
 from scripts.cli.tables import duration, show
-from scripts.sweep.cost import Prices, finalists_to_come, in_hours, time_left, unit
+from scripts.sweep.cost import Cost, Prices, finalists_to_come, in_hours, time_left, unit
+from scripts.sweep.labels import differing, telling_keys
 from scripts.sweep.plan import expand
 from scripts.sweep.states import RunState, states
 from tasks.engine import records
 
 
 def dry_run(artefact: Artefact, request: Request) -> None:
-    """Print one line per run and the sums. Starts nothing and writes nothing."""
+    """Print a line for the runs of one setting that share a fate, and the sums. Starts nothing and writes nothing."""
     runs = states(expand(artefact, request.options, request.overrides).values())
-    prices, axes = Prices(artefact, request, runs), axes_of(artefact, request)
-    would_train, rows = [], []
+    prices = Prices(artefact, request, runs)
+    keys = telling_keys(artefact, request, [run.cfg for run in runs])
+    alike: dict[tuple[str, str, str], list[tuple[DictConfig, Cost | None]]] = {}
+    would_train: list[tuple[RunState, Cost]] = []
     for run in runs:
         trains, what = _what_happens(run)
-        row = [run.run_id, differing(run.cfg, axes), what, ""]
-        if trains:
-            cost = prices.left(run)
-            row[-1] = "unknown" if cost.seconds is None else duration(cost.seconds)
+        cost = prices.left(run) if trains else None
+        if cost is not None:
             would_train.append((run, cost))
-        rows.append(row)
-    show(("run", "differs in", "what happens", f"{unit(runs[0].cfg)} time"), rows)
+        alike.setdefault((run.cfg.regularizer.name, differing(run.cfg, keys), what), []).append((run.cfg, cost))
+    hours_of = unit(runs[0].cfg)
+    show(
+        ("regularizer", "differs in", "seeds", "what happens", f"{hours_of} time"),
+        [
+            [regularizer, setting, seeds([cfg.seed for cfg, _ in group]), what, _price([cost for _, cost in group])]
+            for (regularizer, setting, what), group in alike.items()
+        ],
+    )
     trained, costs = [run for run, _ in would_train], [cost for _, cost in would_train]
     left = time_left(costs, trained, request)
     counts = f"{len(runs)} runs, {len(trained)} would be trained, {len(runs) - len(trained)} not"
-    sums = f"cost {in_hours(costs, unit(runs[0].cfg))}" + (f", time {left}" if left else "")
+    sums = f"cost {in_hours(costs, hours_of)}" + (f", time {left}" if left else "")
     print(f"{artefact.name}, scale {request.options['scale']}: {counts}; {sums}; nothing was started")
     if more := finalists_to_come(artefact, request, runs):
         print(more)
+
+
+def _price(costs: list[Cost | None]) -> str:
+    """Return the time of some runs together, "" if none is trained."""
+    known = [cost.seconds for cost in costs if cost is not None and cost.seconds is not None]
+    if len(known) < sum(cost is not None for cost in costs):
+        return "unknown"
+    return duration(sum(known)) if known else ""
+
+
+def seeds(numbers: list[int]) -> str:
+    """Return seeds in ascending order, with three or more in a row as a range: 1-4,7,8."""
+    rows: list[list[int]] = []
+    for number in sorted(numbers):
+        if rows and number == rows[-1][-1] + 1:
+            rows[-1].append(number)
+        else:
+            rows.append([number])
+    return ",".join(f"{row[0]}-{row[-1]}" if len(row) > 2 else ",".join(map(str, row)) for row in rows)
 
 
 def _what_happens(run: RunState) -> tuple[bool, str]:
@@ -58,20 +85,3 @@ def _what_happens(run: RunState) -> tuple[bool, str]:
     if any(run.folder.glob("checkpoint*.pt")):
         return True, f"resume{queued} from its last checkpoint, logged up to step {run.step}"
     return True, f"train{queued}"
-
-
-def axes_of(artefact: Artefact, request: Request) -> list[str]:
-    """Return the keys along which the artefact's runs differ.
-    Method and seed are left out, since they are in the run's id.
-    """
-    grids = artefact.scales[request.options["scale"]].grids
-    keys = dict.fromkeys(
-        key for grid in grids for key, values in grid.axes.items() if isinstance(values, list) and len(values) > 1
-    )
-    return [key for key in keys if key not in request.overrides]
-
-
-def differing(cfg: DictConfig, axes: list[str]) -> str:
-    """Return key=value for those axes that the run's method has."""
-    values = {key: OmegaConf.select(cfg, key) for key in axes}
-    return " ".join(f"{key}={value}" for key, value in values.items() if value is not None)

@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from tasks.engine import attempts, records, signals
+from tasks.engine import attempts, records, signals, terminal
 from tasks.engine.errors import Held, Interrupted, OutOfMemory, TrainingFailed, Unusable, UserError, one_line
 from tasks.engine.files import is_held
 from tasks.engine.signals import Requests, listening
@@ -47,8 +48,11 @@ def run_all(configs: list[DictConfig], jobs: int, title: str, bar: bool = True) 
         TrainingFailed: workers are killed before they train.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
-    with listening() as requests:  # also catches signals between two pools
-        sweep = _Sweep(title, len(configs), requests, bar)
+    with (
+        listening() as requests,  # also catches signals between two pools
+        terminal.shown_once() as told,
+    ):
+        sweep = _Sweep(title, len(configs), requests, bar, told)
         left, breaks = configs, 0
         while left:
             try:
@@ -62,13 +66,14 @@ def run_all(configs: list[DictConfig], jobs: int, title: str, bar: bool = True) 
                     ) from None
                 say(f"{title}: a worker process was killed (out of memory?); its run resumes from the last checkpoint")
             left = [cfg for cfg in configs if sweep.is_left(cfg)]
+            sweep.ended = sum(map(records.has_record, configs))  # a broken pool doesn't tell of its last runs
         held = [
             run_id for run_id in map(records.run_id, configs) if run_id in sweep.held and run_id not in sweep.unusable
         ]
     say_unusable(title, list(sweep.unusable.values()), len(configs))
     if held:
         raise Held(
-            f"{title}: {len(held)} runs are being trained by other processes, such as {held[0]}; "
+            f"{title}: {len(held)} of {len(configs)} runs are being trained by other processes, such as {held[0]}; "
             "run the same command again when they are done"
         )
 
@@ -90,6 +95,7 @@ class _Sweep:
     count: int
     requests: Requests
     bar: bool
+    told: Path  # the warnings that have been shown (tasks/engine/terminal.py)
     held: set[str] = field(default_factory=set)  # by other processes
     unusable: dict[str, str] = field(default_factory=dict)  # run id: why
     ended: int = 0
@@ -123,6 +129,8 @@ class _Sweep:
             return
         except Unusable as error:
             failure = self.unusable[records.run_id(cfg)] = str(error)
+        except UserError as error:
+            raise type(error)(f"{records.run_id(cfg)}: {error}") from error
         if failure:
             say(failure)
         self.ended += records.has_record(cfg)  # else it is tried again, or unusable
@@ -141,7 +149,7 @@ def _run_in_a_pool(configs: list[DictConfig], jobs: int, sweep: _Sweep) -> None:
     total = sum(cfg.num_steps for cfg in configs)
     with (
         ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_start_worker, initargs=(counter, devices)
+            workers, mp_context=context, initializer=_start_worker, initargs=(counter, devices, sweep.told)
         ) as pool,
         tqdm(
             total=total, unit="step", desc=sweep.title, mininterval=interval, dynamic_ncols=True, disable=not sweep.bar
@@ -206,9 +214,12 @@ def _signal_workers(number: int) -> None:
             os.kill(process.pid, number)  # type: ignore[arg-type]
 
 
-def _start_worker(counter: Any, devices: Any) -> None:
+def _start_worker(counter: Any, devices: Any, told: Path) -> None:
     global _steps_done
     _steps_done = counter
+    terminal.say_beside_a_bar()
+    terminal.show_once(told)
+    terminal.show_python_warnings()
     gpu = devices.get()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu

@@ -16,6 +16,7 @@ from results.schema import FIRST_FRESH_SEED, UNTUNED, Artefact, Grid, Panel, at_
 from scripts.cli.common import compose_config
 from scripts.cli.parser import CONFIG_DIR, Request
 from scripts.sweep.artefact_keys import check_cells, check_filled, check_grid
+from scripts.sweep.labels import axes_of, note_in_wandb
 from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
 from tasks.engine.config import read_config
@@ -174,6 +175,8 @@ def _configs(
     axes = {"seed": seeds_of(artefact, grid, options)} | {
         key: value if isinstance(value, list) else [value] for key, value in grid.axes.items() if key not in narrowed
     }
+    grids = artefact.scales[scale].grids
+    named, several = [*axes_of(grids, overrides), *overrides], len({one.task for one in grids}) > 1
     configs = {}
     for values in itertools.product(*axes.values()):
         cfg = pickle.loads(base)  # six times as fast as DictConfig.copy()
@@ -187,6 +190,7 @@ def _configs(
                     raise
                 where = f"{artefact.file}: scales.{scale}.grids.{number} ({grid.regularizer})"
                 raise UserError(f"{where}: {error}") from None
+        note_in_wandb(cfg, artefact.name, named, grid.task if several else None)
         configs[records.run_id(cfg)] = cfg
     return configs
 

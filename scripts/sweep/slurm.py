@@ -25,7 +25,7 @@ from tasks.engine.errors import Held, Interrupted, TrainingFailed, Unusable, Use
 from tasks.engine.launch import launched
 from tasks.engine.launchers import SlurmLauncher, minutes
 from tasks.engine.signals import listening
-from tasks.engine.terminal import say
+from tasks.engine.terminal import say, shown_once
 
 MOST_JOBS = 1000  # in one array; Slurm's default MaxArraySize is 1001
 KILLED = 128 + signal.SIGKILL
@@ -81,11 +81,11 @@ def run_as_one_of_several(configs: list[DictConfig]) -> None:
     """
     from tasks.engine.run import run
 
-    for cfg in configs:
-        try:
-            run(cfg)
-        except (TrainingFailed, Unusable) as failure:
-            if launched().rank == 0:
+    with shown_once():
+        for cfg in configs:
+            try:
+                run(cfg)
+            except (TrainingFailed, Unusable) as failure:
                 say(str(failure))
 
 

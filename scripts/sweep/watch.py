@@ -34,9 +34,8 @@ def submit_missing(configs: list[DictConfig], title: str, also_unusable: bool = 
             say(f"{title}: {', '.join(f'{count} {state}' for state, count in waiting.items())} already")
         if missing:
             ids = slurm.submit(missing, title)
-            say(
-                f"{title}: {len(missing)} runs submitted as {', '.join(ids)}; their output is in {runs_dir / 'slurm' / 'jobs'}"
-            )
+            counts = f"{len(missing)} of {len(configs)} runs submitted as {', '.join(ids)}"
+            say(f"{title}: {counts}; their output is in {runs_dir / 'slurm' / 'jobs'}")
 
 
 def wait_for(configs: list[DictConfig], title: str) -> None:

@@ -83,6 +83,8 @@ class Logging(Section):
     name: Literal["none", "wandb"]
     project: str | None = None
     mode: Literal["offline", "online", "disabled"] | None = None
+    artefact: str | None = Field(default=None, description="groups the runs of a sweep. null: grouped by task")
+    label: str | None = Field(default=None, description="the settings in the run's name. null: the lr")
 
 
 def checked_device(value: Any) -> Any:

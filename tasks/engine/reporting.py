@@ -1,7 +1,7 @@
 """What a run shows: the regularized set at its start, a progress bar with ETA, and wandb on request."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from tqdm import tqdm
 from cpr import regularized_names
 from tasks.engine.config import Config
 from tasks.engine.errors import UserError, one_line
-from tasks.engine.terminal import say
+from tasks.engine.layer_groups import summary
+from tasks.engine.terminal import warn
 
 
 def regularized_set(model: nn.Module, reg_embedding: bool) -> str:
@@ -52,10 +53,15 @@ class WandbLog:
 
     An error of wandb (unreachable, its helper process killed, a lost connection) causes one
     warning, and training continues without it.
+
+    Args:
+        groups: the layer groups of the matrices whose sizes are sent (`layer_groups.py`).
     """
 
-    def __init__(self, cfg: Config, run_id: str, folder: Path, first: bool = True) -> None:
-        self._run = None
+    def __init__(
+        self, cfg: Config, run_id: str, folder: Path, groups: Mapping[str, Sequence[int]], first: bool = True
+    ) -> None:
+        self._run, self._groups = None, groups
         if cfg.logging.name == "none" or not first:
             return
         try:
@@ -68,24 +74,33 @@ class WandbLog:
                 project=cfg.logging.project,
                 mode=cfg.logging.mode,
                 id=run_id,
-                name=run_id,
+                name=run_name(cfg),
+                group=cfg.logging.artefact or cfg.task.name,
+                tags=[*filter(None, (cfg.task.name, cfg.scale, cfg.regularizer.name, cfg.logging.artefact))],
                 resume="allow",
                 dir=folder,
                 config=config,
+                settings=wandb.Settings(silent=cfg.quiet),
             )
         # wandb is unreachable, but may be back for the next run.
         except wandb.errors.CommError as error:
-            say(f"warning: wandb is not reached ({one_line(error)}); {run_id} continues without it")
+            warn(f"wandb is not reached ({one_line(error)}); the run continues without it")
         except wandb.Error as error:
             raise UserError(
                 f"wandb cannot start ({error}); log in with `wandb login`, or set logging.mode=offline"
             ) from error
 
-    def append(self, row: dict[str, Any]) -> None:
+    def append(self, row: Mapping[str, Any]) -> None:
         self._try(lambda run: run.log({key: value for key, value in row.items() if key != "step"}, step=row["step"]))
 
-    def close(self) -> None:
-        self._try(lambda run: run.finish())
+    def append_sizes(self, step: int, sizes: Mapping[str, Sequence[float | None]]) -> None:
+        """Send the summary of R, κ and λ per layer group."""
+        if self._run is not None:
+            self.append({"step": step} | summary(sizes, self._groups))
+
+    def close(self, failed: bool) -> None:
+        """End the run in wandb, which shows it as finished or failed."""
+        self._try(lambda run: run.finish(exit_code=int(failed)))
         self._run = None
 
     def _try(self, call: Callable[[Any], object]) -> None:
@@ -94,5 +109,10 @@ class WandbLog:
         try:
             call(self._run)
         except Exception as error:  # wandb's own, and those of its sockets and pipes
-            say(f"warning: wandb fails ({one_line(error)}); {self._run.id} continues without it")
+            warn(f"wandb fails ({one_line(error)}); the run continues without it")
             self._run = None
+
+
+def run_name(cfg: Config) -> str:
+    """Return a name for people, such as "adamcpr_ws lr=0.001 warm_start=2x s1"."""
+    return f"{cfg.regularizer.name} {cfg.logging.label or f'lr={cfg.lr:g}'} s{cfg.seed}"

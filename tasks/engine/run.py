@@ -33,7 +33,7 @@ from tasks.engine.reporting import regularized_set
 from tasks.engine.seeding import derive, seed_everything
 from tasks.engine.sharding import check_batch_norm, distribute
 from tasks.engine.signals import Requests, listening, stopping_at_once
-from tasks.engine.terminal import say
+from tasks.engine.terminal import WARNINGS, say, warn, warnings_of
 from tasks.engine.throughput import rates
 from tasks.engine.training import LOGS, Training, without_bound
 from tasks.engine.workload import Workload
@@ -42,7 +42,7 @@ LESS = "free some and run the same command again, or make the batch, the model o
 
 
 # What a run reads and writes in its folder.
-FILES = ("record.json", attempts.NAME, "config.yaml", *LOGS, *checkpoint.NAMES)
+FILES = ("record.json", attempts.NAME, "config.yaml", WARNINGS, *LOGS, *checkpoint.NAMES)
 
 
 def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
@@ -77,6 +77,7 @@ def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[
                 record = records.ended(folder, say)
         record = ranks.from_first(record)
         if record is None:
+            held.enter_context(warnings_of(folder))
             record = _train(config, folder, lock, ranks, device, progress)
     if record["status"] != "finished":
         ended = f"run {record['run_id']} {record['status']}: {record['reason']}"
@@ -144,7 +145,7 @@ def _train(
         status, reason = "diverged" if isinstance(failure, Diverged) else "failed", str(failure)
     finally:
         if training is not None:
-            training.close()
+            training.close(failed=status != "finished")
     record = _summary(cfg, training, metrics, (status, reason), ranks, device)
     with ranks.together():
         if ranks.first:
@@ -206,7 +207,7 @@ def _set_up(cfg: Config, folder: Path, lock: Lock | None, ranks: Ranks, device: 
         if not cfg.quiet:
             say(regularized_set(model, cfg.task.reg_embedding))
         if warning := never_acts(cfg):
-            say(f"warning: {warning}")
+            warn(warning)
         if ranks.first:
             write_bytes_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg.source, resolve=True).encode())
         return Training(cfg, folder, lock, workload, optimizer, device, ranks)
@@ -272,9 +273,7 @@ def _start(training: Training) -> int:
                     "refuses to resume: restore that state, or set strict=false"
                 )
             if changed:
-                say(
-                    f"warning: {training.run_id} resumes at step {training.step} under another state: {'; '.join(changed)}"
-                )
+                warn(f"resumes at step {training.step} under another state: {'; '.join(changed)}")
             deaths = attempts.note_start(folder, training.step, state)
     return ranks.from_first(deaths)
 
@@ -311,12 +310,13 @@ def _summary(
     }
     if training is None:
         unknown = ("metric", "steps_per_second", "without_bound", "state_sha256")
-        return about | {"steps": 0, "seconds": 0.0} | dict.fromkeys(unknown)
+        return about | {"steps": 0, "seconds": 0.0, "cpu_seconds": 0.0} | dict.fromkeys(unknown)
     metric = training.workload.metric
     return about | {
         "metric": None if metric is None else {"name": metric.name, "unit": metric.unit, "better": metric.better},
         "steps": training.step,
         "seconds": training.seconds,
+        "cpu_seconds": training.cpu_seconds,
         "steps_per_second": training.step / training.stepping_seconds if training.stepping_seconds else None,
         **rates(training.workload.work, training.step, training.stepping_seconds, training.peak, training.ranks.world),
         "without_bound": without_bound(training.workload.model, training.optimizer),

@@ -1,9 +1,10 @@
 """The one training loop: forward, backward, clip, step, with logs, dynamics, checkpoints and exact resuming."""
 
+import contextlib
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tasks.engine.config import Config
 from tasks.engine.device import autocast
 from tasks.engine.errors import Diverged, Interrupted, UserError
 from tasks.engine.files import Lock, Log
+from tasks.engine.layer_groups import layer_groups
 from tasks.engine.parallel import Ranks
 from tasks.engine.replicas import Replicas
 from tasks.engine.reporting import WandbLog, progress_bar, show_speed
@@ -62,14 +64,16 @@ class Training:
         self.run_id = folder.name
         self.step = 0
         self.seconds = 0.0  # whole run, including its earlier processes
+        self.cpu_seconds = 0.0  # of this process and its threads in that time
         self.stepping_seconds = 0.0  # the part spent in updates and their logs, for steps per second
         self.peak = peak_flops(cfg.task.precision, device)
         self.lap = (0, 0.0)  # step and stepping_seconds at the last log
         self.loss_sum = torch.zeros((), device=device)
         self.loss_count = 0
         self.metrics, self.dynamics = (Log(folder / name if ranks.first else Path(os.devnull)) for name in LOGS)
-        self.wandb = WandbLog(cfg, self.run_id, folder, ranks.first)
         self.matrix_names = regularized_names(workload.model, cfg.task.reg_embedding)
+        groups = layer_groups(workload.model, self.matrix_names)
+        self.wandb = WandbLog(cfg, self.run_id, folder, groups, ranks.first)
         self.last_checkpoint = time.monotonic()
         # What trained the steps so far (attempts.py). None: the checkpoint does not say.
         self.states: list[dict[str, Any]] | None = []
@@ -87,6 +91,7 @@ class Training:
         else:  # more processes than before
             seed_everything(derive(self.cfg.seed, "process", self.ranks.rank, saved["step"]))
         self.step, self.seconds, self.stepping_seconds = saved["step"], saved["seconds"], saved["stepping_seconds"]
+        self.cpu_seconds = saved.get("cpu_seconds", self.seconds)  # older checkpoints don't have it
         self.loss_sum.copy_(saved["loss_sum"])
         self.loss_count = saved["loss_count"]
         self.states = saved.get("states")
@@ -128,6 +133,7 @@ class Training:
         content = {
             "step": self.step,
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
             "stepping_seconds": self.stepping_seconds,
             "model": model,
             "optimizer": optimizer,
@@ -164,29 +170,36 @@ class Training:
             progress(self.step)
         try:
             while self.step < self.cfg.num_steps:
-                begin = time.monotonic()
-                self._update()
-                bar.update()
-                if progress:
-                    progress(1)
-                self._log(bar)
-                self.stepping_seconds += time.monotonic() - begin
-                self._evaluate_if_due()
-                self.seconds += time.monotonic() - begin
+                with self._counted():
+                    begin = time.monotonic()
+                    self._update()
+                    bar.update()
+                    if progress:
+                        progress(1)
+                    self._log(bar)
+                    self.stepping_seconds += time.monotonic() - begin
+                    self._evaluate_if_due()
                 self._checkpoint_if_due(requests)
-            begin = time.monotonic()
-            metrics = self._evaluate(last=True)
-            self.seconds += time.monotonic() - begin
+            with self._counted():
+                metrics = self._evaluate(last=True)
             if wrong := [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]:
                 raise Diverged(f"final metric {' and '.join(wrong)}")
             return metrics
         finally:
             bar.close()
 
-    def close(self) -> None:
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Add the time of the block to the run's."""
+        begin, cpu = time.monotonic(), time.process_time()
+        yield
+        self.seconds += time.monotonic() - begin
+        self.cpu_seconds += time.process_time() - cpu
+
+    def close(self, failed: bool = False) -> None:
         self.metrics.close()
         self.dynamics.close()
-        self.wandb.close()
+        self.wandb.close(failed)
 
     def _update(self) -> None:
         cfg, model = self.cfg, self.workload.model
@@ -236,9 +249,10 @@ class Training:
         self.loss_count = 0
 
     def _log_sizes(self) -> None:
-        sizes = {"step": self.step} | matrix_sizes(self.workload.model, self.matrix_names, self.optimizer)
+        sizes = matrix_sizes(self.workload.model, self.matrix_names, self.optimizer)
         with self.ranks.together():
-            self.dynamics.append(sizes)
+            self.dynamics.append({"step": self.step} | sizes)
+            self.wandb.append_sizes(self.step, sizes)
 
     def _evaluate_if_due(self) -> None:
         every = self.cfg.task.eval_every_steps

@@ -289,7 +289,7 @@ def test_a_sweep_looks_again_at_what_another_process_trained(tmp_path):
     """Two sweeps run at once. The one that ends last has all runs."""
     cfg = config(tmp_path)
     run_folder(cfg).mkdir(parents=True)
-    with only_process(run_folder(cfg)), pytest.raises(Held, match="1 runs are being trained by other processes"):
+    with only_process(run_folder(cfg)), pytest.raises(Held, match="1 of 2 runs are being trained by other processes"):
         run_all([cfg, config(tmp_path, "seed=2")], 1, "a sweep")
     assert len(records(tmp_path)) == 1
     run_all([cfg, config(tmp_path, "seed=2")], 1, "a sweep")
@@ -343,8 +343,22 @@ def test_an_error_that_ends_a_sweep_ends_its_workers_too(tmp_path):
         config(tmp_path, f"seed={seed}", "task=gpt2", "task.model.heads=4", f"data_dir={tmp_path / 'no data'}")
         for seed in (1, 2, 3, 4)
     ]
-    with pytest.raises(UserError, match="is not in"):
+    with pytest.raises(UserError, match=r"^adamcpr_ip-s\d-[0-9a-f]{12}: .*is not in"):
         run_all(broken, 2, "a sweep")
+
+
+@pytest.mark.parametrize("of_an_older_version", [False, True])
+def test_cpu_time_is_counted_over_all_starts_of_a_run(tmp_path, of_an_older_version):
+    cfg = config(tmp_path)
+    interrupt_after(cfg, 10)
+    folder = run_folder(cfg)
+    saved = checkpoint.read(folder / checkpoint.NAME)
+    assert saved is not None and 0 < saved["cpu_seconds"] < 1.1 * saved["seconds"]
+    known = {key: value for key, value in saved.items() if key != "cpu_seconds"} | {"seconds": 100.0}
+    checkpoint.save(folder, folder.name, known if of_an_older_version else known | {"cpu_seconds": 60.0})
+    record = engine.run(cfg)
+    before = 100.0 if of_an_older_version else 60.0
+    assert before < record["cpu_seconds"] < before + 30 and record["seconds"] > 100
 
 
 @pytest.mark.slow

@@ -138,11 +138,9 @@ def test_a_warm_start_after_the_end_is_a_warning_and_the_record_says_that_no_bou
         "regularizer.warm_start=500",
     )
     assert done.returncode == 0
-    assert (
-        "warning: CPR will never act: the earliest step at which a bound can be set is 500, and training ends at 10"
-        in done.stderr
-    )
     (record,) = records(tmp_path).values()
+    said = "CPR will never act: the earliest step at which a bound can be set is 500, and training ends at 10"
+    assert f"warning: {record['run_id']}: {said}\n" in done.stderr
     assert "mlp_in.weight" in record["without_bound"]
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, call, is_one_line, records, start, wait_until, write_fashion_mnist
+from made_runs import out_of_memory, run
 
+from scripts.reproduce import ended
 from scripts.sweep.plan import expand, load_artefact
 
 METHODS = 6
@@ -122,6 +124,12 @@ def test_a_diverged_run_is_in_the_table_and_stops_nothing(tmp_path):
     table = (tmp_path / "results" / "mini" / "figure2" / "table.md").read_text()
     assert f"({statuses.count('diverged')} diverged)" in table
     assert "1 diverged" in table
+
+
+def test_runs_that_diverged_or_failed_are_counted_apart_from_those_that_are_done():
+    done = [run("adamw", seed, {"accuracy": 1.0}) for seed in (1, 2)]
+    assert ended(done) == "2 done"
+    assert ended([*done, run("adamw", 3, None), out_of_memory(done[0])]) == "2 done, 1 diverged, 1 failed"
 
 
 @pytest.mark.slow

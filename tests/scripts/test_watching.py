@@ -199,20 +199,44 @@ def test_a_dry_run_says_what_reproduce_then_does(finished, tmp_path, monkeypatch
         local = call("reproduce.py", *artefact(runs_dir), "--dry-run")
         assert contents(runs_dir) == before
     assert done.returncode == local.returncode == 0, done.stderr
-    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
-    said = [lines[run.name] for run in runs]
+    *lines, sums = done.stdout.splitlines()
+    said = [line for run in runs for line in lines if setting_of(run) in line]
     expected = ("skip: done", "its logs are damaged", "leave to another process", "resume", "leave to job 7_1", "train")
     assert all(words in line for words, line in zip(expected, said, strict=True)), said
-    assert "regularizer.weight_decay=0.01" in done.stdout
-    assert "6 runs, 3 would be trained, 3 not; cost " in lines["grokking,"]
-    assert "estimated" not in lines["grokking,"]  # the finished runs have been measured
+    assert "grokking, scale mini: 6 runs, 3 would be trained, 3 not; cost " in sums
+    assert "estimated" not in sums  # the finished runs have been measured
     assert "6 runs, 4 would be trained, 2 not" in local.stdout  # a local sweep does not wait for the cluster's jobs
-    would_train = {
-        line.split()[0]
-        for line in local.stdout.splitlines()
-        if line.split()[0] in {path.name for path in runs} and line[-1].isdigit()
-    }
+    priced = [line for line in local.stdout.splitlines()[1:-1] if line[-1].isdigit()]
+    would_train = {run.name for run in runs if any(setting_of(run) in line for line in priced)}
     assert would_train | {runs[2].name} == left_to_do(runs_dir)
+
+
+def setting_of(folder: Path) -> str:
+    """Return what tells a run from the others with its seed."""
+    (cfg,) = [cfg for cfg in configs(folder.parents[1]) if records.run_id(cfg) == folder.name]
+    keys = {"adamw": "weight_decay", "rescaling": "factor", "adamcpr_ki0": "reg_function"}
+    key = keys[cfg.regularizer.name]
+    return f" regularizer.{key}={cfg.regularizer[key]} " if cfg.regularizer.name != "rescaling" else "rescaling "
+
+
+def test_a_dry_run_has_a_line_for_each_setting_with_its_seeds_and_their_price(tmp_path):
+    """Figure 2 with four seeds, 96 runs, fits on a screen."""
+    arguments = ("figure2", "seeds=1,2,3,5", f"runs_dir={tmp_path}", "--dry-run")
+    head, *lines, sums = call_forked("reproduce.py", *arguments).stdout.splitlines()
+    assert head.split() == ["regularizer", "differs", "in", "seeds", "what", "happens", "core", "time"]
+    assert len(lines) == 24
+    assert lines[-1].split() == ["adamcpr_ws", "lr=0.01", "regularizer.warm_start=4x", "1-3,5", "train", "0:01:36"]
+    assert sums.startswith("figure2, scale mini: 96 runs, 96 would be trained, 0 not; cost 0.64 core-hours (estimated)")
+
+
+def test_settings_that_no_axis_tells_apart_have_lines_of_their_own():
+    """Figure 3 at paper scale trains two sizes of GPT-2 with the same grid."""
+    said = call_forked("reproduce.py", "figure3", "scale=paper", "--dry-run").stdout
+    at_one_setting = [line for line in said.splitlines() if "adamcpr_ip" in line and "lr=0.003162" in line]
+    assert [line.split()[2:5] for line in at_one_setting] == [
+        ["task.size=gpt2s", "1-3", "train"],
+        ["task.size=gpt2m", "1-3", "train"],
+    ]
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from tasks.data.images.torchvision_sets import digest as small_images_digest
 from tasks.engine import verified
 from tasks.engine.errors import UserError
 from tasks.engine.seeding import generator_for
-from tasks.engine.terminal import say
+from tasks.engine.terminal import warn
 
 SPLITS = ("train", "val")
 # The folder of each data set in data_dir. torchvision puts Fashion-MNIST into a folder of its own.
@@ -131,7 +131,7 @@ def _folders(folder: Path, split: str) -> Images:
             f"{folder / split} has {_listed(unknown)}, which {folder / 'train'} lacks; their names must agree"
         )
     if missing := sorted(set(names) - set(here)):
-        say(f"warning: {folder / split} lacks {_listed(missing)} of {folder / 'train'}")
+        warn(f"{folder / split} lacks {_listed(missing)} of {folder / 'train'}")
     if empty := [name for name in here if not any((folder / split / name).iterdir())]:
         raise UserError(f"{folder / split} has no images of {_listed(empty)}; remove the empty folders or fill them")
     images = datasets.ImageFolder(folder / split, loader=of_file)
