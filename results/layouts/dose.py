@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from results import interactive
-from results.figures import COLOURS, footer, open_axes
+from results.figures import COLOURS, footer, open_axes, title
 from results.interactive import Chart, escaped, level, run_line
 from results.regime import measured
 from results.runs import Run, chosen_and_reported, flatten
@@ -105,7 +105,10 @@ def tables(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
         f"The difference is to {artefact.dose.reference} at its best setting of the same schedule and the same seed. "
         "κ/R(0) and R(T)/R(0) are medians over matrices."
     )
-    return [Table("Means over seeds", pd.DataFrame(rows), above), Table("Every run", table)]
+    means = pd.DataFrame(rows)
+    best = {metric.label: metric.better} if rows else {}
+    groups = list(means["schedule"]) if rows else []
+    return [Table("Means over seeds", means, above, best=best, groups=groups), Table("Every run", table)]
 
 
 def _number(value: float) -> str:
@@ -122,7 +125,7 @@ def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: s
 
     A dotted line marks how far the reference's own matrices grow.
     """
-    made = Figure(figsize=(7.2, 4.8), layout="constrained")
+    made = Figure(figsize=(9, 4.8), layout="constrained")
     axes = made.subplots()
     markers = dict(zip(dict.fromkeys(table["method"]), MARKERS, strict=False))
     for colour, (schedule, own) in zip(COLOURS, table.groupby("schedule", sort=False), strict=False):
@@ -135,13 +138,18 @@ def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: s
         axes.plot([], [], color="#444444", marker=marker, ls="", label=method)
     axes.axhline(0, color="black", lw=0.8)
     axes.set_xscale("log")
-    axes.set_xlabel("κ / R(0), median over matrices (dotted: R(T)/R(0) of the reference)", fontsize=9)
-    axes.set_ylabel(f"{artefact.metric.label} beside {artefact.dose.reference}'s best, %", fontsize=9)
-    axes.legend(frameon=False, fontsize=8)
-    axes.tick_params(labelsize=8)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axes.xaxis.set_minor_formatter(lambda x, _: f"{x:g}")
+    axes.set_xlabel("κ / R(0), median over matrices (a ratio)", fontsize=9)
+    axes.set_ylabel(
+        f"{artefact.metric.label} relative to {artefact.dose.reference}'s best, % ({artefact.metric.better} is better)",
+        fontsize=9,
+    )
+    axes.tick_params(which="both", labelsize=8)
     open_axes(axes)
-    axes.set_title(f"{artefact.title}\n{data}", fontsize=9.5)
-    footer(made, foot)
+    title(made, artefact, data)
+    footer(made, f"{foot}. Dotted: R(T) / R(0) of {artefact.dose.reference}")
+    made.legend(loc="outside right center", frameon=False, fontsize=8)
     return made
 
 

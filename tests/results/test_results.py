@@ -34,9 +34,10 @@ from PIL import Image
 
 from results import Run, write_artefact
 from results.cells import best_table, cell_table, readable
+from results.latex import latex
 from results.layouts import curves
 from results.runs import cells, frame, power_of_ten
-from results.table import latex, markdown
+from results.table import markdown
 
 FILES = ["claims.csv", "figure.png", "figure.svg", "table.csv", "table.md", "table.tex"]
 PUBLISHED = sorted((ROOT / "results" / "published").glob("*.yaml"))
