@@ -109,7 +109,8 @@ def readable(artefact: Artefact, table: pd.DataFrame) -> pd.DataFrame:
             known = pd.notna(cell["difference"])
             row["ours - paper"] = f"{cell['difference']:+.{artefact.metric.table_digits}f}" if known else "-"
         rows.append(row)
-    return pd.DataFrame(rows)
+    columns = ["method", artefact.row, "setting", "ours", "paper"]
+    return pd.DataFrame(rows, columns=None if rows else columns)
 
 
 def best_table(artefact: Artefact, data: pd.DataFrame) -> pd.DataFrame:

@@ -16,12 +16,20 @@ from results.ticks import in_math
 
 HEAD = "% Needs \\usepackage{booktabs}, and longtable for tables longer than a page. Numbers are aligned without a package.\n"
 PAGE = 45  # rows
-SYMBOLS = {"−": "$-$"} | {
-    letter: f"$\\{name}$"
-    for letter, name in zip(
-        "±×≤→ΔακλμµθΘ", ["pm", "times", "le", "to", "Delta", "alpha", "kappa", "lambda", "mu", "mu", "theta", "Theta"], strict=True
-    )
-}
+SYMBOLS = {"±": "pm", "×": "times", "≤": "le", "→": "to", "Δ": "Delta"}
+GREEK = {"α": "alpha", "θ": "theta", "κ": "kappa", "λ": "lambda", "μ": "mu", "µ": "mu"}
+IN_TEXT = str.maketrans(
+    {letter: f"$\\{name}$" for letter, name in (SYMBOLS | GREEK).items()}
+    | {letter: f"\\{letter}" for letter in "&%$#_{}"}
+    | {
+        "<": "$<$",
+        ">": "$>$",
+        "−": "$-$",
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    }
+)
 NUMBER = re.compile(r"([+-]?)(\d[\d,]*)(?:\.(\d+))?(?: ± (\d+)(?:\.(\d+))?)?(?: \((.*)\))?")
 SEEDS = re.compile(r"\d+ seeds?")
 WITHOUT = ("", "-", "diverged", "missing", "TBA")  # what stands in a column of numbers in place of one
@@ -159,7 +167,4 @@ def _best(table: Table, name: str, cells: Sequence[Cell | None]) -> set[int]:
 
 def _escaped(text: str) -> str:
     """Return a text in ASCII with LaTeX's special characters escaped, and 1e-2.5 as a power of ten."""
-    text = text.replace("\\", r"\textbackslash ")
-    text = re.sub(r"([&%$#_{}])", r"\\\1", text).replace("~", r"\textasciitilde{}").replace("^", r"\textasciicircum{}")
-    text = in_math(text).replace("<", "$<$").replace(">", "$>$")
-    return "".join(SYMBOLS.get(letter, letter) for letter in text)
+    return in_math(text.translate(IN_TEXT))
