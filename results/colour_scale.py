@@ -1,9 +1,10 @@
 """Colours of heat maps: how much better or worse a cell is than the best cell of its baseline.
 
 White is the baseline's best cell, blue is better, orange is worse. The scale is linear in the metric's
-unit. It ends at three standard deviations over seeds or at the distance of the median cell, whichever
-is larger. So a difference of one standard deviation spans at most a sixth of the colours, and at least
-half of the cells are within the scale. Those beyond it have the colour of its end.
+unit. It ends at the distance of the median cell, but not below three standard deviations over seeds and
+not above eight. So a difference of one standard deviation spans at most a sixth of the colours, and one
+of three is plain to see. Cells beyond the scale have the colour of its end. Where no standard deviation
+is known, the scale ends at `metric.near` at least.
 
 The baseline of a panel is chosen among the panels of the same metric and task settings (`comparable`):
   1. the panels that a claim names on its right side,
@@ -23,7 +24,7 @@ from results.runs import best_cell, comparable
 from results.schema import Artefact, Panel, names_of
 
 WORSE, SAME, BETTER = "#E07B39", "#F7F7F7", "#3E95CB"
-STDS = 3  # standard deviations from the centre to an end of the scale, at least
+FEWEST, MOST = 3, 8  # standard deviations from the centre to an end of the scale
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ def colour_scale(artefact: Artefact, maps: Sequence[HeatMap]) -> ColourScale:
     ]
     distances = pd.concat(better_by).abs()
     noise = max(pooled_std([one.cells for one in group], artefact.metric.higher) for group in groups)
-    ends = [STDS * noise, float(distances[distances < math.inf].median())]  # a diverged score may be infinite
-    limit = max((end for end in ends if end > 0), default=artefact.metric.near_at(artefact.scale))
-    return ColourScale(limit, better_by, centres)
+    low, high = (FEWEST * noise, MOST * noise) if noise else (artefact.metric.near_at(artefact.scale), math.inf)
+    median = distances[distances < math.inf].median()  # a score may be infinite
+    return ColourScale(low if math.isnan(median) else min(max(low, median), high), better_by, centres)
 
 
 def pooled_std(tables: Sequence[pd.DataFrame], higher: bool) -> float:

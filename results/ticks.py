@@ -1,4 +1,4 @@
-"""Learning rates as people write them, such as 10⁻²·⁵. Markdown and CSV keep 1e-2.5 (`power_of_ten`)."""
+"""Learning rates and other numbers as people write them, such as 10⁻²·⁵. Markdown and CSV keep 1e-2.5 (`power_of_ten`)."""
 
 import re
 
@@ -6,17 +6,18 @@ from results.runs import power_of_ten, row_value
 from results.schema import Artefact
 
 SUPERSCRIPT = str.maketrans("-.0123456789", "⁻·⁰¹²³⁴⁵⁶⁷⁸⁹")
-POWER = re.compile(r"\b1e(-?\d+)\.(\d)\b")  # as `power_of_ten` prints it
+NUMBER = re.compile(r"\b(\d+(?:\.\d+)?)e([-+]?\d+(?:\.\d)?)\b")  # 1e-2.5 of `power_of_ten`, and Python's 3e-05
 
 
 def typeset(text: str) -> str:
-    """Replace each 1e-2.5 in a text by 10⁻²·⁵, and 1e-3.0 by 10⁻³."""
-    return POWER.sub(lambda found: "10" + _exponent(found).translate(SUPERSCRIPT), text)
+    """Replace each 1e-2.5 in a text by 10⁻²·⁵, 1e-3.0 by 10⁻³ and 3e-05 by 3×10⁻⁵."""
+    return NUMBER.sub(lambda found: f"{_times(found, '×')}10{_exponent(found).translate(SUPERSCRIPT)}", text)
 
 
 def in_math(text: str) -> str:
-    """Replace each 1e-2.5 in a text by $10^{-2.5}$, for matplotlib and LaTeX."""
-    return POWER.sub(lambda found: f"$10^{{{_exponent(found)}}}$", text)
+    """Replace each 1e-2.5 in a text by $10^{-2.5}$ and so on, for matplotlib and LaTeX."""
+    times = r"\times"
+    return NUMBER.sub(lambda found: f"${_times(found, times)}10^{{{_exponent(found)}}}$", text)
 
 
 def lr_text(lr: float) -> str:
@@ -34,5 +35,9 @@ def row_ticks(artefact: Artefact, rows: list[float]) -> list[str]:
     return [in_math(row_value(artefact, row)) for row in rows]
 
 
+def _times(found: re.Match[str], sign: str) -> str:
+    return "" if found[1] == "1" else found[1] + sign
+
+
 def _exponent(found: re.Match[str]) -> str:
-    return found[1] if found[2] == "0" else f"{found[1]}.{found[2]}"
+    return f"{float(found[2]):g}"

@@ -15,7 +15,7 @@ from results.figures import footer, title, wrapped
 from results.heat_maps import HeatMap, cell_text, heat_maps, std_text
 from results.runs import Run
 from results.schema import Artefact, Metric
-from results.ticks import row_ticks
+from results.ticks import in_math, row_ticks
 
 COLOURS = LinearSegmentedColormap.from_list("better", (WORSE, SAME, BETTER))
 CELL = (0.62, 0.40)  # width and height in inches
@@ -45,8 +45,8 @@ def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: s
         for first in range(0, len(artefact.panels), number)
         for number_of_block in range(len(blocks))
     ]
-    heights = [max(1, *(len(one.rows) for one in blocks[block][chunk])) + 2.2 for block, chunk in rows]
-    size = (1.9 + CELL[0] * sum(widths) + 0.5 * number, 1.3 + CELL[1] * sum(heights))
+    heights = [max(1, len(_rows(blocks[block][chunk]))) + 2.2 for block, chunk in rows]
+    size = (max(7.0, 1.9 + CELL[0] * sum(widths) + 0.5 * number), 1.3 + CELL[1] * sum(heights))
     made = Figure(figsize=size, layout="constrained")
     parts = made.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
     for part, (block, chunk) in zip(parts, rows, strict=True):
@@ -67,16 +67,19 @@ def _about(artefact: Artefact, side: str, scale: ColourScale, chunk: slice) -> s
     """Return what a row of panels shows, and which cells are white."""
     whose = "ours" if side == "ours" else f"published: {artefact.published_as}" if artefact.published_as else side
     digits, known = artefact.metric.digits, [centre for centre in scale.centres[chunk] if centre is not None]
-    whites = dict.fromkeys(f"{name}'s best cell ({cell['mean']:.{digits}f})" for name, cell in known)
-    return f"{whose}. White: {', '.join(whites)}" if whites else whose
+    whites = dict.fromkeys(f"the best of {name} ({cell['mean']:.{digits}f})" for name, cell in known)
+    return f"{whose}. White: {' and '.join(whites)}" if whites else whose
+
+
+def _rows(maps: Sequence[HeatMap]) -> list[float]:
+    return sorted({row for one in maps for row in one.rows})
 
 
 def _row_of_panels(
     part: Any, axes: list[Axes], shown: Sequence[tuple[HeatMap, pd.Series]], artefact: Artefact, limit: float
 ) -> None:
     metric = artefact.metric
-    rows = sorted({row for one, _ in shown for row in one.rows})
-    image = None
+    rows, image = _rows([one for one, _ in shown]), None
     for index, (ax, (one, better_by)) in enumerate(zip(axes, shown, strict=True)):
         image = _draw(ax, one, better_by, rows, limit, metric)
         ax.set_title(one.panel.title, fontsize=9)
@@ -84,6 +87,9 @@ def _row_of_panels(
         ax.set_yticks(range(len(rows)), row_ticks(artefact, rows) if index == 0 else [])
         if index == 0:
             ax.set_ylabel(artefact.row_name, fontsize=8)
+        if one.side == "published" and one.cells.empty:
+            ax.set_axis_off()
+            ax.text(0.5, 0.5, "not published", ha="center", transform=ax.transAxes, fontsize=8, color="#777777")
     beyond = pd.concat([better_by for _, better_by in shown])
     ends = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
     extend = ends[bool((beyond < -limit).any()), bool((beyond > limit).any())]
@@ -109,7 +115,7 @@ def _draw(ax: Axes, one: HeatMap, better_by: pd.Series, rows: list[float], limit
             _write(ax, (x, y), std, 6, -6)
         if one.best is not None and (cell["row"], cell["column"]) == (one.best["row"], one.best["column"]):
             ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, ec=FRAME, lw=2, clip_on=False, zorder=3))
-    ax.set_xticks(range(len(columns)), columns, fontsize=8)
+    ax.set_xticks(range(len(columns)), [in_math(column) for column in columns], fontsize=8)
     ax.tick_params(length=0, labelsize=8)
     ax.spines[:].set_visible(False)
     return image

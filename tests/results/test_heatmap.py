@@ -70,8 +70,8 @@ def test_the_title_names_our_data_and_the_rows_name_the_white_cell():
     figure = of_figure2("higher", noisy)
     assert figure.get_suptitle().replace("\n", " ") == f"{FIGURE2.title}, here on 40 images (mini scale)"
     ours, published = (part.get_suptitle().replace("\n", " ") for part in figure.subfigs)
-    assert ours.startswith("ours. White: AdamW's best cell (")
-    assert published == f"published: {FIGURE2.published_as}. White: AdamW's best cell (75.4)"
+    assert ours.startswith("ours. White: the best of AdamW (")
+    assert published == f"published: {FIGURE2.published_as}. White: the best of AdamW (75.4)"
 
 
 def test_all_texts_of_a_cell_are_inside_it_and_apart():

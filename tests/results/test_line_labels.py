@@ -97,6 +97,6 @@ def test_half_decades_are_powers_of_ten(lr, text, math):
 
 
 def test_learning_rates_inside_a_text_are_set_and_other_numbers_stay():
-    said = "lr 1e-2.5, 0.001, 1e-05, 1e-3.0 and 2x"
-    assert typeset(said) == "lr 10⁻²·⁵, 0.001, 1e-05, 10⁻³ and 2x"
-    assert in_math(said) == "lr $10^{-2.5}$, 0.001, 1e-05, $10^{-3}$ and 2x"
+    said = "lr 1e-2.5, 0.001, 1e-05, 3e-05, 1e-3.0 and 2x"
+    assert typeset(said) == "lr 10⁻²·⁵, 0.001, 10⁻⁵, 3×10⁻⁵, 10⁻³ and 2x"
+    assert in_math(said) == r"lr $10^{-2.5}$, 0.001, $10^{-5}$, $3\times10^{-5}$, $10^{-3}$ and 2x"
