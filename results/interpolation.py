@@ -20,6 +20,7 @@ from results.line_labels import LineEnd, name_lines
 from results.runs import Run, data_of, frame, of_best_cell
 from results.schema import Artefact
 from results.table import markdown, spread
+from results.ticks import typeset
 
 DASHES = ("-", "--", ":")  # curves of methods that score alike overlap
 
@@ -82,7 +83,7 @@ def interpolation_figure(artefact: Artefact, points: pd.DataFrame, data: str, fo
     for number, (dashes, cell) in enumerate(zip(itertools.cycle(DASHES), every, strict=False)):
         means, aside = _means(cell), 0.008 * (number - (len(every) - 1) / 2)
         axes.plot(means.index, means, color=cell.colour, ls=dashes, lw=1.8)
-        ends.append(LineEnd(means.index[-1], means.iloc[-1], cell.name, cell.colour))
+        ends.append(LineEnd(means.index[-1], means.iloc[-1], typeset(cell.name), cell.colour))
         rows = cell.rows
         axes.scatter(rows["share"] + aside, rows["value"], color=cell.colour, s=9, alpha=0.6, linewidths=0)
     axes.set_xlabel(artefact.interpolation.x_label)

@@ -21,6 +21,7 @@ from results.line_labels import LineEnd, name_lines
 from results.runs import Run, data_of, frame, of_best_cell
 from results.schema import Artefact, Metric, Panel, ProgressScore
 from results.table import markdown
+from results.ticks import typeset
 
 MOST_PICTURES = 4  # per run: a fold of BraTS has 74 cases
 KEYS = ["method", "setting", "seed", "step"]
@@ -147,7 +148,7 @@ def progress_figure(artefact: Artefact, rows: pd.DataFrame, data: str, foot: str
         for run in runs.values():
             axes.plot(run.index, run, color=cell.colour, lw=0.7, alpha=0.4)
         axes.plot(mean.index, mean, color=cell.colour, lw=2.0, marker=".")
-        ends.append(LineEnd(mean.index[-1], mean.iloc[-1], cell.name, cell.colour))
+        ends.append(LineEnd(mean.index[-1], mean.iloc[-1], typeset(cell.name), cell.colour))
     axes.set_xlabel("step")
     axes.set_ylabel(f"{curve_of(artefact).label}, {artefact.metric.unit}")
     open_axes(axes)

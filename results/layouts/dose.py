@@ -96,19 +96,22 @@ def tables(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
                 "seeds": len(own),
                 "κ/R(0)": _number(own["bound"].mean()),
                 f"R(T)/R(0) of {artefact.dose.reference}": _number(own["grown"].mean()),
-                metric.label: f"{own['score'].mean():.{digits}f}{spread(own['score'].std(), digits)}",
-                artefact.dose.reference: f"{own['reference'].mean():.{digits}f}",
-                "difference": f"{own['difference'].mean():+.{digits}f}{spread(own['difference'].std(), digits)}",
+                metric.label: _mean(own["score"], digits),
+                artefact.dose.reference: _mean(own["reference"], digits).partition(" ")[0],
+                "difference": _mean(own["difference"], digits, "+"),
             }
         )
     above = (
         f"The difference is to {artefact.dose.reference} at its best setting of the same schedule and the same seed. "
         "κ/R(0) and R(T)/R(0) are medians over matrices."
     )
-    means = pd.DataFrame(rows)
-    best = {metric.label: metric.better} if rows else {}
-    groups = list(means["schedule"]) if rows else []
-    return [Table("Means over seeds", means, above, best=best, groups=groups), Table("Every run", table)]
+    return [Table("Means over seeds", pd.DataFrame(rows), above), Table("Every run", table)]
+
+
+def _mean(values: pd.Series, digits: int, sign: str = "") -> str:
+    """Return mean ± std of the known values, or "-" without any."""
+    known = values.dropna()
+    return f"{known.mean():{sign}.{digits}f}{spread(known.std(), digits)}" if len(known) else "-"
 
 
 def _number(value: float) -> str:
@@ -149,7 +152,8 @@ def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: s
     open_axes(axes)
     title(made, artefact, data)
     footer(made, f"{foot}. Dotted: R(T) / R(0) of {artefact.dose.reference}")
-    made.legend(loc="outside right center", frameon=False, fontsize=8)
+    if len(table):
+        made.legend(loc="outside right center", frameon=False, fontsize=8)
     return made
 
 
