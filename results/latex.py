@@ -75,12 +75,13 @@ def _environment(table: Table, label: str, about: str) -> str:
         f"\\addlinespace\n{line}" if blocks and number and first[number] != first[number - 1] else line
         for number, line in enumerate(body)
     ]
-    said = [] if table.title == "Table" else [table.title]
-    said += (
-        ["± is the standard deviation over seeds"] if any(rows[name].str.contains("±").any() for name in rows) else []
-    )
-    said += ["The best value is in bold"] if table.best else []
-    caption = f"\\caption{{{_escaped('. '.join([about, *said]))}.}}"
+    said = {
+        table.title: table.title != "Table",
+        "± is the standard deviation over seeds": any(rows[name].str.contains("±").any() for name in rows),
+        "The best value is in bold": bool(table.best),
+    }
+    words = [about, *(sentence for sentence, holds in said.items() if holds)]
+    caption = f"\\caption{{{_escaped('. '.join(words))}.}}"
     spec, head = "".join(spec for _, spec, _ in columns), " & ".join(heads) + r" \\"
     if len(rows) > PAGE:
         start = [f"\\begin{{longtable}}{{{spec}}}", caption, f"\\label{{tab:{label}}} \\\\"]

@@ -1,14 +1,15 @@
 """`layout: heatmap`: one heat map per method, ours and the paper's (Figure 2).
 
-The static figure is drawn in heatmap_figure.py. The interactive
-figures share one scale: a cell's distance to the best cell of its own side (ours or published) with
-the same metric and task settings. Mini scale and the paper use different data sets, so only the
-patterns compare. If lower is better (perplexity), the distance is in per cent of the best cell.
+heatmap_figure.py draws the static figure. The interactive figures share one scale: a cell's distance
+to the best cell of its own side (ours or published) with the same metric and task settings. Mini
+scale and the paper use different data sets, so only the patterns compare. If lower is better
+(perplexity), the distance is in per cent of the best cell.
 """
 
 import math
 import textwrap
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -66,29 +67,20 @@ def tables(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
         Table("What tuning buys", tuning_table(artefact, data), TUNING),
         Table("Steps to the other's final score", target_table(artefact, data, runs)),
     ]
-    unit, cells = f" in {metric.unit}" if metric.unit else "", readable(artefact, table)
-
-    def bests(rows: pd.DataFrame) -> dict[str, str]:
-        return {name: metric.better for name in rows if name in SCORES}
-
+    unit = f" in {metric.unit}" if metric.unit else ""
+    every = Table("Every cell", readable(artefact, table), f"{metric.label}{unit}, mean ± std over seeds.")
     return [
-        Table("Best cells", best, held_out_note(artefact, runs, best), CHOICE, bests(best), groups_of(artefact, best)),
+        with_bests(artefact, Table("Best cells", best, held_out_note(artefact, runs, best), CHOICE)),
         *(one for one in tuning if not one.rows.empty),
-        Table(
-            "Every cell",
-            cells,
-            f"{metric.label}{unit}, mean ± std over seeds.",
-            "",
-            bests(cells),
-            groups_of(artefact, cells),
-        ),
+        with_bests(artefact, every),
     ]
 
 
-def groups_of(artefact: Artefact, rows: pd.DataFrame) -> list[Hashable]:
-    """Return for each row with a method which rows it is comparable with."""
+def with_bests(artefact: Artefact, table: Table) -> Table:
+    """Return a table with a method in each row so that LaTeX marks the best scores among comparable ones."""
     groups = {panel.title: comparable(panel) for panel in artefact.panels}
-    return [groups[method] for method in rows["method"]]
+    best = {name: artefact.metric.better for name in table.rows if name in SCORES}
+    return replace(table, best=best, groups=[groups.get(method) for method in table.rows["method"]])
 
 
 def facts(artefact: Artefact, runs: Sequence[Run]) -> dict[str, str]:
