@@ -89,10 +89,13 @@ def test_the_names_of_grokking_s_methods_do_not_overlap_where_all_curves_end_ali
         (3.162e-3, "10⁻²·⁵", "$10^{-2.5}$"),
         (10**-3.5, "10⁻³·⁵", "$10^{-3.5}$"),
         (1.0, "10⁰", "$10^{0}$"),
-        (3e-3, "0.003", "0.003"),
+        (1.778e-3, "10⁻²·⁷⁵", "$10^{-2.75}$"),
+        (3e-4, "3×10⁻⁴", r"$3\times10^{-4}$"),
+        (3e-2, "0.03", "0.03"),
+        (0.0, "0", "0"),
     ],
 )
-def test_half_decades_are_powers_of_ten(lr, text, math):
+def test_quarter_decades_are_powers_of_ten_and_small_numbers_have_one(lr, text, math):
     assert (lr_text(lr), lr_math(lr)) == (text, math)
 
 
