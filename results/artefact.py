@@ -15,12 +15,13 @@ from results.evidence.published import agreement_table
 from results.evidence.tables import finalists_table
 from results.figures import draw
 from results.files import write
+from results.latex import latex
 from results.layouts import layout_of
 from results.mechanism import sentence
 from results.regime import regime_sentence
-from results.runs import Run, with_result
+from results.runs import Run, data_of, with_result
 from results.schema import Artefact, at_scale
-from results.table import Table, latex, markdown
+from results.table import Table, markdown
 
 LEGEND = (
     "*Ahead* and *behind*: the difference on seeds that chose no setting is significant (paired t-test, p < 0.05 after Holm's correction "
@@ -88,7 +89,7 @@ def write_artefact(
     files = (
         write(out_dir / "table.md", page + "".join(text for text, _ in sections)),
         write(out_dir / "table.csv", plain.to_csv(index=False)),
-        write(out_dir / "table.tex", latex([main, *beside][-1].rows, artefact.title)),
+        write(out_dir / "table.tex", latex([main, *beside], artefact.name, _about(artefact, facts))),
         write(out_dir / "claims.csv", to_csv(found)),
         *draw(layout.figure(artefact, plain, played.tuning, facts["data"], foot), out_dir),
         *(file for _, more in sections for file in more),
@@ -96,6 +97,11 @@ def write_artefact(
     head = f"{artefact.title}\nscale {scale}, seeds {facts['seeds']}, {facts['runs']} runs; {facts['data']}\n"
     said = [head, *(f"{one}\n" for one in (lost, remark) if one), markdown(main.rows), "", _claims_in_lines(found)]
     return Summary("\n".join([*said, str(out_dir / "table.md")]), files)
+
+
+def _about(artefact: Artefact, facts: Mapping[str, str]) -> str:
+    """Return the start of a caption: the artefact, the data that was really used, and the seeds."""
+    return f"{artefact.title}, here on {facts['data']} ({artefact.scale} scale, seeds {facts['seeds']})"
 
 
 def _machine(hardware: Mapping[str, Any]) -> str:
@@ -114,15 +120,11 @@ def describe(artefact: Artefact, runs: Sequence[Run], expected: int, command: st
 
     versions = [run.record["versions"] for run in runs]
     diverged = sum(run.status == "diverged" for run in runs)
-    steps: dict[str, set[int]] = {}
-    for run in runs:
-        steps.setdefault(run.config["task"]["data"]["description"], set()).add(run.num_steps)
-    data = [f"{name}; {', '.join(map(str, sorted(numbers)))} steps" for name, numbers in sorted(steps.items())]
     facts = {
         "scale": artefact.scale,
         "seeds": distinct(run.seed for run in runs),
         "runs": f"{len(runs)} of {expected}" + (f" ({diverged} diverged)" if diverged else ""),
-        "data": "; ".join(data) or "-",
+        "data": data_of(runs),
         "hardware": distinct(_machine(run.record["hardware"]) for run in runs),
         "versions": distinct(f"Python {v['python']}, torch {v['torch']}" for v in versions),
         "code": distinct(state.get("git_commit") for run in runs for state in states_of(run.record)),

@@ -53,10 +53,10 @@ def _column(published: Mapping[str, Any], panel: Panel) -> str:
 
 
 def cell_table(artefact: Artefact, data: pd.DataFrame, seeds: int) -> pd.DataFrame:
-    """Return a row per cell of our grid: mean, std and seeds of ours and the paper's, and the means'
-    difference.
+    """Return a row per cell of our grid: mean, std and seeds of ours and the paper's.
 
-    A panel may have its own number of `seeds`, if its grids do.
+    At paper scale, where the data set is the same, `difference` is between the means. A panel may
+    have its own number of `seeds`, if its grids do.
     """
     parts = []
     for panel in artefact.panels:
@@ -74,14 +74,16 @@ def cell_table(artefact: Artefact, data: pd.DataFrame, seeds: int) -> pd.DataFra
         joined["expected"] = panel.seeds or seeds
         parts.append(joined)
     table = pd.concat(parts, ignore_index=True)
-    table["difference"] = table["mean"] - pd.to_numeric(table["mean_paper"])
+    if artefact.scale == "paper":
+        table["difference"] = table["mean"] - pd.to_numeric(table["mean_paper"])
     table["missing"] = (table.pop("expected") - table["seeds"] - table["diverged"]).clip(lower=0)
     return table.rename(columns={"row": artefact.row, "column": "setting"})
 
 
 def readable(artefact: Artefact, table: pd.DataFrame) -> pd.DataFrame:
-    """Return `cell_table` for people: mean ± std (seeds), with missing and diverged runs noted in the
-    cell.
+    """Return `cell_table` for people: mean ± std (seeds), with missing and diverged runs noted in the cell.
+
+    At paper scale, where the data set is the same, it has the difference to the paper.
     """
     rows, digits = [], artefact.metric.digits
     for _, cell in table.iterrows():
@@ -92,19 +94,19 @@ def readable(artefact: Artefact, table: pd.DataFrame) -> pd.DataFrame:
             if pd.notna(cell["mean_paper"])
             else without_value
         )
-        rows.append(
-            {
-                "method": cell["method"],
-                artefact.row: row_value(artefact, cell[artefact.row]),
-                "setting": cell["setting"] or "-",
-                "ours": _ours(cell, artefact.metric.table_digits),
-                "paper": paper,
-                "ours - paper": f"{cell['difference']:+.{artefact.metric.table_digits}f}"
-                if pd.notna(cell["difference"])
-                else "-",
-            }
-        )
-    return pd.DataFrame(rows)
+        row = {
+            "method": cell["method"],
+            artefact.row: row_value(artefact, cell[artefact.row]),
+            "setting": cell["setting"] or "-",
+            "ours": _ours(cell, artefact.metric.table_digits),
+            "paper": paper,
+        }
+        if artefact.scale == "paper":
+            known = pd.notna(cell["difference"])
+            row["ours - paper"] = f"{cell['difference']:+.{artefact.metric.table_digits}f}" if known else "-"
+        rows.append(row)
+    columns = ["method", artefact.row, "setting", "ours", "paper"]
+    return pd.DataFrame(rows, columns=None if rows else columns)
 
 
 def best_table(artefact: Artefact, data: pd.DataFrame) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from results.line_labels import LineEnd, name_lines
 from results.runs import Run
 from results.series import first_step, series, trace
 
@@ -23,11 +24,11 @@ def demo_figure(runs: Mapping[str, Run], steps_per_epoch: int) -> Figure:
     """
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     grid = figure.add_gridspec(2, 4)
-    axes = figure.add_subplot(grid[:, :2])
+    axes, ends = figure.add_subplot(grid[:, :2]), []
     for (title, run), colour in zip(runs.items(), COLOURS, strict=True):
         steps, values = series(run, METRIC)
         axes.plot([step / steps_per_epoch for step in steps], values, color=colour, lw=2)
-        _label(axes, title, [step / steps_per_epoch for step in steps], values, colour)
+        ends.append(LineEnd(steps[-1] / steps_per_epoch, values[-1], title, colour))
     axes.axhline(TARGET, color="black", lw=0.8, ls="--")
     axes.set(title="Validation accuracy, %", xlabel="epoch", ylim=(0, 108))
     bounded = list(runs.values())[1]
@@ -43,6 +44,7 @@ def demo_figure(runs: Mapping[str, Run], steps_per_epoch: int) -> Figure:
         one.spines[["top", "right"]].set_visible(False)
         one.title.set_fontsize(9)
     figure.suptitle("Grokking, a + b mod 113, one seed: a bound on every matrix in place of weight decay", fontsize=11)
+    name_lines(figure, axes, ends)
     return figure
 
 
@@ -65,13 +67,3 @@ def findings(runs: Mapping[str, Run], steps_per_epoch: int) -> Sequence[str]:
         f"The size R of {MATRICES[0]} grows by at most {', '.join(sizes)}; its bound is the dashed line.",
         "One seed shows how it works, not how reliably: these epochs differ between seeds.",
     )
-
-
-def _label(axes: Axes, title: str, epochs: Sequence[float], values: Sequence[float], colour: str) -> None:
-    """Write a curve's name beside the point where it passes half of the range."""
-    place = next((number for number, value in enumerate(values) if value >= 50), len(values) - 1)
-    side, gap = ("left", 8) if epochs[place] > epochs[-1] / 2 else ("right", -8)
-    axes.annotate(
-        title.replace(", ", ",\n"), (epochs[place], min(values[place], 50)), color=colour, fontsize=9, va="center",
-        ha=side, xytext=(gap, 0), textcoords="offset points",
-    )  # fmt: skip

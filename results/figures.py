@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import textwrap
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from results.files import write
+from results.schema import Artefact
 
 # Okabe and Ito: safe for colour-blind readers
 COLOURS = ("#0072B2", "#56B4E9", "#999999", "#D55E00", "#E69F00", "#009E73", "#CC79A7")
@@ -38,9 +40,21 @@ def best_cells(rows: pd.DataFrame) -> Iterator[BestCell]:
         yield BestCell(method, setting, colour, own)
 
 
+def title(figure: Figure, artefact: Artefact, data: str, text: str = "") -> None:
+    """Write the artefact's title, or another text, and the data that our runs used over a figure."""
+    where = "no runs yet" if data == "-" else f"here on {data}"
+    words = f"{text or artefact.title}, {where} ({artefact.scale} scale)"
+    figure.suptitle(wrapped(words, figure, 10.5), fontsize=10.5)
+
+
+def wrapped(text: str, figure: Figure, points: float) -> str:
+    """Wrap text to the figure's width. A character is about half as wide as its font size."""
+    return textwrap.fill(text, int(figure.get_figwidth() * 72 / (0.55 * points)))
+
+
 def footer(figure: Figure, text: str) -> None:
     """Write small grey text under a figure."""
-    figure.supxlabel(text, fontsize=7.5, color="#444444")
+    figure.supxlabel(wrapped(text, figure, 7.5), fontsize=7.5, color="#444444")
 
 
 def open_axes(axes: Axes) -> None:

@@ -13,12 +13,14 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
 from results import interactive
-from results.figures import BestCell, best_cells, draw, footer, open_axes
+from results.figures import BestCell, best_cells, draw, footer, open_axes, title
 from results.files import write
 from results.interactive import Chart, escaped
-from results.runs import Run, frame, of_best_cell
+from results.line_labels import LineEnd, name_lines
+from results.runs import Run, data_of, frame, of_best_cell
 from results.schema import Artefact
 from results.table import markdown, spread
+from results.ticks import typeset
 
 DASHES = ("-", "--", ":")  # curves of methods that score alike overlap
 
@@ -54,7 +56,7 @@ def files(artefact: Artefact, runs: Sequence[Run], out_dir: Path, foot: str) -> 
     about = f"{artefact.metric.label}, mean over seeds, of every method's best cell."
     lines = ["", f"## {settings.title}", "", f"{about} {settings.note}", "", f"![{name}]({name}.png)", ""]
     text = "\n".join([*lines, markdown(interpolation_table(artefact, points)), ""])
-    return text, [csv, *draw(interpolation_figure(artefact, points, foot), out_dir, name)]
+    return text, [csv, *draw(interpolation_figure(artefact, points, data_of(runs), foot), out_dir, name)]
 
 
 def _means(cell: BestCell) -> pd.Series:
@@ -73,22 +75,23 @@ def interpolation_table(artefact: Artefact, points: pd.DataFrame) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def interpolation_figure(artefact: Artefact, points: pd.DataFrame, foot: str) -> Figure:
+def interpolation_figure(artefact: Artefact, points: pd.DataFrame, data: str, foot: str) -> Figure:
     """Draw one colour and dash per method: its mean over seeds as a line, the seeds as dots side by side."""
     assert artefact.interpolation is not None
-    figure = Figure(figsize=(7.5, 4.4), layout="constrained")
-    axes, every = figure.subplots(), list(best_cells(points))
+    figure = Figure(figsize=(8.5, 4.6), layout="constrained")
+    axes, every, ends = figure.subplots(), list(best_cells(points)), []
     for number, (dashes, cell) in enumerate(zip(itertools.cycle(DASHES), every, strict=False)):
         means, aside = _means(cell), 0.008 * (number - (len(every) - 1) / 2)
-        axes.plot(means.index, means, color=cell.colour, ls=dashes, lw=1.8, label=cell.name)
+        axes.plot(means.index, means, color=cell.colour, ls=dashes, lw=1.8)
+        ends.append(LineEnd(means.index[-1], means.iloc[-1], typeset(cell.name), cell.colour))
         rows = cell.rows
         axes.scatter(rows["share"] + aside, rows["value"], color=cell.colour, s=9, alpha=0.6, linewidths=0)
     axes.set_xlabel(artefact.interpolation.x_label)
     axes.set_ylabel(artefact.metric.label_and_unit)
-    axes.set_title(artefact.interpolation.title, fontsize=11)
     open_axes(axes)
-    figure.legend(loc="outside right center", frameon=False, fontsize=9)
-    footer(figure, foot)
+    title(figure, artefact, data, artefact.interpolation.title)
+    footer(figure, f"{foot}. Lines: means over seeds. Dots: seeds")
+    name_lines(figure, axes, ends)
     return figure
 
 

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from results.evidence.finding import DIFFERENT, SAME, Finding, findings_table, to_csv
 from results.figures import draw
 from results.files import write
+from results.latex import latex
 from results.published import FOLDER
 from results.step_time_limits import MODELS
-from results.table import latex, markdown
+from results.table import Table, markdown
 
 NAME = "table_i1"
 TITLE = "Table I.1: the GPT-2 models of Tables I.2 and I.3"
@@ -49,7 +50,7 @@ def write_model_sizes(counted: pd.DataFrame, out_dir: Path) -> str:
     page += ["## Claims", "", markdown(findings_table(findings)), "", READING, ""]
     write(out_dir / "table.md", "\n".join(page))
     write(out_dir / "table.csv", data.to_csv(index=False))
-    write(out_dir / "table.tex", latex(main, TITLE))
+    write(out_dir / "table.tex", latex([Table("Ours and the paper's sizes", main)], NAME, TITLE))
     write(out_dir / "claims.csv", to_csv(findings))
     draw(sizes_figure(data), out_dir)
     return "\n".join(

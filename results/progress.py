@@ -14,12 +14,14 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
 from results import interactive
-from results.figures import BestCell, best_cells, draw, footer, open_axes
+from results.figures import BestCell, best_cells, draw, footer, open_axes, title
 from results.files import write
 from results.interactive import Chart, escaped, thinned
-from results.runs import Run, frame, of_best_cell
+from results.line_labels import LineEnd, name_lines
+from results.runs import Run, data_of, frame, of_best_cell
 from results.schema import Artefact, Metric, Panel, ProgressScore
 from results.table import markdown
+from results.ticks import typeset
 
 MOST_PICTURES = 4  # per run: a fold of BraTS has 74 cases
 KEYS = ["method", "setting", "seed", "step"]
@@ -96,7 +98,7 @@ def files(artefact: Artefact, runs: Sequence[Run], out_dir: Path, foot: str) -> 
         return "", []
     made = [
         write(out_dir / "progress.csv", rows.to_csv(index=False)),
-        *draw(progress_figure(artefact, rows, foot), out_dir, "progress"),
+        *draw(progress_figure(artefact, rows, data_of(runs), foot), out_dir, "progress"),
     ]
     about = f"Of every method's best cell; thin lines are runs, thick ones their mean. {settings.note}"
     lines = ["", f"## {settings.title}", "", about, "", "![progress](progress.png)", ""]
@@ -136,22 +138,23 @@ def progress_table(artefact: Artefact, rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def progress_figure(artefact: Artefact, rows: pd.DataFrame, foot: str) -> Figure:
+def progress_figure(artefact: Artefact, rows: pd.DataFrame, data: str, foot: str) -> Figure:
     """Draw one colour per method: the mean over its runs as a thick line, each run as a thin one."""
     assert artefact.progress is not None
     figure = Figure(figsize=(8, 4.8), layout="constrained")
-    axes = figure.subplots()
+    axes, ends = figure.subplots(), []
     for cell in best_cells(rows):
         runs, mean = _lines(artefact, cell)
         for run in runs.values():
             axes.plot(run.index, run, color=cell.colour, lw=0.7, alpha=0.4)
-        axes.plot(mean.index, mean, color=cell.colour, lw=2.0, marker=".", label=cell.name)
+        axes.plot(mean.index, mean, color=cell.colour, lw=2.0, marker=".")
+        ends.append(LineEnd(mean.index[-1], mean.iloc[-1], typeset(cell.name), cell.colour))
     axes.set_xlabel("step")
     axes.set_ylabel(f"{curve_of(artefact).label}, {artefact.metric.unit}")
-    axes.set_title(artefact.progress.title, fontsize=11)
     open_axes(axes)
-    figure.legend(loc="outside right center", frameon=False, fontsize=9)
-    footer(figure, foot)
+    title(figure, artefact, data, artefact.progress.title)
+    footer(figure, f"{foot}. Thick: means over runs")
+    name_lines(figure, axes, ends)
     return figure
 
 

@@ -148,6 +148,15 @@ def frame(runs: Sequence[Run], metric: str) -> pd.DataFrame:
     return data.sort_values("run_id", ignore_index=True)
 
 
+def data_of(runs: Sequence[Run]) -> str:
+    """Return what the runs were trained on and for how many steps, or "-" without runs."""
+    steps: dict[str, set[int]] = {}
+    for run in runs:
+        steps.setdefault(run.config["task"]["data"]["description"], set()).add(run.num_steps)
+    words = [f"{name}; {', '.join(map(str, sorted(numbers)))} steps" for name, numbers in sorted(steps.items())]
+    return "; ".join(words) or "-"
+
+
 def chosen_and_reported(metric: str, runs: Sequence[Run]) -> tuple[str, str]:
     """Return the names of a metric on the half of the test examples that chooses, and on the half that is reported.
 

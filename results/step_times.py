@@ -14,10 +14,11 @@ from results.differences import FEWEST, RESAMPLES, Median, median_of
 from results.evidence.finding import BEYOND, NOT_RESOLVED, WITHIN, Finding, findings_table, to_csv
 from results.figures import draw
 from results.files import write
+from results.latex import latex
 from results.published import FOLDER
 from results.step_time_limits import MODELS, REFERENCE, judge_times
 from results.step_times_figure import PARTS, ratio_figure
-from results.table import latex, markdown
+from results.table import Table, markdown
 
 TITLES = {
     "table_i2": "Table I.2: seconds per training step at batch size 1",
@@ -62,6 +63,7 @@ BEFORE_THE_ROUNDS = (
 ON_A_GPU = (
     "On a GPU, `make bench DEVICE=cuda` (bfloat16 autocast, context 1024) makes the same tables in `results/paper/`."
 )
+SECONDS = "Seconds, and in brackets the multiple of AdamW (ours: torch's fused one)"
 NOT_LARGEST = (
     "On a CPU the batch is not the largest that fits, which would take hours, but the one that stands above "
     "(`make bench BATCH=`)."
@@ -88,7 +90,7 @@ def write_step_times(table: str, record: Mapping[str, Any], out_dir: Path) -> st
     page += [
         "![figure](figure.png)",
         "",
-        "Seconds, and in brackets the multiple of AdamW (ours: torch's fused one).",
+        f"{SECONDS}.",
         "",
         markdown(main),
         "",
@@ -98,7 +100,7 @@ def write_step_times(table: str, record: Mapping[str, Any], out_dir: Path) -> st
     page += _sections(data, record)
     write(out_dir / "table.md", "\n".join(page))
     write(out_dir / "table.csv", data.to_csv(index=False))
-    write(out_dir / "table.tex", latex(main, TITLES[table]))
+    write(out_dir / "table.tex", latex([Table(SECONDS, main)], table, f"{TITLES[table]}, here on {facts['hardware']}"))
     write(out_dir / "claims.csv", to_csv(findings))
     draw(
         ratio_figure(

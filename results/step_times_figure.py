@@ -37,6 +37,7 @@ def ratio_figure(data: pd.DataFrame, title: str, footer: str) -> Figure:
         axes.grid(axis="x", color="#dddddd", lw=0.6)
     if len(shapes):
         figure.axes[0].invert_yaxis()  # shared by all panels
+        figure.axes[len(shapes) // 2].set_xlabel("multiples of torch's fused AdamW, medians and quartiles", fontsize=8)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    figure.suptitle(f"{title}\nmultiples of torch's fused AdamW, medians and quartiles\n{footer}", fontsize=9)
+    figure.suptitle(f"{title}\nhere on {footer}", fontsize=9)
     return figure

@@ -1,22 +1,26 @@
-"""Tables as Markdown and LaTeX, and the texts of their cells."""
+"""Tables as Markdown, and the texts of their cells."""
 
-import re
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-SYMBOLS = str.maketrans({"±": r"$\pm$", "α": r"$\alpha$", "κ": r"$\kappa$", "λ": r"$\lambda$", "μ": r"$\mu$"})
-
 
 @dataclass(frozen=True)
 class Table:
-    """A table of an artefact's page, with a paragraph above and one below it, which may be empty."""
+    """A table of an artefact's page, with a paragraph above and one below it, which may be empty.
+
+    best: for each column whose best value LaTeX prints in bold, "higher" or "lower".
+    groups: rows with equal groups compete for the best value. Empty: all rows do.
+    """
 
     title: str
     rows: pd.DataFrame
     above: str = ""
     below: str = ""
+    best: Mapping[str, str] = field(default_factory=dict)
+    groups: Sequence[Hashable] = ()
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -28,12 +32,6 @@ def markdown(table: pd.DataFrame) -> str:
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(table.columns))]
     lines = ["| " + " | ".join(str(v).ljust(w) for v, w in zip(row, widths, strict=True)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
-
-
-def latex(table: pd.DataFrame, caption: str) -> str:
-    """Return a booktabs table in ASCII. Special characters are escaped."""
-    text = table.to_latex(index=False, escape=True, caption=re.sub(r"([&%$#_{}])", r"\\\1", caption), na_rep="-")
-    return text.translate(SYMBOLS)
 
 
 def spread(std: Any, digits: int = 2) -> str:

@@ -15,8 +15,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from results import interactive
-from results.figures import COLOURS, footer, open_axes
+from results.figures import COLOURS, footer, open_axes, title
 from results.interactive import Chart, level, run_line, thinned
+from results.line_labels import LineEnd, name_lines
 from results.runs import Run
 from results.schema import Artefact, Method
 from results.series import first_step, runs_of, series
@@ -48,7 +49,8 @@ def tables(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
     """Return a table of budgets, and every run."""
     if not runs:
         return [Table("Table", table)]
-    return [Table("Budgets", budget_table(artefact, table, runs)), Table("Every run", table)]
+    best = {f"final {artefact.metric.label}": artefact.metric.better}
+    return [Table("Budgets", budget_table(artefact, table, runs), best=best), Table("Every run", table)]
 
 
 def budget_table(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
@@ -159,36 +161,42 @@ def score_range(table: pd.DataFrame) -> tuple[float, float] | None:
 def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: str, foot: str) -> Figure:
     """Draw curves over training (left) and final scores over the budget (right).
 
-    The curves have a line per seed. A horizontal line on the right marks the goal's mean.
+    The curves have a line per seed. Each budget is named where its first seed's line ends. A
+    horizontal line on the right marks the goal's mean.
     """
-    metric = artefact.metric
-    made = Figure(figsize=(10, 4.6), layout="constrained")
+    metric, unit = artefact.metric, artefact.budget.unit_steps[artefact.scale]
+    made = Figure(figsize=(11, 4.6), layout="constrained")
     left, right = made.subplots(1, 2, width_ratios=(3, 2))
+    curves, means = list[LineEnd](), list[LineEnd]()
     for one in by_method(artefact, table, runs):
-        title, own, colours = one.method.title, one.scores, one.colours
+        name, own, colours = one.method.title, one.scores, one.colours
         for run in one.runs:
-            budget = budget_of(artefact, run)
-            label = f"{title}, {budget:g}x" if run.seed == own["seed"].min() else None
-            left.plot(*series(run, metric.name), color=colours[budget], lw=1.0, alpha=0.7, label=label)
+            budget, (steps, values) = budget_of(artefact, run), series(run, metric.name)
+            left.plot(steps, values, color=colours[budget], lw=1.0, alpha=0.7)
+            if steps and run.seed == own["seed"].min():
+                curves.append(LineEnd(steps[-1], values[-1], f"{name}, {budget:g}x", colours[budget]))
         colour = next(iter(colours.values()), "black")
-        right.plot(one.means.index, one.means, marker="o", ms=5, color=colour, label=title)
+        right.plot(one.means.index, one.means, marker="o", ms=5, color=colour)
         dots = [colours[budget] for budget in own["budget"]]
         right.scatter(own["budget"], own["score"], s=10, color=dots, alpha=0.6, zorder=3)
-        if title == artefact.budget.goal and len(one.means):
+        if len(one.means):
+            means.append(LineEnd(one.means.index[-1], one.means.iloc[-1], name, colour))
+        if name == artefact.budget.goal and len(one.means):
             right.axhline(one.means.iloc[0], color="black", lw=0.8, ls="--")
     if (ends := score_range(table)) is not None:
         left.set_ylim(*ends)
-    left.set(xlabel="step", ylabel=metric.label, yscale="log")
-    right.set(xlabel="training budget", ylabel=f"final {metric.label}")
+    left.set(xlabel="step", ylabel=metric.label_and_unit, yscale="log")
+    right.set(xlabel=f"training budget (1x: {unit:,} steps)", ylabel=f"final {metric.label_and_unit}")
     right.xaxis.set_major_formatter(lambda x, _: f"{x:g}x")
     for axes in (left, right):
         open_axes(axes)
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
         axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}")
         axes.tick_params(which="both", labelsize=8)
-    made.suptitle(artefact.title, fontsize=11)
-    footer(made, foot)
-    made.legend(*left.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
+    title(made, artefact, data)
+    footer(made, f"{foot}. Dashed: the mean of {artefact.budget.goal}")
+    name_lines(made, left, curves)
+    name_lines(made, right, means)
     return made
 
 

@@ -10,8 +10,9 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
 from results import interactive
-from results.figures import COLOURS, footer, open_axes
+from results.figures import COLOURS, footer, open_axes, title
 from results.interactive import Chart, escaped, level, run_line, thinned
+from results.line_labels import LineEnd, name_lines
 from results.runs import Run
 from results.schema import Artefact, Curves, Method
 from results.series import Points, first_step_at, runs_of, series, series_over
@@ -54,7 +55,8 @@ def _final(chosen: Sequence[Run], name: str) -> str:
 
 def tables(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list[Table]:
     """Return the table of methods."""
-    return [Table("Table", table)]
+    final = f"final {artefact.curves.y[0].replace('_', ' ')}"
+    return [Table("Table", table, best={final: artefact.metric.better})]
 
 
 def facts(artefact: Artefact, runs: Sequence[Run]) -> dict[str, str]:
@@ -96,32 +98,30 @@ def curves(artefact: Artefact, runs: Sequence[Run]) -> list[list[Curve]]:
 def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: str, foot: str) -> Figure:
     """Draw one colour per method: the first metric's median over seeds, each seed as a thin line.
 
-    The second metric's median is dotted.
+    The second metric's median is dotted. Methods are named where their first metric ends.
     """
     settings = artefact.curves
     made = Figure(figsize=(8, 4.8), layout="constrained")
-    axes = made.subplots()
+    axes, ends = made.subplots(), list[LineEnd]()
     for of_method in curves(artefact, runs):
         first = of_method[0]
         lines = [(curve.median, style) for curve, style in zip(of_method, STYLES, strict=False)]
         if len(first.runs) > 1:
             lines += [(points, {"lw": 0.8, "alpha": 0.5}) for _, points in first.runs]
-        for number, ((steps, values), style) in enumerate(lines):
-            title = first.method.title if number == 0 else None
-            x = [step / settings.x_unit_steps for step in steps]
-            axes.plot(x, values, color=first.colour, label=title, **style)
+        for (steps, values), style in lines:
+            axes.plot([step / settings.x_unit_steps for step in steps], values, color=first.colour, **style)
+        if first.median[0]:
+            x, y = first.median[0][-1] / settings.x_unit_steps, first.median[1][-1]
+            ends.append(LineEnd(x, y, first.method.title, first.colour))
     axes.axhline(settings.target, color="black", lw=0.8, ls="--")
-    place = (0.995, settings.target)
-    axes.annotate(f"{settings.target:g} %", place, xycoords=("axes fraction", "data"), ha="right", va="bottom")
+    place, said = (0.005, settings.target), " ".join(filter(None, (f"{settings.target:g}", artefact.metric.unit)))
+    axes.annotate(said, place, xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
     axes.set_xlabel(settings.x_label)
     axes.set_ylabel(f"{artefact.metric.label} (solid), training (dotted), {artefact.metric.unit}")
-    axes.set_title(artefact.title, fontsize=11)
     open_axes(axes)
-    if axes.get_legend_handles_labels()[0]:
-        made.legend(
-            loc="outside right center", frameon=False, fontsize=9, title="thick: median over seeds", title_fontsize=9
-        )
-    footer(made, foot)
+    title(made, artefact, data)
+    footer(made, f"{foot}. Thick: median over seeds")
+    name_lines(made, axes, ends)
     return made
 
 

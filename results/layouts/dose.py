@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from results import interactive
-from results.figures import COLOURS, footer, open_axes
+from results.figures import COLOURS, footer, open_axes, title
 from results.interactive import Chart, escaped, level, run_line
 from results.regime import measured
 from results.runs import Run, chosen_and_reported, flatten
@@ -96,9 +96,9 @@ def tables(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
                 "seeds": len(own),
                 "κ/R(0)": _number(own["bound"].mean()),
                 f"R(T)/R(0) of {artefact.dose.reference}": _number(own["grown"].mean()),
-                metric.label: f"{own['score'].mean():.{digits}f}{spread(own['score'].std(), digits)}",
-                artefact.dose.reference: f"{own['reference'].mean():.{digits}f}",
-                "difference": f"{own['difference'].mean():+.{digits}f}{spread(own['difference'].std(), digits)}",
+                metric.label: _mean(own["score"], digits),
+                artefact.dose.reference: _mean(own["reference"], digits).partition(" ")[0],
+                "difference": _mean(own["difference"], digits, "+"),
             }
         )
     above = (
@@ -106,6 +106,12 @@ def tables(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
         "κ/R(0) and R(T)/R(0) are medians over matrices."
     )
     return [Table("Means over seeds", pd.DataFrame(rows), above), Table("Every run", table)]
+
+
+def _mean(values: pd.Series, digits: int, sign: str = "") -> str:
+    """Return mean ± std of the known values, or "-" without any."""
+    known = values.dropna()
+    return f"{known.mean():{sign}.{digits}f}{spread(known.std(), digits)}" if len(known) else "-"
 
 
 def _number(value: float) -> str:
@@ -122,7 +128,7 @@ def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: s
 
     A dotted line marks how far the reference's own matrices grow.
     """
-    made = Figure(figsize=(7.2, 4.8), layout="constrained")
+    made = Figure(figsize=(9, 4.8), layout="constrained")
     axes = made.subplots()
     markers = dict(zip(dict.fromkeys(table["method"]), MARKERS, strict=False))
     for colour, (schedule, own) in zip(COLOURS, table.groupby("schedule", sort=False), strict=False):
@@ -135,13 +141,19 @@ def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: s
         axes.plot([], [], color="#444444", marker=marker, ls="", label=method)
     axes.axhline(0, color="black", lw=0.8)
     axes.set_xscale("log")
-    axes.set_xlabel("κ / R(0), median over matrices (dotted: R(T)/R(0) of the reference)", fontsize=9)
-    axes.set_ylabel(f"{artefact.metric.label} beside {artefact.dose.reference}'s best, %", fontsize=9)
-    axes.legend(frameon=False, fontsize=8)
-    axes.tick_params(labelsize=8)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axes.xaxis.set_minor_formatter(lambda x, _: f"{x:g}")
+    axes.set_xlabel("κ / R(0), median over matrices (a ratio)", fontsize=9)
+    axes.set_ylabel(
+        f"{artefact.metric.label} relative to {artefact.dose.reference}'s best, % ({artefact.metric.better} is better)",
+        fontsize=9,
+    )
+    axes.tick_params(which="both", labelsize=8)
     open_axes(axes)
-    axes.set_title(f"{artefact.title}\n{data}", fontsize=9.5)
-    footer(made, foot)
+    title(made, artefact, data)
+    footer(made, f"{foot}. Dotted: R(T) / R(0) of {artefact.dose.reference}")
+    if len(table):
+        made.legend(loc="outside right center", frameon=False, fontsize=8)
     return made
 
 

@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from results import interactive
-from results.figures import COLOURS, footer, open_axes
+from results.figures import COLOURS, footer, open_axes, title
 from results.interactive import Chart, run_line, thinned
+from results.line_labels import LineEnd, name_lines
 from results.runs import Run
 from results.schema import Artefact
 from results.series import Points, bound_set, runs_of, series, trace
@@ -24,7 +25,7 @@ from results.table import Table
 
 DRAWN_FROM_TABLE = False
 # The figure's rows in order, with their axis labels.
-QUANTITIES = {"R": "R", "change": "ΔR a step", "lambda": "λ", "loss": "validation loss"}
+QUANTITIES = {"R": "R", "change": "ΔR per step", "lambda": "λ", "loss": "validation loss"}
 
 
 def table(artefact: Artefact, runs: Sequence[Run], seeds: int) -> pd.DataFrame:
@@ -126,7 +127,8 @@ def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: s
     """Draw a row per quantity and a column per method or matrix, from each method's run with the
     lowest seed.
 
-    If there is only one column, its quantities stand side by side.
+    If there is only one column, its quantities stand side by side. The lines are named beside the
+    first row's last panel.
     """
     first = {method.title: own[:1] for method in artefact.methods if (own := runs_of(method, runs))}
     columns, rows = columns_of(artefact, first), quantities(artefact)
@@ -139,9 +141,8 @@ def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: s
         for down, quantity in enumerate(rows):
             axes = grid[down][across]
             for line in lines:
-                label = (short(line.matrix) if by_method else line.title) if (down, across) == (0, 0) else None
                 of_all_matrices = by_method and quantity == "loss"
-                _draw(axes, line, quantity, "black" if of_all_matrices else line.colour, label)
+                _draw(axes, line, quantity, "black" if of_all_matrices else line.colour)
             axes.tick_params(labelsize=7)
             open_axes(axes)
         grid[0][across].set_title(short(column), fontsize=9)
@@ -149,16 +150,26 @@ def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: s
         axes.set_xlabel("step", fontsize=8)
     for down, quantity in enumerate(rows):
         grid[down][0].set_ylabel(QUANTITIES[quantity], fontsize=9)
-    made.suptitle(artefact.title, fontsize=11)
-    footer(made, f"{foot}; of each method the lowest seed. Dashed: κ is set")
-    if first:
-        made.legend(loc="outside right center", frameon=False, fontsize=8)
+    title(made, artefact, data)
+    footer(made, f"{foot}. Each method's run with its lowest seed. Dashed: κ is set")
+    place = (0, -1) if several else (-1, 0)
+    name_lines(made, grid[place], _ends(list(columns.values())[-1], rows[place[0]], by_method) if columns else [])
     return made
 
 
-def _draw(axes: Axes, line: Line, quantity: str, colour: str, label: str | None) -> None:
+def _ends(lines: Sequence[Line], quantity: str, by_method: bool) -> list[LineEnd]:
+    """Return where the lines of a panel end. A line without values gets its name at 0."""
+    found = []
+    for line in lines:
+        (steps, values), _ = points(line.runs[0], line.matrix, quantity)
+        x, y = (steps[-1], values[-1]) if steps else (0.0, 0.0)
+        found.append(LineEnd(x, y, short(line.matrix) if by_method else line.title, line.colour))
+    return found
+
+
+def _draw(axes: Axes, line: Line, quantity: str, colour: str) -> None:
     (steps, values), moment = points(line.runs[0], line.matrix, quantity)
-    axes.plot(steps, values, color=colour, lw=1.2 if quantity == "loss" else 1.3, label=label)
+    axes.plot(steps, values, color=colour, lw=1.2 if quantity == "loss" else 1.3)
     if moment is not None:
         axes.axvline(moment, color=colour, lw=0.8, ls="--", alpha=0.7)
 

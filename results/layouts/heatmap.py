@@ -1,28 +1,25 @@
 """`layout: heatmap`: one heat map per method, ours and the paper's (Figure 2).
 
-The static figure has one colour scale for ours and one for the published values. The interactive
-figures share one scale: a cell's distance to the best cell of its own side (ours or published) with
-the same metric and task settings. Mini scale and the paper use different data sets, so only the
-patterns compare. If lower is better (perplexity), the distance is in per cent of the best cell.
+heatmap_figure.py draws the static figure. The interactive figures share one scale: a cell's distance
+to the best cell of its own side (ours or published) with the same metric and task settings. Mini
+scale and the paper use different data sets, so only the patterns compare. If lower is better
+(perplexity), the distance is in per cent of the best cell.
 """
 
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from results import interactive
-from results.cells import best_table, cell_table, held_out_note, published_cells, readable
-from results.figures import footer
+from results.cells import HELD_OUT, best_table, cell_table, held_out_note, readable
+from results.heat_maps import SIDES, HeatMap, cell_text, heat_maps
 from results.interactive import Chart, escaped
+from results.layouts.heatmap_figure import figure as figure
 from results.runs import (
     Run,
     best_cell,
@@ -51,7 +48,7 @@ TUNING = (
     "behind the best of all comparable methods."
 )
 DRAWN_FROM_TABLE = True
-SIDES = ("ours", "published")
+SCORES = ("ours", "paper", "best of ours", "best of paper", HELD_OUT)  # columns with a best value
 CELL_WIDTH, CELL_HEIGHT = 54, 38
 LETTER, LINE = 7, 18  # of an axis title, in pixels: average width of a letter, height of a line
 
@@ -71,167 +68,25 @@ def tables(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
         Table("Steps to the other's final score", target_table(artefact, data, runs)),
     ]
     unit = f" in {metric.unit}" if metric.unit else ""
+    every = Table("Every cell", readable(artefact, table), f"{metric.label}{unit}, mean ± std over seeds.")
     return [
-        Table("Best cells", best, held_out_note(artefact, runs, best), CHOICE),
+        with_bests(artefact, Table("Best cells", best, held_out_note(artefact, runs, best), CHOICE)),
         *(one for one in tuning if not one.rows.empty),
-        Table("Every cell", readable(artefact, table), f"{metric.label}{unit}, mean ± std over seeds."),
+        with_bests(artefact, every),
     ]
+
+
+def with_bests(artefact: Artefact, table: Table) -> Table:
+    """Return a table with a method in each row so that LaTeX marks the best scores among comparable ones."""
+    groups = {panel.title: comparable(panel) for panel in artefact.panels}
+    best = {name: artefact.metric.better for name in table.rows if name in SCORES}
+    return replace(table, best=best, groups=[groups.get(method) for method in table.rows["method"]])
 
 
 def facts(artefact: Artefact, runs: Sequence[Run]) -> dict[str, str]:
     """Return over how many settings each side of a claim was tuned."""
     tuned = tuning_budget(artefact, frame(runs, artefact.metric.name)) if runs else ""
     return {"tuning budget": tuned} if tuned else {}
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """The cells of one panel, ours or the published ones.
-
-    cells: row, column, mean, std, seeds and diverged runs, as `runs.cells` returns them.
-    best: the best one.
-    """
-
-    panel: Panel
-    side: str
-    cells: pd.DataFrame
-    best: pd.Series | None
-
-    @property
-    def rows(self) -> list[float]:
-        return sorted(self.cells["row"].unique())
-
-    @property
-    def columns(self) -> list[str]:
-        return sorted(self.cells["column"].unique(), key=column_order)
-
-
-def heat_maps(artefact: Artefact, table: pd.DataFrame) -> list[HeatMap]:
-    """Return ours and the published one of each panel, from the artefact's `table`."""
-    maps = []
-    for panel in artefact.panels:
-        ours = table[table["method"] == panel.title].rename(columns={artefact.row: "row", "setting": "column"})
-        for side, cells in zip(SIDES, (ours, published_cells(artefact, panel)), strict=True):
-            cells = cells.assign(mean=pd.to_numeric(cells["mean"]), std=pd.to_numeric(cells["std"]))
-            maps.append(HeatMap(panel, side, cells, best_cell(cells, artefact.metric.better)))
-    return maps
-
-
-def column_order(text: str) -> float:
-    """Return the number in a column's label, or 0 if it isn't a number."""
-    try:
-        return float(text.removesuffix("x"))
-    except ValueError:
-        return 0.0
-
-
-def cell_text(cell: Mapping[str, Any], digits: int) -> str:
-    """Return what a cell shows."""
-    if pd.isna(cell["mean"]):
-        return "div." if cell["diverged"] else "TBA"  # the paper leaves one cell open ("TBA")
-    return f"{cell['mean']:.{digits}f}" + ("*" if cell["diverged"] else "")
-
-
-# ---- The static figure
-
-
-def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: str, foot: str) -> Figure:
-    """Draw rows of panels: ours, and below each the paper's if it prints values.
-
-    A row has all panels, or the artefact's `panels_per_row`. At paper scale, where the data set is
-    the same, ours and the paper's share their colours. Otherwise each side has its own.
-    """
-    one_scale, maps = artefact.scale == "paper", heat_maps(artefact, table)
-    blocks = [(f"ours: {data}", [one for one in maps if one.side == "ours"])]
-    published = [one for one in maps if one.side == "published"]
-    if any(len(one.cells) for one in published):
-        title = f"published: {artefact.published_as}{'' if one_scale else '; in colours of its own'}"
-        blocks.append((title, published))
-    scales = [
-        _colours([one for _, group in blocks for one in group] if one_scale else own, artefact.metric)
-        for _, own in blocks
-    ]
-    number = min(artefact.panels_per_row or len(artefact.panels), len(artefact.panels))
-    chunks = [slice(first, first + number) for first in range(0, len(artefact.panels), number)]
-    # All panels at the same place in a row get the same width, so panels below each other are
-    # aligned.
-    widths = [
-        max(1.4, *(len(one.columns) for _, own in blocks for one in own[place::number])) for place in range(number)
-    ]
-    rows = [(title, own[chunk], scale) for chunk in chunks for (title, own), scale in zip(blocks, scales, strict=True)]
-    heights = [max(len(one.rows) for one in own) + 2 for _, own, _ in rows]
-    size = (1.9 + 0.62 * sum(widths) + 0.5 * number, 1.3 + 0.33 * sum(heights) + 0.5 * len(rows))
-    made = Figure(figsize=size, layout="constrained")
-    parts = made.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for part, (title, own, scale) in zip(parts, rows, strict=True):
-        axes = part.subplots(1, number, width_ratios=widths, squeeze=False)[0]
-        for ax in axes[len(own) :]:
-            ax.set_axis_off()
-        _row_of_panels(part, list(axes[: len(own)]), own, artefact, scale)
-        part.suptitle(_wrapped(title, made, 9), fontsize=9, color="#444444", x=0.01, ha="left")
-    made.suptitle(_wrapped(artefact.title, made, 11), fontsize=11)
-    footer(made, _wrapped(foot, made, 7.5))
-    return made
-
-
-def _colours(maps: Sequence[HeatMap], metric: Metric) -> tuple[float, float]:
-    """Return the values at the two ends of the colour scale: the best cell, and the limit of the worst
-    15 %.
-
-    Those worst cells (a learning rate of 0.1) would otherwise leave no colours for the differences
-    that matter.
-    """
-    values = pd.concat([one.cells["mean"] for one in maps]).dropna()
-    if values.empty:
-        return 0.0, 1.0
-    return (values.quantile(0.15), values.max()) if metric.higher else (values.min(), values.quantile(0.85))
-
-
-def _wrapped(text: str, made: Figure, points: float) -> str:
-    """Wrap text to the figure's width. A character is about half as wide as its font size."""
-    return textwrap.fill(text, int(made.get_figwidth() * 72 / (0.55 * points)))
-
-
-def _row_of_panels(
-    part: Any, axes: list[Axes], maps: Sequence[HeatMap], artefact: Artefact, scale: tuple[float, float]
-) -> None:
-    metric = artefact.metric
-    lrs = sorted({lr for one in maps for lr in one.rows})
-    image = None
-    for index, (ax, one) in enumerate(zip(axes, maps, strict=True)):
-        image = _draw(ax, one, lrs, *scale, metric)
-        ax.set_title(one.panel.title, fontsize=9)
-        ax.set_xlabel(one.panel.column_label, fontsize=8)
-        ax.set_yticks(range(len(lrs)), [row_value(artefact, row) for row in lrs] if index == 0 else [])
-        if index == 0:
-            ax.set_ylabel(artefact.row_name, fontsize=8)
-    bar = part.colorbar(image, ax=axes, extend="min" if metric.higher else "max", pad=0.01, fraction=0.03)
-    bar.set_label(metric.label_and_unit, fontsize=8)
-    bar.ax.tick_params(labelsize=7)
-    # print ticks in full, not as an offset such as "+ 20.9"
-    bar.ax.yaxis.get_major_formatter().set_useOffset(False)
-
-
-def _draw(ax: Axes, one: HeatMap, lrs: list[float], low: float, high: float, metric: Metric) -> Any:
-    columns = one.columns
-    grid = np.full((max(1, len(lrs)), max(1, len(columns))), np.nan)
-    cells = [(lrs.index(cell["row"]), columns.index(cell["column"]), cell) for cell in one.cells.to_dict("records")]
-    for y, x, cell in cells:
-        grid[y, x] = cell["mean"]
-    image = ax.imshow(grid, cmap="viridis" if metric.higher else "viridis_r", vmin=low, vmax=high, aspect="auto")
-    ax.set_facecolor("#dddddd")
-    for y, x, cell in cells:
-        missing = pd.isna(cell["mean"])
-        bright = not missing and (cell["mean"] - low) / max(high - low, 1e-9) > 0.6
-        dark = missing or bright == metric.higher
-        colour = "black" if dark else "white"
-        ax.text(x, y, cell_text(cell, metric.digits), ha="center", va="center", fontsize=8, color=colour)
-        if one.best is not None and (cell["row"], cell["column"]) == (one.best["row"], one.best["column"]):
-            ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, ec="#D55E00", lw=2.5, clip_on=False, zorder=3))
-    ax.set_xticks(range(len(columns)), columns, fontsize=8)
-    ax.tick_params(length=0, labelsize=8)
-    ax.spines[:].set_visible(False)
-    return image
 
 
 # ---- The interactive figures

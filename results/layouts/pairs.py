@@ -12,12 +12,13 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
 from results import interactive
-from results.figures import COLOURS, footer, open_axes
+from results.figures import COLOURS, footer, open_axes, title
 from results.interactive import LEVEL, Chart, escaped
 from results.runs import Run, flatten, power_of_ten
 from results.schema import Artefact, Part, PartMetric
 from results.series import first_step
 from results.table import Table
+from results.ticks import lr_math
 
 DRAWN_FROM_TABLE = True
 
@@ -116,23 +117,27 @@ def by_lr(shown: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
 def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: str, foot: str) -> Figure:
     """Draw a panel per part and a point per pair: the first value's score on x, the second's on y."""
     first, second = artefact.pair.values
-    made = Figure(figsize=(4.4 * len(artefact.parts), 5.0), layout="constrained")
+    made = Figure(figsize=(5.2 * len(artefact.parts), 5.0), layout="constrained")
     every = made.subplots(1, len(artefact.parts), squeeze=False)[0]
     for axes, part in zip(every, artefact.parts, strict=True):
         shown, others = finite(artefact, part, table)
         for colour, lr, own in by_lr(shown):
-            axes.scatter(own[first], own[second], s=28, color=colour, alpha=0.6, lw=0, label=f"lr {power_of_ten(lr)}")
+            axes.scatter(own[first], own[second], s=28, color=colour, alpha=0.6, lw=0, label=f"lr {lr_math(lr)}")
         scores = pd.concat([shown[first], shown[second]])
         low, high = (scores.min(), scores.max()) if len(scores) else (0.0, 1.0)
+        low, high = low - 0.03 * (high - low), high + 0.03 * (high - low)
         axes.plot([low, high], [low, high], color="black", lw=0.8)
-        axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel=first, ylabel=second)
+        said = part.metric.label
+        axes.set(
+            xlim=(low, high), ylim=(low, high), aspect="equal", xlabel=f"{said}: {first}", ylabel=f"{said}: {second}"
+        )
         hidden = f"; pairs not shown: {others}" if others else ""
-        axes.set_title(f"{part.title}\n{part.metric.label}{hidden}", fontsize=9)
+        axes.set_title(f"{part.title}{hidden}", fontsize=9)
         open_axes(axes)
         if len(shown):
-            axes.legend(frameon=False, fontsize=8, loc="upper left")
-    made.suptitle(artefact.title, fontsize=11)
-    footer(made, foot)
+            axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    title(made, artefact, data)
+    footer(made, f"{foot}. A point is a pair of runs. Line: equal scores")
     return made
 
 

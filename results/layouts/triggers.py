@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
 from results import interactive
-from results.figures import COLOURS, footer, open_axes
+from results.figures import COLOURS, footer, open_axes, title
 from results.interactive import Chart
 from results.runs import Run
 from results.schema import Artefact
@@ -58,10 +58,10 @@ def facts(artefact: Artefact, runs: Sequence[Run]) -> dict[str, str]:
 def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: str, foot: str) -> Figure:
     """Draw a row of dots per method, one dot per matrix and seed. A dashed line marks the paper's median."""
     titles = [method.title for method in artefact.methods]
-    made = Figure(figsize=(7.2, 1.6 + 0.42 * len(titles)), layout="constrained")
+    made = Figure(figsize=(7.2, 1.8 + 0.42 * len(titles)), layout="constrained")
     axes = made.subplots()
-    for place, title in enumerate(titles):
-        own = table[table["method"] == title]
+    for place, method in enumerate(titles):
+        own = table[table["method"] == method]
         offsets = own.groupby("warm-ups").cumcount() * 0.05 - 0.2
         axes.scatter(own["warm-ups"], place + offsets, s=18, color=COLOURS[0], alpha=0.6, lw=0)
     axes.axvline(artefact.triggers.published, color="black", lw=0.9, ls="--")
@@ -71,7 +71,7 @@ def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: s
     axes.set_xlim(left=0)
     axes.tick_params(labelsize=8)
     open_axes(axes)
-    axes.set_title(f"{artefact.title}\n{data}", fontsize=9.5)
+    title(made, artefact, data)
     footer(made, foot)
     return made
 

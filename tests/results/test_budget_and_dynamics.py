@@ -199,7 +199,8 @@ def test_a_column_may_be_a_matrix_and_its_lines_the_methods():
     assert [axes.get_title() for axes in figure.axes[:4]] == [
         m.removesuffix(".weight") for m in FIGURE_C2.dynamics.matrices
     ]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["μ = 0.01", "μ = 0.1", "μ = 1", "μ = 10"]
+    assert [text.get_text() for text in figure.axes[3].texts] == ["μ = 0.01", "μ = 0.1", "μ = 1", "μ = 10"]
+    assert not figure.legends
     assert len(figure.axes[0].lines) == 8
 
 

@@ -73,6 +73,8 @@ def test_a_diverged_run_has_a_bound_but_no_difference():
     runs = [made("adamw", 1, 30.0, weight_decay=1e-3), made("adamcpr_ip", 1, None, kappa=(2, 2, 2))]
     (row,) = dose.table(REGIME, runs).to_dict("records")
     assert row["bound"] == 2.0 and row["reference"] == 30.0 and row["difference"] != row["difference"]
+    means, _ = dose.tables(REGIME, dose.table(REGIME, runs), runs)
+    assert means.rows[["perplexity", "AdamW", "difference"]].values.tolist() == [["-", "30.00", "-"]]
 
 
 def test_the_reference_is_chosen_by_one_half_of_the_examples_and_compared_on_the_other():

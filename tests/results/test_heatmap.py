@@ -5,9 +5,9 @@ import statistics
 
 import pytest
 from made_runs import FIGURE2, LRS, SEEDS, SETTINGS, artefact, changed, either_metric, figure2_data, measured_by, noisy
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox
 from test_artefact_grids import planned
 
 from results.cells import cell_table
@@ -33,26 +33,58 @@ def scales(rows: list[list]) -> list[tuple[float, float]]:
     return [only for row in rows for (only,) in [{axes.images[0].get_clim() for axes in row}]]
 
 
+def means(axes) -> list:
+    """Return the texts in the middle of the cells. Standard deviations are smaller."""
+    return [text for text in axes.texts if text.get_fontsize() == 8]
+
+
+def stds(axes) -> list:
+    return [text for text in axes.texts if text.get_fontsize() < 8]
+
+
 @either_metric
 def test_the_heat_map_has_a_panel_a_method_and_one_colour_scale_for_ours_and_for_the_published(better):
     rows = panels(of_figure2(better, noisy))
     titles = ["AdamW", "AdamCPR Kappa-IP", "AdamCPR Kappa-WS"]
     assert [[axes.get_title() for axes in row] for row in rows] == [titles, titles]
-    for row, (low, high) in zip(rows, scales(rows), strict=True):
-        means = [mean for axes in row for mean in axes.images[0].get_array().ravel()]
-        best, end = (max(means), high) if better == "higher" else (min(means), low)
-        assert low < high
-        assert end == best
-        assert {axes.images[0].cmap(axes.images[0].norm(best)) for axes in row} == {colormaps["viridis"](1.0)}
-    assert [t.get_text() for t in rows[0][0].get_yticklabels()] == ["1e-3.0", "1e-2.5", "1e-2.0"]
+    assert all(low == -high for low, high in scales(rows))
+    assert [t.get_text() for t in rows[0][0].get_yticklabels()] == ["$10^{-3}$", "$10^{-2.5}$", "$10^{-2}$"]
     assert [t.get_text() for t in rows[0][0].get_xticklabels()] == ["0", "0.001", "0.01", "0.1"]
     assert [t.get_text() for t in rows[1][2].get_xticklabels()] == ["0.5x", "1x", "2x", "4x", "8x", "16x", "32x"]
-    for axes, (name, settings) in zip(rows[0], SETTINGS.items(), strict=True):
-        means = [
-            [statistics.mean(noisy(name, lr, setting, seed) for seed in SEEDS) for setting in settings] for lr in LRS
-        ]
-        assert axes.images[0].get_array().tolist() == [pytest.approx(row) for row in means]
-        assert [t.get_text() for t in axes.texts] == [f"{mean:.1f}" for row in means for mean in row]
+    of_cells = {
+        name: [[[noisy(name, lr, setting, seed) for seed in SEEDS] for setting in settings] for lr in LRS]
+        for name, settings in SETTINGS.items()
+    }
+    whites = [statistics.mean(scores) for row in of_cells["adamw"] for scores in row]
+    white, sign = (max(whites), 1) if better == "higher" else (min(whites), -1)
+    for axes, cells in zip(rows[0], of_cells.values(), strict=True):
+        values = [[statistics.mean(scores) for scores in row] for row in cells]
+        shown = axes.images[0].get_array().tolist()
+        assert shown == [pytest.approx([sign * (value - white) for value in row]) for row in values]
+        assert [t.get_text() for t in means(axes)] == [f"{value:.1f}" for row in values for value in row]
+        assert [t.get_text() for t in stds(axes)] == [f"±{statistics.stdev(s):.2f}" for row in cells for s in row]
+    assert "±0.26" in [t.get_text() for t in stds(rows[1][0])]  # the paper's best AdamW
+
+
+def test_the_title_names_our_data_and_the_rows_name_the_white_cell():
+    figure = of_figure2("higher", noisy)
+    assert figure.get_suptitle().replace("\n", " ") == f"{FIGURE2.title}, here on 40 images (mini scale)"
+    ours, published = (part.get_suptitle().replace("\n", " ") for part in figure.subfigs)
+    assert ours.startswith("ours. White: the best of AdamW (")
+    assert published == f"published: {FIGURE2.published_as}. White: the best of AdamW (75.4)"
+
+
+def test_all_texts_of_a_cell_are_inside_it_and_apart():
+    figure = of_figure2("higher", noisy)
+    figure.draw_without_rendering()
+    for axes in itertools.chain(*panels(figure)):
+        small = {text.xy: text.get_window_extent() for text in stds(axes)}
+        for text in means(axes):
+            x, y = text.xy
+            cell = axes.transData.transform_bbox(Bbox([[x - 0.5, y + 0.5], [x + 0.5, y - 0.5]]))
+            boxes = [text.get_window_extent(), small[x, y]]
+            assert all(cell.x0 < box.x0 and box.x1 < cell.x1 and cell.y0 < box.y0 and box.y1 < cell.y1 for box in boxes)
+            assert not boxes[0].overlaps(boxes[1])
 
 
 @either_metric
@@ -68,10 +100,10 @@ def test_one_rectangle_marks_the_best_whole_cell_of_every_panel(better):
     for axes in itertools.chain(*rows):
         (mark,) = (patch for patch in axes.patches if isinstance(patch, Rectangle))
         x, y = (round(corner + 0.5) for corner in mark.get_xy())
-        shown = {(round(t.get_position()[0]), round(t.get_position()[1])): t.get_text() for t in axes.texts}
+        shown = {text.xy: text.get_text() for text in means(axes)}
         whole = {place: float(text) for place, text in shown.items() if text != "div." and not text.endswith("*")}
         assert whole[x, y] == {"higher": max, "lower": min}[better](whole.values())
-    ours = [t.get_text() for t in rows[0][2].texts]
+    ours = [t.get_text() for t in means(rows[0][2])]
     assert ours[0] == {"higher": "99.0*", "lower": "1.0*"}[better]
     assert ours[2] == "div."
 
@@ -81,11 +113,7 @@ def test_ours_and_the_published_share_their_colours_only_where_they_are_of_one_d
     ours, published = scales(panels(of_figure2(better, noisy)))
     assert ours != published
     together = panels(of_figure2(better, noisy, scale="paper"))
-    assert len(set(scales(together))) == 1
-    (low, high), *_ = scales(together)
-    assert {"higher": high, "lower": low}[better] == {"higher": max, "lower": min}[better](
-        mean for axes in itertools.chain(*together) for mean in axes.images[0].get_array().ravel()
-    )
+    assert set(scales(together)) == {max(ours, published, key=lambda ends: ends[1])}
 
 
 def drawn(name: str, scale: str) -> Figure:

@@ -52,8 +52,10 @@ def test_the_curves_are_of_every_method_s_best_cell():
     table = interpolation_table(TABLE2, points).set_index("method")
     means = "51.00", "57.88", "63.50", "67.88", "71.00"
     assert table.loc["AdamCPR Kappa-IP"].tolist() == ["-", *(f"{mean} ± 1.00" for mean in means), "71.00 at 1"]
-    (axes,) = interpolation_figure(TABLE2, points, "a footer").axes
-    assert [line.get_label() for line in axes.lines] == ["AdamW, 0.001", "AdamCPR Kappa-WS, 2x", "AdamCPR Kappa-IP"]
+    (axes,) = interpolation_figure(at_scale(TABLE2, "mini"), points, "40 images; 80 steps", "a footer").axes
+    assert [text.get_text() for text in axes.texts] == ["AdamW, 0.001", "AdamCPR Kappa-WS, 2x", "AdamCPR Kappa-IP"]
+    title = axes.get_figure().get_suptitle().replace("\n", " ")
+    assert title == f"{TABLE2.interpolation.title}, here on 40 images; 80 steps (mini scale)"
     assert all(line.get_ydata().tolist() == [51.0, 57.875, 63.5, 67.875, 71.0] for line in axes.lines)
 
 

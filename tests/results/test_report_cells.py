@@ -19,6 +19,7 @@ from results.layouts import LAYOUTS
 from results.report.packing import unpacked
 from results.runs import power_of_ten
 from results.step_times import TITLES
+from results.ticks import in_math
 from scripts import report, reproduce
 from scripts.bench.made_records import metrics_of, write_run
 from scripts.sweep.plan import load_artefact, plan
@@ -182,7 +183,7 @@ def test_a_cell_of_a_heat_map(name, written):
     mean, std = statistics.mean(values), statistics.stdev(values)
     assert (float(cell["mean"]), float(cell["std"])) == pytest.approx((mean, std))
     assert int(cell["seeds"]) == len(values) == len({record["config"]["seed"] for record in chosen})
-    assert in_latex(results / name, power_of_ten(float(cell["lr"])), f"{mean:.2f}")
+    assert in_latex(results / name, in_math(power_of_ten(float(cell["lr"]))), f"{mean:.2f}")
     ids = {record["run_id"] for record in chosen}
     found = [
         (trace["text"][y][x], trace["hovertext"][y][x])

@@ -4,7 +4,6 @@ import csv
 import itertools
 import math
 import random
-import re
 import statistics
 import xml.etree.ElementTree
 from pathlib import Path
@@ -36,7 +35,8 @@ from results import Run, write_artefact
 from results.cells import best_table, cell_table, readable
 from results.layouts import curves
 from results.runs import cells, frame, power_of_ten
-from results.table import latex, markdown
+from results.schema import at_scale
+from results.table import markdown
 
 FILES = ["claims.csv", "figure.png", "figure.svg", "table.csv", "table.md", "table.tex"]
 PUBLISHED = sorted((ROOT / "results" / "published").glob("*.yaml"))
@@ -47,7 +47,7 @@ PUBLISHED = sorted((ROOT / "results" / "published").glob("*.yaml"))
 )
 def test_every_cell_of_the_paper_s_grid_stands_beside_its_published_number(written_as):
     data = figure2_data(noisy, scale="paper", seeds=(1,))
-    table = cell_table(FIGURE2, data.assign(lr=data["lr"].map(written_as)), seeds=1)
+    table = cell_table(at_scale(FIGURE2, "paper"), data.assign(lr=data["lr"].map(written_as)), seeds=1)
     rows = yaml.safe_load((ROOT / "results" / "published" / "figure2.yaml").read_text())["rows"]
 
     def place(lr, decay, steps):
@@ -151,19 +151,19 @@ def test_half_decades_print_as_powers_of_ten_and_other_values_as_they_are():
     ]
 
 
+def test_a_difference_to_the_paper_is_tabulated_only_where_the_data_set_is_the_same():
+    for scale in ("mini", "small", "paper"):
+        definition = at_scale(FIGURE2, scale)
+        table = cell_table(definition, figure2_data(noisy), seeds=3)
+        assert table["mean_paper"].notna().all()
+        assert ("difference" in table) == ("ours - paper" in readable(definition, table)) == (scale == "paper")
+
+
 def test_without_any_run_there_is_an_empty_table_and_no_finding(tmp_path):
     write_artefact(FIGURE2, "mini", [], tmp_path, expected=96, seeds=4, command="make reproduce-figure2")
     page = (tmp_path / "table.md").read_text()
     assert "- runs: 0 of 96" in page
     assert page.count("runs missing") == len(FIGURE2.claims)
-
-
-def test_latex_escapes_what_is_special_in_cells_headers_and_caption():
-    text = latex(pd.DataFrame({"wd_of 1 %": ["R&D #1 $x$ {y}", "1 ± 2"], "b": [None, "3"]}), "95 % of top_1, ± 1")
-    assert r"wd\_of 1 \% & b \\" in text
-    assert r"R\&D \#1 \$x\$ \{y\} & - \\" in text
-    assert r"1 $\pm$ 2 & 3 \\" in text
-    assert r"\caption{95 \% of top\_1, $\pm$ 1}" in text
 
 
 def grokking_runs() -> list[Run]:
@@ -257,17 +257,6 @@ def test_a_run_that_ran_out_of_memory_is_missing_and_named_and_no_diverged_one(t
 
 
 @every_artefact
-def test_the_latex_table_has_no_unescaped_special_character(name, folders):
-    text = (folders[name] / "table.tex").read_text()
-    assert not re.search(r"(?<!\\)[%_#]", text)
-    assert "$" not in text.replace(r"$\pm$", "")
-    assert r"$\pm$" in text
-    assert text.isascii()
-    body = text.partition(r"\toprule")[2].partition(r"\bottomrule")[0]
-    assert len({len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if "&" in line}) == 1
-
-
-@every_artefact
 def test_the_figures_are_images(name, folders):
     png = folders[name] / "figure.png"
     assert png.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
@@ -284,9 +273,9 @@ def test_the_curves_are_named_once_a_method_over_epochs():
     runs = grokking_runs()
     figure = curves.figure(GROKKING, curves.table(GROKKING, runs, 3), runs, "data", "a footer")
     (axes,) = figure.axes
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [method.title for method in GROKKING.methods]
+    labels = {text.get_text().replace("\n", " "): text.get_color() for text in axes.texts if text.arrow_patch}
+    assert list(labels) == [method.title for method in GROKKING.methods] and not figure.legends
     lines = [line for line in axes.lines if len(line.get_xdata()) == 10]
     assert len(lines) == 6 * (3 + 2)  # of each method three seeds, and the medians of two metrics
     assert all(list(line.get_xdata()) == list(range(1, 11)) for line in lines)
-    assert len({line.get_color() for line in lines}) == 6
+    assert {line.get_color() for line in lines} == set(labels.values())
