@@ -33,9 +33,10 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Summary:
-    """Files that were written, and the text to print in a terminal."""
+    """Files that were written, and what to print in a terminal: the table, and the findings in words."""
 
     text: str
+    findings: str
     files: tuple[Path, ...]
 
 
@@ -95,8 +96,8 @@ def write_artefact(
         *(file for _, more in sections for file in more),
     )
     head = f"{artefact.title}\nscale {scale}, seeds {facts['seeds']}, {facts['runs']} runs; {facts['data']}\n"
-    said = [head, *(f"{one}\n" for one in (lost, remark) if one), markdown(main.rows), "", _claims_in_lines(found)]
-    return Summary("\n".join([*said, str(out_dir / "table.md")]), files)
+    said = [head, *(f"{one}\n" for one in (lost, remark) if one), markdown(main.rows), ""]
+    return Summary("\n".join(said), _claims_in_lines(found), files)
 
 
 def _about(artefact: Artefact, facts: Mapping[str, str]) -> str:
@@ -187,6 +188,6 @@ def evidence_tables(played: Played, runs: Sequence[Run]) -> list[Table]:
 
 
 def _claims_in_lines(found: Sequence[Finding]) -> str:
-    return "".join(
-        f"claim: {one.text}\n    {one.outcome}: {one.said or 'no value'} (paper: {one.published})\n" for one in found
+    return "\n".join(
+        f"claim: {one.text}\n    {one.outcome}: {one.said or 'no value'} (paper: {one.published})" for one in found
     )

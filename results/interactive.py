@@ -22,7 +22,7 @@ class Chart:
     `meta`.
     legend: (colour, text, regularizer) of its lines.
     group: charts that stand together, such as ours and the published one of a method.
-    far: the distance at the end of a heat map's colour scale.
+    scale: what a heat map's colours mean, in words.
     """
 
     figure: go.Figure
@@ -32,7 +32,7 @@ class Chart:
     height: int
     group: str = ""
     legend: tuple[tuple[str, str, str], ...] = ()
-    far: str = ""
+    scale: str = ""
 
 
 def figure(traces: list[go.Scatter] | list[go.Heatmap] | list[go.Bar], **layout: object) -> go.Figure:

@@ -27,6 +27,7 @@ from scripts.cli.parser import RUNS_DIR, Command
 from scripts.cli.terminal_curves import curve
 from scripts.sweep.local import run_all
 from scripts.sweep.plan import expand, load_artefact
+from scripts.sweep.progress import Progress
 from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
 from tasks.engine.errors import TrainingFailed
@@ -97,7 +98,8 @@ def train(configs: dict[str, DictConfig], steps_per_epoch: int) -> None:
         if console.is_terminal:
             watcher.start()
         try:
-            run_all(todo, 2, "demo", bar=not console.is_terminal)
+            with Progress("demo", todo, lambda cfg: cfg.num_steps, shown=not console.is_terminal) as progress:
+                run_all(todo, 2, "demo", progress)
         finally:
             done.set()
             if watcher.is_alive():

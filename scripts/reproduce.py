@@ -23,6 +23,7 @@ if __name__ == "__main__":
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
@@ -33,13 +34,16 @@ from scripts.cli.parser import RECORDS, ROOT, Names, Request, sweep_command
 from scripts.prepare_data import prepare_task
 from scripts.sweep.commits import commit_remark
 from scripts.sweep.committed_runs import committed_runs, records_file
+from scripts.sweep.cost import Prices
 from scripts.sweep.dry_run import dry_run
 from scripts.sweep.local import jobs_of, run_all
 from scripts.sweep.plan import Plan, asked_for, expand, plan, tuning_seeds
+from scripts.sweep.progress import Progress
 from tasks.engine import records
 from tasks.engine.errors import UserError
 
 if TYPE_CHECKING:
+    from results.artefact import Summary
     from results.runs import Run
 
 COMMAND = sweep_command(
@@ -90,9 +94,9 @@ def prepare(plans: list[Plan]) -> None:
         prepare_task(task, [name], Path(folder))
 
 
-def reproduce(p: Plan, request: Request, out: Path) -> Plan | None:
-    """Reproduce one artefact, from its runs to the results in the folder `out`.
-    Returns the plan at the end, with the finalists, or None if runs are left to the cluster.
+def reproduce(p: Plan, request: Request, out: Path, progress: Progress | None = None) -> "tuple[Plan, Summary] | None":
+    """Reproduce one artefact, from its runs to the results in the folder `out`. Print its table.
+    Returns the plan at the end, with the finalists, and what was written, or None if runs are left to the cluster.
     """
     name, options = p.artefact.name, request.options
     while True:
@@ -101,14 +105,13 @@ def reproduce(p: Plan, request: Request, out: Path) -> Plan | None:
             print(f"{name}: {remark}", flush=True)
         if not p.todo:
             break
-        if not train(p.todo, options, name):
+        if not train(p.todo, options, name, progress):
             print(f"{name}: when the runs have ended, the same command goes on (wait=true waits for them)")
             return None
         tried, p = {records.run_id(cfg) for cfg in p.todo}, plan(p.artefact, options, request.overrides)
         if tried.issuperset(records.run_id(cfg) for cfg in p.todo):  # no finalists are left, only runs that failed
             break
-    write_results(p, p.runs, request, out)
-    return p
+    return p, write_results(p, p.runs, request, out)
 
 
 def ended(runs: "list[Run]") -> str:
@@ -118,7 +121,7 @@ def ended(runs: "list[Run]") -> str:
     return ", ".join([f"{counts['finished']} done", *others])
 
 
-def write_results(p: Plan, runs: "list[Run]", request: Request, out: Path) -> None:
+def write_results(p: Plan, runs: "list[Run]", request: Request, out: Path) -> "Summary":
     """Write an artefact's files into the folder `out`, and print its table.
     Raises UserError if no run has the artefact's metric.
     """
@@ -128,7 +131,9 @@ def write_results(p: Plan, runs: "list[Run]", request: Request, out: Path) -> No
     if fault := metric_fault(p.artefact, runs):
         raise UserError(f"{p.artefact.file}: {fault}")
     seeds, command = tuning_seeds(p.configs), command_of(name, request)
-    print(write_artefact(p.artefact, scale, runs, out, expected=len(p.configs), seeds=seeds, command=command).text)
+    made = write_artefact(p.artefact, scale, runs, out, expected=len(p.configs), seeds=seeds, command=command)
+    print(made.text, flush=True)
+    return made
 
 
 def committed_plan(artefact: Artefact, request: Request) -> Plan:
@@ -156,10 +161,10 @@ def command_of(name: str, request: Request) -> str:
     return " ".join(["python scripts/reproduce.py", name, *narrowed])
 
 
-def train(todo: list[DictConfig], options: dict[str, str], name: str) -> bool:
+def train(todo: list[DictConfig], options: dict[str, str], name: str, progress: Progress | None = None) -> bool:
     """Hand the runs to the launcher. Return whether they have ended when it returns."""
     if todo[0].launcher.name == "local":
-        run_all(todo, jobs_of(options, todo[0].device), name)
+        run_all(todo, jobs_of(options, todo[0].device), name, progress)
         return True
     from scripts.sweep.watch import submit_missing, wait_for
 
@@ -176,9 +181,9 @@ def main(arguments: list[str]) -> None:
     asked = asked_for(request)
     if request.options["records"] == "committed":
         plans = [committed_plan(artefact, own) for artefact, own in asked]
-        for p, (_, own) in zip(plans, asked, strict=True):
-            if "dry-run" not in request.flags:
-                write_results(p, p.runs, own, writable_folder(p, own))
+        if "dry-run" not in request.flags:
+            named = [(p, own, writable_folder(p, own)) for p, (_, own) in zip(plans, asked, strict=True)]
+            say_at_the_end([write_results(p, p.runs, own, out) for p, own, out in named])
         return
     if "dry-run" in request.flags:
         for artefact, own in asked:
@@ -187,8 +192,34 @@ def main(arguments: list[str]) -> None:
     plans = [plan(artefact, own.options, own.overrides) for artefact, own in asked]
     folders = [writable_folder(p, own) for p, (_, own) in zip(plans, asked, strict=True)]
     prepare(plans)
-    for p, (_, own), out in zip(plans, asked, folders, strict=True):
-        reproduce(p, own, out)
+    todo = {records.run_id(cfg): cfg for p in plans for cfg in p.todo}
+    title = plans[0].artefact.name if len(plans) == 1 else f"{len(plans)} artefacts"
+    with Progress(title, list(todo.values()), expected_seconds(plans, [own for _, own in asked])) as progress:
+        made = [reproduce(p, own, out, progress) for p, (_, own), out in zip(plans, asked, folders, strict=True)]
+    say_at_the_end([summary for _, summary in filter(None, made)])
+
+
+def expected_seconds(plans: list[Plan], requests: list[Request]) -> Callable[[DictConfig], float]:
+    """Return how to look up the expected time of a run. Without any price, all steps cost the same."""
+    by_task = {
+        cfg.task.name: Prices(p.artefact, own, []) for p, own in zip(plans, requests, strict=True) for cfg in p.todo
+    }
+
+    def seconds(cfg: DictConfig) -> float:
+        return by_task[cfg.task.name].whole(cfg).seconds or cfg.num_steps
+
+    return seconds
+
+
+def say_at_the_end(made: "list[Summary]") -> None:
+    """Print the findings in words, the files to open, and the next command."""
+    for one in made:
+        if one.findings:
+            print(one.findings)
+    for one in made:
+        print(*(path for name in ("table.md", "figure.png") for path in one.files if path.name == name))
+    if made:
+        print("next: make report writes results/index.html, one page with every artefact")
 
 
 if __name__ == "__main__":

@@ -144,7 +144,9 @@ def attempt(artefact: Artefact, request: Request) -> Outcome:
         return Outcome(f"not done: {type(error).__name__}: {one_line(error)}", failed=True)
     if ended is None:
         return Outcome("submitted: when its runs have ended, the same command writes the results", submitted=True)
-    return judged(artefact.name, ended.runs, len(ended.configs))
+    p, made = ended
+    print(made.findings, flush=True)
+    return judged(artefact.name, p.runs, len(p.configs))
 
 
 def judged(name: str, runs: "list[Run]", expected: int) -> Outcome:

@@ -85,9 +85,9 @@ class Section:
     runs: Sequence[Run] = ()
 
     @property
-    def far(self) -> str:
-        """The distance at the end of the heat maps' colour scale."""
-        return next((panel.far for panel in self.panels if panel.far), "")
+    def scales(self) -> list[str]:
+        """What the heat maps' colours mean, ours and the published ones'."""
+        return list(dict.fromkeys(panel.scale for panel in self.panels if panel.scale))
 
 
 def section(artefact: Artefact, scale: str, runs: Sequence[Run], folder: Path, *, expected: int, seeds: int) -> Section:

@@ -1,6 +1,5 @@
 """Train many runs on this machine in parallel processes.
-Each process on a GPU has a GPU of its own. One progress bar covers all steps, and signals are
-passed on to the workers.
+Each process on a GPU has a GPU of its own. Signals are passed on to the workers.
 """
 
 import contextlib
@@ -8,7 +7,6 @@ import itertools
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from scripts.sweep.progress import Progress
 from tasks.engine import attempts, records, signals, terminal
 from tasks.engine.errors import Held, Interrupted, OutOfMemory, TrainingFailed, Unusable, UserError, one_line
 from tasks.engine.files import is_held
@@ -34,11 +33,11 @@ STOP = signal.SIGUSR2
 _steps_done: Any = None  # in a worker: the step counter shared with the parent
 
 
-def run_all(configs: list[DictConfig], jobs: int, title: str, bar: bool = True) -> None:
+def run_all(configs: list[DictConfig], jobs: int, title: str, progress: Progress | None = None) -> None:
     """Train every configuration. A failed run is reported, and the others continue (tasks/engine/errors.py).
     A worker that is killed or runs out of memory is replaced. `tasks.engine.attempts` makes sure
     that no run is retried forever. A run that another process trains is left to it and checked
-    again at the end. `bar` shows a progress bar over all steps.
+    again at the end. `progress` may cover more runs than these. Without it, they have a bar of their own.
 
     Raises:
         Interrupted: after SIGTERM, SIGINT or SIGUSR2. The runs in progress have written a checkpoint.
@@ -51,7 +50,9 @@ def run_all(configs: list[DictConfig], jobs: int, title: str, bar: bool = True) 
     with (
         listening() as requests,  # also catches signals between two pools
         terminal.shown_once() as told,
+        contextlib.ExitStack() as opened,
     ):
+        bar = progress or opened.enter_context(Progress(title, configs, lambda cfg: cfg.num_steps))
         sweep = _Sweep(title, len(configs), requests, bar, told)
         left, breaks = configs, 0
         while left:
@@ -94,7 +95,7 @@ class _Sweep:
     title: str
     count: int
     requests: Requests
-    bar: bool
+    progress: Progress
     told: Path  # the warnings that have been shown (tasks/engine/terminal.py)
     held: set[str] = field(default_factory=set)  # by other processes
     unusable: dict[str, str] = field(default_factory=dict)  # run id: why
@@ -145,16 +146,10 @@ def _run_in_a_pool(configs: list[DictConfig], jobs: int, sweep: _Sweep) -> None:
     visible = gpus_here() if str(configs[0].device).startswith("cuda") else []
     for number in range(workers):
         devices.put(visible[number % len(visible)] if visible else None)
-    interval = 0.5 if sys.stderr.isatty() else 30.0
-    total = sum(cfg.num_steps for cfg in configs)
-    with (
-        ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_start_worker, initargs=(counter, devices, sweep.told)
-        ) as pool,
-        tqdm(
-            total=total, unit="step", desc=sweep.title, mininterval=interval, dynamic_ncols=True, disable=not sweep.bar
-        ) as bar,
-    ):
+    sweep.progress.begin(configs)
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(counter, devices, sweep.told)
+    ) as pool:
         waiting = iter(configs)
         # Submit at most one run per worker, because submitted runs can't be withdrawn.
         with _held_back():
@@ -170,8 +165,7 @@ def _run_in_a_pool(configs: list[DictConfig], jobs: int, sweep: _Sweep) -> None:
                     sweep.take(future, running.pop(future))
                 with _held_back():
                     running |= {pool.submit(_work, cfg): cfg for cfg in itertools.islice(waiting, len(done))}
-                bar.set_postfix_str(f"{sweep.ended} of {sweep.count} runs", refresh=False)
-                bar.update(counter.value - bar.n)
+                sweep.progress.update(counter.value, sweep.ended, sweep.count)
         except BaseException:
             _signal_workers(STOP)
             raise
