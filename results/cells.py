@@ -6,7 +6,17 @@ from typing import Any
 import pandas as pd
 
 from results.published import FOLDER, published_rows
-from results.runs import Run, best_cell, held_out_best, label, panel_cells, place_of, power_of_ten, row_value
+from results.runs import (
+    Run,
+    best_cell,
+    column_order,
+    held_out_best,
+    label,
+    panel_cells,
+    place_of,
+    power_of_ten,
+    row_value,
+)
 from results.schema import Artefact, Panel
 from results.table import spread
 
@@ -85,8 +95,11 @@ def readable(artefact: Artefact, table: pd.DataFrame) -> pd.DataFrame:
 
     At paper scale, where the data set is the same, it has the difference to the paper.
     """
-    rows, digits = [], artefact.metric.digits
-    for _, cell in table.iterrows():
+    rows, digits, methods = [], artefact.metric.digits, list(dict.fromkeys(table["method"]))
+    cells = [cell for _, cell in table.iterrows()]
+    for cell in sorted(
+        cells, key=lambda cell: (methods.index(cell["method"]), cell[artefact.row], column_order(cell["setting"]))
+    ):
         # the paper leaves one cell open ("TBA")
         without_value = {1: "diverged", 0: "TBA"}.get(cell.get("diverged_paper"), "-")
         paper = (

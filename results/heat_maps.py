@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from results.cells import published_cells
-from results.runs import best_cell
+from results.runs import best_cell, column_order
 from results.schema import Artefact, Panel
 
 SIDES = ("ours", "published")
@@ -44,14 +44,6 @@ def heat_maps(artefact: Artefact, table: pd.DataFrame) -> list[HeatMap]:
             cells = cells.assign(**{key: pd.to_numeric(cells[key]) for key in ("mean", "std", "seeds")})
             maps.append(HeatMap(panel, side, cells, best_cell(cells, artefact.metric.better)))
     return maps
-
-
-def column_order(text: str) -> float:
-    """Return the number in a column's label, or 0 if it isn't a number."""
-    try:
-        return float(text.removesuffix("x"))
-    except ValueError:
-        return 0.0
 
 
 def cell_text(cell: Mapping[str, Any], digits: int) -> str:

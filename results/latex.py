@@ -1,7 +1,7 @@
 """Tables as LaTeX. The file needs booktabs, and longtable for a table that is longer than a page.
 
-Numbers of a column have the same digits after the point, or are filled up with \\phantom, so that a
-right-aligned column is aligned on the decimal point.
+Numbers of a column are filled up with \\phantom to the same digits before and after the point, so that
+a centred column is aligned on the decimal point.
 """
 
 import re
@@ -106,13 +106,13 @@ def _column(table: Table, rows: pd.DataFrame, name: str) -> tuple[str, str, list
     usual = Counter(cell.note for cell in cells if cell).most_common(1)[0][0]  # seeds are in the caption
     notes = ["" if note == usual and SEEDS.fullmatch(usual) else note for _, note in words]
     numbers = [
-        _number(cell, cells, place in bold) if cell else f"\\multicolumn{{1}}{{c}}{{{_escaped(word) or '-'}}}"
+        _number(cell, cells, place in bold) if cell else _escaped(word) or "-"
         for place, (cell, (word, _)) in enumerate(zip(cells, words, strict=True))
     ]
     if not any(notes):
-        return f"\\multicolumn{{1}}{{c}}{{{head}}}", "r", numbers
+        return head, "c", numbers
     noted = [f"{number} & {f'({_escaped(note)})' if note else ''}" for number, note in zip(numbers, notes, strict=True)]
-    return f"\\multicolumn{{2}}{{c}}{{{head}}}", r"r@{\ }l", noted
+    return f"\\multicolumn{{2}}{{c}}{{{head}}}", r"c@{\ }l", noted
 
 
 def _words(text: str) -> tuple[str, str]:
@@ -127,26 +127,36 @@ def _cell(text: str) -> Cell | None:
 
 
 def _number(cell: Cell, column: Sequence[Cell | None], bold: bool) -> str:
-    """Return a number as wide as the others of its column from the point on."""
-    others = [other for other in column if other]
-    sign = {"-": "$-$", "+": "$+$", "": ""}[cell.sign]
+    """Return a number as wide as the others of its column, before and after the points."""
+
+    def longest(part: str) -> str:
+        return max((getattr(other, part) for other in column if other), key=len)
+
+    sign = f"${cell.sign}$" if cell.sign else _blank("$-$" if longest("sign") else "")
     text = sign + cell.whole + (f".{cell.digits}" if cell.digits else "")
-    text = f"\\textbf{{{text}}}" if bold else text
-    text += _filled(cell.digits, max((other.digits for other in others), key=len))
-    wholes, digits = (max((getattr(other, key) for other in others), key=len) for key in ("std_whole", "std_digits"))
+    text = _before(cell.whole, longest("whole")) + (f"\\textbf{{{text}}}" if bold else text)
+    text += _after(cell.digits, longest("digits"))
+    wholes, digits = longest("std_whole"), longest("std_digits")
     if not wholes:
         return text
     if not cell.std_whole:
-        return f"{text}\\phantom{{ $\\pm$ {'0' * len(wholes)}{'.' + '0' * len(digits) if digits else ''}}}"
-    missing = len(wholes) - len(cell.std_whole)
-    std = (f"\\phantom{{{'0' * missing}}}" if missing else "") + cell.std_whole
-    return f"{text} $\\pm$ {std}{'.' + cell.std_digits if cell.std_digits else ''}{_filled(cell.std_digits, digits)}"
+        return text + _blank(f" $\\pm$ {wholes}" + (f".{digits}" if digits else ""))
+    std = cell.std_whole + (f".{cell.std_digits}" if cell.std_digits else "")
+    return f"{text} $\\pm$ {_before(cell.std_whole, wholes)}{std}{_after(cell.std_digits, digits)}"
 
 
-def _filled(digits: str, longest: str) -> str:
-    """Return an invisible text as wide as the digits that a number has fewer than the longest."""
-    missing = len(longest) - len(digits)
-    return f"\\phantom{{{'' if digits else '.'}{'0' * missing}}}" if missing else ""
+def _before(whole: str, longest: str) -> str:
+    return _blank(longest[: len(longest) - len(whole)])
+
+
+def _after(digits: str, longest: str) -> str:
+    missing = longest[len(digits) :]
+    return _blank(missing if digits or not missing else f".{missing}")
+
+
+def _blank(text: str) -> str:
+    """Return an invisible text. All digits have the same width."""
+    return f"\\phantom{{{text}}}" if text else ""
 
 
 def _best(table: Table, name: str, cells: Sequence[Cell | None]) -> set[int]:

@@ -172,6 +172,14 @@ def label(value: Any) -> str:
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
+def column_order(text: str) -> float:
+    """Return the number in a column's label, or 0 if it isn't a number."""
+    try:
+        return float(text.removesuffix("x"))
+    except ValueError:
+        return 0.0
+
+
 def power_of_ten(value: float) -> str:
     """Print half decades as in the paper: 0.0003162 is 1e-3.5. Print other values unchanged."""
     halves = 2 * math.log10(value) if value > 0 else math.inf

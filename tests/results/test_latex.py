@@ -81,22 +81,26 @@ def test_captions_name_the_data_the_scale_and_the_seeds_and_no_row_does(name, fi
     assert not re.search(r"\(\d+ seeds?\)", files[name])
 
 
-def test_numbers_of_a_column_are_as_wide_as_each_other_from_the_point_on():
+def test_numbers_of_a_column_are_as_wide_as_each_other_on_both_sides_of_the_point():
     text = one({"method": list("abcd"), "score": ["9.5 ± 0.25", "10 ± 12.5", "100.25", "-"]})
     (_, (_, *lines)) = environments(text)[0]
     assert lines == [
-        r"a & 9.5\phantom{0} $\pm$ \phantom{0}0.25 \\",
-        r"b & 10\phantom{.00} $\pm$ 12.5\phantom{0} \\",
-        r"c & 100.25\phantom{ $\pm$ 00.00} \\",
-        r"d & \multicolumn{1}{c}{-} \\",
+        r"a & \phantom{10}9.5\phantom{5} $\pm$ \phantom{1}0.25 \\",
+        r"b & \phantom{1}10\phantom{.25} $\pm$ 12.5\phantom{5} \\",
+        r"c & 100.25\phantom{ $\pm$ 12.25} \\",
+        r"d & - \\",
     ]
 
     def width(cell: str) -> int:
-        """Count the characters from the point on, as TeX sets them in digits of one width."""
-        after = re.sub(r"\\phantom\{(.*?)\}", r"\1", cell.replace(r" $\pm$ ", "+"))
-        return len(re.sub(r"^\d+", "", after))
+        """Count the characters that TeX sets, with digits of one width."""
+        return len(re.sub(r"\\phantom\{(.*?)\}", r"\1", cell).replace(r"$\pm$", "+"))
 
-    assert len({width(line.split(" & ")[1].removesuffix(r" \\")) for line in lines[:3]}) == 1
+    assert {width(line.split(" & ")[1].removesuffix(r" \\")) for line in lines[:3]} == {len("100.25 + 12.25")}
+
+
+def test_a_sign_stands_at_its_number():
+    (_, (_, *lines)) = environments(one({"n": list("abc"), "difference": ["+0.50", "-12.25", "3.00"]}))[0]
+    assert lines == [r"a & \phantom{1}$+$0.50 \\", r"b & $-$12.25 \\", r"c & \phantom{1}\phantom{$-$}3.00 \\"]
 
 
 @pytest.mark.parametrize(("better", "bold"), [("higher", ["3.00", "5.00"]), ("lower", ["1.00", "4.00"])])
@@ -119,9 +123,9 @@ def test_the_best_number_of_each_group_is_bold_and_none_with_diverged_runs(bette
 def test_a_note_stands_beside_its_number_unless_it_is_the_usual_number_of_seeds():
     text = one({"ours": ["1.00 (3 seeds)", "2.00 (3 seeds)", "3.00 (2 seeds, 1 missing)", "- (0 seeds, 3 diverged)"]})
     (spec, lines) = environments(text)[0]
-    assert spec == r"r@{\ }l"
+    assert spec == r"c@{\ }l"
     assert lines == [
-        r"1.00 &  \\", r"2.00 &  \\", r"3.00 & (2 seeds, 1 missing) \\", r"\multicolumn{1}{c}{-} & (0 seeds, 3 diverged) \\",
+        r"1.00 &  \\", r"2.00 &  \\", r"3.00 & (2 seeds, 1 missing) \\", r"- & (0 seeds, 3 diverged) \\",
     ]  # fmt: skip
 
 
@@ -134,7 +138,7 @@ def test_special_characters_are_escaped_and_learning_rates_are_powers_of_ten():
     )
     text = latex([table], "a_name", "95 % of top_1")
     for said in (
-        r"wd\_of 1 \%", r"R\&D \#1 \$x\$ \{y\} & \multicolumn{1}{c}{-} \\", r"lr $10^{-2.5}$, 2x & 3 \\", r"a $\pm$ b",
+        r"wd\_of 1 \%", r"R\&D \#1 \$x\$ \{y\} & - \\", r"lr $10^{-2.5}$, 2x & 3 \\", r"a $\pm$ b",
         r"c\textasciicircum{}\textasciitilde{}\textbackslash{} $<$ $\kappa$", r"\caption{95 \% of top\_1. x.", r"\label{tab:a-name}",
     ):  # fmt: skip
         assert said in text
@@ -145,7 +149,7 @@ def test_a_table_longer_than_a_page_is_a_longtable():
     assert "longtable}" not in one(rows)
     longer = one({name: [*values, values[0]] for name, values in rows.items()})
     check(longer)
-    assert r"\begin{longtable}{lr}" in longer and r"\endhead" in longer and r"\begin{table}" not in longer
+    assert r"\begin{longtable}{lc}" in longer and r"\endhead" in longer and r"\begin{table}" not in longer
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("pdflatex", "tectonic"))), reason="no TeX engine on PATH")
