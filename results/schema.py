@@ -132,6 +132,7 @@ class Selection(Strict):
     title: str = Field(description="its name for people")
     regularizer: str = Field(description="a file of configs/regularizer")
     select: dict[str, ValueAtScale] = Field({}, description="values of configuration keys that its runs have")
+    scales: list[str] | None = Field(None, description="the scales that have it; default: all")
 
     def select_at(self, scale: str) -> dict[str, Value]:
         """Return `select` with the values of one scale."""
@@ -144,7 +145,6 @@ class Panel(Selection):
     column: str | None = Field(None, description="the configuration key of the x axis; without it there is one column")
     column_label: str = Field("", description="the name of the x axis for people")
     id: str | None = Field(None, description="the name by which claims know the panel; default: its regularizer")
-    scales: list[str] | None = Field(None, description="the scales that have the panel; default: all")
     metric: str | None = Field(None, description="its own metric")
     seeds: int | None = Field(
         None, description="seeds of the published values, where the panel differs from the artefact"
@@ -433,7 +433,7 @@ class Artefact(Strict):
 def at_scale(artefact: Artefact, scale: str) -> Artefact:
     """Return the artefact with its panels and claims of one scale. Each `select` has this scale's values."""
 
-    def there(one: Panel | BaseClaim | Control) -> bool:
+    def there(one: Selection | BaseClaim | Control) -> bool:
         return not one.scales or scale in one.scales
 
     def chosen(one: Selection) -> Selection:
@@ -441,7 +441,7 @@ def at_scale(artefact: Artefact, scale: str) -> Artefact:
 
     kept = {
         "panels": [chosen(panel) for panel in artefact.panels if there(panel)],
-        "methods": [chosen(method) for method in artefact.methods],
+        "methods": [chosen(method) for method in artefact.methods if there(method)],
         "claims": [claim for claim in artefact.claims if there(claim)],
         "control": artefact.control if artefact.control and there(artefact.control) else None,
     }

@@ -88,7 +88,9 @@ def test_the_page_stands_alone_is_small_and_comes_out_the_same(tmp_path):
 
 def test_the_colours_of_a_side_are_centred_on_the_best_cell_of_its_baseline(tmp_path):
     """Figure 2's claims name AdamW on their right side, so its best cell is white."""
-    traces = [figure["data"][0] for figure in content(render([figure2_section(tmp_path)], tmp_path), "figures").values()]
+    traces = [
+        figure["data"][0] for figure in content(render([figure2_section(tmp_path)], tmp_path), "figures").values()
+    ]
     assert len(traces) == 6  # three methods, ours and published
     for side in ("ours", "published"):
         own = [trace for trace in traces if side in trace["hovertext"][0][0].partition("<br>")[0]]
