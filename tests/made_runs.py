@@ -22,7 +22,8 @@ def artefact(name: str) -> Artefact:
     return read_artefact(ROOT / "configs" / "artefact" / f"{name}.yaml")
 
 
-FIGURE2, GROKKING, EVALUATE_AT = (at_scale(artefact(name), "mini") for name in ("figure2", "grokking", "evaluate_at"))
+FIGURE2, EVALUATE_AT = (at_scale(artefact(name), "mini") for name in ("figure2", "evaluate_at"))
+GROKKING = at_scale(artefact("grokking"), "paper")
 CPR, *ADAMW = (
     method for name in ("AdamCPR kI0 0.8, L2", "AdamW") for method in GROKKING.methods if method.title.startswith(name)
 )
@@ -65,7 +66,7 @@ def out_of_memory(one: Run) -> Run:
     )
 
 
-def grid(value, scale: str = "mini", seeds=SEEDS) -> list[Run]:
+def grid(value, scale: str = "small", seeds=SEEDS) -> list[Run]:
     """Return Figure 2's runs with the accuracy value(name, lr, setting, seed). None is a diverged run."""
     runs = []
     for one in FIGURE2.scales[scale].grids:
