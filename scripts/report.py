@@ -34,7 +34,12 @@ if TYPE_CHECKING:
     from results.report import Section
     from results.runs import Run
 
-COMMAND = Command("scripts/report.py", __doc__, keys=(RUNS_DIR, RESULTS_DIR, RECORDS))
+COMMAND = Command(
+    "scripts/report.py",
+    __doc__,
+    keys=(RUNS_DIR, RESULTS_DIR, RECORDS),
+    refused={"scale": "is gone: the page has every scale"},
+)
 MOST = 3_000_000  # bytes; a larger page opens slowly and bloats the repository
 
 

@@ -297,6 +297,8 @@ def test_a_page_of_more_than_three_megabytes_is_warned_of(grokking, capsys, monk
 
 
 def test_report_refuses_what_would_change_the_artefacts():
+    with pytest.raises(UserError, match="scale= is gone: the page has every scale"):
+        report.main(["scale=mini"])
     with pytest.raises(UserError, match="seeds is unknown; choose one of runs_dir, results_dir"):
         report.main(["seeds=1"])
     with pytest.raises(UserError, match=r"figure2 is unknown; scripts/report\.py takes keys alone"):
