@@ -217,7 +217,9 @@ def say_at_the_end(made: "list[Summary]") -> None:
         if one.findings:
             print(one.findings)
     for one in made:
-        print(*(path for name in ("table.md", "figure.png") for path in one.files if path.name == name))
+        print(
+            *(os.path.relpath(path) for name in ("table.md", "figure.png") for path in one.files if path.name == name)
+        )
     if made:
         print("next: make report writes results/index.html, one page with every artefact")
 
