@@ -102,7 +102,7 @@ docs: .venv/.stamp .venv/.stamp-docs  ## build the documentation into build/docs
 demo: .venv/.stamp  ## CPR in three minutes: AdamW and AdamCPR on grokking, live curves, one figure
 	$(BIN)/python scripts/demo.py $(ARGS)
 
-reproduce: .venv/.stamp  ## grokking with three seeds, then Figure 2, into results/mini: 12 minutes (SCALE= SEEDS= JOBS= DEVICE=)
+reproduce: .venv/.stamp  ## grokking with three seeds, then Figure 2, into results/mini: 8 minutes (SCALE= SEEDS= JOBS= DEVICE=)
 	$(BIN)/python scripts/reproduce.py grokking figure2 $(OPTIONS)
 
 reproduce-%: .venv/.stamp  ## one artefact, for example reproduce-figure2

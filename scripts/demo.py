@@ -129,7 +129,7 @@ def main(arguments: list[str]) -> None:
     print()
     print("\n".join(findings(whole, epoch)))
     print(f"\n{path}: the curves, and R, κ and λ of two matrices; after {time.monotonic() - begin:.0f} s")
-    print("next: make reproduce trains two more seeds, then Figure 2 at mini scale (12 minutes on 2 cores)")
+    print("next: make reproduce trains two more seeds, then Figure 2 at mini scale (8 minutes on 2 cores)")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write README.md's first figure, its sentence on paper scale and its table of artefacts:  python scripts/readme.py
+"""Write README.md's first figure, its findings and its table of artefacts:  python scripts/readme.py
 Each stands between the comments `<!-- make readme: NAME -->` and `<!-- end -->`. They are made from
 
 - the `readme:` entries of configs/artefact/*.yaml and configs/bench.yaml,
@@ -21,6 +21,7 @@ from results.artefact_file import SchemaError, read_artefact
 from results.evidence.finding import OUTCOMES, Finding, from_csv
 from results.evidence.paper_scale import paper_scale_sentence
 from results.order import place
+from results.report.summary import direction_sentence, mechanism_sentence
 from results.schema import Artefact
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import ROOT, Command
@@ -37,7 +38,7 @@ def rewritten(text: str, root: Path = ROOT) -> str:
     """Return README.md's text with its generated parts up to date.
     Raises UserError if the comments of a part are missing, or an artefact's entry.
     """
-    parts = {"figure": figure(root), "paper scale": paper_scale_sentence(root / "results"), "artefacts": table(root)}
+    parts = {"figure": figure(root), "finding": finding(root), "artefacts": table(root)}
     for name, made in parts.items():
         begin, end = f"<!-- make readme: {name} -->\n", "<!-- end -->"
         before, mark, rest = text.partition(begin)
@@ -59,6 +60,15 @@ def figure(root: Path) -> str:
     said = "".join(f' "{one.text}": {one.said}.' for one in findings_in(folder))
     path = folder.relative_to(root)
     return f"![{title}]({path}/figure.png)\n\n*{title}. Ours, {of}. [Numbers]({path}/table.md).{said}*"
+
+
+def finding(root: Path) -> str:
+    """Return the report's three sentences, from the committed files."""
+    results = root / "results"
+    artefacts = [read_artefact(path) for path in sorted((root / "configs" / "artefact").glob("*.yaml"))]
+    small = [one for a in artefacts if a.claims_of == "the paper" for one in findings_in(results / "small" / a.name)]
+    said = paper_scale_sentence(results), direction_sentence(small), mechanism_sentence(results)
+    return "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(said, 1))
 
 
 def table(root: Path) -> str:

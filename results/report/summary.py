@@ -15,6 +15,7 @@ from results.evidence.finding import (
     NUMBERS,
     SAME,
     WITHIN,
+    Finding,
 )
 from results.evidence.paper_scale import paper_scale_sentence
 from results.evidence.published import AGREES, DIFFERS
@@ -38,15 +39,16 @@ def sentences(cards: Sequence[Card], results: Path) -> list[str]:
     Args:
         results: the folder results/.
     """
-    return [paper_scale_sentence(results), direction_sentence(cards), mechanism_sentence(results)]
+    small = [finding for section, finding in claims_of_the_paper(cards) if section.scale == "small"]
+    return [paper_scale_sentence(results), direction_sentence(small), mechanism_sentence(results)]
 
 
-def direction_sentence(cards: Sequence[Card]) -> str:
-    """Return how many of the paper's claims point its way at small scale."""
-    outcomes = _outcomes(cards, "small")
+def direction_sentence(findings: Sequence[Finding]) -> str:
+    """Return how many of the paper's claims point its way, from their findings at small scale."""
+    outcomes = Counter(finding.outcome for finding in findings if finding.said)
     if not outcomes:
         return (
-            "No claim of the paper has been examined in the paper's regime yet: every direction below is of mini scale."
+            "No claim of the paper has been examined in the paper's regime yet. The numbers of mini scale are outside it."
         )
     return (
         f"In the paper's regime on smaller models (small scale), {outcomes[AHEAD] + outcomes[SAME]} of "

@@ -3,12 +3,14 @@
 import csv
 import html
 import re
+import shutil
 from functools import cache
 
 import pytest
 
 from results.evidence.finding import from_csv
 from results.report.packing import unpacked
+from scripts import rebuild
 from scripts.cli.parser import ROOT
 
 FOLDERS = sorted(path.parent for path in (ROOT / "results").glob("*/*/table.csv"))
@@ -41,3 +43,18 @@ def test_claims_and_cells_are_the_same_in_every_file(folder):
             ours = f"{float(cell['mean']):.2f} ± {float(cell['std']):.2f} ({cell['seeds']} seeds"
             assert ours in text and ours in tables
             assert all(number in tex for number in ours.split(" (")[0].split(" ± "))
+
+
+def test_the_files_and_the_page_follow_from_the_committed_records(tmp_path):
+    """`make rebuild` changes nothing."""
+    shutil.copytree(ROOT / "results", tmp_path / "results", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    before = contents(tmp_path / "results")
+    for scale in sorted({path.parents[1].name for path in ROOT.glob("results/*/records/*.gz")}):
+        rebuild.main([f"scale={scale}", f"results_dir={tmp_path / 'results'}"])
+    now = contents(tmp_path / "results")
+    assert now.keys() == before.keys()
+    assert [name for name in now if now[name] != before[name]] == []
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
