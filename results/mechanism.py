@@ -120,8 +120,11 @@ def _distinct(rows: Sequence[Row], name: str) -> str:
 
 
 def sentence(folder: Path, task: str) -> str:
-    """Return in words what the replays of a task showed, from <folder>/mechanism.csv."""
-    rows = [row for row in read(folder) if row["task"] == task]
+    """Return in words what the replays of a task showed, from <folder>/mechanism.csv. Empty without that file."""
+    every = read(folder)
+    if not every:
+        return ""
+    rows = [row for row in every if row["task"] == task]
     by_outcome = {
         name: [row for row in rows if row["outcome"] == name] for name in ("differs", "reproduced", "no bound")
     }

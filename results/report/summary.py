@@ -47,9 +47,7 @@ def direction_sentence(findings: Sequence[Finding]) -> str:
     """Return how many of the paper's claims point its way, from their findings at small scale."""
     outcomes = Counter(finding.outcome for finding in findings if finding.said)
     if not outcomes:
-        return (
-            "No claim of the paper has been examined in the paper's regime yet. The numbers of mini scale are outside it."
-        )
+        return "No claim of the paper has been examined in the paper's regime yet. The numbers of mini scale are outside it."
     return (
         f"In the paper's regime on smaller models (small scale), {outcomes[AHEAD] + outcomes[SAME]} of "
         f"{outcomes.total()} claims point the paper's way, {outcomes[BEHIND] + outcomes[DIFFERENT]} the other way, "

@@ -67,8 +67,8 @@ def test_the_sentence_of_a_task(tmp_path, rows, said):
     assert sentence(tmp_path / "mini", "gpt2") == said
 
 
-def test_without_a_file_no_task_is_replayed(tmp_path):
-    assert sentence(tmp_path, "gpt2") == "Mechanism: not replayed."
+def test_without_a_file_nothing_is_said(tmp_path):
+    assert sentence(tmp_path, "gpt2") == ""
 
 
 def test_a_task_s_rows_replace_its_old_ones_and_leave_the_others(tmp_path):
