@@ -16,7 +16,14 @@ from commands import command, records
 SEEDS = [int(seed) for seed in os.environ.get("CHAOS_SEEDS", "1").split(",")]
 STEPS, EVERY, FAULTS = 400, 20, int(os.environ.get("CHAOS_FAULTS", "12"))
 SWEEP = (
-    *("reproduce.py", "grokking", "seeds=1,2", "jobs=2", f"num_steps={STEPS}", f"checkpoint_every_steps={EVERY}"),
+    *(
+        "reproduce.py",
+        "grokking",
+        "seeds=1,2,3,4,5,6",
+        "jobs=2",
+        f"num_steps={STEPS}",
+        f"checkpoint_every_steps={EVERY}",
+    ),
     *("task.model.width=32", "task.batch_size=64", "task.log_every_steps=10", "task.eval_every_steps=200"),
 )
 every_seed = pytest.mark.parametrize("seed", SEEDS)

@@ -40,7 +40,7 @@ COMMAND = Command(
     ),
 )
 TINY = {"num_steps": "16", "task.model.width": "32", "task.batch_size": "64", "task.log_every_steps": "8"}
-METHODS = 6  # runs per seed of the grokking artefact
+METHODS = 2  # runs per seed of the grokking artefact
 LOGGED = range(20, 1001, 20)  # steps at which a made-up run has evaluations and R, κ and λ
 
 

@@ -138,7 +138,7 @@ def test_a_whole_artefact_s_runs_have_names_of_their_own():
     configs = expand(load_artefact("figure2"), {"scale": "mini"}, {"logging": "wandb"}).values()
     labels = {(cfg.regularizer.name, cfg.logging.label) for cfg in configs}
     assert len(labels) == len(configs) / 2  # two seeds
-    assert ("adamcpr_ws", "lr=0.001 warm_start=2x") in labels
+    assert ("adamcpr_ws", "lr=0.01 warm_start=2x") in labels
     several = expand(load_artefact("table1"), {"scale": "paper"}, {"logging": "wandb"}).values()
     names = [f"{cfg.regularizer.name} {cfg.logging.label} {cfg.seed}" for cfg in several]
     assert len(set(names)) == len(names)

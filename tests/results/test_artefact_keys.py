@@ -73,7 +73,8 @@ def test_every_misspelt_key_of_a_configuration_is_named(name):
                 for part in path[:-1]:
                     at = at[part]
                 at[path[-1]] = wrong = at[path[-1]] + "q"
-            scale = path[1] if path[0] == "scales" else "mini"
+            of_scale = artefact[path[0]][path[1]].get("scales") if path[0] in ("panels", "methods") else None
+            scale = path[1] if path[0] == "scales" else (of_scale or ["mini"])[0]
             with pytest.raises((SchemaError, UserError)) as raised:
                 expand(check_artefact(name, wanted), {"scale": scale, "seeds": "1"}, {})
             said = str(raised.value)

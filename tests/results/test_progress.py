@@ -133,7 +133,7 @@ def test_the_report_has_curves_and_small_pictures_from_records_and_from_committe
             [89, 93],
             [88, 92],
         ]  # three folds and their mean
-        html = render([made], "mini")
+        html = render([made], tmp_path)
         found = [base64.b64decode(content) for content in re.findall(r'src="data:image/jpeg;base64,([^"]+)"', html)]
         assert [Image.open(io.BytesIO(content)).size for content in found] == [(453, 160)] * MOST_PICTURES
         assert sum(map(len, found)) < 40_000 * MOST_PICTURES
@@ -145,7 +145,7 @@ def test_an_artefact_without_progress_has_none_of_it(tmp_path):
     assert (
         not made.pictures
         and "Dice over training" not in made.tables
-        and "<img" not in render([made], "mini").partition("<script>")[0]
+        and "<img" not in render([made], tmp_path).partition("<script>")[0]
     )
 
 

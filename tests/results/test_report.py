@@ -330,14 +330,13 @@ def test_show_says_what_a_run_is_and_draws_it(grokking, capsys):
 
 def test_compare_says_how_runs_differ(grokking, capsys):
     runs_dir, _, folders = grokking
-    adamw = [folder for folder in folders if folder.name.startswith("adamw-")][:2]
-    compare.main([*(str(folder) for folder in adamw), f"runs_dir={runs_dir}"])
+    first, second = folders[0], next(folder for folder in folders if folder.name.startswith("adamcpr"))
+    compare.main([str(first), str(second), f"runs_dir={runs_dir}"])
     lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.strip()}
-    decays = [
-        str(json.loads((folder / "record.json").read_text())["config"]["regularizer"]["weight_decay"])
-        for folder in adamw
+    names = [
+        json.loads((folder / "record.json").read_text())["config"]["regularizer"]["name"] for folder in (first, second)
     ]
-    assert lines["regularizer.weight_decay"] == decays and lines["state"] == ["finished", "finished"]
+    assert lines["regularizer.name"] == names == ["adamw", "adamcpr_ki0"] and lines["state"] == ["finished", "finished"]
     assert "seed" not in lines and "lr" not in lines
 
 

@@ -389,10 +389,10 @@ def test_the_tutorial_s_sweep_writes_its_figure(tmp_path):
     places = (f"data_dir={data}", f"runs_dir={tmp_path / 'runs'}")
     arguments = [argument for argument in shlex.split(command)[2:] if not argument.startswith("num_steps=")]
     assert (
-        "24 would be trained"
+        "16 would be trained"
         in run(ROOT, "scripts/reproduce.py", *arguments, "num_steps=100", *places, "--dry-run").stdout
     )
-    run(ROOT, "scripts/reproduce.py", *arguments, "num_steps=2", "lr=1e-3", *places)
+    run(ROOT, "scripts/reproduce.py", *arguments, "num_steps=2", "lr=1e-2", *places)
     written = tmp_path / "runs/results/mini/figure2"
     assert "runs: 8 of 8" in (written / "table.md").read_text()
     assert (written / "figure.png").stat().st_size > 20_000

@@ -83,7 +83,7 @@ def test_very_short_runs_count_only_where_nothing_else_is_known(tmp_path, capsys
     left = configs(tmp_path)[0]
     assert price(tmp_path, left).source == "estimated"
     status.main(["grokking", f"runs_dir={tmp_path}"])
-    assert "0.24 core-hours (estimated)" in capsys.readouterr().out
+    assert "0.12 core-hours (estimated)" in capsys.readouterr().out
     (unknown, *_) = configs(tmp_path, "task.batch_size=64")
     assert price(tmp_path, unknown, "task.batch_size=64") == Cost(pytest.approx(600.0), "measured")
     write(left, QUIET)

@@ -221,6 +221,8 @@ def outdated(root: Path, scale: str, names: list[str], tmp: Path, monkeypatch) -
         if len(p.runs) < len(p.configs):
             continue
         shutil.copytree(folder, tmp / scale / name)  # with the pictures, which records don't have
+        if (replays := root / scale / "mechanism.csv").exists():
+            shutil.copy(replays, tmp / scale)
         reproduce.write_results(p, p.runs, request, tmp / scale / name)
         written = contents(folder)
         found += [

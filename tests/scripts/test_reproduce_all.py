@@ -76,7 +76,9 @@ def test_a_fault_in_one_artefact_stops_no_other_and_a_cluster_has_all_runs_befor
     monkeypatch.setattr(reproduce_all, "plan", made_plan)
     monkeypatch.setattr(reproduce_all, "writable_folder", lambda p, request: None)
     monkeypatch.setattr(
-        reproduce_all, "reproduce", lambda p, request, out: p if request.options["wait"] == "true" else None
+        reproduce_all,
+        "reproduce",
+        lambda p, request, out: (p, SimpleNamespace(findings="")) if request.options["wait"] == "true" else None,
     )
     request = reproduce_all.COMMAND.parse(["wait=true"])
     outcomes = reproduce_all.attempt_all([(SimpleNamespace(name=name), request) for name in ("a", "broken", "b")])

@@ -28,9 +28,8 @@ from tasks.engine.errors import TrainingFailed
 from tasks.engine.files import only_process
 from tasks.engine.run import run
 
-# All tests use one seed and 24 steps, logged every 8, with checkpoints at 5, 10, ... and at the end.
+# All tests use the artefact's three seeds and 24 steps, logged every 8, with checkpoints at 5, 10, ... and at the end.
 SETTINGS = (
-    "seeds=1",
     "num_steps=24",
     "task.model.width=32",
     "task.batch_size=64",
@@ -160,7 +159,7 @@ def test_status_says_why_a_run_failed_and_of_all_artefacts_one_line_each(failed,
     done = call("status.py", "grokking", *SETTINGS, NAN, f"runs_dir={failed}")
     assert done.stdout.splitlines()[1].split()[:10] == ["grokking", "6", "0", "1", "0", "0", "0", "0", "0", "5"]
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("diverged")]
-    assert "regularizer.weight_decay=1.0" in line
+    assert "adamw-s3" in line
     assert "8 of 24" in line
     assert "loss is nan between steps 1 and 8" in line
     done = call("status.py", f"runs_dir={tmp_path / 'none'}")
@@ -187,7 +186,7 @@ def test_runs_of_another_commit_are_said_where_a_sweep_skips_them(finished, tmp_
 @pytest.mark.slow
 def test_status_without_a_sweep_s_keys_says_that_there_are_runs_of_other_keys(finished, tmp_path):
     done = call("status.py", "grokking", f"runs_dir={finished}")
-    assert done.stdout.splitlines()[1].split()[:3] == ["grokking", "12", "0"]
+    assert done.stdout.splitlines()[1].split()[:3] == ["grokking", "6", "0"]
     is_one_line(done, f"scale=mini runs_dir={finished}", "has 6 more runs of these tasks", "add the keys")
     assert call("status.py", "grokking", f"runs_dir={tmp_path}").stderr == ""
 
@@ -200,33 +199,31 @@ def test_a_dry_run_says_what_reproduce_then_does(finished, tmp_path, monkeypatch
         assert contents(runs_dir) == before
     assert done.returncode == local.returncode == 0, done.stderr
     *lines, sums = done.stdout.splitlines()
-    said = [line for run in runs for line in lines if setting_of(run) in line]
+    said = [line for run in runs for line in lines if is_line_of(run, line)]
     expected = ("skip: done", "its logs are damaged", "leave to another process", "resume", "leave to job 7_1", "train")
     assert all(words in line for words, line in zip(expected, said, strict=True)), said
     assert "grokking, scale mini: 6 runs, 3 would be trained, 3 not; cost " in sums
     assert "estimated" not in sums  # the finished runs have been measured
     assert "6 runs, 4 would be trained, 2 not" in local.stdout  # a local sweep does not wait for the cluster's jobs
     priced = [line for line in local.stdout.splitlines()[1:-1] if line[-1].isdigit()]
-    would_train = {run.name for run in runs if any(setting_of(run) in line for line in priced)}
+    would_train = {run.name for run in runs if any(is_line_of(run, line) for line in priced)}
     assert would_train | {runs[2].name} == left_to_do(runs_dir)
 
 
-def setting_of(folder: Path) -> str:
-    """Return what tells a run from the others with its seed."""
+def is_line_of(folder: Path, line: str) -> bool:
+    """Tell whether a dry run's line is about a run. Here no two seeds of a regularizer share a fate."""
     (cfg,) = [cfg for cfg in configs(folder.parents[1]) if records.run_id(cfg) == folder.name]
-    keys = {"adamw": "weight_decay", "rescaling": "factor", "adamcpr_ki0": "reg_function"}
-    key = keys[cfg.regularizer.name]
-    return f" regularizer.{key}={cfg.regularizer[key]} " if cfg.regularizer.name != "rescaling" else "rescaling "
+    return {cfg.regularizer.name, str(cfg.seed)} <= set(line.split())
 
 
 def test_a_dry_run_has_a_line_for_each_setting_with_its_seeds_and_their_price(tmp_path):
-    """Figure 2 with four seeds, 96 runs, fits on a screen."""
+    """Figure 2 with four seeds, 64 runs, fits on a screen."""
     arguments = ("figure2", "seeds=1,2,3,5", f"runs_dir={tmp_path}", "--dry-run")
     head, *lines, sums = call_forked("reproduce.py", *arguments).stdout.splitlines()
     assert head.split() == ["regularizer", "differs", "in", "seeds", "what", "happens", "core", "time"]
-    assert len(lines) == 24
-    assert lines[-1].split() == ["adamcpr_ws", "lr=0.01", "regularizer.warm_start=4x", "1-3,5", "train", "0:01:36"]
-    assert sums.startswith("figure2, scale mini: 96 runs, 96 would be trained, 0 not; cost 0.64 core-hours (estimated)")
+    assert len(lines) == 16
+    assert lines[-1].split() == ["adamcpr_ws", "lr=0.01", "regularizer.warm_start=4x", "1-3,5", "train", "0:01:12"]
+    assert sums.startswith("figure2, scale mini: 64 runs, 64 would be trained, 0 not; cost 0.32 core-hours (estimated)")
 
 
 def test_settings_that_no_axis_tells_apart_have_lines_of_their_own():

@@ -29,7 +29,7 @@ def arguments(runs_dir: Path, **more: str) -> dict[str, str]:
 
 
 def typed(given: dict[str, str], *more: str) -> list[str]:
-    return command("reproduce.py", "grokking", "seeds=1", *(f"{key}={value}" for key, value in given.items()), *more)
+    return command("reproduce.py", "grokking", *(f"{key}={value}" for key, value in given.items()), *more)
 
 
 def folders(given: dict[str, str]) -> list[Path]:

@@ -19,11 +19,11 @@ TIMEOUT = 600
 STEPS = 1200
 
 
-def reproduce(cluster: Cluster, *arguments: str, seeds: str = "1") -> subprocess.CompletedProcess:
+def reproduce(cluster: Cluster, *arguments: str, seeds: str = "1,2,3") -> subprocess.CompletedProcess:
     return cluster.call(*command("reproduce.py", *SWEEP, f"seeds={seeds}", *arguments), timeout=TIMEOUT)
 
 
-def start(cluster: Cluster, *arguments: str, seeds: str = "1") -> subprocess.Popen:
+def start(cluster: Cluster, *arguments: str, seeds: str = "1,2,3") -> subprocess.Popen:
     return subprocess.Popen(
         command("reproduce.py", *SWEEP, f"seeds={seeds}", *arguments),
         env=cluster.environment,
@@ -108,7 +108,7 @@ def test_a_cluster_and_this_machine_give_the_same_tables_and_skip_each_other_s_r
 def test_a_sweep_survives_everything_that_can_happen_to_its_jobs(cluster, tmp_path):
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     steps = f"num_steps={STEPS}"
-    assert reproduce(cluster, f"runs_dir={undisturbed}", "jobs=2", steps, seeds="1,2").returncode == 0
+    assert reproduce(cluster, f"runs_dir={undisturbed}", "jobs=2", steps, seeds="1,2,3,4,5,6").returncode == 0
     arguments = (
         f"runs_dir={disturbed}",
         *JOBS,
@@ -117,7 +117,7 @@ def test_a_sweep_survives_everything_that_can_happen_to_its_jobs(cluster, tmp_pa
         "launcher.partition=low",
         "launcher.parallel=3",
     )
-    submitter = start(cluster, *arguments, "wait=true", seeds="1,2")
+    submitter = start(cluster, *arguments, "wait=true", seeds="1,2,3,4,5,6")
     touched: set[str] = set()
 
     job, _ = running(cluster, disturbed, touched)
@@ -128,7 +128,7 @@ def test_a_sweep_survives_everything_that_can_happen_to_its_jobs(cluster, tmp_pa
 
     submitter.kill()
     submitter.communicate()
-    submitter = start(cluster, *arguments, "wait=true", seeds="1,2")
+    submitter = start(cluster, *arguments, "wait=true", seeds="1,2,3,4,5,6")
 
     job, folder = running(cluster, disturbed, touched)
     worker = int((folder / ".lock").read_text().split()[1])
