@@ -77,18 +77,17 @@ def _chart(
         y, x = rows.index(cell["row"]), columns.index(cell["column"])
         of_cell = runs.get((cell["row"], cell["column"]), ())
         shown["z"][y][x] = None if pd.isna(cell["better_by"]) else round(cell["better_by"], 4)
-        shown["text"][y][x] = _text(artefact, cell)
+        shown["text"][y][x] = cell_text(cell, artefact.metric.digits)
         shown["hovertext"][y][x] = _hover(artefact, one, cell, of_cell)
         shown["customdata"][y][x] = " ".join(run.run_id for run in of_cell)
-        if shown["z"][y][x] is None:  # Plotly writes no text into a cell without a value
-            marks.append({"x": x, "y": y, "text": shown["text"][y][x], "showarrow": False})
+        marks += _words_in(x, y, shown["text"][y][x], std_text(cell, artefact.metric.table_digits))
     names = [typeset(label(column)) if column else "" for column in columns]
     width = CELL_WIDTH * max(2, len(columns))
     fitting = int((width + 16) / LETTER)  # Plotly cuts off text wider than the figure
     title = textwrap.wrap(panel.column_label, fitting, break_on_hyphens=False)
     trace = go.Heatmap(
         x=list(range(len(columns))), y=list(range(len(rows))), zmin=-limit, zmax=limit, showscale=False, xgap=2, ygap=2, hoverongaps=True,
-        texttemplate="%{text}", hovertemplate="%{hovertext}<extra></extra>", meta=panel.regularizer, **shown,
+        hovertemplate="%{hovertext}<extra></extra>", meta=panel.regularizer, **shown,
     )  # fmt: skip
     made = interactive.figure(
         [trace],
@@ -101,10 +100,18 @@ def _chart(
     return Chart(made, one.side, (panel.regularizer,), 74 + width, 74 + height, panel.title, scale=scale)
 
 
-def _text(artefact: Artefact, cell: Mapping[str, Any]) -> str:
-    """Return the mean, and below it the standard deviation over seeds if there is one."""
-    std = std_text(cell, artefact.metric.table_digits)
-    return cell_text(cell, artefact.metric.digits) + (f"<br><span style='font-size:9px'>{std}</span>" if std else "")
+def _words_in(x: int, y: int, mean: str, std: str) -> list[dict[str, Any]]:
+    """Return a cell's mean and, below it, its standard deviation over seeds if there is one.
+
+    Plotly's own text of a cell has one size, and shrinks where it is wide.
+    """
+    at = {"x": x, "y": y, "showarrow": False, "borderpad": 0}
+    if not std:
+        return [{**at, "text": mean, "font": {"size": 12}}]
+    return [
+        {**at, "text": mean, "font": {"size": 12}, "yshift": 6},
+        {**at, "text": std, "font": {"size": 9}, "yshift": -8},
+    ]
 
 
 def _row(artefact: Artefact, row: float) -> str:

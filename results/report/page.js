@@ -49,7 +49,6 @@ function themedTrace(trace) {
   const made = { ...trace, hoverinfo: "none", hovertemplate: undefined }; // Plotly would cut a text that is wider than its figure
   if (trace.type === "heatmap") {
     made.colorscale = [[0, colour("worse")], [0.5, colour("same")], [1, colour("better")]];
-    made.textfont = { color: colour("ink") }; // readable on each of them, which Plotly's own choice of grey or white is not
   }
   return made;
 }

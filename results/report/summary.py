@@ -1,7 +1,7 @@
 """The head of the report page: three sentences on what was found, and counts of each kind of evidence."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def direction_sentence(findings: Sequence[Finding]) -> str:
     """Return how many of the paper's claims point its way, from their findings at small scale."""
     outcomes = Counter(finding.outcome for finding in findings if finding.said)
     if not outcomes:
-        return "No claim of the paper has been examined in the paper's regime yet. The numbers of mini scale are outside it."
+        return "No claim of the paper has been examined at small scale yet, so we don't know whether CPR beats AdamW."
     return (
         f"In the paper's regime on smaller models (small scale), {outcomes[AHEAD] + outcomes[SAME]} of "
         f"{outcomes.total()} claims point the paper's way, {outcomes[BEHIND] + outcomes[DIFFERENT]} the other way, "
@@ -79,7 +79,7 @@ def counts(cards: Sequence[Card], results: Path) -> list[Count]:
     measured = times.total() - times[NOT_MEASURED]
     return [
         Count("Mechanism", f"{same} of {len(by_task)}", "tasks equal Algorithm 1, step by step"),
-        Count("Direction", str(small.total()), _directions(small, mini)),
+        Count("Direction", str(small.total()), _directions(small, mini.total())),
         Count(
             "Paper scale",
             f"{cells[AGREES]} of {cells[AGREES] + cells[DIFFERS]}" if cells else "0",
@@ -91,15 +91,17 @@ def counts(cards: Sequence[Card], results: Path) -> list[Count]:
         Count(
             "Times and sizes",
             f"{times[WITHIN] + times[SAME]} of {measured}",
-            f"within their limit, {times[BEYOND]} beyond it",
+            f"limits are kept, {times[BEYOND]} are not, and {times[NOT_RESOLVED]} are not resolved",
         ),
     ]
 
 
-def _directions(small: Mapping[str, int], mini: Mapping[str, int]) -> str:
-    said = f"of the paper's claims in its regime: {small[AHEAD] + small[SAME]} its way, {small[BEHIND] + small[DIFFERENT]} the other"
-    beside = sum(mini.values())
-    return said + (f". {beside} more have numbers at mini scale, outside the regime" if beside else "")
+def _directions(small: Counter[str], mini: int) -> str:
+    """Return which way the claims point that small scale examines, and how many have numbers at mini scale alone."""
+    said = "of the paper's claims examined at small scale"
+    if small:
+        said += f": {small[AHEAD] + small[SAME]} point its way, {small[BEHIND] + small[DIFFERENT]} the other"
+    return said + (f". {mini} more have numbers at mini scale, without a verdict" if mini else "")
 
 
 def _outcomes(cards: Sequence[Card], scale: str) -> Counter[str]:

@@ -111,6 +111,20 @@ def test_a_hover_text_stays_in_the_window(browser, report_page, width):
                 assert page.evaluate("(e => e.scrollWidth <= e.clientWidth)(document.getElementById('tip'))")
 
 
+def test_a_cell_shows_its_mean_and_its_std_in_readable_sizes(page):
+    drawn(page, "figure2")
+    page.evaluate("Promise.all(plots.filter(plot => plot.closest('#figure2')).map(draw))")
+    texts = page.evaluate(
+        """[...document.querySelectorAll('#figure2 .plot')].map(plot => [
+            plot.data[0].text.flat().filter(Boolean), plot.data[0].z.flat().filter(z => z !== null).length,
+            [...plot.querySelectorAll('.annotation-text')].map(e => [e.textContent, e.getBoundingClientRect().height])])"""
+    )
+    for means, cells, written in texts:
+        assert sorted(means) == sorted(text for text, _ in written if not text.startswith("±")) and len(means) >= cells
+        assert all(height >= (9 if text.startswith("±") else 11) for text, height in written), written
+        assert len({text for text, _ in written if text.startswith("±")}) > 1
+
+
 def visible_figures(page, name):
     return page.evaluate("name => [...document.querySelectorAll(`#${name} .plot`)].map(e => e.dataset.figure)", name)
 
