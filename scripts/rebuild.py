@@ -1,7 +1,7 @@
 """Rebuild every table, figure and the report from the committed records:  python scripts/rebuild.py scale=small
 
-Trains nothing and needs no data. An artefact of which no run is committed is left as it is. The
-command ends with the names of artefacts whose runs are not all committed.
+Trains nothing and needs no data. An artefact whose runs are not all committed is left as it is. The
+command ends with the names of those of which some are.
 """
 
 import sys
@@ -31,9 +31,10 @@ def main(arguments: list[str]) -> None:
         if not committed_runs(expand_grids(artefact, request.options, {})):
             continue
         p = committed_plan(artefact, request)
-        write_results(p, p.runs, request, root / scale / name)
         if len(p.runs) < len(p.configs):
             partial.append(name)
+        else:
+            write_results(p, p.runs, request, root / scale / name)
     report.main(["records=committed", f"results_dir={root}"])
     print(f"not all runs are committed of: {', '.join(partial)}" if partial else "all runs are committed")
 

@@ -33,7 +33,7 @@ def test_the_readme_is_as_make_readme_writes_it():
 
 def test_the_results_begin_with_what_exists_at_paper_scale(tmp_path):
     first = README.read_text().partition("## What we found")[2].partition("-->")[2].strip()
-    assert first.startswith("At paper scale, no training result exists yet")
+    assert first.startswith("1. At paper scale, no training result exists yet")
     write_results(tmp_path, "table_i2", [], scale="paper")
     assert "no training result" in paper_scale_sentence(tmp_path / "results")
     write_results(tmp_path, "figure2", [], scale="paper")

@@ -33,9 +33,7 @@ def typed(given: dict[str, str], *more: str) -> list[str]:
 
 
 def folders(given: dict[str, str]) -> list[Path]:
-    return [
-        run_folder(cfg) for cfg in expand(load_artefact("grokking"), {"scale": "mini", "seeds": "1"}, given).values()
-    ]
+    return [run_folder(cfg) for cfg in expand(load_artefact("grokking"), {"scale": "mini"}, given).values()]
 
 
 def start(cluster: Cluster, call: list[str]) -> subprocess.Popen:
