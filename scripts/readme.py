@@ -93,7 +93,7 @@ def table(root: Path) -> str:
             f"`make reproduce-{name}`",
             data(name, root),
             *costs,
-            state(name, root),
+            state(name, root, claims=bool(artefact.claims)),
         )
     for name, entry in yaml.safe_load((root / "configs" / "bench.yaml").read_text()).items():
         rows[place(name)] = (entry["item"], f"`make reproduce-{name}`", "", entry["mini"], "", "", state(name, root))
@@ -118,15 +118,19 @@ def data(name: str, root: Path) -> str:
     return "; ".join(part for part in said.split("; ") if not re.fullmatch(r"[\d, ]+ steps", part))
 
 
-def state(name: str, root: Path) -> str:
-    """Return what the committed results say, for each scale that has some."""
+def state(name: str, root: Path, claims: bool = True) -> str:
+    """Return what the committed results say, for each scale that has some.
+
+    Args:
+        claims: whether the artefact has claims. A table without findings on them is of before version 0.5.
+    """
     said = []
     for scale in SCALES:
         folder = root / "results" / scale / name
         if (folder / "table.md").exists():
-            said.append(
-                f"[{scale}]({folder.relative_to(root)}/table.md): {shortfall(folder)}{outcomes(findings_in(folder))}"
-            )
+            found = findings_in(folder)
+            older = ", of before version 0.5" if claims and not found else ""
+            said.append(f"[{scale}]({folder.relative_to(root)}/table.md): {shortfall(folder)}{outcomes(found)}{older}")
     return "; ".join(said) or "not run yet"
 
 

@@ -66,6 +66,10 @@ def train(cfg: DictConfig) -> None:
 
 def main(arguments: list[str]) -> None:
     """Train a run, or the runs of a sweep. Raises SystemExit if one of them failed."""
+    for flag in ("-m", "--multirun"):  # Hydra takes it in no other place
+        if flag in arguments:
+            arguments = [flag, *(word for word in arguments if word != flag)]
+            sys.argv[1:] = arguments
     check_words(arguments)
     check_added(arguments, str(CONFIG_DIR))
     sweep.extend(runs_of(arguments))

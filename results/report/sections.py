@@ -39,7 +39,10 @@ from results.step_times import frame as times_frame
 # nor times.
 CPR = ("adamcpr_ip", "adamcpr_k", "adamcpr_ki0", "adamcpr_ws")
 TIMED = ("adamw", *CPR, "adadecay", "awd", "amos")
-OLDER = "The committed claims.csv is of a version before 0.5, whose test has been replaced: the command above writes findings."
+OLDER = (
+    "This table is of this scale as it was before version 0.5, with other settings and a test that has been replaced. "
+    "The command above makes it anew."
+)
 RECORDS, COMMITTED, NOT_RUN, PLANNED = "from records", "from the committed files", "runs missing", "planned"
 
 

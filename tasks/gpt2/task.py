@@ -34,7 +34,7 @@ def build(cfg: Config[Gpt2Task], device: torch.device) -> Workload:
         batch_at=batches(train, task.batch_size, cfg.seed, device),
         loss=loss,
         evaluate=evaluation(validation, task, device),
-        metric=Metric("perplexity", "1", "lower"),
+        metric=Metric("perplexity", "", "lower"),
         blocks=list(network.blocks),
         work=Work("token", task.batch_size * task.model.context, network.shape.flops_per_token()),
         sample=sampler(root, task, device) if task.sample_tokens else None,

@@ -21,7 +21,7 @@ NEVER = "CPR will never act"
 def swept(tmp_path_factory):
     """Train two runs, and then the same two with two that diverge."""
     runs_dir = tmp_path_factory.mktemp("swept")
-    first = call("train.py", "-m", *LATE, "seed=1,2", "lr=1e-3", f"runs_dir={runs_dir}")
+    first = call("train.py", *LATE, "-m", "seed=1,2", "lr=1e-3", f"runs_dir={runs_dir}")  # -m may stand anywhere
     second = call("train.py", "-m", *LATE, "seed=1,2", "lr=1e-3,1e30", f"runs_dir={runs_dir}")
     return runs_dir, first, second
 
