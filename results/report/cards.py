@@ -55,14 +55,15 @@ class Card:
 def cards(sections: Sequence[Section]) -> list[Card]:
     """Return a card per artefact, in the paper's order.
 
-    A scale without any result is left out if the artefact has another scale.
+    A scale whose runs are not complete comes after those that are. One without any result is left out
+    if the artefact has another scale.
     """
     by_name: dict[str, list[Section]] = {}
     for one in sorted(sections, key=lambda one: LEVELS.index(one.scale)):
         by_name.setdefault(one.name, []).append(one)
     found = []
     for name in sorted(by_name, key=place):
-        own = by_name[name]
+        own = sorted(by_name[name], key=lambda one: one.state in (NOT_RUN, PLANNED))  # keeps the scales' order
         found.append(Card([one for one in own if has_result(one)] or own[-1:]))
     return found
 

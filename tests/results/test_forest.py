@@ -65,6 +65,13 @@ def test_a_claim_is_shown_at_its_strongest_scale_alone():
     assert [row.finding.difference for row in rows_of(*both, planned)] == [1.0]
 
 
+def test_a_scale_with_missing_runs_does_not_hide_a_complete_one():
+    complete = made("table2", found(3.0, outcome=NUMBERS), scale="mini")
+    begun = made("table2", found(outcome=MISSING), state=NOT_RUN)
+    (card,) = cards([begun, complete])
+    assert (card.level, [row.finding.difference for row in rows_of(begun, complete)]) == ("mini", [3.0])
+
+
 def test_claims_of_our_own_and_claims_without_a_difference_are_not_in_the_plot():
     own, other = made("evaluate_at", found(1.0), about="own"), made("grokking", found())
     assert rows_of(own, other) == []
