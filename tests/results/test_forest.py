@@ -1,6 +1,7 @@
 """The report's forest plot, its three sentences and its counts, from made sections."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from made_runs import artefact
@@ -67,7 +68,7 @@ def test_a_claim_is_shown_at_its_strongest_scale_alone():
 
 def test_a_scale_with_missing_runs_does_not_hide_a_complete_one():
     complete = made("table2", found(3.0, outcome=NUMBERS), scale="mini")
-    begun = made("table2", found(outcome=MISSING), state=NOT_RUN)
+    begun = replace(made("table2", found(outcome=MISSING), state=NOT_RUN), runs=("a run",))
     (card,) = cards([begun, complete])
     assert (card.level, [row.finding.difference for row in rows_of(begun, complete)]) == ("mini", [3.0])
 
