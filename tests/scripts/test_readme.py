@@ -90,7 +90,7 @@ def test_every_file_that_a_readme_links_to_or_names_is_there(page):
         (("behind", "ahead", "numbers only"), "3 claims: 1 ahead, 1 behind, 1 numbers only"),
         (("the same",), "1 claim: 1 the same"),
         (("within the limit", "beyond the limit"), "2 claims: 1 within the limit, 1 beyond the limit"),
-        ((), "numbers only"),
+        ((), "numbers only, of before version 0.5"),
     ],
 )
 def test_the_state_counts_the_outcomes(tmp_path, outcomes, said):
@@ -102,7 +102,7 @@ def test_verdicts_of_an_older_version_are_not_counted(tmp_path):
     write_results(tmp_path, "figure2", [])
     path = tmp_path / "results" / "mini" / "figure2" / "claims.csv"
     path.write_text("claim,text,published,ours,verdict\na,b,c,d,holds\n")
-    assert state("figure2", tmp_path).endswith(": numbers only")
+    assert state("figure2", tmp_path).endswith(": numbers only, of before version 0.5")
 
 
 def test_the_state_tells_missing_runs_and_every_scale(tmp_path):
