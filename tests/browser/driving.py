@@ -63,15 +63,19 @@ def visible_point(page: Any, figure: str) -> tuple[Any, Any, str]:
 
 def point_at(page: Any, figure: str, x: Any, y: Any) -> list[float]:
     """Move the mouse to a point of a figure and wait for its hover text. Return the place on the screen."""
-    page.evaluate(
-        "figure => document.querySelector(`[data-figure='${figure}']`).scrollIntoView({block: 'center'})", figure
+    page.evaluate(  # the scroll event, which hides a hover text, comes before the second frame
+        """figure => {
+            document.querySelector(`[data-figure="${figure}"]`).scrollIntoView({ block: "center" });
+            return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+        }""",
+        figure,
     )
     page.wait_for_function("figure => document.querySelector(`[data-figure='${figure}']`).drawn", arg=figure)
     place: list[float] = page.evaluate(
         """([figure, x, y]) => {
             const plot = document.querySelector(`[data-figure="${figure}"]`), box = plot.getBoundingClientRect();
             const { xaxis, yaxis } = plot._fullLayout;
-            const across = Math.min(xaxis.d2p(x), xaxis._length - 1);  // the pixel at the right edge is no more of the figure
+            const across = Math.max(1, Math.min(xaxis.d2p(x), xaxis._length - 1));  // a pixel at an edge can be outside
             return [box.left + xaxis._offset + across, box.top + yaxis._offset + yaxis.d2p(y)];
         }""",
         [figure, x, y],
