@@ -105,7 +105,7 @@ def _about(artefact: Artefact, facts: Mapping[str, str]) -> str:
     return f"{artefact.title}, here on {facts['data']} ({artefact.scale} scale, seeds {facts['seeds']})"
 
 
-def _machine(hardware: Mapping[str, Any]) -> str:
+def machine(hardware: Mapping[str, Any]) -> str:
     processes = hardware.get("processes", 1)
     number = f", {processes} processes" if processes > 1 else ""
     return f"{hardware['gpu'] or hardware['cpu']}, {hardware['threads']} thread(s) a run{number}"
@@ -126,7 +126,7 @@ def describe(artefact: Artefact, runs: Sequence[Run], expected: int, command: st
         "seeds": distinct(run.seed for run in runs),
         "runs": f"{len(runs)} of {expected}" + (f" ({diverged} diverged)" if diverged else ""),
         "data": data_of(runs),
-        "hardware": distinct(_machine(run.record["hardware"]) for run in runs),
+        "hardware": distinct(machine(run.record["hardware"]) for run in runs),
         "versions": distinct(f"Python {v['python']}, torch {v['torch']}" for v in versions),
         "code": distinct(state.get("git_commit") for run in runs for state in states_of(run.record)),
         "command": f"`{command}`",

@@ -18,20 +18,17 @@ LEVEL = "#888888"
 class Chart:
     """A figure with its `width` and `height` in CSS pixels. Narrow screens reduce the width.
 
-    methods: the regularizers that it shows. If there are several, each trace names its own in
-    `meta`.
-    legend: (colour, text, regularizer) of its lines.
+    legend: (colour, text) of its lines.
     group: charts that stand together, such as ours and the published one of a method.
     scale: what a heat map's colours mean, in words.
     """
 
     figure: go.Figure
     title: str
-    methods: tuple[str, ...]
     width: int
     height: int
     group: str = ""
-    legend: tuple[tuple[str, str, str], ...] = ()
+    legend: tuple[tuple[str, str], ...] = ()
     scale: str = ""
 
 
@@ -79,7 +76,6 @@ def run_line(
         y=list(y),
         mode=mode,
         name=run.run_id,
-        meta=run.regularizer,
         customdata=[run.run_id] * len(x),
         hovertemplate=text,
         **look,

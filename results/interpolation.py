@@ -98,17 +98,16 @@ def interpolation_figure(artefact: Artefact, points: pd.DataFrame, data: str, fo
 def interpolation_panels(artefact: Artefact, points: pd.DataFrame) -> list[Chart]:
     """Return a line per method: its mean over seeds at every share of the second model."""
     assert artefact.interpolation is not None
-    regularizers, traces, legend = {panel.title: panel.regularizer for panel in artefact.panels}, [], []
+    traces, legend = [], []
     for cell in best_cells(points):
-        means, regularizer = _means(cell), regularizers[cell.method]
-        legend.append((cell.colour, cell.name, regularizer))
+        means = _means(cell)
+        legend.append((cell.colour, cell.name))
         traces.append(
             go.Scatter(
                 x=means.index.tolist(),
                 y=means.tolist(),
                 mode="lines+markers",
                 line={"color": cell.colour},
-                meta=regularizer,
                 hovertemplate=f"{escaped(cell.name)}<br>share %{{x:g}}: %{{y:.4g}}<extra></extra>",
             )
         )
@@ -117,5 +116,4 @@ def interpolation_panels(artefact: Artefact, points: pd.DataFrame) -> list[Chart
         xaxis={"title": {"text": artefact.interpolation.x_label}},
         yaxis={"title": {"text": artefact.metric.label}},
     )
-    methods, title = tuple(regularizers.values()), artefact.interpolation.title
-    return [Chart(made, title, methods, 760, 340, legend=tuple(legend))] if traces else []
+    return [Chart(made, artefact.interpolation.title, 760, 340, legend=tuple(legend))] if traces else []

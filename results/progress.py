@@ -161,18 +161,16 @@ def progress_figure(artefact: Artefact, rows: pd.DataFrame, data: str, foot: str
 def progress_panels(artefact: Artefact, rows: pd.DataFrame) -> list[Chart]:
     """Return one chart for the best cells: a colour per method, its mean over runs thick, each run thin."""
     assert artefact.progress is not None
-    regularizers, traces, legend = {panel.title: panel.regularizer for panel in artefact.panels}, [], []
+    traces, legend = [], []
     for cell in best_cells(rows.dropna(subset=curve_of(artefact).name)):
         runs, mean = _lines(artefact, cell)
-        regularizer = regularizers[cell.method]
-        legend.append((cell.colour, cell.name, regularizer))
+        legend.append((cell.colour, cell.name))
         lines = [(f"seed {seed}", 0.7, run) for seed, run in runs.items()]
         for who, width, values in (*lines, ("mean", 2.4, mean)):
             text = f"<b>{escaped(cell.name)}</b>, {who}<br>step %{{x}}: %{{y:.4g}}<extra></extra>"
             x, y = thinned(list(map(int, values.index)), values.to_list())
             look = {"color": cell.colour, "width": width}
-            traces.append(go.Scatter(x=x, y=y, mode="lines", line=look, meta=regularizer, hovertemplate=text))
+            traces.append(go.Scatter(x=x, y=y, mode="lines", line=look, hovertemplate=text))
     label = f"{curve_of(artefact).label}, {artefact.metric.unit}"
     made = interactive.figure(traces, xaxis={"title": {"text": "step"}}, yaxis={"title": {"text": label}})
-    title, methods = f"{artefact.progress.title}, best cells", tuple(regularizers.values())
-    return [Chart(made, title, methods, 760, 340, legend=tuple(legend))] if traces else []
+    return [Chart(made, f"{artefact.progress.title}, best cells", 760, 340, legend=tuple(legend))] if traces else []

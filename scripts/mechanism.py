@@ -131,6 +131,8 @@ def configured(task: str, regularizer: str, bound: float | None, folder: str, op
 
 def as_row(task: str, cfg: DictConfig, found: "Replayed") -> dict[str, str]:
     """Return a row of mechanism.csv (results.mechanism.COLUMNS)."""
+    from results.artefact import machine
+
     hardware, versions = found.state["hardware"], found.state["versions"]
     return {
         "task": task,
@@ -151,7 +153,7 @@ def as_row(task: str, cfg: DictConfig, found: "Replayed") -> dict[str, str]:
         "above": f"{found.above:.3f}",
         "active": f"{found.active:.3f}",
         "kernel": str(found.state["kernel"]),
-        "hardware": f"{hardware['gpu'] or hardware['cpu']}, {hardware['threads']} thread(s) a run",
+        "hardware": machine(hardware),
         "versions": f"Python {versions['python']}, torch {versions['torch']}",
         "code": str(found.state["git_commit"]),
     }

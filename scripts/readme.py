@@ -9,7 +9,6 @@ Each stands between the comments `<!-- make readme: NAME -->` and `<!-- end -->`
 import itertools
 import re
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import yaml
 
 from results.artefact import read_facts
 from results.artefact_file import SchemaError, read_artefact
-from results.evidence.finding import OUTCOMES, Finding, from_csv
+from results.evidence.finding import Finding, count_outcomes, read_findings
 from results.evidence.paper_scale import paper_scale_sentence
 from results.order import place
 from results.report.summary import direction_sentence, mechanism_sentence
@@ -38,7 +37,8 @@ def rewritten(text: str, root: Path = ROOT) -> str:
     """Return README.md's text with its generated parts up to date.
     Raises UserError if the comments of a part are missing, or an artefact's entry.
     """
-    parts = {"figure": figure(root), "finding": finding(root), "artefacts": table(root)}
+    artefacts = artefacts_in(root)
+    parts = {"figure": figure(root), "finding": finding(artefacts, root), "artefacts": table(artefacts, root)}
     for name, made in parts.items():
         begin, end = f"<!-- make readme: {name} -->\n", "<!-- end -->"
         before, mark, rest = text.partition(begin)
@@ -57,26 +57,34 @@ def figure(root: Path) -> str:
     folder = root / "results" / scale / name
     title, facts = title_of(folder), read_facts(folder / "table.md")
     of = f"{scale} scale, seed{'s' * (',' in facts['seeds'])} {facts['seeds']}, {facts['runs']} runs, {facts['hardware']}"
-    said = "".join(f' "{one.text}": {one.said}.' for one in findings_in(folder))
+    said = "".join(f' "{one.text}": {one.said}.' for one in read_findings(folder / "claims.csv"))
     path = folder.relative_to(root)
     return f"![{title}]({path}/figure.png)\n\n*{title}. Ours, {of}. [Numbers]({path}/table.md).{said}*"
 
 
-def finding(root: Path) -> str:
+def artefacts_in(root: Path) -> list[Artefact]:
+    """Return every artefact. Raises UserError for a faulty file."""
+    try:
+        return [read_artefact(path) for path in sorted((root / "configs" / "artefact").glob("*.yaml"))]
+    except SchemaError as error:
+        raise UserError(str(error)) from None
+
+
+def finding(artefacts: Sequence[Artefact], root: Path) -> str:
     """Return the report's three sentences, from the committed files."""
     results = root / "results"
-    artefacts = [read_artefact(path) for path in sorted((root / "configs" / "artefact").glob("*.yaml"))]
-    small = [one for a in artefacts if a.claims_of == "the paper" for one in findings_in(results / "small" / a.name)]
+    small = [
+        one
+        for a in artefacts
+        if a.claims_of == "the paper"
+        for one in read_findings(results / "small" / a.name / "claims.csv")
+    ]
     said = paper_scale_sentence(results), direction_sentence(small), mechanism_sentence(results)
     return "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(said, 1))
 
 
-def table(root: Path) -> str:
+def table(artefacts: Sequence[Artefact], root: Path) -> str:
     """Return a row for each artefact, in the paper's order, then those that are not in the paper."""
-    try:
-        artefacts = [read_artefact(path) for path in (root / "configs" / "artefact").glob("*.yaml")]
-    except SchemaError as error:
-        raise UserError(str(error)) from None
     rows = {}
     for artefact in artefacts:
         name, readme = artefact.name, artefact.readme
@@ -128,7 +136,7 @@ def state(name: str, root: Path, claims: bool = True) -> str:
     for scale in SCALES:
         folder = root / "results" / scale / name
         if (folder / "table.md").exists():
-            found = findings_in(folder)
+            found = read_findings(folder / "claims.csv")
             older = ", of before version 0.5" if claims and not found else ""
             said.append(f"[{scale}]({folder.relative_to(root)}/table.md): {shortfall(folder)}{outcomes(found)}{older}")
     return "; ".join(said) or "not run yet"
@@ -145,15 +153,8 @@ def shortfall(folder: Path) -> str:
 
 def outcomes(findings: Sequence[Finding]) -> str:
     """Return how many claims have each outcome."""
-    counts = Counter(one.outcome for one in findings)
-    said = [f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome]]
+    said = [f"{number} {outcome}" for outcome, number in count_outcomes(findings)]
     return f"{len(findings)} claim{'s' * (len(findings) != 1)}: {', '.join(said)}" if said else "numbers only"
-
-
-def findings_in(folder: Path) -> list[Finding]:
-    """Return the findings of claims.csv. The list is empty if there are none."""
-    path = folder / "claims.csv"
-    return from_csv(path.read_text()) if path.exists() else []
 
 
 def title_of(folder: Path) -> str:

@@ -19,9 +19,7 @@ from results.committed import DamagedRecords, write_records
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RESULTS_DIR, ROOT, RUNS_DIR, SCALE, Command, Names, Request
 from scripts.cli.tables import size
-from scripts.sweep.plan import asked_for, expand
-from scripts.sweep.run_folders import ended_run
-from tasks.engine import records
+from scripts.sweep.plan import asked_for, ended_runs, expand
 from tasks.engine.errors import UserError
 from tasks.engine.terminal import say
 
@@ -40,7 +38,7 @@ COMMAND = Command(
 def main(arguments: list[str]) -> None:
     """Add the runs, and print a line for each file and each run that disagrees."""
     request = COMMAND.parse(arguments)
-    runs, replace = ended_runs(request), "replace" in request.flags
+    runs, replace = with_result(request), "replace" in request.flags
     try:
         merged = write_records(runs, Path(request.options.get("results_dir", ROOT / "results")), replace=replace)
     except DamagedRecords as damage:
@@ -53,18 +51,19 @@ def main(arguments: list[str]) -> None:
         sys.exit(1)
 
 
-def ended_runs(request: Request) -> "list[Run]":
+def with_result(request: Request) -> "list[Run]":
     """Return the finished and diverged runs of the artefacts.
     Raises UserError if there is none.
     """
     folder = request.options["runs_dir"]
-    every = [ended_run(records.run_folder(cfg, run_id), set_aside=False) for run_id, cfg in configs_of(request).items()]
-    ended = [run for run in every if run is not None and run.status != "failed"]
-    if failed := [run.run_id for run in every if run is not None and run.status == "failed"]:
+    configs = configs_of(request)
+    every = ended_runs(configs)
+    ended = [run for run in every if run.status != "failed"]
+    if failed := [run.run_id for run in every if run.status == "failed"]:
         say(f"left out, because they failed without a result: {', '.join(failed)}")
     if not ended:
-        raise UserError(f"none of the {len(every)} runs has ended in {folder}/; set runs_dir= to another folder")
-    print(f"{len(ended)} of {len(every)} runs have ended in {folder}/")
+        raise UserError(f"none of the {len(configs)} runs has ended in {folder}/; set runs_dir= to another folder")
+    print(f"{len(ended)} of {len(configs)} runs have ended in {folder}/")
     return ended
 
 

@@ -201,9 +201,9 @@ def main(arguments: list[str]) -> None:
 
 def expected_seconds(plans: list[Plan], requests: list[Request]) -> Callable[[DictConfig], float]:
     """Return how to look up the expected time of a run. Without any price, all steps cost the same."""
-    by_task = {
-        cfg.task.name: Prices(p.artefact, own, []) for p, own in zip(plans, requests, strict=True) for cfg in p.todo
-    }
+    by_task: dict[str, Prices] = {}
+    for p, own in zip(plans, requests, strict=True):
+        by_task |= dict.fromkeys({cfg.task.name for cfg in p.todo}, Prices(p.artefact, own, []))
 
     def seconds(cfg: DictConfig) -> float:
         return by_task[cfg.task.name].whole(cfg).seconds or cfg.num_steps

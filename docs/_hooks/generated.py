@@ -22,7 +22,8 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-from scripts.readme import findings_in, outcomes
+from results.evidence.finding import read_findings
+from scripts.readme import outcomes
 
 ROOT = Path(__file__).resolve().parents[2]
 SCALES = ("mini", "small", "paper")
@@ -217,7 +218,7 @@ def result_page(folder: Path) -> str:
 
 def row_of(scale: str, folder: Path) -> tuple[str, ...]:
     runs = re.search(r"^- (?:runs|rounds): (.*)$", (folder / "table.md").read_text(), re.MULTILINE)
-    claims = outcomes(findings_in(folder))
+    claims = outcomes(read_findings(folder / "claims.csv"))
     return f"[{title_of(folder)}]({scale}/{folder.name}/index.md)", scale, runs[1] if runs else "", claims
 
 

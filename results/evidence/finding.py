@@ -1,8 +1,10 @@
 """A finding on one claim, and the file claims.csv."""
 
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -67,6 +69,17 @@ def from_csv(text: str) -> list[Finding]:
         Finding(**{str(name): _value(str(name), value) for name, value in row.items()})  # type: ignore[arg-type]
         for row in rows
     ]
+
+
+def read_findings(path: Path) -> list[Finding]:
+    """Return the findings of a claims.csv. Empty without the file."""
+    return from_csv(path.read_text()) if path.exists() else []
+
+
+def count_outcomes(findings: Iterable[Finding]) -> list[tuple[str, int]]:
+    """Return each outcome with its number of findings, in the order of OUTCOMES."""
+    counts = Counter(finding.outcome for finding in findings)
+    return [(outcome, counts[outcome]) for outcome in OUTCOMES if counts[outcome]]
 
 
 def _value(name: str, text: str) -> Any:

@@ -212,10 +212,7 @@ def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
             about, colour = f"{one.method.title}, {budget:g}x", one.colours[budget]
             curves.append(run_line(*thinned(*series(run, metric.name)), run, about, colour, width=1.2))
             finals.append(run_line([budget], [run.scores.get(metric.name)], run, about, colour, mode="markers"))
-        legend += [
-            (colour, f"{one.method.title}, {budget:g}x", one.method.regularizer)
-            for budget, colour in one.colours.items()
-        ]
+        legend += [(colour, f"{one.method.title}, {budget:g}x") for budget, colour in one.colours.items()]
         if one.method.title == goal and one.means.notna().any():
             shapes.append(level(one.means.iloc[0]))
     y: dict[str, Any] = {"title": {"text": metric.label}, "type": "log"}
@@ -226,8 +223,7 @@ def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
     x = {"title": {"text": "training budget"}, "tickvals": budgets, "ticksuffix": "x"}
     x |= {"range": [budgets[0] - 0.25, budgets[-1] + 0.25]} if budgets else {}
     right = interactive.figure(finals, shapes=shapes, xaxis=x, yaxis={"title": {"text": metric.label}})
-    methods = tuple(dict.fromkeys(method.regularizer for method in artefact.methods))
     return [
-        Chart(left, "over training", methods, 640, 380, legend=tuple(legend)),
-        Chart(right, f"at the end; dashed: the mean of {goal}", methods, 420, 380),
+        Chart(left, "over training", 640, 380, legend=tuple(legend)),
+        Chart(right, f"at the end; dashed: the mean of {goal}", 420, 380),
     ]

@@ -148,12 +148,10 @@ def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
     )
     words = [name.replace("_", " ") for name in settings.y]
     title = f"{words[0]} (solid), {words[-1]} (dotted){'; thick: median over seeds' if several else ''}"
-    methods = tuple(dict.fromkeys(method.regularizer for method in artefact.methods))
     legend = tuple(
-        (colour, method.title, method.regularizer)
-        for colour, method in zip(itertools.cycle(COLOURS), artefact.methods, strict=False)
+        (colour, method.title) for colour, method in zip(itertools.cycle(COLOURS), artefact.methods, strict=False)
     )
-    return [Chart(made, title, methods, 1100, 420, legend=legend)]
+    return [Chart(made, title, 1100, 420, legend=legend)]
 
 
 def _in_units(settings: Curves, points: Points) -> tuple[list[float], list[float | None]]:
@@ -166,4 +164,4 @@ def _median(settings: Curves, curve: Curve, about: str, **line: Any) -> go.Scatt
     x, y = _in_units(settings, curve.median)
     text = f"<b>{escaped(about)}</b>, median over seeds<br>%{{x:g}}: %{{y:.4g}}<extra></extra>"
     look = {"color": curve.colour} | line
-    return go.Scatter(x=x, y=y, mode="lines", line=look, meta=curve.method.regularizer, hovertemplate=text)
+    return go.Scatter(x=x, y=y, mode="lines", line=look, hovertemplate=text)

@@ -167,14 +167,13 @@ def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
     by_place = {
         (schedule_of(run), method.title, run.seed): run for method in artefact.methods for run in runs_of(method, runs)
     }
-    traces, legend, methods = [], [], set()
+    traces, legend = [], []
     for colour, (schedule, own) in zip(COLOURS, table.groupby("schedule", sort=False), strict=False):
         own = own.dropna(subset=["bound", "difference"])  # diverged, or its reference is not there yet
         for (_, row), distance in zip(own.iterrows(), percent(own), strict=True):
             run = by_place[row["schedule"], row["method"], row["seed"]]
             traces.append(run_line([row["bound"]], [distance], run, f"{row['method']}, {schedule}", colour, "markers"))
-            methods.add(run.regularizer)
-        legend.append((colour, schedule, ""))
+        legend.append((colour, schedule))
     if not traces:
         return []
     made = interactive.figure(
@@ -183,4 +182,4 @@ def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
         xaxis={"title": {"text": "κ / R(0)"}, "type": "log"},
         yaxis={"title": {"text": f"{escaped(artefact.metric.label)}, % of {escaped(artefact.dose.reference)}'s best"}},
     )
-    return [Chart(made, artefact.title, tuple(sorted(methods)), 700, 460, legend=tuple(legend))]
+    return [Chart(made, artefact.title, 700, 460, legend=tuple(legend))]

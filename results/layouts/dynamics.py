@@ -183,17 +183,14 @@ def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
     }
     by_method, charts = artefact.dynamics.columns == "methods", []
     for column, lines in columns_of(artefact, recorded).items():
-        legend = tuple(
-            (line.colour, short(line.matrix) if by_method else line.title, line.regularizer) for line in lines
-        )
-        methods = tuple(dict.fromkeys(line.regularizer for line in lines))
+        legend = tuple((line.colour, short(line.matrix) if by_method else line.title) for line in lines)
         for quantity in quantities(artefact):
             traces, shapes = _traces(quantity, lines)
             if traces:
                 made = interactive.figure(
                     traces, shapes=shapes, xaxis={"title": {"text": "step"}}, yaxis={"exponentformat": "e"}
                 )
-                charts.append(Chart(made, QUANTITIES[quantity], methods, 350, 260, short(column), legend))
+                charts.append(Chart(made, QUANTITIES[quantity], 350, 260, short(column), legend))
                 legend = ()  # one for all charts of a column
     return charts
 

@@ -87,7 +87,7 @@ def _chart(
     title = textwrap.wrap(panel.column_label, fitting, break_on_hyphens=False)
     trace = go.Heatmap(
         x=list(range(len(columns))), y=list(range(len(rows))), zmin=-limit, zmax=limit, showscale=False, xgap=2, ygap=2, hoverongaps=True,
-        hovertemplate="%{hovertext}<extra></extra>", meta=panel.regularizer, **shown,
+        hovertemplate="%{hovertext}<extra></extra>", **shown,
     )  # fmt: skip
     made = interactive.figure(
         [trace],
@@ -97,7 +97,7 @@ def _chart(
         yaxis=_axis([_row(artefact, row) for row in rows], [len(rows) - 0.5, -0.5]),
     )
     height = CELL_HEIGHT * len(rows) + LINE * max(0, len(title) - 1)
-    return Chart(made, one.side, (panel.regularizer,), 74 + width, 74 + height, panel.title, scale=scale)
+    return Chart(made, one.side, 74 + width, 74 + height, panel.title, scale=scale)
 
 
 def _words_in(x: int, y: int, mean: str, std: str) -> list[dict[str, Any]]:

@@ -151,13 +151,12 @@ def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
     of_pair: dict[tuple[str, float, int], list[str]] = {}
     for run in runs:
         of_pair.setdefault((run.task, run.config["lr"], run.seed), []).append(run.run_id)
-    regularizers = {grid.task: grid.regularizer for grid in artefact.scales[artefact.scale].grids}
     charts = []
     for part in artefact.parts:
         shown, others = finite(artefact, part, table)
         if shown.empty:
             continue
-        traces, legend, method = [], [], regularizers.get(part.task, "")
+        traces, legend = [], []
         for colour, lr, own in by_lr(shown):
             ids = [" ".join(of_pair.get((part.task, lr, seed), [])) for seed in own["seed"]]
             said = [
@@ -176,7 +175,7 @@ def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
                     hovertemplate=text,
                 )
             )
-            legend.append((colour, f"lr {power_of_ten(lr)}", method))
+            legend.append((colour, f"lr {power_of_ten(lr)}"))
         made = interactive.figure(
             traces,
             shapes=[_equality(shown[[first, second]])],
@@ -185,7 +184,7 @@ def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
         )
         hidden = f"; {others} pair(s) not shown" if others else ""
         title = f"{part.title}: {part.metric.label}{hidden}"
-        charts.append(Chart(made, title, (method,), 500, 420, legend=tuple(legend)))
+        charts.append(Chart(made, title, 500, 420, legend=tuple(legend)))
     return charts
 
 

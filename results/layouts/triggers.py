@@ -82,10 +82,14 @@ def panels(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run]) -> list
         return []
     traces = [
         go.Box(
-            x=own["warm-ups"].tolist(), name=str(title), boxpoints="all", orientation="h", marker={"color": COLOURS[0]}
+            x=own["warm-ups"].tolist(),
+            name=str(title),
+            boxpoints="all",
+            orientation="h",
+            marker={"color": COLOURS[0]},
+            hovertemplate="<b>%{y}</b>: %{x:.3g} lr warm-ups<extra></extra>",
         )
         for title, own in table.groupby("method", sort=False)
     ]
     made = interactive.figure(traces, xaxis={"title": {"text": "lr warm-ups until κ is set"}})  # type: ignore[arg-type]
-    methods = tuple(dict.fromkeys(method.regularizer for method in artefact.methods))
-    return [Chart(made, artefact.title, methods, 700, 120 + 40 * len(traces))]
+    return [Chart(made, artefact.title, 700, 120 + 40 * len(traces))]

@@ -1,10 +1,9 @@
 """Cards of the report page: an artefact with its sections, the scale with the strongest evidence first."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from results.evidence.finding import OUTCOMES
+from results.evidence.finding import count_outcomes
 from results.order import place
 from results.report.sections import NOT_RUN, PLANNED, Section
 
@@ -38,8 +37,7 @@ class Card:
     @property
     def outcomes(self) -> list[tuple[str, int]]:
         """How many findings have each outcome."""
-        counts = Counter(finding.outcome for finding in self.best.findings)
-        return [(outcome, counts[outcome]) for outcome in OUTCOMES if counts[outcome]] if self.level else []
+        return count_outcomes(self.best.findings) if self.level else []
 
     @property
     def words(self) -> str:

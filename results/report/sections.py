@@ -17,7 +17,7 @@ from results import model_sizes
 from results.artefact import describe, evidence_tables, notes_of, read_facts
 from results.code import code_remark, written_remark
 from results.evidence.direction import findings, unit_of
-from results.evidence.finding import MISSING, Finding, from_csv
+from results.evidence.finding import MISSING, Finding, read_findings
 from results.evidence.played import play
 from results.evidence.published import agreement
 from results.interactive import Chart
@@ -270,25 +270,14 @@ def _read_csv(path: Path, layout: Layout) -> pd.DataFrame:
     return table.fillna({"setting": ""}) if "setting" in table else table
 
 
-def read_findings(path: Path) -> list[Finding]:
-    """Return the findings of claims.csv; empty without claims."""
-    return from_csv(path.read_text()) if path.exists() else []
+def _of_times(base: Section, folder: Path) -> Section:
+    """Return a section about times and sizes with its command and its files."""
+    return replace(base, about="times", command=_command(base.name, base.scale), files=_files(folder))
 
 
 def step_times_section(name: str, scale: str, folder: Path) -> Section:
     """Return the section of Table I.2 or I.3, from every round's seconds in rounds.json."""
-    base = Section(
-        name,
-        TITLES[name],
-        scale,
-        ("step times",),
-        TIMED,
-        _command(name, scale),
-        NOT_RUN,
-        about="times",
-        files=_files(folder),
-        note=READING,
-    )
+    base = _of_times(Section(name, TITLES[name], scale, ("step times",), TIMED, "", NOT_RUN, note=READING), folder)
     theirs, path = published(name), folder / "rounds.json"
     record = json.loads(path.read_text()) if path.exists() else {"shapes": {}}
     limits = judge_times(name, record, theirs[theirs["row"] == "adamcpr"].set_index("shape")["ratio_paper"].to_dict())
@@ -303,18 +292,8 @@ def step_times_section(name: str, scale: str, folder: Path) -> Section:
 def model_sizes_section(scale: str, folder: Path) -> Section:
     """Return the section of Table I.1, from its table.csv."""
     name, path = model_sizes.NAME, folder / "table.csv"
-    base = Section(
-        name,
-        model_sizes.TITLE,
-        scale,
-        ("gpt2",),
-        CPR,
-        _command(name, scale),
-        NOT_RUN,
-        about="times",
-        files=_files(folder),
-        note=model_sizes.READING,
-    )
+    base = Section(name, model_sizes.TITLE, scale, ("gpt2",), CPR, "", NOT_RUN, note=model_sizes.READING)
+    base = _of_times(base, folder)
     if not path.exists():
         return replace(base, tables={"Published": model_sizes.published()})
     data = pd.read_csv(path)

@@ -57,17 +57,15 @@ def direction_sentence(findings: Sequence[Finding]) -> str:
 
 def mechanism_sentence(results: Path) -> str:
     """Return in how many tasks the optimizer does what Algorithm 1 says."""
-    by_task = _replays(results)
-    if not by_task:
+    same, tasks = reproduced(results)
+    if not tasks:
         return "No task has been replayed with Algorithm 1 yet."
-    same = sum(outcomes <= {"reproduced"} for outcomes in by_task.values())
-    return f"AdamCPR does what Algorithm 1 says: in {same} of {len(by_task)} tasks, θ, λ and κ equal a plain reference."
+    return f"AdamCPR does what Algorithm 1 says: in {same} of {tasks} tasks, θ, λ and κ equal a plain reference."
 
 
 def counts(cards: Sequence[Card], results: Path) -> list[Count]:
     """Return the counts of mechanism, direction, agreement at paper scale, own questions, and times and sizes."""
-    by_task = _replays(results)
-    same = sum(outcomes <= {"reproduced"} for outcomes in by_task.values())
+    same, tasks = reproduced(results)
     small, mini = _outcomes(cards, "small"), _outcomes(cards, "mini")
     cells = Counter(
         text for card in cards for one in card.sections if one.scale == "paper" for text in one.agreement.elements()
@@ -78,7 +76,7 @@ def counts(cards: Sequence[Card], results: Path) -> list[Count]:
     )
     measured = times.total() - times[NOT_MEASURED]
     return [
-        Count("Mechanism", f"{same} of {len(by_task)}", "tasks equal Algorithm 1, step by step"),
+        Count("Mechanism", f"{same} of {tasks}", "tasks equal Algorithm 1, step by step"),
         Count("Direction", str(small.total()), _directions(small, mini.total())),
         Count(
             "Paper scale",
@@ -110,12 +108,12 @@ def _outcomes(cards: Sequence[Card], scale: str) -> Counter[str]:
     )
 
 
-def _replays(results: Path) -> dict[str, set[str]]:
-    """Return the outcomes of each task's replays, at the strongest scale that has them."""
+def reproduced(results: Path) -> tuple[int, int]:
+    """Return how many tasks equal Algorithm 1, and how many were replayed, each at its strongest scale."""
     found: dict[str, set[str]] = {}
     for scale in reversed(LEVELS):
         own: dict[str, set[str]] = {}
         for row in read(results / scale):
             own.setdefault(row["task"], set()).add(row["outcome"])
         found |= own
-    return found
+    return sum(outcomes <= {"reproduced"} for outcomes in found.values()), len(found)

@@ -20,11 +20,11 @@ def size_panel(data: pd.DataFrame) -> Chart:
     for part, colour, millions in parts_of(data):
         text = f"<b>%{{y}}</b>, {part}<br>%{{x:.4g}} million parameters<extra></extra>"
         traces.append(go.Bar(x=millions, y=names, orientation="h", marker={"color": colour}, hovertemplate=text))
-        legend.append((colour, part, ""))
+        legend.append((colour, part))
     made = figure(
         traces, barmode="stack", xaxis={"title": {"text": "parameters, millions"}}, yaxis={"autorange": "reversed"}
     )
-    return Chart(made, "parameters", (), 640, 90 + 32 * len(names), legend=tuple(legend))
+    return Chart(made, "parameters", 640, 90 + 32 * len(names), legend=tuple(legend))
 
 
 def time_panels(data: pd.DataFrame) -> list[Chart]:
@@ -38,7 +38,7 @@ def time_panels(data: pd.DataFrame) -> list[Chart]:
             chosen = own[own["part"] == part]
             if chosen.empty:
                 continue
-            legend.append((colour, title, ""))
+            legend.append((colour, title))
             spread = {
                 "array": (chosen["ratio_q3"] - chosen["ratio"]).tolist(),
                 "arrayminus": (chosen["ratio"] - chosen["ratio_q1"]).tolist(),
@@ -71,5 +71,5 @@ def time_panels(data: pd.DataFrame) -> list[Chart]:
             "ticktext": [f"{ratio:g}" for ratio in RATIOS],
         }
         made = figure(traces, shapes=[one], xaxis=x, yaxis={"autorange": "reversed"})
-        panels.append(Chart(made, str(shape), (), 530, 90 + 22 * len(methods), legend=tuple(legend)))
+        panels.append(Chart(made, str(shape), 530, 90 + 22 * len(methods), legend=tuple(legend)))
     return panels

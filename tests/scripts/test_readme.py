@@ -12,7 +12,7 @@ from commands import ROOT
 from results.evidence.finding import Finding, to_csv
 from results.evidence.paper_scale import paper_scale_sentence
 from results.schema import Artefact
-from scripts.readme import README, count_runs, figure, rewritten, state, table
+from scripts.readme import README, artefacts_in, count_runs, figure, rewritten, state, table
 from tasks.engine.errors import UserError
 
 
@@ -41,7 +41,9 @@ def test_the_results_begin_with_what_exists_at_paper_scale(tmp_path):
 
 
 def test_every_artefact_has_one_row_and_the_paper_s_order():
-    commands = [line.split(" | ")[1].strip("`").split()[-1] for line in table(ROOT).splitlines()[2:]]
+    commands = [
+        line.split(" | ")[1].strip("`").split()[-1] for line in table(artefacts_in(ROOT), ROOT).splitlines()[2:]
+    ]
     names = [command.removeprefix("reproduce-") for command in commands]
     assert sorted(names) == sorted(
         [*(path.stem for path in ROOT.glob("configs/artefact/*.yaml")), "table_i1", "table_i2", "table_i3"]
@@ -52,7 +54,7 @@ def test_every_artefact_has_one_row_and_the_paper_s_order():
 
 @pytest.mark.slow
 def test_every_row_s_command_is_a_target_that_makes_the_row_s_results():
-    for target in re.findall(r"`make (reproduce-\w+)`", table(ROOT)):
+    for target in re.findall(r"`make (reproduce-\w+)`", table(artefacts_in(ROOT), ROOT)):
         done = subprocess.run(
             ["make", "--dry-run", "--no-print-directory", target], cwd=ROOT, capture_output=True, text=True, check=True
         )
@@ -142,4 +144,4 @@ def test_a_missing_mark_or_entry_is_said(tmp_path):
     del content["readme"]
     (tmp_path / "configs" / "artefact" / "new.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=r"new\.yaml needs an entry readme:"):
-        table(tmp_path)
+        table(artefacts_in(tmp_path), tmp_path)
