@@ -79,7 +79,7 @@ class PartMetric(Metric):
 class Readme(Strict):
     """The artefact's row in README.md's table, with a cost for each of its scales.
 
-    `{runs}` is counted in the grids.
+    `{runs}` is counted in the grids, and `{hours}` are those of all runs on A100 GPUs.
     """
 
     item: str = Field(description="what it is")
@@ -117,7 +117,10 @@ class Scale(Strict):
 
     minutes_per_run: Above | None = Field(
         None,
-        description="of one GPU or core: what status.py and --dry-run reckon with until runs are measured",
+        description="of one core: what status.py and --dry-run reckon with until runs are measured",
+    )
+    resources: dict[str, Value] = Field(
+        {}, description="resources of its runs that are not the task's (configs/scale/paper/<task>.yaml)"
     )
     seeds: Seeds = Field(description="seeds of every grid that names none. They choose each method's setting")
     finalists: Annotated[int, Field(strict=True, ge=0)] = Field(

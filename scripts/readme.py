@@ -2,13 +2,14 @@
 Each stands between the comments `<!-- make readme: NAME -->` and `<!-- end -->`. They are made from
 
 - the `readme:` entries of configs/artefact/*.yaml and configs/bench.yaml,
-- the number of runs in the grids,
+- the number of runs in the grids, and what they cost at paper scale (scripts/sweep/cards.py),
 - the findings and facts in results/<scale>/<name>/.
 """
 
 import itertools
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from results.report.summary import direction_sentence, mechanism_sentence
 from results.schema import Artefact
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import ROOT, Command
+from scripts.sweep.cards import run_seconds
+from scripts.sweep.plan import configuration
 from tasks.engine.errors import UserError
 
 COMMAND = Command("scripts/readme.py", __doc__)
@@ -92,10 +95,7 @@ def table(artefacts: Sequence[Artefact], root: Path) -> str:
             raise UserError(
                 f"configs/artefact/{name}.yaml needs an entry readme: with item and a cost for each scale; figure2.yaml has one"
             )
-        costs = [
-            cost.format(runs=f"{count_runs(artefact, scale):,}") if (cost := getattr(readme, scale)) else ""
-            for scale in SCALES
-        ]
+        costs = [cost_of(artefact, scale) for scale in SCALES]
         rows[place(readme.place or name)] = (
             readme.item,
             f"`make reproduce-{name}`",
@@ -109,15 +109,45 @@ def table(artefacts: Sequence[Artefact], root: Path) -> str:
     return "\n".join("| " + " | ".join(cell for cell in line) + " |" for line in lines)
 
 
+def cost_of(artefact: Artefact, scale: str) -> str:
+    """Return an artefact's cost at a scale in words, "" if it has none."""
+    words = getattr(artefact.readme, scale)
+    if not words:
+        return ""
+    filled = {"runs": f"{count_runs(artefact, scale):,}"}
+    if "{hours}" in words:
+        filled["hours"] = gpu_hours(artefact, scale)
+    return words.format(**filled)
+
+
+def gpu_hours(artefact: Artefact, scale: str) -> str:
+    """Return the hours of all runs on A100 GPUs, with two digits that count."""
+    alike = Counter(
+        (settings["task"], settings["regularizer"], settings.get("num_steps"))
+        for settings in map(dict, distinct_runs(artefact, scale))
+    )
+    seconds = 0.0
+    for (task, regularizer, num_steps), count in alike.items():
+        cfg = configuration(artefact, scale, task, regularizer)
+        cfg.num_steps = int(num_steps or cfg.num_steps)
+        seconds += count * (run_seconds(cfg) or 0.0)
+    return f"{float(f'{seconds / 3600:.2g}'):,.0f}"
+
+
 def count_runs(artefact: Artefact, scale: str) -> int:
     """Return the number of different runs in the artefact's grids at the scale."""
+    return len(distinct_runs(artefact, scale))
+
+
+def distinct_runs(artefact: Artefact, scale: str) -> set[tuple[tuple[str, str], ...]]:
+    """Return the settings of each run in the artefact's grids at the scale."""
     runs, seeds = set(), artefact.scales[scale].seeds
     for grid in artefact.scales[scale].grids:
         own = {"task": grid.task or artefact.task, "seed": grid.seed or seeds, "regularizer": grid.regularizer}
         settings: dict[str, Any] = own | grid.axes
         values = [value if isinstance(value, list) else [value] for value in settings.values()]
         runs |= {tuple(sorted(zip(settings, map(str, run), strict=True))) for run in itertools.product(*values)}
-    return len(runs)
+    return runs
 
 
 def data(name: str, root: Path) -> str:

@@ -32,6 +32,7 @@ from results.schema import Artefact
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RECORDS, ROOT, Names, Request, sweep_command
 from scripts.prepare_data import prepare_task
+from scripts.sweep.budget import BUDGET, show_budget
 from scripts.sweep.commits import commit_remark
 from scripts.sweep.committed_runs import committed_runs, records_file
 from scripts.sweep.cost import Prices
@@ -50,7 +51,7 @@ COMMAND = sweep_command(
     "scripts/reproduce.py",
     __doc__,
     Names("ARTEFACT", "an artefact of configs/artefact/", least=1, example="figure2"),
-    (RECORDS,),
+    (RECORDS, BUDGET),
     flags={"dry-run": "list what would be trained, what would be skipped and the cost; start and write nothing"},
 )
 
@@ -179,6 +180,9 @@ def main(arguments: list[str]) -> None:
     """Parse ARTEFACT... key=value... and reproduce each artefact in turn."""
     request = COMMAND.parse(arguments)
     asked = asked_for(request)
+    if "budget" in request.options:
+        show_budget(asked, request)
+        return
     if request.options["records"] == "committed":
         plans = [committed_plan(artefact, own) for artefact, own in asked]
         if "dry-run" not in request.flags:

@@ -28,6 +28,7 @@ from scripts.cli.common import one_line_errors
 from scripts.cli.parser import Names, Request, sweep_command
 from scripts.cli.tables import show
 from scripts.reproduce import prepare, reproduce, writable_folder
+from scripts.sweep.budget import BUDGET, show_budget
 from scripts.sweep.cost import Cost, Prices, finalists_to_come, in_hours, time_left, unit
 from scripts.sweep.plan import asked_for, expand, plan
 from scripts.sweep.states import RunState, states
@@ -41,6 +42,7 @@ COMMAND = sweep_command(
     "scripts/reproduce_all.py",
     __doc__,
     Names("ARTEFACT", "artefacts of configs/artefact/ (default: all)"),
+    (BUDGET,),
     flags={"dry-run": "list the order and the costs; start and write nothing"},
 )
 
@@ -179,6 +181,9 @@ def main(arguments: list[str]) -> None:
     Raises TrainingFailed at the end if one of them is not done.
     """
     request = COMMAND.parse(arguments)
+    if "budget" in request.options:
+        show_budget(asked_for(request), request)
+        return
     asked = planned(request)
     if "dry-run" in request.flags:
         return

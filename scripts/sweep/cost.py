@@ -3,9 +3,10 @@ Seconds per step come from the records of finished runs in the same runs_dir. Th
 groups that has a run decides: the same task settings and method, the same task settings, the same
 task and scale. A run in progress is judged by its own log.
 
-If no run has finished, the logs of the runs in progress are used. Next is `minutes_per_run` in the
-artefact's file, if it has that entry and the settings are the artefact's. Runs with less than a
-quarter of the steps come last, because their start-up and evaluations weigh more.
+If no run has finished, the logs of the runs in progress are used. Next is the task's `resources`
+(scripts/sweep/cards.py) at paper scale, and `minutes_per_run` in the artefact's file at the others, if
+the settings are the artefact's. Runs with less than a quarter of the steps come last, because their
+start-up and evaluations weigh more.
 """
 
 import json
@@ -21,13 +22,14 @@ from omegaconf import DictConfig
 from results.schema import Artefact, at_scale
 from scripts.cli.parser import Request
 from scripts.cli.tables import duration, hours
+from scripts.sweep.cards import DEFAULT, unit_price
 from scripts.sweep.local import jobs_of
 from scripts.sweep.plan import fresh_seeds
 from scripts.sweep.states import RunState, whole_record
 from tasks.engine import attempts, records
 
 # Overrides that do not change how long a run takes, so the artefact file's estimate still holds.
-ESTIMATE_HOLDS = ("num_steps", "lr", "runs_dir", "data_dir", "logging", "launcher", "quiet", "deterministic")
+ESTIMATE_HOLDS = ("num_steps", "lr", *sorted(set(records.NOT_IDENTITY) - {"device", "threads", "compile"}))
 ENOUGH = 0.25  # a measured run tells the price of another if it has this share of its steps
 
 
@@ -43,7 +45,9 @@ Paces = dict[tuple, dict[tuple, list[Pace]]]
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of one core or GPU, or None if unknown. source is measured, estimated or unknown."""
+    """Seconds of one core or GPU, or None if unknown.
+    source: "measured", "unknown", or where the price is from.
+    """
 
     seconds: float | None
     source: str
@@ -53,9 +57,10 @@ class Prices:
     """Look up the cost of a step in the records of a runs_dir."""
 
     def __init__(self, artefact: Artefact, request: Request, runs: Sequence[RunState]) -> None:
-        keys = [key for key in request.overrides if not key.startswith(("regularizer.", "checkpoint_every_"))]
+        keys = [key for key in request.overrides if not key.startswith("regularizer.")]
         estimate_holds = all(key.partition(".")[0] in ESTIMATE_HOLDS for key in keys)
         scale = artefact.scales.get(request.options["scale"])
+        self._estimate_holds = estimate_holds
         self._minutes_per_run = scale.minutes_per_run if scale and estimate_holds else None
         # group of similar runs -> its settings -> the paces of their runs
         self._finished: Paces = defaultdict(lambda: defaultdict(list))
@@ -71,12 +76,11 @@ class Prices:
         own = own_pace(run) if run.state == "running" else None
         known = own is not None and own.steps >= ENOUGH * run.cfg.num_steps
         price = Cost(own.seconds, "measured") if own and known else self._price(run.cfg)
-        return price if price.seconds is None else Cost(price.seconds * width(run.cfg) * steps, price.source)
+        return self._times(price, run.cfg, steps)
 
     def whole(self, cfg: DictConfig) -> Cost:
         """Return the cost of a run from its first step to its last."""
-        price = self._price(cfg)
-        return price if price.seconds is None else Cost(price.seconds * width(cfg) * cfg.num_steps, price.source)
+        return self._times(self._price(cfg), cfg, cfg.num_steps)
 
     def used(self, run: RunState) -> Cost:
         """Return what a run has cost: the recorded cost if it has ended, else its steps times the cost of one."""
@@ -88,14 +92,19 @@ class Prices:
             )
         if run.step == 0:
             return Cost(0.0, "measured")
-        price = self._price(run.cfg)
-        return price if price.seconds is None else Cost(price.seconds * width(run.cfg) * run.step, price.source)
+        return self._times(self._price(run.cfg), run.cfg, run.step)
+
+    def _times(self, price: Cost, cfg: DictConfig, steps: int) -> Cost:
+        """Return the cost of some steps at the price of one."""
+        return price if price.seconds is None else Cost(price.seconds * width(cfg) * steps, price.source)
 
     def _price(self, cfg: DictConfig) -> Cost:
         """Return seconds per step, including evaluations."""
         self._read_records(Path(cfg.runs_dir) / cfg.task.name)
         if (measured := self._measured(cfg, ENOUGH * cfg.num_steps)) is not None:
             return Cost(measured, "measured")
+        if self._estimate_holds and on_gpu(cfg) and (known := unit_price(cfg)) is not None:
+            return Cost((known.update + known.beside / cfg.num_steps) / processes(cfg), known.source)
         if self._minutes_per_run is not None:
             return Cost(60 * self._minutes_per_run / cfg.task.num_steps, "estimated")
         of_short_runs = self._measured(cfg, 0)
@@ -193,8 +202,9 @@ def in_hours(costs: Sequence[Cost], unit_name: str) -> str:
     if costs and not known:
         return "unknown"
     words = hours(sum(cost.seconds or 0.0 for cost in known), unit_name)
-    if any(cost.source == "estimated" for cost in known):
-        words += " (estimated)"
+    if sources := dict.fromkeys(cost.source for cost in known if cost.source != "measured"):
+        card = f"of an {DEFAULT}; " if unit_name == "GPU" else ""
+        words += f" ({card}{'; '.join(sources)})"
     return words + (f", unknown for {len(costs) - len(known)}" if len(known) < len(costs) else "")
 
 

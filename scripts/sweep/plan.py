@@ -201,9 +201,16 @@ def tuning_seeds(configs: Iterable[DictConfig]) -> int:
     return len({seed for seed in seeds if seed < FIRST_FRESH_SEED} or seeds)
 
 
+def configuration(artefact: Artefact, scale: str, task: str, regularizer: str) -> DictConfig:
+    """Return the configuration of a task and a regularizer, before any setting of a grid."""
+    cfg: DictConfig = pickle.loads(_base(artefact, Grid(task=task, regularizer=regularizer), scale, {}))
+    return cfg
+
+
 def _base(artefact: Artefact, grid: Grid, scale: str, overrides: dict[str, str]) -> bytes:
     """Return a grid's configuration without its axes, pickled."""
     fixed = {"task": grid.task or artefact.task, "regularizer": grid.regularizer, "scale": scale, "quiet": "true"}
+    fixed |= {f"resources.{key}": str(value) for key, value in artefact.scales[scale].resources.items()}
     return _composed(tuple(f"{key}={value}" for key, value in (fixed | overrides).items()))
 
 

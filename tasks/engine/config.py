@@ -15,6 +15,7 @@ from tasks.engine.errors import UserError
 from tasks.engine.launchers import Launcher, read_launcher
 from tasks.engine.records import check_names
 from tasks.engine.regularizers import CPR, Regularizer, read_regularizer, warm_start_steps
+from tasks.engine.resources import Resources
 from tasks.engine.section import (
     BelowOne,
     NonNegative,
@@ -119,6 +120,8 @@ class Config(Section, Generic[T]):
     nodes: PositiveInt
     gpus: PositiveInt
     micro_batch: PositiveInt | None
+    gradient_checkpointing: bool
+    resources: Resources | None = None
     loader_workers: NonNegativeInt
     parallel: Literal["ddp", "fsdp"]
     quiet: bool

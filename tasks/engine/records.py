@@ -35,6 +35,8 @@ NOT_IDENTITY = (
     "nodes",
     "gpus",
     "micro_batch",
+    "gradient_checkpointing",
+    "resources",
     "loader_workers",
     "compile",
     "parallel",

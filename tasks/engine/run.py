@@ -1,6 +1,7 @@
 """run(cfg): the only way a run happens, from the command line, a sweep, a cluster or a test."""
 
 import contextlib
+import functools
 import importlib
 import os
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from tasks.engine import attempts, checkpoint, records
 from tasks.engine.code import git_commit
@@ -195,6 +198,8 @@ def _set_up(cfg: Config, folder: Path, lock: Lock | None, ranks: Ranks, device: 
         check_batch_norm(cfg, workload.model, ranks, device)
     model = distribute(cfg, workload.model, workload.blocks, ranks, device)
     workload = replace(workload, model=model)
+    if cfg.gradient_checkpointing:
+        _checkpoint_activations(cfg, workload.blocks)
     if cfg.compile:
         for block in workload.blocks or [
             model
@@ -211,6 +216,20 @@ def _set_up(cfg: Config, folder: Path, lock: Lock | None, ranks: Ranks, device: 
         if ranks.first:
             write_bytes_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg.source, resolve=True).encode())
         return Training(cfg, folder, lock, workload, optimizer, device, ranks)
+
+
+def _checkpoint_activations(cfg: Config, blocks: list[nn.Module] | None) -> None:
+    """Make each block keep its input alone, and compute the rest again in the backward pass.
+
+    Raises:
+        UserError: the model has no blocks.
+    """
+    if not blocks:
+        raise UserError(
+            f"gradient_checkpointing=true needs a model of blocks, and that of task={cfg.task.name} has none; set it to false"
+        )
+    for block in blocks:
+        block.forward = functools.partial(torch_checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
 def _to_the_end(training: Training, requests: Requests, progress: Callable[[int], None] | None) -> dict[str, float]:
