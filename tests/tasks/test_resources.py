@@ -195,7 +195,7 @@ def test_weights_gradients_and_moments_take_the_bytes_that_the_formula_counts():
     from cpr import AdamCPR
 
     model = nn.Sequential(nn.Linear(300, 400), nn.GELU(), nn.Linear(400, 300))
-    optimizer = AdamCPR(model.named_parameters(), lr=1e-3, kappa_init_method="warm_start", kappa_init_param=1)
+    optimizer = AdamCPR(model, lr=1e-3, kappa_init_method="warm_start", kappa_init_param=1)
     for _ in range(3):
         model(torch.randn(4, 300)).square().mean().backward()
         optimizer.step()
