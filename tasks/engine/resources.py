@@ -33,7 +33,7 @@ class Resources(Section):
     frozen: NonNegative = Field(default=0, description="millions of parameters that are not")
     activations: NonNegative = Field(description="GB that the backward pass of one example needs")
     checkpointed: Positive | None = Field(
-        default=None, description="the same with `gradient_checkpointing=true`. null: the model has no blocks"
+        default=None, description="the same with `gradient_checkpointing=true`. null: not counted"
     )
     batch_norm: bool = Field(
         default=False, description="whether the whole batch must be in memory, because its statistics are used"

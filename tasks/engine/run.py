@@ -199,7 +199,7 @@ def _set_up(cfg: Config, folder: Path, lock: Lock | None, ranks: Ranks, device: 
     model = distribute(cfg, workload.model, workload.blocks, ranks, device)
     workload = replace(workload, model=model)
     if cfg.gradient_checkpointing:
-        _checkpoint_activations(cfg, workload.blocks)
+        checkpoint_activations(cfg, workload.blocks)
     if cfg.compile:
         for block in workload.blocks or [
             model
@@ -218,7 +218,7 @@ def _set_up(cfg: Config, folder: Path, lock: Lock | None, ranks: Ranks, device: 
         return Training(cfg, folder, lock, workload, optimizer, device, ranks)
 
 
-def _checkpoint_activations(cfg: Config, blocks: list[nn.Module] | None) -> None:
+def checkpoint_activations(cfg: Config, blocks: list[nn.Module] | None) -> None:
     """Make each block keep its input alone, and compute the rest again in the backward pass.
 
     Raises:

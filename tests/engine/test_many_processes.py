@@ -186,6 +186,16 @@ def test_a_stopped_run_of_two_processes_goes_on_with_two_to_the_same_bits_and_wi
 
 
 @pytest.mark.slow
+def test_shards_with_gradient_checkpointing_have_the_loss_curve_of_one_process(tmp_path):
+    write_fashion_mnist(tmp_path)
+    single = alone(tmp_path / "one", f"data_dir={tmp_path}", of=IMAGES)
+    keys = (f"data_dir={tmp_path}", "parallel=fsdp", "gradient_checkpointing=true")
+    assert losses(with_torchrun(2, tmp_path / "two", *keys, of=IMAGES)) == pytest.approx(
+        losses(single), abs=1e-5, rel=0
+    )
+
+
+@pytest.mark.slow
 def test_a_stopped_run_with_sharded_parameters_has_the_loss_curve_of_one_process_and_goes_on_with_one(one, tmp_path):
     assert_same_curve(alone(stopped(tmp_path, "parallel=fsdp")), one)
 
@@ -221,6 +231,11 @@ def test_a_split_that_cannot_be_is_refused(tmp_path, arguments, words):
     with pytest.raises(UserError, match=re.escape(words)):
         run(compose_config([*ARGUMENTS, f"runs_dir={tmp_path}", *arguments]))
     assert not list(tmp_path.iterdir())
+
+
+def test_gradient_checkpointing_of_a_model_without_blocks_is_refused(tmp_path):
+    with pytest.raises(UserError, match="task=grokking has none; set it to false"):
+        run(compose_config([*ARGUMENTS, f"runs_dir={tmp_path}", "gradient_checkpointing=true"]))
 
 
 def test_batch_statistics_over_less_than_the_global_batch_are_refused():

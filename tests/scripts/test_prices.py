@@ -1,19 +1,26 @@
 """What runs are expected to cost, after made records of runs on quiet and busy machines."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from omegaconf import DictConfig
 
-from scripts import status
+from results.published import FOLDER as PUBLISHED
+from scripts import reproduce, status
 from scripts.bench.made_records import write_run
+from scripts.cli.common import compose_config
 from scripts.reproduce import COMMAND
+from scripts.sweep.budget import Budget, budget_of
+from scripts.sweep.cards import resources_of
 from scripts.sweep.cost import Cost, Prices
-from scripts.sweep.plan import expand, load_artefact
+from scripts.sweep.plan import expand, known_artefacts, load_artefact
 from scripts.sweep.states import states
 from tasks.engine import attempts, records
+from tasks.engine.errors import UserError
 from tasks.engine.files import only_process
 
 STEPS = 1000
@@ -106,3 +113,109 @@ def test_a_run_in_progress_tells_its_own_price_after_a_quarter_of_its_steps(tmp_
         (state,) = states([running])
         cost = Prices(load_artefact("grokking"), request, [state]).left(state)
     assert cost == Cost(pytest.approx(expected), "measured")
+
+
+# The paper's scale
+
+
+def paper_runs(name: str, *more: str) -> list[tuple[DictConfig, Cost]]:
+    """Return the runs of an artefact at paper scale with their prices."""
+    request = COMMAND.parse([name, "scale=paper", "runs_dir=nowhere", *more])
+    artefact = load_artefact(name)
+    prices = Prices(artefact, request, [])
+    return [(cfg, prices.whole(cfg)) for cfg in expand(artefact, request.options, request.overrides).values()]
+
+
+def hours(found: list[tuple[DictConfig, Cost]]) -> float:
+    return sum(cost.seconds for _, cost in found) / 3600
+
+
+def test_a_gpt2m_run_takes_the_time_that_the_paper_prints():
+    """Section 5.4: "up to 28h" on 8 A100. The unit price is Table I.3's."""
+    medium = [(cfg, cost) for cfg, cost in paper_runs("figure3") if cfg.task.size == "gpt2m"]
+    of_a_run = [cost.seconds / 8 / 3600 for _, cost in medium]
+    assert len(medium) == 21 and max(of_a_run) == pytest.approx(28, rel=0.15)
+    assert {cost.source for _, cost in medium} == {"the paper's Table I.3"}
+
+
+@pytest.mark.parametrize("more", [(), ("gpus=8",), ("gpus=4", "nodes=2"), ("micro_batch=8", "launcher=slurm")])
+def test_the_price_does_not_depend_on_how_a_run_is_split(more):
+    assert hours(paper_runs("table_c1", *more)) == pytest.approx(12 * 50_000 * 2.0 / 3600)
+
+
+def test_slower_methods_have_the_multiples_of_table_i3():
+    rows = yaml.safe_load((PUBLISHED / "table_i3.yaml").read_text())["rows"]
+    printed = {(row["model"], row["optimizer"]): row["mean"] for row in rows}
+    for size in ("gpt2s", "gpt2m"):
+        cfg = compose_config([f"task={'gpt2' if size == 'gpt2s' else size}", "scale=paper"])
+        needs = resources_of(cfg)
+        assert needs is not None
+        assert needs.gpu_seconds == pytest.approx(8 * printed[size, "adamw"])
+        expected = {name: printed[size, name] / printed[size, "adamw"] for name in ("adadecay", "awd", "amos")}
+        assert needs.slower == pytest.approx(expected, abs=0.005)
+
+
+def test_reading_images_is_the_price_where_it_takes_longer_than_arithmetic():
+    assert compose_config(["task=imagenet", "scale=paper"]).loader_workers == 8
+    of_images = {cfg.task.size: cost for cfg, cost in paper_runs("table1")}
+    small, base = of_images["deit_small"], of_images["deit_base"]
+    assert small.seconds == pytest.approx(376_800 * 1024 / (8 * 115)) and "8 workers" in small.source
+    assert base.seconds > small.seconds and "timm" in base.source
+    more = {cfg.task.size: cost for cfg, cost in paper_runs("table1", "loader_workers=32")}
+    assert more["deit_small"].seconds < 0.5 * small.seconds and "timm" in more["deit_small"].source
+
+
+def test_benchmarks_beside_training_are_in_the_price():
+    assert hours(paper_runs("figure_k1")) - hours(paper_runs("figure4")) == pytest.approx(54 * 3.8)
+
+
+def test_a_changed_protocol_has_no_price():
+    assert {cost for _, cost in paper_runs("figure5", "task.batch_size=64", "micro_batch=null")} == {Cost(None, "unknown")}
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("1x24GB 24h", Budget(1, "RTX3090", 24.0)),
+        ("8xa100 72.5h", Budget(8, "A100", 72.5)),
+        ("2 x H100-80GB, 10 h", Budget(2, "H100", 10.0)),
+    ],
+)
+def test_a_budget_is_read(text, budget):
+    assert budget_of(text) == budget
+
+
+@pytest.mark.parametrize("text", ["24h", "1x24GB", "0xA100 3h", "1xV100 3h", "1xA100 0h", "-1xA100 3h"])
+def test_another_budget_is_refused_in_words(text):
+    with pytest.raises(ValueError, match="must be like"):
+        budget_of(text)
+
+
+def test_a_budget_lists_what_fits_and_why_the_rest_does_not(capsys, tmp_path):
+    asked = ["figure2", "figure4", "resnet50", "figure1", "scale=paper", f"runs_dir={tmp_path}", "--dry-run"]
+    reproduce.main([*asked, "budget=1x24GB 24h"])
+    figure2, figure4, resnet50, figure1 = capsys.readouterr().out.splitlines()[1:5]
+    assert "its best cells" in figure2 and "cells=best gpus=1" in figure2
+    assert "lora: it needs 25 GB" in figure4
+    assert "batch normalization needs the whole batch at once" in resnet50
+    assert re.search(r"would take 2,\d+ hours", figure1)
+    reproduce.main([*asked, "budget=8xA100 200h"])
+    figure2, figure4, resnet50, figure1 = capsys.readouterr().out.splitlines()[1:5]
+    assert "all of it" in figure4 and "micro_batch=4" in figure4
+    assert "all of it" in figure1 and "gpus=8" in figure1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [(["scale=paper"], "add --dry-run"), (["--dry-run"], "add scale=paper")]
+)
+def test_a_budget_starts_nothing_and_is_for_the_paper_s_scale(arguments, words):
+    with pytest.raises(UserError, match=words):
+        reproduce.main(["figure2", "budget=1x24GB 24h", *arguments])
+
+
+def test_every_artefact_at_paper_scale_has_a_price_with_a_source():
+    for name in known_artefacts():
+        if "paper" in load_artefact(name).scales:
+            found = paper_runs(name)
+            assert all(cost.seconds and cost.source not in ("unknown", "measured") for _, cost in found), name

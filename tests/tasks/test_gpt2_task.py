@@ -1,5 +1,6 @@
 """GPT-2 from tokens on disk to a record: batches, evaluation, samples, speed, processes, full protocol."""
 
+import copy
 import json
 import math
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import torch
 from commands import ENVIRONMENT, ROOT, call, call_forked, is_one_line, records, write_tokens
 from kills import killed_runs_end_the_same
+from saved_for_backward import saved_bytes
 from torch.nn.functional import cross_entropy
 
 from scripts.cli.common import compose_config
@@ -18,7 +20,7 @@ from tasks.data.text.blocks import Blocks, batches, in_order
 from tasks.engine import throughput
 from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
-from tasks.engine.run import run
+from tasks.engine.run import build_workload, checkpoint_activations, run
 from tasks.engine.workload import Work
 from tasks.gpt2.config import Shape
 from tasks.gpt2.model import GPT2
@@ -293,3 +295,32 @@ def test_the_peak_is_the_one_of_the_device_s_name(monkeypatch):
     assert peak("NVIDIA H100 PCIe") == 756e12 and peak("NVIDIA H100 80GB HBM3") == 989e12
     assert peak("another") is None and peak("NVIDIA A100", "fp32") is None
     assert throughput.peak_flops("bf16", CPU) is None
+
+
+def test_gradient_checkpointing_needs_less_memory_and_changes_no_bit(data, tmp_path):
+    """With dropout: the second forward pass draws the same masks."""
+    short = "num_steps=6", "task.log_every_steps=1", "task.model.dropout=0.1"
+    plain = run(tiny(data, tmp_path / "plain", *short))
+    again = run(tiny(data, tmp_path / "again", *short, "gradient_checkpointing=true"))
+    assert (again["run_id"], again["state_sha256"]) == (plain["run_id"], plain["state_sha256"])
+    assert rows(tmp_path / "again") == rows(tmp_path / "plain")
+
+
+def test_gradient_checkpointing_keeps_the_input_of_each_block_alone(data, tmp_path):
+    cfg = read_config(tiny(data, tmp_path, "task.model.dropout=0"))
+    workload = build_workload(cfg, torch.device("cpu"))
+    batch = workload.batch_at(0)
+
+    def kept() -> int:
+        return saved_bytes(workload.model, lambda batch: workload.loss(workload.model, batch), batch, "fp32")
+
+    everything = kept()
+    checkpoint_activations(cfg, workload.blocks)
+    inputs = len(workload.blocks) * batch[0].numel() * cfg.task.model.width * 4
+    assert inputs <= kept() < 0.5 * everything
+    copied = copy.deepcopy(workload.model)  # a copy computes with its own weights
+    for parameter in workload.model.parameters():
+        parameter.data.zero_()
+    assert workload.loss(copied, batch).item() > 0 and workload.loss(copied, batch) != workload.loss(
+        workload.model, batch
+    )

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from saved_for_backward import saved_bytes
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
@@ -15,7 +16,6 @@ from scripts.cli.parser import CONFIG_DIR
 from scripts.sweep.cards import CARDS, resources_of
 from tasks.engine.config import read_config
 from tasks.engine.resources import CONTEXT, SLACK, Resources, gigabytes
-from tests.tasks.saved_for_backward import saved_bytes
 
 
 class Problem(NamedTuple):
