@@ -6,6 +6,7 @@ are replaced:
     {{ configs/task }}                a table of the folder's files, with the comment at their head
     {{ tasks }}, {{ results }}        tables of those pages
     {{ artefact keys }}               the keys of results/schema.py, a table for each of its models
+    {{ resources }}, {{ resource keys }}  what each task needs at paper scale, and the keys that say so
     {{ sweep keys }}, {{ commands }}  what the commands of scripts/ declare to take
 
 Such a page begins with NOTICE for readers of the source. The site leaves it out.
@@ -77,6 +78,12 @@ def part(name: str) -> str:
         )
     if name == "artefact keys":
         return artefact_keys()
+    if name == "resources":
+        return resources()
+    if name == "resource keys":
+        from tasks.engine.resources import Resources
+
+        return keys_of(Resources)
     if name == "sweep keys":
         from scripts.cli.parser import SWEEP_KEYS
 
@@ -99,18 +106,44 @@ def artefact_keys() -> str:
     for model in sorted(models, key=lambda one: one is not schema.Artefact):
         if model.__module__ != schema.__name__ or not model.model_fields:
             continue
-        rows = [
-            (
-                f"`{key}`",
-                f"`{type_of(field.annotation)}`",
-                "" if field.is_required() or field.default is None else f"`{field.default}`",
-                field.description or "",
-            )
-            for key, field in model.model_fields.items()
-        ]
         about = " ".join((model.__doc__ or "").split())
-        parts.append(f"## {model.__name__}\n\n{about}\n\n" + table(("key", "type", "default", "what"), rows))
+        parts.append(f"## {model.__name__}\n\n{about}\n\n{keys_of(model)}")
     return "\n\n".join(parts)
+
+
+def keys_of(model: Any) -> str:
+    """Return a table of a pydantic model's keys."""
+    rows = [
+        (
+            f"`{key}`",
+            f"`{type_of(field.annotation)}`",
+            "" if field.is_required() or field.default is None else f"`{field.default}`",
+            field.description or "",
+        )
+        for key, field in model.model_fields.items()
+    ]
+    return table(("key", "type", "default", "what"), rows)
+
+
+def resources() -> str:
+    """Return a table of what a run of each task needs at paper scale."""
+    from scripts.cli.common import compose_config
+    from scripts.sweep.cards import needed_gigabytes, resources_of, run_seconds, unit_price
+
+    rows = []
+    for path in sorted((ROOT / "configs" / "scale" / "paper").glob("*.yaml")):
+        cfg = compose_config([f"task={path.stem}", "scale=paper", "regularizer=adamw"])
+        needs, price, seconds = resources_of(cfg), unit_price(cfg), run_seconds(cfg)
+        assert needs is not None and price is not None and seconds is not None
+        micro_batch = str(needs.micro_batch or -(-cfg.task.batch_size // needs.gpus))
+        size = f"{needs.trained:,.1f}" + (f" of {needs.trained + needs.frozen:,.0f}" if needs.frozen else "")
+        numbers = (
+            f"{needed_gigabytes(cfg):.0f}",
+            f"{seconds / 3600:.2g}" if seconds < 36000 else f"{seconds / 3600:.0f}",
+        )
+        rows.append((f"`{path.stem}`", size, str(needs.gpus), micro_batch, *numbers, price.source))
+    columns = ("task", "million parameters trained", "GPUs", "examples a pass", "GB", "hours", "source of the hours")
+    return table(columns, rows)
 
 
 def type_of(annotation: Any) -> str:

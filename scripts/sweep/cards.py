@@ -62,6 +62,20 @@ def run_seconds(cfg: DictConfig, card: str = DEFAULT) -> float | None:
     return None if price is None else price.update * cfg.num_steps + price.beside
 
 
+def needed_gigabytes(cfg: DictConfig) -> float:
+    """Return the GPU memory in GB that each process of a configuration needs. Its resources must be known."""
+    needs = resources_of(cfg)
+    assert needs is not None
+    return gigabytes(
+        needs,
+        batch_size=cfg.task.batch_size,
+        processes=cfg.nodes * cfg.gpus,
+        micro_batch=cfg.micro_batch,
+        sharded=cfg.parallel == "fsdp",
+        checkpointing=cfg.gradient_checkpointing,
+    )
+
+
 class Fit(NamedTuple):
     """How a run fits into a card's memory. gigabytes is what a process then needs."""
 

@@ -203,7 +203,7 @@ def tuning_seeds(configs: Iterable[DictConfig]) -> int:
 
 def configuration(artefact: Artefact, scale: str, task: str, regularizer: str) -> DictConfig:
     """Return the configuration of a task and a regularizer, before any setting of a grid."""
-    cfg: DictConfig = pickle.loads(_base(artefact, Grid(task=task, regularizer=regularizer), scale, {}))
+    cfg: DictConfig = pickle.loads(_base(artefact, Grid(task=task, regularizer=regularizer, seed=None), scale, {}))
     return cfg
 
 

@@ -170,7 +170,9 @@ def test_benchmarks_beside_training_are_in_the_price():
 
 
 def test_a_changed_protocol_has_no_price():
-    assert {cost for _, cost in paper_runs("figure5", "task.batch_size=64", "micro_batch=null")} == {Cost(None, "unknown")}
+    assert {cost for _, cost in paper_runs("figure5", "task.batch_size=64", "micro_batch=null")} == {
+        Cost(None, "unknown")
+    }
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from scripts.cli.common import compose_config
 from scripts.cli.parser import CONFIG_DIR
-from scripts.sweep.cards import CARDS, resources_of
+from scripts.sweep.cards import CARDS, needed_gigabytes, resources_of
 from tasks.engine.config import read_config
 from tasks.engine.resources import CONTEXT, SLACK, Resources, gigabytes
 
@@ -235,13 +235,5 @@ def test_every_task_fits_an_a100_as_it_is_configured(task):
     needs = resources_of(cfg)
     assert needs is not None
     assert (cfg.gpus, cfg.micro_batch, cfg.loader_workers) == (needs.gpus, needs.micro_batch, needs.loader_workers)
-    need = gigabytes(
-        needs,
-        batch_size=cfg.task.batch_size,
-        processes=cfg.gpus,
-        micro_batch=cfg.micro_batch,
-        sharded=cfg.parallel == "fsdp",
-        checkpointing=cfg.gradient_checkpointing,
-    )
-    assert need < CARDS["A100"].memory
+    assert needed_gigabytes(cfg) < CARDS["A100"].memory
     assert needs.loader_workers < needs.cpus
