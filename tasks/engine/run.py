@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from tasks.engine import attempts, checkpoint, records
+from tasks.engine import attempts, checkpoint, fake, records
 from tasks.engine.code import git_commit
 from tasks.engine.config import Config, read_config
 from tasks.engine.device import set_up, without_deterministic_form
@@ -58,6 +58,7 @@ def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[
         Interrupted: after a signal, with a checkpoint written.
     """
     config: Config = read_config(cfg)
+    fake.check_run(config.scale, Path(config.data_dir))
     git_commit()  # now, since this is the code that trains; a commit may be made while it does
     ranks, device = join(config)
     folder = records.run_folder(cfg)
