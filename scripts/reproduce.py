@@ -60,7 +60,11 @@ def results_folder(name: str, options: dict[str, str], overrides: dict[str, str]
     Results that differ from the artefact's definition must not replace the table that bears its
     name.
     """
-    whole = options["scale"] != fake.SCALE and not options.keys() & {"seeds", "finalists"} and options.get("cells") != "best"
+    whole = (
+        options["scale"] != fake.SCALE
+        and not options.keys() & {"seeds", "finalists"}
+        and options.get("cells") != "best"
+    )
     own = whole and {key.partition(".")[0] for key in overrides} <= set(records.NOT_IDENTITY)
     root = Path(options.get("results_dir", ROOT / "results" if own else runs_dir / "results"))
     return root / options["scale"] / name

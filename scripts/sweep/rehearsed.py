@@ -47,9 +47,7 @@ def one_of_each(artefact: Artefact, configs: Mapping[str, DictConfig]) -> dict[s
         artefact: at scale rehearsal.
         configs: the runs of its grids.
     """
-    wanted = [
-        {"regularizer.name": group.regularizer} | group.select for group in (*artefact.panels, *artefact.methods)
-    ]
+    wanted = [{"regularizer.name": group.regularizer} | group.select for group in (*artefact.panels, *artefact.methods)]
     for part in artefact.parts:
         wanted += [{"task.name": part.task, artefact.pair.key: value} for value in artefact.pair.values]
     kept = {}

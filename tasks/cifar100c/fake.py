@@ -12,6 +12,7 @@ from tasks.data.images import fake as images
 from tasks.engine import fake
 
 
+@fake.once("CIFAR-100-C")
 def corrupted(root: Path) -> None:
     """Write CIFAR-100's files, and CIFAR-100-C's arrays of its test images."""
     images.cifar100(root)

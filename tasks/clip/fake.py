@@ -25,6 +25,7 @@ SHAPE = {
 }
 
 
+@fake.once("CLIP")
 def weights(root: Path) -> None:
     """Write ViT-B-32.pt, a TorchScript archive like OpenAI's, and open_clip's configuration of its small shape."""
     folder = fake.begin(root, pretrained.folder(Path()))

@@ -4,7 +4,9 @@ FAKE replaces the owners' counts and checksums, so the loaders check fake files 
 A copy of it lies in every folder of a data set, so a moved folder is still recognized.
 """
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,20 @@ def marker(root: Path) -> Path | None:
 def facts(root: Path, name: str) -> dict[str, Any] | None:
     """Return what replaces the owner's counts and checksums of a data set. None for real data."""
     return _read(root).get(name)
+
+
+def once(name: str) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:
+    """Let a function make a fake data set only if the data folder doesn't have it."""
+
+    def wrap(make: Callable[[Path], None]) -> Callable[[Path], None]:
+        @functools.wraps(make)
+        def made(root: Path) -> None:
+            if facts(root, name) is None:
+                make(root)
+
+        return made
+
+    return wrap
 
 
 def begin(root: Path, folder: str | Path = "") -> Path:

@@ -30,12 +30,13 @@ SHAPE = {
 SPECIAL = ("<unk>", "<s>", "</s>")
 
 
+@fake.once("PubMedQA")
 def questions(root: Path) -> None:
     """Write a copy of PubMedQA's repository on the Hugging Face hub, and the model."""
     model(root)
     copy = fake.begin(root, hub_copy(Path(), pubmedqa.REPOSITORY))
     for number, (split, part) in enumerate(pubmedqa.PARTS.items()):
-        write_table(copy / part, "train", _columns(number, QUESTIONS[split]), "parquet")
+        write_table(copy / part, "train", _columns(number, QUESTIONS[split]))
     parts = "".join(
         f"- config_name: {part}\n  data_files:\n  - split: train\n    path: {part}/train-*\n"
         for part in pubmedqa.PARTS.values()
@@ -59,6 +60,7 @@ def _columns(seed: int, count: int) -> dict[str, list[Any]]:
     }
 
 
+@fake.once("Mistral")
 def model(root: Path) -> None:
     """Write the folder of mistralai/Mistral-7B-Instruct-v0.2: sharded safetensors, config.json and tokenizer files."""
     from transformers import MistralConfig, MistralForCausalLM

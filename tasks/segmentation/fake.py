@@ -17,6 +17,7 @@ EDGE = 20  # voxels
 SPACING = {"Heart": (1.25, 1.25, 1.37), "BTCV": (0.8, 0.8, 3.0), "BraTS": (1.0, 1.0, 1.0), "AMOS22": (0.7, 0.7, 5.0)}
 
 
+@fake.once("Heart")
 def heart(root: Path) -> None:
     """Write Task02_Heart.tar of the Decathlon, unopened. macOS left files ._* in it."""
     folder = fake.begin(root, Path("segmentation", "source"))
@@ -34,6 +35,7 @@ def heart(root: Path) -> None:
     _end(root, "Heart")
 
 
+@fake.once("BTCV")
 def btcv(root: Path) -> None:
     """Write Training of RawData.zip: img/img0001.nii.gz and label/label0001.nii.gz."""
     folder = _begin(root, "BTCV")
@@ -43,6 +45,7 @@ def btcv(root: Path) -> None:
     _end(root, "BTCV")
 
 
+@fake.once("BraTS")
 def brats(root: Path) -> None:
     """Write a folder for each patient. Label 3 is skipped, and patient 355's label has another name and no .gz."""
     folder = _begin(root, "BraTS")
@@ -58,6 +61,7 @@ def brats(root: Path) -> None:
     _end(root, "BraTS")
 
 
+@fake.once("AMOS22")
 def amos22(root: Path) -> None:
     """Write amos22. MRI volumes (from number 500 on) lie among the CT ones, and not all arrays are oriented alike."""
     import nibabel

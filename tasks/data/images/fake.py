@@ -26,6 +26,7 @@ PER_CLASS = 1  # of ImageNet, in each split
 SHARD = 250  # images of ImageNet in a shard
 
 
+@fake.once("CIFAR100")
 def cifar100(root: Path) -> None:
     """Write torchvision's `cifar-100-python`: pickles of two splits, and of the classes' names."""
     folder, draw = fake.begin(root, CIFAR_FOLDER), np.random.default_rng(0)
@@ -48,6 +49,7 @@ def cifar100(root: Path) -> None:
     fake.end(root, "CIFAR100", {"md5": md5}, folder)
 
 
+@fake.once("ImageNet")
 def imagenet(root: Path) -> None:
     """Write ImageNet as folders of images, with the owner's names."""
     folder = fake.begin(root, FOLDERS["ImageNet"])
@@ -59,6 +61,7 @@ def imagenet(root: Path) -> None:
     fake.end(root, "ImageNet", _counts(), folder)
 
 
+@fake.once("ImageNetParquet")
 def imagenet_parquet(root: Path) -> None:
     """Write the shards of ILSVRC/imagenet-1k on the Hugging Face hub, as the package `datasets` writes them.
 
@@ -84,6 +87,7 @@ def imagenet_parquet(root: Path) -> None:
     fake.end(root, "ImageNetParquet", _counts(), folder)
 
 
+@fake.once("ImageNetWebDataset")
 def imagenet_webdataset(root: Path) -> None:
     """Write the shards of timm/imagenet-1k-wds: tar files of <key>.jpg, <key>.cls and <key>.json."""
     folder = fake.begin(root, FOLDERS["ImageNetWebDataset"])

@@ -21,7 +21,6 @@ SHARDS = 2
 # share would give no document.
 RECIPE = {"source": "FAKE OpenWebText", "validation_share": 0.1, "documents_per_group": 200}
 SYLLABLES = ("ba", "co", "di", "fe", "gu", "la", "mo", "ni", "pe", "ru", "sa", "to", "é", "ß", "字")
-FORMS = ("parquet", "arrow", "jsonl")
 
 
 def documents(seed: int = 0, count: int = DOCUMENTS) -> list[str]:
@@ -31,25 +30,22 @@ def documents(seed: int = 0, count: int = DOCUMENTS) -> list[str]:
     return [" ".join(draw.choice(words, draw.integers(40, 120))).capitalize() + ".\n" for _ in range(count)]
 
 
-def openwebtext(root: Path, form: str = "parquet") -> None:
+@fake.once("OpenWebText")
+def openwebtext(root: Path) -> None:
     """Write a copy of OpenWebText's repository on the Hugging Face hub, and GPT-2's vocabulary.
-
-    Args:
-        root: the data folder.
-        form: "parquet", "arrow" or "jsonl". The hub has parquet files.
 
     Raises:
         UserError: the package `datasets` is not installed.
     """
     vocabulary(root)
     copy = fake.begin(root, hub_copy(Path(), OPENWEBTEXT))
-    write_table(copy / "plain_text", "train", {"text": documents()}, form)
+    write_table(copy / "plain_text", "train", {"text": documents()})
     recipe = RECIPE | {"tokenizer_sha256": _overall(fake.facts(root, "GPT2Vocabulary") or {})}
     fake.end(root, "OpenWebText", {"recipe": recipe}, copy, fake.begin(root, "gpt2"))
 
 
-def write_table(folder: Path, split: str, columns: dict[str, list[Any]], form: str) -> None:
-    """Write a split of a hub repository in SHARDS files, as the package `datasets` writes and reads them."""
+def write_table(folder: Path, split: str, columns: dict[str, list[Any]], form: str = "parquet") -> None:
+    """Write a split of a hub repository in SHARDS files of a form ("parquet", "arrow" or "jsonl")."""
     datasets = import_datasets("fake data")
     datasets.disable_progress_bars()
     whole = datasets.Dataset.from_dict(columns)
@@ -72,6 +68,7 @@ def _to_arrow(table: Any, path: str) -> None:
         stream.write_table(table.data.table)
 
 
+@fake.once("GPT2Vocabulary")
 def vocabulary(root: Path) -> None:
     """Write encoder.json and vocab.bpe with 50,257 entries: the bytes, pairs of bytes, and <|endoftext|>."""
     symbols = sorted(ByteLevel.alphabet())
