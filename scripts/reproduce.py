@@ -40,7 +40,7 @@ from scripts.sweep.dry_run import dry_run
 from scripts.sweep.local import jobs_of, run_all
 from scripts.sweep.plan import Plan, asked_for, expand, plan, tuning_seeds
 from scripts.sweep.progress import Progress
-from tasks.engine import records
+from tasks.engine import fake, records
 from tasks.engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,7 +61,11 @@ def results_folder(name: str, options: dict[str, str], overrides: dict[str, str]
     Results that differ from the artefact's definition must not replace the table that bears its
     name.
     """
-    whole = not options.keys() & {"seeds", "finalists"} and options.get("cells") != "best"
+    whole = (
+        options["scale"] != fake.SCALE
+        and not options.keys() & {"seeds", "finalists"}
+        and options.get("cells") != "best"
+    )
     own = whole and {key.partition(".")[0] for key in overrides} <= set(records.NOT_IDENTITY)
     root = Path(options.get("results_dir", ROOT / "results" if own else runs_dir / "results"))
     return root / options["scale"] / name

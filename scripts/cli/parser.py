@@ -8,7 +8,7 @@ import functools
 import re
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +234,7 @@ SCALE = Key(
     "scale",
     "mini is small data on CPU cores, paper is the paper's protocol on GPUs",
     "mini",
-    choices=sorted(path.stem for path in CONFIG_DIR.glob("scale/*.yaml")),
+    choices=sorted({path.stem for path in CONFIG_DIR.glob("scale/*.yaml")} - {"rehearsal"}),
 )
 RESULTS_DIR = Key("results_dir", "the folder of tables and figures", without="results")
 RUNS_DIR = Key("runs_dir", "the folder of the runs", "runs")
@@ -246,7 +246,7 @@ RECORDS = Key(
 )
 # The keys of reproduce.py and of the commands that look at its runs.
 SWEEP_KEYS = (
-    SCALE,
+    replace(SCALE, choices=[*SCALE.choices, "rehearsal"]),  # its results are never committed
     Key("seeds", "seeds such as 1,2,3 in place of the artefact's own", without="the artefact's"),
     Key(
         "cells",

@@ -15,12 +15,14 @@ from results.runs import Run, label, power_of_ten
 from results.schema import FIRST_FRESH_SEED, UNTUNED, Artefact, Grid, Panel, at_scale
 from scripts.cli.common import compose_config
 from scripts.cli.parser import CONFIG_DIR, Request
+from scripts.sweep.rehearsed import one_of_each, with_rehearsal
 from scripts.sweep.artefact_keys import check_cells, check_filled, check_grid
 from scripts.sweep.labels import axes_of, note_in_wandb
 from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
 from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
+from tasks.engine.fake import SCALE as REHEARSAL
 from tasks.engine.terminal import say
 
 
@@ -47,10 +49,10 @@ def load_artefact(name: str) -> Artefact:
 
 def asked_for(request: Request) -> list[tuple[Artefact, Request]]:
     """Return the named artefacts, each with its request. Without names, return all that have the scale."""
+    found = map(load_artefact, dict.fromkeys(request.names) or known_artefacts())
+    every = map(with_rehearsal, found) if request.options["scale"] == REHEARSAL else found
     if request.names:
-        named = map(load_artefact, dict.fromkeys(request.names))
-        return [(artefact, at_own_scale(artefact, request)) for artefact in named]
-    every = map(load_artefact, known_artefacts())
+        return [(artefact, at_own_scale(artefact, request)) for artefact in every]
     return [(artefact, request) for artefact in every if request.options["scale"] in artefact.scales]
 
 
@@ -83,6 +85,8 @@ def expand(
         runs_of: returns those runs of configurations that exist. They choose the finalists.
     """
     configs = expand_grids(artefact, options, overrides)
+    if options["scale"] == REHEARSAL:
+        configs = one_of_each(at_scale(artefact, REHEARSAL), configs)
     if options.get("cells") == "best":
         configs = best_cells(at_scale(artefact, options["scale"]), configs)
     if seeds := fresh_seeds(artefact, options):

@@ -29,11 +29,15 @@ NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI'
 def load(architecture: str, path: Path) -> open_clip.CLIP:
     """Return open_clip's model `architecture` with the weights of a file.
 
-    The file is safetensors, a state_dict, or in OpenAI's own format.
+    The file is safetensors, a state_dict, or in OpenAI's own format. open_clip's configuration of an
+    architecture that it doesn't have may lie beside it, as <architecture>.json.
 
     Raises:
         UserError: the file or the architecture does not exist, or they don't fit.
     """
+    own = path.with_name(f"{architecture}.json")
+    if architecture not in open_clip.list_models() and own.exists():
+        open_clip.add_model_config(own)
     shape, found = shape_of(architecture), read(path)
     model = build_clip(shape)
     expected = model.state_dict()
@@ -79,7 +83,7 @@ def kept_at(root: Path, architecture: str) -> Path:
     Raises:
         UserError: they are missing, or do not belong to `architecture`.
     """
-    if architecture != ARCHITECTURE:
+    if architecture != ARCHITECTURE and not (folder(root) / f"{architecture}.json").exists():
         raise UserError(
             f"task.architecture={architecture}: OpenAI's weights are of {ARCHITECTURE}; name a file with task.checkpoint=PATH"
         )

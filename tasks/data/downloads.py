@@ -4,6 +4,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tasks.engine.errors import UserError
@@ -31,12 +32,19 @@ def import_datasets(user: str) -> Any:
     return datasets
 
 
-def from_hub(name: str, *arguments: str) -> Any:
-    """Return the training split of a data set on the Hugging Face hub, downloaded into its cache if missing.
+def hub_copy(root: Path, repository: str) -> Path:
+    """Return where a local copy of a repository of the Hugging Face hub lies in the data folder, if there is one."""
+    return root / "hub" / repository
+
+
+def from_hub(root: Path, name: str, repository: str, *configuration: str) -> Any:
+    """Return the training split of a data set on the Hugging Face hub.
+
+    It is read from a copy of the repository in the data folder `root` (`hub_copy`), or downloaded
+    into the cache of `datasets` if missing.
 
     Args:
         name: the data set's name in messages.
-        arguments: repository and configuration.
 
     Raises:
         UserError: the package is missing or the data set can't be downloaded.
@@ -44,8 +52,10 @@ def from_hub(name: str, *arguments: str) -> Any:
     datasets = import_datasets(name)
     # It reports each retry. The final error is reported below.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    copy = hub_copy(root, repository)
+    place, cache = (str(copy), {"cache_dir": str(root / "hub" / "cache")}) if copy.is_dir() else (repository, {})
     try:
-        return datasets.load_dataset(*arguments, split="train")
+        return datasets.load_dataset(place, *configuration, split="train", **cache)
     # Errors of `datasets` and the libraries below it have no class in common.
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
-from tasks.engine import attempts, checkpoint, records
+from tasks.engine import attempts, checkpoint, fake, records
 from tasks.engine.code import git_commit
 from tasks.engine.config import Config, read_config
 from tasks.engine.device import set_up, without_deterministic_form
@@ -61,6 +61,7 @@ def run(cfg: DictConfig, progress: Callable[[int], None] | None = None) -> dict[
         Interrupted: after a signal, with a checkpoint written.
     """
     config: Config = read_config(cfg)
+    fake.check_run(config.scale, Path(config.data_dir))
     git_commit()  # now, since this is the code that trains; a commit may be made while it does
     ranks, device = join(config)
     folder = records.run_folder(cfg)

@@ -26,7 +26,7 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
     if name == "PubMedQA":
         if not questions.finished(root, name, pubmedqa.RECIPE):
             say("PubMedQA: 400 MB of questions, and as much in the cache of datasets")
-            questions.write(root, name, pubmedqa.RECIPE, pubmedqa.questions())
+            questions.write(root, name, pubmedqa.RECIPE, pubmedqa.questions(root))
         mistral.fetch(root, say)
         return
     model = mini_model()

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tasks.data.downloads import from_hub
@@ -14,13 +15,13 @@ PARTS = {"train": "pqa_artificial", "test": "pqa_labeled"}
 RECIPE = {"source": f"datasets: {REPOSITORY}", "parts": PARTS, "prompt": "Abstract, Question, Answer", "version": 1}
 
 
-def questions() -> dict[str, list[Question]]:
-    """Return split -> its questions, downloaded into the cache of `datasets` if missing.
+def questions(root: Path) -> dict[str, list[Question]]:
+    """Return split -> its questions, from a copy in the data folder or downloaded into the cache of `datasets`.
 
     Raises:
         UserError: the package is missing or the data set can't be downloaded.
     """
-    tables = {split: from_hub("PubMedQA", REPOSITORY, part) for split, part in PARTS.items()}
+    tables = {split: from_hub(root, "PubMedQA", REPOSITORY, part) for split, part in PARTS.items()}
     return {split: [question(row) for row in table] for split, table in tables.items()}
 
 

@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from tasks.engine import fake
 from tasks.segmentation import mni, nnunet, owners, raw
 
 DATA_SETS = ("MNI152", *owners.SOURCES)
@@ -25,6 +27,8 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
         mni.prepare(root, say)
         return
     source = owners.SOURCES[name]
+    if made := fake.facts(root, name):
+        source = replace(source, facts=replace(source.facts, cases=made["cases"]))
     folder = root / "segmentation" / "source" / source.folder
     say(f"{name}: reading {source.facts.cases} cases of {folder}; licence: {source.facts.licence}")
     raw.write(root, source.facts, owners.cases(source, folder))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tasks.data.images.config import ArrayData
+from tasks.data.images.torchvision_sets import reader_of
 from tasks.engine.batching import epoch_order
 from tasks.engine.errors import UserError
 from tasks.engine.seeding import generator_for
@@ -48,10 +49,8 @@ def at_size(images: Tensor, cfg: ArrayData) -> Tensor:
 # A sweep's worker process reads the files only once.
 @lru_cache(maxsize=4)
 def _read(name: str, root: Path, train: bool) -> Images:
-    import torchvision.datasets as datasets
-
     try:
-        data = getattr(datasets, name)(root=root, train=train, download=False)
+        data = reader_of(name, root)(root=root, train=train, download=False)
     except RuntimeError as error:
         raise UserError(
             f"{name} is not in {root}; prepare it with: python scripts/prepare_data.py cifar100 {name}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from tasks.data.downloads import import_datasets
 from tasks.data.images.labelled import FOLDERS, SHARDS, SPLITS, classes_of, digest, read, shard_names
 from tasks.data.images.torchvision_sets import prepare as prepare_small_images
-from tasks.engine import verified
+from tasks.engine import fake, verified
 from tasks.engine.errors import UserError
 
 DATA_SETS = tuple(FOLDERS)
@@ -37,7 +37,7 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
         for split in SPLITS:
             if not (folder / split).is_dir():
                 _unpack(folder, split, say)
-            _check_count(name, folder, split, *_files(folder / split))
+            _check_count(name, root, split, *_files(folder / split))
     else:
         if name == "ImageNetParquet":
             import_datasets(name)
@@ -54,7 +54,7 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
             say(f"{name}: indexing its images takes some minutes, unless the index is in {folder / 'index'}")
         for split in SPLITS:
             images = read(name, root, split)
-            _check_count(name, folder, split, classes_of(images) or CLASSES, len(images))
+            _check_count(name, root, split, classes_of(images) or CLASSES, len(images))
         if digest(name, root) is None:
             say(f"{name}: recording the checksums of its shards takes some minutes")
             verified.remember(folder, shard_names(name, root))
@@ -85,9 +85,10 @@ def _files(folder: Path) -> tuple[int, int]:
     return len(classes), sum(len(os.listdir(path)) for path in classes)
 
 
-def _check_count(name: str, folder: Path, split: str, classes: int, images: int) -> None:
-    if (classes, images) != (CLASSES, IMAGES[split]):
+def _check_count(name: str, root: Path, split: str, classes: int, images: int) -> None:
+    expected = (fake.facts(root, name) or IMAGES)[split]
+    if (classes, images) != (CLASSES, expected):
         raise UserError(
-            f"{name} ({split}) in {folder} has {images:,} images of {classes:,} classes, not {IMAGES[split]:,} of {CLASSES:,}; "
+            f"{name} ({split}) in {root / FOLDERS[name]} has {images:,} images of {classes:,} classes, not {expected:,} of {CLASSES:,}; "
             "it was not completely unpacked, or is another data set"
         )

@@ -48,13 +48,13 @@ class OpenWebText:
         return list(self._table[span]["text"])
 
 
-def openwebtext() -> OpenWebText:
-    """Return the data set, downloaded into the cache of `datasets` if missing.
+def openwebtext(root: Path) -> OpenWebText:
+    """Return the data set, from a copy in the data folder or downloaded into the cache of `datasets` if missing.
 
     Raises:
         UserError: the package is missing or the data set can't be downloaded.
     """
-    return OpenWebText(from_hub("OpenWebText", OPENWEBTEXT))
+    return OpenWebText(from_hub(root, "OpenWebText", OPENWEBTEXT))
 
 
 def shakespeare(kept: Path, say: Callable[[str], None]) -> list[str]:

