@@ -1,6 +1,7 @@
 """Build each task's model of paper scale without memory for its parameters, and compare their number."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -44,10 +45,22 @@ def counted(task: str) -> int:
     """
     cfg = read_config(compose_config([f"task={task}", "scale=paper"])).task
     with torch.device("meta"):
-        count = sum(parameter.numel() for parameter in BUILDERS[cfg.name](cfg).parameters())
+        count = sum(parameter.numel() for parameter in build(cfg).parameters())
     if count != PARAMETERS[task]:
         raise TrainingFailed(f"{task}: its model has {count:,} parameters, not {PARAMETERS[task]:,}")
     return count
+
+
+def build(task: Any) -> nn.Module:
+    """Return the model of a task's configuration, on torch's default device and without its pre-trained weights."""
+    return BUILDERS[task.name](task)
+
+
+def tiny_mistral(task: Any) -> nn.Module:
+    """Return the fake Mistral of a rehearsal (tasks/lora/fake.py) with a task's LoRA."""
+    from tasks.lora.fake import SHAPE
+
+    return _lora(task, SHAPE)
 
 
 def _resnet18(task: Any) -> nn.Module:
@@ -74,12 +87,12 @@ def _clip(task: Any) -> nn.Module:
     return build_clip(shape_of(task.architecture))
 
 
-def _lora(task: Any) -> nn.Module:
+def _lora(task: Any, shape: Mapping[str, Any] = MappingProxyType({})) -> nn.Module:
     from transformers import MistralConfig, MistralForCausalLM
 
     from tasks.lora import adapters
 
-    model = MistralForCausalLM(MistralConfig())  # the defaults are Mistral-7B's
+    model = MistralForCausalLM(MistralConfig(**shape)).to(torch.bfloat16)  # the defaults are Mistral-7B's
     adapters.add(model, task.lora.r, task.lora.alpha, task.lora.targets)
     return model
 

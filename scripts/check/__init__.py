@@ -1,0 +1,1 @@
+"""The stages of scripts/check_gpu.py."""
