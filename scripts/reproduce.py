@@ -166,12 +166,12 @@ def train(todo: list[DictConfig], options: dict[str, str], name: str, progress: 
     if todo[0].launcher.name == "local":
         run_all(todo, jobs_of(options, todo[0].device), name, progress)
         return True
-    from scripts.sweep.watch import submit_missing, wait_for
+    from scripts.sweep.watch import submit_missing, train_on_cluster
 
-    submit_missing(todo, name)
     if options["wait"] == "true":
-        wait_for(todo, name)
+        train_on_cluster(todo, name)
         return True
+    submit_missing(todo, name)
     return False
 
 
