@@ -24,6 +24,7 @@ from scripts.cli.overrides import as_hydra_takes_them, check_added, check_words
 from scripts.cli.parser import CONFIG_DIR
 from scripts.sweep.labels import note_in_wandb
 from scripts.sweep.multirun import runs_of, show_runs
+from scripts.sweep.processes import start_processes, starts_alone
 from scripts.sweep.slurm import queue_again_if_asked
 from tasks.engine.config import read_config
 from tasks.engine.errors import Held, Interrupted, OutOfMemory, TrainingFailed, Unusable, UserError
@@ -48,6 +49,8 @@ def train(cfg: DictConfig) -> None:
             read_config(cfg)  # refuses a wrong setting before anything is submitted
             for_cluster.append(cfg)
             return
+        if cfg.nodes == 1 and starts_alone(read_config(cfg).gpus):  # as torchrun would start this command
+            sys.exit(start_processes([sys.executable, *sys.orig_argv[1:]], cfg.gpus))
         first = launched().rank == 0
         if sweep and first:
             ended = ", which has ended" if has_record(cfg) else ""
