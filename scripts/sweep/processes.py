@@ -119,9 +119,9 @@ def _train(configs: list[DictConfig], title: str) -> int:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump([plain(cfg) for cfg in configs], file)
         file.flush()
-        return start_processes(
-            [sys.executable, str(ROOT / "scripts" / "sweep" / "processes.py"), file.name, title], gpus
-        )
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        command = [sys.executable, "-m", "scripts.sweep.processes", file.name, title]
+        return start_processes(command, configs[0].gpus)
 
 
 def main(path: str, title: str) -> None:
