@@ -95,7 +95,8 @@ def prepare(plans: list[Plan], jobs: int) -> None:
         check_together(cfg, jobs)
     for device in {cfg.device for cfg in here}:
         pick_device(device)
-    for task, name, folder in dict.fromkeys((cfg.task.name, cfg.task.data.get("name"), cfg.data_dir) for cfg in todo):
+    first = [cfg for cfg in todo if cfg.launcher.get("prepare") != "job"]
+    for task, name, folder in dict.fromkeys((cfg.task.name, cfg.task.data.get("name"), cfg.data_dir) for cfg in first):
         prepare_task(task, [name], Path(folder))
 
 

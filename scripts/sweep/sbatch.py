@@ -28,14 +28,24 @@ REQUEUE = f"job={THIS_JOB}; trap 'case $? in {'|'.join(map(str, AGAIN))}) scontr
 SMALLEST_DEFAULT = 1000  # Slurm's default MaxArraySize is 1001
 
 
-def parameters(cfg: Config, name: str, parallel: int) -> dict[str, Any]:
-    """Return submitit's parameters of an array of jobs. `cfg` is one of its runs, and `parallel` jobs run at a time."""
+def parameters(cfg: Config, name: str, parallel: int = 1, after: str | None = None) -> dict[str, Any]:
+    """Return submitit's parameters of an array of jobs.
+
+    Args:
+        cfg: one of its runs.
+        name: of the jobs.
+        parallel: jobs at a time.
+        after: a job that must succeed before them.
+    """
     launcher = cfg.launcher
     assert isinstance(launcher, SlurmLauncher)
     options = {key: getattr(launcher, key) for key in NAMED} | {
         option_name(key): value for key, value in launcher.sbatch.items()
     }
     given = {key: ",".join(map(str, value)) if isinstance(value, tuple) else value for key, value in options.items()}
+    if after is not None:
+        given["dependency"] = ",".join(filter(None, [f"afterok:{after}", given["dependency"]]))
+        given.setdefault("kill_on_invalid_dep", "yes")
     return {
         "job_name": name,
         "time": minutes(launcher.time),
@@ -53,6 +63,14 @@ def parameters(cfg: Config, name: str, parallel: int) -> dict[str, Any]:
         "additional_parameters": {key: value for key, value in given.items() if value not in (None, False)}
         | {"requeue": True, "chdir": str(ROOT)},
     }
+
+
+def on_cpus(parameters: dict[str, Any], partition: str | None) -> dict[str, Any]:
+    """Return the parameters of a job of one task without GPUs, in another partition if one is given."""
+    others = {key: value for key, value in parameters["additional_parameters"].items() if key != "gres"}
+    others |= {"dependency": "singleton"} | ({"partition": partition} if partition else {})
+    alone = {"nodes": 1, "ntasks_per_node": 1, "gpus_per_node": None, "additional_parameters": others}
+    return parameters | alone
 
 
 def _gpus(cfg: Config, launcher: SlurmLauncher, gres: str) -> str | int | None:
@@ -104,6 +122,10 @@ def check(cfg: Config) -> None:
         raise UserError(
             f"launcher.grace_seconds={launcher.grace_seconds} must be at most half of launcher.time={launcher.time} minutes, "
             "so that a job can train before it writes its checkpoint"
+        )
+    if bool(launcher.scratch) != bool(launcher.stage):
+        raise UserError(
+            "launcher.scratch= is the disk and launcher.stage=[...] the folders of data_dir; set both or neither"
         )
     if launcher.runs_at_a_time > 1 and cfg.nodes * cfg.gpus > 1:
         raise UserError(

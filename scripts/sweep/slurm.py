@@ -19,6 +19,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from scripts.sweep import queue, sbatch
+from scripts.sweep.staging import staged
 from tasks.engine import records
 from tasks.engine.config import Config, read_config
 from tasks.engine.errors import Held, Interrupted, TrainingFailed, Unusable, UserError
@@ -52,6 +53,9 @@ class Work:
                 configs = [OmegaConf.create(config) for config in self.configs]
                 if requests.stop:
                     raise Interrupted(requests.stop, f"{self.title} stopped before its training")
+                for cfg in configs:
+                    if (launcher := cfg.launcher).get("scratch"):
+                        cfg.data_dir = str(staged(Path(cfg.data_dir), launcher.scratch, launcher.stage))
                 if launched().world > 1:
                     run_as_one_of_several(configs)
                 else:
@@ -70,6 +74,24 @@ class Work:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+@dataclass
+class Preparation:
+    """A job that prepares data sets: task, data set and data_dir of each."""
+
+    wanted: list[tuple[str, str, str]]
+
+    def __call__(self) -> None:
+        """Prepare them. The jobs that depend on this one are cancelled if that fails."""
+        from scripts.prepare_data import prepare_task
+
+        try:
+            for task, name, folder in self.wanted:
+                prepare_task(task, [name], Path(folder))
+        except UserError as error:
+            say(f"error: {error}")
+            sys.exit(error.exit_code)
 
 
 def run_as_one_of_several(configs: list[DictConfig]) -> None:
@@ -120,13 +142,14 @@ def submit(configs: list[DictConfig], title: str) -> list[str]:
         cfg.runs_dir, cfg.data_dir = str(runs_dir), str(Path(cfg.data_dir).resolve())
     jobs = _cut(configs, launcher.runs_per_job)
     arrays = _cut(jobs, sbatch.largest_array(launcher))
+    after = _submit_preparation(configs, config, runs_dir) if launcher.prepare == "job" else None
     ids: list[str] = []
     accepted = 0
     while arrays:
         array = arrays.pop(0)
         share = max(1, launcher.parallel * len(array) // len(jobs))
         try:
-            ids.append(_submit_array(array, config, runs_dir, title, share))
+            ids.append(_submit_array(array, config, runs_dir, title, share, after))
             accepted += len(array)
         except QueueFull as full:
             if len(array) == 1:
@@ -152,17 +175,38 @@ def _said(full: QueueFull, accepted: int, count: int, ids: list[str], per_job: i
     )
 
 
-def _submit_array(jobs: list[list[DictConfig]], cfg: Config, runs_dir: Path, title: str, parallel: int) -> str:
-    import submitit
-
+def _submit_array(
+    jobs: list[list[DictConfig]], cfg: Config, runs_dir: Path, title: str, parallel: int, after: str | None
+) -> str:
     launcher = cfg.launcher
     assert isinstance(launcher, SlurmLauncher)
     name = queue.note_submission(runs_dir, title, [[records.run_id(cfg) for cfg in job] for job in jobs])
     work = [Work([plain(cfg) for cfg in job], launcher.runs_at_a_time, title) for job in jobs]
+    try:
+        return _submit(work, launcher, runs_dir, sbatch.parameters(cfg, name, parallel, after))
+    except QueueFull:
+        queue.forget_submission(runs_dir, name)
+        raise
+
+
+def _submit_preparation(configs: list[DictConfig], cfg: Config, runs_dir: Path) -> str:
+    """Submit a job that prepares the data of the runs. Two such jobs run one after the other."""
+    launcher = cfg.launcher
+    assert isinstance(launcher, SlurmLauncher)
+    wanted = dict.fromkeys((cfg.task.name, cfg.task.data.get("name"), cfg.data_dir) for cfg in configs)
+    partition = None if launcher.prepare_partition is None else str(launcher.prepare_partition)
+    asked = sbatch.on_cpus(sbatch.parameters(cfg, f"{queue.PREFIX}prepare"), partition)
+    return _submit([Preparation(list(wanted))], launcher, runs_dir, asked)
+
+
+def _submit(work: list[Any], launcher: SlurmLauncher, runs_dir: Path, parameters: dict[str, Any]) -> str:
+    """Submit jobs as one array and return its id. Raises UserError or QueueFull if Slurm refuses them."""
+    import submitit
+
     executor = submitit.SlurmExecutor(
         folder=runs_dir / "slurm" / "jobs", max_num_timeout=1000, python=sbatch.python_of(launcher)
     )
-    executor.update_parameters(**sbatch.parameters(cfg, name, parallel))
+    executor.update_parameters(**parameters)
     try:
         with executor.batch():
             submitted = [executor.submit(one) for one in work]
@@ -170,7 +214,6 @@ def _submit_array(jobs: list[list[DictConfig]], cfg: Config, runs_dir: Path, tit
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         refusal = _refusal(str(error))
         if TOO_MANY.search(refusal):
-            queue.forget_submission(runs_dir, name)
             raise QueueFull(refusal) from error
         raise UserError(f"Slurm refuses the jobs: {refusal}") from error
 

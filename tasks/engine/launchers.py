@@ -117,6 +117,10 @@ class SlurmLauncher(Section):
     env: Annotated[Options, BeforeValidator(_are_variables)]
     container: str | None
     python: str | None
+    scratch: str | None
+    stage: List[str]
+    prepare: Literal["here", "job"]
+    prepare_partition: Name
     time: Annotated[str | int | float, BeforeValidator(_is_time)]
     grace_seconds: PositiveInt
     gpus: Annotated[int | str | None, BeforeValidator(_is_gpus)]

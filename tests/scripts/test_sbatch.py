@@ -3,18 +3,22 @@
 import os
 import re
 import shlex
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from commands import call_forked, is_one_line
 
 from scripts.cli.common import compose_config
-from scripts.sweep import sbatch, slurm
+from scripts.sweep import sbatch, slurm, staging
 from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.staging import _copy, staged
 from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
 from tasks.engine.launchers import minutes
+from tasks.engine.verified import CHECKED
 
 LARGEST_ARRAY = 4
 PAPER = [name for name in known_artefacts() if "paper" in load_artefact(name).scales]
@@ -206,3 +210,65 @@ def test_a_key_of_slurm_s_launcher_needs_that_launcher():
 def test_processes_that_run_side_by_side_are_not_runs_of_several_processes(scripts, tmp_path):
     with pytest.raises(UserError, match=r"launcher\.runs_at_a_time=2 must be 1 for runs of several processes"):
         of_one_run(scripts, tmp_path, "gpus=2", "launcher.runs_at_a_time=2")
+
+
+def test_data_is_prepared_by_a_job_on_cpus_that_the_runs_wait_for(scripts, tmp_path):
+    settings = ["launcher=slurm", "scale=paper", "task=gpt2", "gpus=8", "launcher.prepare=job", "launcher.gres=gpu:8"]
+    cfg = compose_config(
+        [*settings, "launcher.prepare_partition=cpu", "launcher.partition=gpu", f"runs_dir={tmp_path}"]
+    )
+    assert slurm.submit([cfg], "a run") == ["1"]
+    first, second = (directives(scripts / str(number)) for number in (0, 1))
+    assert (first["partition"], first["ntasks-per-node"], first["dependency"]) == ("cpu", "1", "singleton")
+    assert not {"gres", "gpus-per-node"} & first.keys()
+    assert (second["partition"], second["ntasks-per-node"], second["dependency"]) == ("gpu", "8", "afterok:0")
+    assert second["kill-on-invalid-dep"] == "yes"
+
+
+def make_data(folder: Path) -> None:
+    for name in ("large/train/one.bin", "large/two.bin", "small/three.bin"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    (folder / "large" / CHECKED).write_text("{}")
+
+
+def test_data_is_copied_to_scratch_once_and_the_rest_is_linked(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    make_data(data)
+    monkeypatch.setenv("NODE_DISK", str(tmp_path / "disk"))
+    there = staged(data, "$NODE_DISK", ["large"])
+    assert (there / "large/train/one.bin").read_bytes() == b"large/train/one.bin"
+    assert not (there / "large").is_symlink() and (there / "small").resolve() == data / "small"
+    assert not (there / "large" / CHECKED).exists()  # so the copies are checked
+    copied = (there / "large/two.bin").stat().st_ino
+    (data / "large/train/one.bin").write_bytes(b"changed")
+    (there / "large/train/.one.bin.tmp").write_bytes(b"left by a killed copy")
+    assert staged(data, "$NODE_DISK", ["large"]) == there
+    assert (there / "large/train/one.bin").read_bytes() == b"changed"
+    assert (there / "large/two.bin").stat().st_ino == copied
+
+
+def test_processes_of_a_node_copy_at_most_once(tmp_path, monkeypatch):
+    data, copies = tmp_path / "data", []
+    make_data(data)
+    monkeypatch.setattr(staging, "_copy", lambda source, target: (copies.append(source), _copy(source, target)))
+    with ThreadPoolExecutor(8) as pool:
+        folders = set(pool.map(lambda _: staged(data, str(tmp_path / "disk"), ["large"]), range(8)))
+    assert len(folders) == 1 and len(copies) == 2
+
+
+def test_scratch_without_space_leaves_the_data_where_it_is(tmp_path, monkeypatch, capfd):
+    make_data(tmp_path / "data")
+    monkeypatch.setattr(staging.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    assert staged(tmp_path / "data", str(tmp_path / "disk"), ["large"]) == tmp_path / "data"
+    assert "0.0 GB free" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("scratch", "names", "said"),
+    [("$NO_SUCH_DISK", ["large"], "names a variable"), ("/tmp", ["nothing"], "is no folder")],
+)
+def test_what_cannot_be_staged_is_refused(tmp_path, scratch, names, said):
+    make_data(tmp_path)
+    with pytest.raises(UserError, match=said):
+        staged(tmp_path, scratch, names)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT, command, records, wait_until
+from commands import ROOT, command, records, wait_until, write_fashion_mnist
 from local_slurm import Cluster
 
 from scripts.sweep.states import last_step
@@ -374,3 +374,60 @@ def test_a_limit_on_jobs_is_reported_and_a_command_that_waits_trains_all_runs(cl
     done = reproduce(cluster, *arguments, "wait=true")
     assert done.returncode == 0, done.stderr
     assert [record["status"] for record in records(tmp_path).values()] == ["finished"] * 6
+
+
+def test_runs_wait_for_their_data_and_read_it_from_the_node_s_own_disk(cluster, tmp_path):
+    """A job on CPUs prepares the data, which is there already. The runs read copies of it."""
+    data = write_fashion_mnist(tmp_path / "data")
+    run = ("task=cifar100", "scale=mini", "num_steps=2", "quiet=true", "task.data.train_size=200", "seed=1,2")
+    node = (f'launcher.scratch="{tmp_path}/$SLURMD_NODENAME"', "launcher.stage=[FashionMNIST]", "launcher.prepare=job")
+    done = cluster.call(
+        *command("train.py", "-m", *run, *JOBS, *node, f"runs_dir={tmp_path / 'runs'}", f"data_dir={data}"),
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [record["status"] for record in records(tmp_path / "runs").values()] == ["finished"] * 2
+    assert list(tmp_path.glob("n?/cpr-data-*/FashionMNIST/raw/train-images-idx3-ubyte"))
+    assert any("FashionMNIST: ready in" in log.read_text() for log in (tmp_path / "runs").glob("slurm/jobs/*.out"))
+
+
+def test_runs_whose_data_cannot_be_prepared_are_not_started(cluster, tmp_path):
+    blocked = tmp_path / "data"
+    blocked.write_text("a file where the folder should be")
+    arguments = (f"runs_dir={tmp_path / 'runs'}", f"data_dir={blocked}", "launcher.prepare=job", *JOBS)
+    done = cluster.call(
+        *command("reproduce.py", "figure2", "scale=mini", "seeds=1", "cells=best", *arguments), timeout=TIMEOUT
+    )
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: not cluster.output("squeue", "-h"), 120)
+    assert not records(tmp_path / "runs")
+    assert any("error: " in log.read_text() for log in (tmp_path / "runs").glob("slurm/jobs/*.out"))
+
+
+@pytest.mark.weekly
+def test_a_run_longer_than_its_time_limit_is_trained_by_a_chain_of_jobs(cluster, tmp_path):
+    """Each job has two minutes, so the run is checkpointed and queued again until it has ended."""
+    run = ("task=grokking", "task.model.width=32", "task.batch_size=64", "quiet=true", "num_steps=100000")
+    short = ("launcher=slurm", "launcher.cpus=1", "launcher.memory=1", "launcher.time=2", "launcher.grace_seconds=60")
+    sweep = subprocess.Popen(
+        command("train.py", *run, *short, f"runs_dir={tmp_path}"),
+        env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+    def starts() -> int:
+        return sum(path.read_text().count('"start"') for path in tmp_path.glob("*/*/starts.jsonl"))
+
+    try:
+        wait_until(lambda: starts() >= 5, 1500)
+        (folder,) = tmp_path.glob("grokking/*")
+        history = [json.loads(line) for line in (folder / "starts.jsonl").read_text().splitlines()]
+        at = 0
+        for line in history:
+            if "start" in line:
+                assert line["start"] == at  # where the job before ended
+            elif "end" in line:
+                at = line["end"]
+        assert at > 0
+    finally:
+        sweep.kill()
+        cluster.output("scancel", "--user", str(os.getuid()))
