@@ -51,11 +51,11 @@ class Work:
                 from scripts.sweep.local import run_all
 
                 configs = [OmegaConf.create(config) for config in self.configs]
-                if requests.stop:
-                    raise Interrupted(requests.stop, f"{self.title} stopped before its training")
                 for cfg in configs:
                     if (launcher := cfg.launcher).get("scratch"):
                         cfg.data_dir = str(staged(Path(cfg.data_dir), launcher.scratch, launcher.stage))
+                if requests.stop:
+                    raise Interrupted(requests.stop, f"{self.title} stopped before its training")
                 if launched().world > 1:
                     run_as_one_of_several(configs)
                 else:

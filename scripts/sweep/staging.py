@@ -28,8 +28,8 @@ def staged(data_dir: Path, scratch: str, names: Sequence[str]) -> Path:
     there = os.path.expandvars(scratch)
     if "$" in there:
         raise UserError(f"launcher.scratch={scratch} names a variable that the job does not have")
-    if missing := [name for name in names if not (data_dir / name).is_dir()]:
-        raise UserError(f"launcher.stage: {data_dir / missing[0]} is no folder")
+    if missing := [name for name in names if "/" in name or not (data_dir / name).is_dir()]:
+        raise UserError(f"launcher.stage: {missing[0]} is no folder in {data_dir}")
     digest = hashlib.sha256(str(data_dir).encode()).hexdigest()[:12]
     folder = Path(there) / f"cpr-data-{os.getuid()}-{digest}"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)

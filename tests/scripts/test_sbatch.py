@@ -266,7 +266,11 @@ def test_scratch_without_space_leaves_the_data_where_it_is(tmp_path, monkeypatch
 
 @pytest.mark.parametrize(
     ("scratch", "names", "said"),
-    [("$NO_SUCH_DISK", ["large"], "names a variable"), ("/tmp", ["nothing"], "is no folder")],
+    [
+        ("$NO_SUCH_DISK", ["large"], "names a variable"),
+        ("/tmp", ["nothing"], "is no folder"),
+        ("/tmp", ["large/train"], "is no folder"),
+    ],
 )
 def test_what_cannot_be_staged_is_refused(tmp_path, scratch, names, said):
     make_data(tmp_path)
