@@ -396,7 +396,8 @@ def test_runs_whose_data_cannot_be_prepared_are_not_started(cluster, tmp_path):
     blocked.write_text("a file where the folder should be")
     arguments = (f"runs_dir={tmp_path / 'runs'}", f"data_dir={blocked}", "launcher.prepare=job", *JOBS)
     done = cluster.call(
-        *command("reproduce.py", "figure2", "scale=mini", "seeds=1", "cells=best", *arguments), timeout=TIMEOUT
+        *command("reproduce.py", "figure2", "scale=mini", "seeds=1", "launcher.runs_per_job=40", *arguments),
+        timeout=TIMEOUT,
     )
     assert done.returncode == 0, done.stderr
     wait_until(lambda: not cluster.output("squeue", "-h"), 120)
