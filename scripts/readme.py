@@ -1,5 +1,6 @@
-"""Write README.md's first figure, its findings and its table of artefacts:  python scripts/readme.py
-Each stands between the comments `<!-- make readme: NAME -->` and `<!-- end -->`. They are made from
+"""Write the generated parts of README.md and REPRODUCING.md:  python scripts/readme.py
+These are the first figure, the findings, the table of artefacts, and the table of claims. Each stands
+between the comments `<!-- make readme: NAME -->` and `<!-- end -->`. They are made from
 
 - the `readme:` entries of configs/artefact/*.yaml and configs/bench.yaml,
 - the number of runs in the grids, and what they cost at paper scale (scripts/sweep/cards.py),
@@ -30,7 +31,7 @@ from scripts.sweep.plan import configuration
 from tasks.engine.errors import UserError
 
 COMMAND = Command("scripts/readme.py", __doc__)
-README = ROOT / "README.md"
+README, REPRODUCING = ROOT / "README.md", ROOT / "REPRODUCING.md"
 FIGURE = ("mini", "grokking")
 SCALES = ("mini", "small", "paper")
 COLUMNS = ("paper item", "command", "data at mini scale", "mini cost", "small cost", "paper cost (estimate)", "state")
@@ -42,13 +43,23 @@ def rewritten(text: str, root: Path = ROOT) -> str:
     """
     artefacts = artefacts_in(root)
     parts = {"figure": figure(root), "finding": finding(artefacts, root), "artefacts": table(artefacts, root)}
+    return filled("README.md", text, parts)
+
+
+def reproducing(text: str, root: Path = ROOT) -> str:
+    """Return REPRODUCING.md's text with its generated parts up to date. Raises UserError as `rewritten` does."""
+    return filled("REPRODUCING.md", text, {"claims": claims(artefacts_in(root), root)})
+
+
+def filled(file: str, text: str, parts: dict[str, str]) -> str:
+    """Return the text with each part between its comments. Raises UserError if the comments of one are missing."""
     for name, made in parts.items():
         begin, end = f"<!-- make readme: {name} -->\n", "<!-- end -->"
         before, mark, rest = text.partition(begin)
         _, closing, after = rest.partition(end)
         if not mark or not closing:
             raise UserError(
-                f"README.md needs a part that begins with <!-- make readme: {name} --> and ends with <!-- end -->"
+                f"{file} needs a part that begins with <!-- make readme: {name} --> and ends with <!-- end -->"
             )
         text = f"{before}{begin}{made}\n{end}{after}"
     return text
@@ -134,6 +145,28 @@ def gpu_hours(artefact: Artefact, scale: str) -> str:
     return f"{float(f'{seconds / 3600:.2g}'):,.0f}"
 
 
+def claims(artefacts: Sequence[Artefact], root: Path) -> str:
+    """Return a row for each claim: the command, its cost, what the paper prints, and what the committed runs show."""
+    rows: dict[Any, list[tuple[str, ...]]] = {}
+    for artefact in artefacts:
+        readme = artefact.readme
+        assert readme is not None
+        costs = [cost_of(artefact, scale) for scale in ("mini", "paper")]
+        found = {
+            scale: {
+                one.claim: one.outcome for one in read_findings(root / "results" / scale / artefact.name / "claims.csv")
+            }
+            for scale in SCALES
+        }
+        for claim in artefact.claims:
+            shown = [f"{scale}: {found[scale][claim.id]}" for scale in SCALES if claim.id in found[scale]]
+            row = (claim.text, claim.published, f"`make reproduce-{artefact.name}`", *costs, ", ".join(shown))
+            rows.setdefault(place(readme.place or artefact.name), []).append(row)
+    head = ("claim", "the paper prints", "command", "mini cost", "paper cost (estimate)", "committed outcome")
+    lines = [head, ("---",) * len(head), *(row for _, group in sorted(rows.items()) for row in group)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
 def count_runs(artefact: Artefact, scale: str) -> int:
     """Return the number of different runs in the artefact's grids at the scale."""
     return len(distinct_runs(artefact, scale))
@@ -192,9 +225,10 @@ def title_of(folder: Path) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Rewrite README.md."""
+    """Rewrite both files."""
     COMMAND.parse(arguments)
     README.write_text(rewritten(README.read_text()))
+    REPRODUCING.write_text(reproducing(REPRODUCING.read_text()))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from scripts.sweep.cost import Prices
 from scripts.sweep.dry_run import dry_run
 from scripts.sweep.local import jobs_of, run_all
 from scripts.sweep.plan import Plan, asked_for, expand, plan, tuning_seeds
+from scripts.sweep.processes import check_together, train_together
 from scripts.sweep.progress import Progress
 from tasks.engine import fake, records
 from tasks.engine.errors import UserError
@@ -84,18 +85,23 @@ def writable_folder(p: Plan, request: Request) -> Path:
     return folder
 
 
-def prepare(plans: list[Plan]) -> None:
+def prepare(plans: list[Plan], jobs: int) -> None:
     """Find the devices and download the data of all artefacts, before the first one trains for hours.
-    Raises UserError if a device or data set is not available.
+    `jobs` is the number of runs at a time.
+    Raises UserError if a device or data set is not available, or the runs need other machines.
     """
     if not any(p.todo for p in plans):
         return
     from tasks.engine.device import pick_device
 
     todo = [cfg for p in plans for cfg in p.todo]
-    for device in {cfg.device for cfg in todo if cfg.launcher.name == "local"}:
+    here = [cfg for cfg in todo if cfg.launcher.name == "local"]
+    for cfg in here[:1]:  # all have the same number of processes
+        check_together(cfg, jobs)
+    for device in {cfg.device for cfg in here}:
         pick_device(device)
-    for task, name, folder in dict.fromkeys((cfg.task.name, cfg.task.data.get("name"), cfg.data_dir) for cfg in todo):
+    first = [cfg for cfg in todo if cfg.launcher.get("prepare") != "job"]
+    for task, name, folder in dict.fromkeys((cfg.task.name, cfg.task.data.get("name"), cfg.data_dir) for cfg in first):
         prepare_task(task, [name], Path(folder))
 
 
@@ -168,15 +174,18 @@ def command_of(name: str, request: Request) -> str:
 
 def train(todo: list[DictConfig], options: dict[str, str], name: str, progress: Progress | None = None) -> bool:
     """Hand the runs to the launcher. Return whether they have ended when it returns."""
+    if todo[0].launcher.name == "local" and todo[0].gpus > 1:
+        train_together(todo, name)
+        return True
     if todo[0].launcher.name == "local":
         run_all(todo, jobs_of(options, todo[0].device), name, progress)
         return True
-    from scripts.sweep.watch import submit_missing, wait_for
+    from scripts.sweep.watch import submit_missing, train_on_cluster
 
-    submit_missing(todo, name)
     if options["wait"] == "true":
-        wait_for(todo, name)
+        train_on_cluster(todo, name)
         return True
+    submit_missing(todo, name)
     return False
 
 
@@ -199,7 +208,7 @@ def main(arguments: list[str]) -> None:
         return
     plans = [plan(artefact, own.options, own.overrides) for artefact, own in asked]
     folders = [writable_folder(p, own) for p, (_, own) in zip(plans, asked, strict=True)]
-    prepare(plans)
+    prepare(plans, request.options.get("jobs", 1))
     todo = {records.run_id(cfg): cfg for p in plans for cfg in p.todo}
     title = plans[0].artefact.name if len(plans) == 1 else f"{len(plans)} artefacts"
     with Progress(title, list(todo.values()), expected_seconds(plans, [own for _, own in asked])) as progress:

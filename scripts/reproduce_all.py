@@ -135,7 +135,7 @@ def attempt(artefact: Artefact, request: Request) -> Outcome:
     try:
         p = plan(artefact, request.options, request.overrides)
         out = writable_folder(p, request)
-        prepare([p])
+        prepare([p], request.options.get("jobs", 1))
         ended = reproduce(p, request, out)
     except Interrupted:
         raise

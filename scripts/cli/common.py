@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from scripts.cli import early
-from scripts.cli.overrides import check_added, explain
+from scripts.cli.overrides import as_hydra_takes_them, check_added, explain
 from scripts.cli.parser import CONFIG_DIR, ROOT, Request
 from tasks.engine.config import read_config
 from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError, one_line
@@ -30,7 +30,7 @@ def compose_config(overrides: list[str]) -> DictConfig:
     check_added(overrides, str(CONFIG_DIR))
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return compose("config", overrides)
+            return compose("config", as_hydra_takes_them(overrides))
     except HydraException as error:
         raise UserError(explain(error, overrides, str(CONFIG_DIR))) from error
     except yaml.YAMLError as error:

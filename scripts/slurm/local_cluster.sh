@@ -12,6 +12,7 @@
 #
 # Partitions: ci (the default), low and high. Jobs of high evict those of low: an evicted job gets a
 # signal, is killed after GraceTime, and is queued again.
+# An array has at most 8 jobs. The quality of service `few` takes at most 4 jobs of a user.
 # It needs root on Debian and installs missing packages. If it can't run here, it prints the reason
 # in one line and exits with code 3.
 # All its files are in $SLURM_ROOT (default: .slurm in this repository). It starts with empty queues
@@ -120,6 +121,8 @@ AccountingStoragePort=$((port + 1))
 # The munge socket of this cluster. Without it every command waits for the default one.
 AccountingStoragePass=$munge_socket
 AccountingStorageTRES=gres/gpu
+AccountingStorageEnforce=limits,qos
+MaxArraySize=8
 
 # Two nodes on one host: resources are as written here, whatever the host has. Nothing is bound or
 # limited.
@@ -228,6 +231,12 @@ start_database() {
     --innodb-lock-wait-timeout=900 --innodb-flush-log-at-trx-commit=0 --innodb-use-native-aio=0 &
 }
 
+make_accounts() {
+  sacctmgr -i add cluster local
+  sacctmgr -i add qos few set MaxSubmitJobsPerUser=4
+  sacctmgr -i modify user root set qos+=few
+} >/dev/null
+
 start_controller() { launch slurmctld controller_answers slurmctld; }
 
 start_node() { launch "slurmd-$1" "node_answers_undrained $1" slurmd -N "$1"; }
@@ -242,7 +251,7 @@ start() {
     --seed-file="$root/munge/seed" --log-file="$root/log/munged"
   launch mariadbd database_answers start_database
   launch slurmdbd accounting_answers env MYSQL_UNIX_PORT="$root/db/socket" slurmdbd
-  sacctmgr -n show cluster format=cluster | grep -qw local || sacctmgr -i add cluster local >/dev/null
+  sacctmgr -n show cluster format=cluster | grep -qw local || make_accounts
   start_controller
   local node
   for node in "${node_names[@]}"; do start_node "$node"; done

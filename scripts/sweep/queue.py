@@ -14,10 +14,6 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
 
 from tasks.engine.errors import Held, UserError
 from tasks.engine.files import only_process, write_bytes_atomically
@@ -61,6 +57,11 @@ def note_submission(runs_dir: Path, title: str, jobs: list[list[str]]) -> str:
     return f"{PREFIX}{re.sub('[^a-z0-9_]', '-', title.lower())}-{token}"
 
 
+def forget_submission(runs_dir: Path, name: str) -> None:
+    """Remove the note of jobs that Slurm has refused."""
+    (runs_dir / "slurm" / f"{name.rpartition('-')[2]}.json").unlink(missing_ok=True)
+
+
 def in_queue(runs_dir: Path) -> dict[str, Job]:
     """Return run id -> job for every run that is in Slurm's queue, or {} without Slurm.
     Raises UserError if Slurm does not answer.
@@ -69,7 +70,7 @@ def in_queue(runs_dir: Path) -> dict[str, Job]:
     if not (runs_dir / "slurm").exists() or shutil.which("squeue") is None:
         return found
     notes: dict[str, list[list[str]]] = {}
-    for line in _squeue():
+    for line in own_jobs():
         name, job, array, index, state = line.split("|")
         token = name.rpartition("-")[2]
         path = runs_dir / "slurm" / f"{token}.json"
@@ -82,7 +83,8 @@ def in_queue(runs_dir: Path) -> dict[str, Job]:
     return found
 
 
-def _squeue() -> list[str]:
+def own_jobs() -> list[str]:
+    """Return a line name|job|array|index|state for each of the user's jobs. Raises NoAnswer."""
     try:
         done = subprocess.run(
             ["squeue", "--me", "-h", "-r", "-o", "%j|%A|%F|%K|%T"], capture_output=True, text=True, timeout=60
@@ -112,13 +114,6 @@ def own_folder(runs_dir: Path) -> Path:
             f"{folder} belongs to user {owner}, who submits the runs of this folder; set runs_dir= to a folder of your own"
         )
     return folder
-
-
-class OwnFolder(Callback):
-    """Hydra callback that calls `own_folder` before train.py -m submits."""
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        own_folder(Path(config.runs_dir))
 
 
 @contextlib.contextmanager

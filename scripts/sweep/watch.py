@@ -24,6 +24,7 @@ TRIES = 3
 def submit_missing(configs: list[DictConfig], title: str, also_unusable: bool = True) -> None:
     """Submit the runs that have not ended and are not in the queue.
     The user may have fixed unusable files, so a new command tries such runs again. A wait does not.
+    Raises slurm.QueueFull if Slurm accepts only some of them now.
     """
     runs_dir = Path(configs[0].runs_dir)
     with disk_full_is_said(runs_dir), queue.submitting(runs_dir):
@@ -38,8 +39,17 @@ def submit_missing(configs: list[DictConfig], title: str, also_unusable: bool = 
             say(f"{title}: {counts}; their output is in {runs_dir / 'slurm' / 'jobs'}")
 
 
+def train_on_cluster(configs: list[DictConfig], title: str) -> None:
+    """Submit the runs and return when every run has ended. Raises as `wait_for` does."""
+    try:
+        submit_missing(configs, title)
+    except slurm.QueueFull as full:
+        say(f"{title}: {full} (this command does so)")
+    wait_for(configs, title)
+
+
 def wait_for(configs: list[DictConfig], title: str) -> None:
-    """Return when every run has ended.
+    """Return when every run has ended. Submit those that are not in the queue.
 
     Raises:
         UserError: the files of some runs are unusable, and the others have ended.
@@ -73,7 +83,10 @@ def wait_for(configs: list[DictConfig], title: str) -> None:
                         f"{title}: {TRIES} times all jobs ended before their runs; their output is in {where}; {room}"
                     )
                 with contextlib.suppress(queue.NoAnswer):  # the next poll reports it
-                    submit_missing(configs, title, also_unusable=False)
+                    try:
+                        submit_missing(configs, title, also_unusable=False)
+                    except slurm.QueueFull:  # other jobs of the user fill the queue
+                        tries -= 1
             time.sleep(POLL_SECONDS)
 
 

@@ -34,15 +34,12 @@ from tasks.engine.parallel import Ranks, join
 from tasks.engine.regime import of_run
 from tasks.engine.reporting import regularized_set
 from tasks.engine.seeding import derive, seed_everything
-from tasks.engine.sharding import check_batch_norm, distribute
+from tasks.engine.sharding import check_batch_norm, distribute, has_batch_norm
 from tasks.engine.signals import Requests, listening, stopping_at_once
 from tasks.engine.terminal import WARNINGS, say, warn, warnings_of
 from tasks.engine.throughput import rates
 from tasks.engine.training import LOGS, Training, without_bound
 from tasks.engine.workload import Workload
-
-LESS = "free some and run the same command again, or make the batch, the model or its input smaller"
-
 
 # What a run reads and writes in its folder.
 FILES = ("record.json", attempts.NAME, "config.yaml", WARNINGS, *LOGS, *checkpoint.NAMES)
@@ -183,7 +180,7 @@ def _begin(cfg: Config, folder: Path, lock: Lock | None, ranks: Ranks, device: t
         if _is_out_of_memory(error):
             if deaths + 1 < attempts.LIMIT or ranks.world > 1:
                 where = f"{folder.name} ran out of memory before its first step, in attempt {deaths + 1} of {attempts.LIMIT}"
-                raise OutOfMemory(f"{where}; {LESS}") from error
+                raise OutOfMemory(f"{where}; {less_memory(cfg)}") from error
             attempts.note_end(folder, None)
             raise TrainingFailed(f"out of memory before its first step, in {deaths + 1} attempts") from error
         if ranks.first and (ranks.world == 1 or isinstance(error, UserError | Interrupted)):
@@ -264,7 +261,8 @@ def _to_the_end(training: Training, requests: Requests, progress: Callable[[int]
             deaths + 1 < attempts.LIMIT or ranks.world > 1
         ):  # the other processes have no word of it: the next start counts it
             where = f"{training.run_id} ran out of memory at step {training.step}, in attempt {deaths + 1}"
-            raise OutOfMemory(f"{where}; {LESS}") from error
+            pieces = not has_batch_norm(training.workload.model)
+            raise OutOfMemory(f"{where}; {less_memory(training.cfg, pieces)}") from error
         _note_end(training)
         raise TrainingFailed(f"out of memory at step {training.step}, in {deaths + 1} attempts") from error
     _note_end(training)
@@ -305,6 +303,19 @@ def _note_end(training: Training) -> None:
 
 def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def less_memory(cfg: Config, pieces: bool = True) -> str:
+    """Return how the run needs less memory under the same protocol. `pieces`: its model takes a smaller micro_batch."""
+    world, batch_size = cfg.nodes * cfg.gpus, cfg.task.batch_size
+    share = cfg.micro_batch or -(-batch_size // world)
+    smaller = next((size for size in range(share // 2, 0, -1) if batch_size % (world * size) == 0), None)
+    ways = [f"micro_batch={smaller}"] if smaller and pieces else []
+    ways += [f"gpus={2 * cfg.gpus}"] if 2 * world <= batch_size else []
+    found = (
+        f"set {' or '.join(ways)}, which keep the run's id and protocol, or free some memory" if ways else "free some"
+    )
+    return f"{found}; then run the same command again"
 
 
 def _summary(

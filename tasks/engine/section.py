@@ -93,6 +93,8 @@ def _line(model: type[Section], content: Any, where: str, error: Mapping[str, An
     if error["type"] == "value_error":
         return f"{shown} {error['ctx']['error']}"
     wanted = _wanted(section, path[-1])
+    if wanted == "text" and isinstance(value, int | float):
+        return f"{shown} must be text; quote it: '{key}=\"{shown_as(value)}\"'"
     return f"{shown} is unknown; choose {wanted}" if wanted.startswith("one of") else f"{shown} must be {wanted}"
 
 

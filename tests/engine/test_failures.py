@@ -19,6 +19,7 @@ from scripts.sweep.local import run_all
 from scripts.sweep.plan import ended, expand, load_artefact
 from tasks.engine import attempts, checkpoint, errors
 from tasks.engine import run as engine
+from tasks.engine.config import read_config
 from tasks.engine.errors import Held, OutOfMemory, TrainingFailed, Unusable, UserError
 from tasks.engine.files import Log, only_process
 from tasks.engine.records import note_unusable, read_record, run_folder, run_id, unusable
@@ -380,6 +381,26 @@ def test_a_controller_that_is_away_is_asked_again_with_a_growing_pause(tmp_path,
     watch.wait_for([cfg], "a sweep")
     said = re.findall(r"Unable to contact slurm controller; asking again in ([\d.]+) s", capfd.readouterr().err)
     assert said == ["2", "4", "5"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ([], "set micro_batch=32 or gpus=2,"),
+        (["gpus=4"], "set micro_batch=8 or gpus=8,"),
+        (["gpus=2", "micro_batch=8"], "set micro_batch=4 or gpus=4,"),
+        (["gpus=64"], "free some"),
+        (["gpus=32", "micro_batch=1"], "set gpus=64,"),
+    ],
+)
+def test_too_little_memory_advises_keys_that_keep_the_protocol(tmp_path, settings, advice):
+    from tasks.engine.run import less_memory
+
+    base = config(tmp_path, "task.batch_size=64")
+    cfg = config(tmp_path, "task.batch_size=64", *settings)
+    assert less_memory(read_config(cfg)).startswith(advice)
+    advised = [word for word in advice.rstrip(",").split() if "=" in word]
+    assert all(run_id(config(tmp_path, "task.batch_size=64", word)) == run_id(base) for word in advised)
 
 
 def test_the_folder_of_submissions_is_its_owner_s_alone(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ENVIRONMENT, ROOT, call, command, records, wait_until, write_fashion_mnist
+from commands import ENVIRONMENT, ROOT, call, command, is_one_line, records, wait_until, write_fashion_mnist
 
 from scripts.cli.common import compose_config
 from tasks.engine.batching import micro_batches
@@ -100,6 +100,42 @@ def as_srun(processes: int, *arguments: str) -> list[tuple[int, str]]:
     ]
     errors = [process.communicate(timeout=120)[1] for process in started]
     return [(process.returncode, error) for process, error in zip(started, errors, strict=True)]
+
+
+def test_train_and_reproduce_start_the_processes_of_a_run_themselves(one, tmp_path):
+    done = call("train.py", *ARGUMENTS, "gpus=2", f"runs_dir={tmp_path / 'train'}")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1 and "after 50 steps" in done.stdout
+    assert only_record(tmp_path / "train")["hardware"]["processes"] == 2
+    assert_same_curve(one, tmp_path / "train")
+    small = ("task.model.width=32", "task.batch_size=64", "num_steps=24", "seeds=1", "lr=1e-3")
+    swept = call("reproduce.py", "grokking", *small, "gpus=2", f"runs_dir={tmp_path / 'reproduce'}")
+    assert swept.returncode == 0, swept.stderr
+    ended = records(tmp_path / "reproduce").values()
+    assert [(r["status"], r["hardware"]["processes"]) for r in ended] == [("finished", 2)] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["train.py", "reproduce.py"])
+def test_a_signal_reaches_processes_that_a_command_has_started(script, tmp_path):
+    run = ("seed=1", *ARGUMENTS) if script == "train.py" else ("grokking", "seeds=1", "task.log_every_steps=1")
+    endless = ("num_steps=1000000", "gpus=2", f"runs_dir={tmp_path}")
+    process = subprocess.Popen(
+        command(script, *(word for word in run if not word.startswith("num_steps")), *endless),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+    )  # fmt: skip
+    wait_until(lambda: any(log.stat().st_size > 1000 for log in tmp_path.glob("*/*/metrics.jsonl")), 120)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in said, said
+    assert len(list(tmp_path.glob("*/*/checkpoint.pt"))) == 1
+
+
+def test_what_cannot_be_started_here_is_refused():
+    for words, said in {("jobs=2", "gpus=2"): "jobs=2 must be 1", ("nodes=2",): "nodes=2 need launcher=slurm"}.items():
+        done = call("reproduce.py", "grokking", "seeds=1", *words)
+        assert done.returncode == 2
+        is_one_line(done, said)
 
 
 def only_record(runs_dir: Path) -> dict:

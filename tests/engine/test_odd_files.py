@@ -209,7 +209,6 @@ def test_a_signal_while_a_command_imports_is_one_line(tmp_path, number):
         "grace_seconds=x",
         "runs_per_job=0",
         "runs_per_job=-1",
-        "memory=null",
         "gpus=x",
     ],
 )

@@ -22,6 +22,7 @@ from PIL import Image
 
 from results import Run
 from results.committed import write_records
+from scripts.cli.overrides import as_hydra_takes_them
 from tasks.engine.records import read_record
 
 pytest.importorskip("mkdocs", reason="the extra docs is not installed: make setup EXTRAS=docs")
@@ -238,7 +239,7 @@ def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProce
 
 def composes(copy: Path, overrides: list[str]) -> None:
     with initialize_config_dir(str(copy / "configs"), version_base="1.3"):
-        compose("config", overrides)
+        compose("config", as_hydra_takes_them(overrides))
 
 
 def check_script(copy: Path, script: str, arguments: list[str]) -> None:

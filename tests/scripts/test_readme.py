@@ -12,7 +12,7 @@ from commands import ROOT
 from results.evidence.finding import Finding, to_csv
 from results.evidence.paper_scale import paper_scale_sentence
 from results.schema import Artefact
-from scripts.readme import README, artefacts_in, count_runs, figure, rewritten, state, table
+from scripts.readme import README, REPRODUCING, artefacts_in, count_runs, figure, reproducing, rewritten, state, table
 from tasks.engine.errors import UserError
 
 
@@ -29,6 +29,12 @@ def claims(*outcomes):
 
 def test_the_readme_is_as_make_readme_writes_it():
     assert README.read_text() == rewritten(README.read_text()), "run: make readme"
+
+
+def test_the_page_of_claims_is_as_make_readme_writes_it():
+    assert REPRODUCING.read_text() == reproducing(REPRODUCING.read_text()), "run: make readme"
+    named = [claim.text for artefact in artefacts_in(ROOT) for claim in artefact.claims]
+    assert named and all(f"| {text.replace('|', chr(92) + '|')} |" in REPRODUCING.read_text() for text in named)
 
 
 def test_the_results_begin_with_what_exists_at_paper_scale(tmp_path):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT, command, records, wait_until
+from commands import ROOT, command, records, wait_until, write_fashion_mnist
 from local_slurm import Cluster
 
 from scripts.sweep.states import last_step
@@ -274,3 +274,161 @@ def test_hydra_s_own_sweep_runs_on_the_cluster_and_resumes_after_preemption(clus
     assert [r["status"] for r in records(tmp_path).values()] == ["finished"] * 2
     assert any(p.read_text().count('"start"') > 1 for p in tmp_path.glob("*/*/starts.jsonl"))
     assert (tmp_path / "slurm").stat().st_mode & 0o777 == 0o700  # the jobs are pickles
+
+
+def submitted(cluster: Cluster, *arguments: str, seeds: str = "1,2,3") -> tuple[str, str, str]:
+    """Submit jobs that Slurm holds. Return the last job's script, what Slurm says of the job, and the command's output."""
+    done = reproduce(cluster, "num_steps=8", *JOBS, "launcher.sbatch.hold=true", *arguments, seeds=seeds)
+    try:
+        assert done.returncode == 0, done.stderr
+        job = cluster.output("squeue", "-h", "-r", "-S", "-i", "-o", "%A").splitlines()[0]
+        said = cluster.output("scontrol", "show", "job", "-d", job)
+        return cluster.output("scontrol", "write", "batch_script", job, "-"), said, done.stderr
+    finally:
+        cluster.output("scancel", "--user", str(os.getuid()))
+
+
+def test_every_option_of_sbatch_reaches_slurm(cluster, tmp_path):
+    script, job, _ = submitted(
+        cluster,
+        f"runs_dir={tmp_path}",
+        "launcher.gpus=2",
+        "launcher.time=1-12:00",
+        "launcher.exclude=[n2]",
+        "launcher.mail_type=FAIL",
+        "launcher.mail_user=me@example.org",
+        "launcher.comment=mine",
+        "launcher.dependency=singleton",
+        "launcher.sbatch.nice=7",
+        "launcher.sbatch.licenses=null",
+        'launcher.srun=["--gpu-bind=none"]',
+    )
+    assert "TimeLimit=1-12:00:00" in job and "ExcNodeList=n2" in job and "Nice=7" in job and "Comment=mine" in job
+    assert "Dependency=singleton" in job and "gres:gpu:2" in job and "MailUser=me@example.org" in job
+    assert "--cpus-per-task=1 --gpu-bind=none" in script and "wckey" not in script and "licenses" not in script
+
+
+def test_setup_lines_variables_and_a_container_surround_the_training(cluster, tmp_path):
+    """The container is a program that notes its variables and starts the command that follows."""
+    container = tmp_path / "container"
+    container.write_text(f"""#!/bin/bash
+echo "$OF_SETUP $OF_ENV $SLURM_CPUS_PER_TASK" >{tmp_path}/seen
+exec "$@"
+""")
+    container.chmod(0o755)
+    settings = (
+        'launcher.setup=["export OF_SETUP=loaded"]',
+        'launcher.env.OF_ENV="a b"',
+        f"launcher.container={container}",
+    )
+    arguments = ("num_steps=8", f"runs_dir={tmp_path}", *JOBS, "launcher.runs_per_job=6", *settings, "wait=true")
+    done = reproduce(cluster, *arguments, "launcher.cpus=3")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "seen").read_text() == "loaded a b 3\n"
+    assert [record["status"] for record in records(tmp_path).values()] == ["finished"] * 6
+
+
+def test_a_setup_line_that_fails_ends_the_job_and_is_named(cluster, tmp_path):
+    settings = ("launcher.setup=[module load nothing]", "launcher.runs_per_job=6")
+    assert reproduce(cluster, f"runs_dir={tmp_path}", "num_steps=8", *JOBS, *settings).returncode == 0
+    logs = tmp_path / "slurm" / "jobs"
+    wait_until(lambda: not cluster.output("squeue", "-h"))
+    assert "this line of launcher.setup failed: module load nothing" in "".join(
+        path.read_text() for path in logs.glob("*.out")
+    )
+    assert not records(tmp_path)
+
+
+def test_a_run_on_two_gpus_gets_two_tasks_and_two_gpus_from_train_m(cluster, tmp_path):
+    run = ("task=grokking", "task.model.width=32", "task.batch_size=64", "num_steps=24", "quiet=true", "seed=1,2")
+    # The GPUs are pretended, so the processes train on CPUs, and launcher.gpus=1 asks for GPUs.
+    done = cluster.call(
+        *command("train.py", "-m", *run, *JOBS, "launcher.gpus=1", "gpus=2", f"runs_dir={tmp_path}",
+                 f'launcher.setup=["echo $SLURM_GPUS_ON_NODE $SLURM_NTASKS >{tmp_path}/asked"]'), timeout=TIMEOUT
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "asked").read_text() == "2 2\n"
+    ended = records(tmp_path)
+    assert [(r["status"], r["hardware"]["processes"]) for r in ended.values()] == [("finished", 2)] * 2
+    assert done.stdout.splitlines()[-1] == "2 runs: 2 done"
+    again = cluster.call(*command("train.py", "-m", *run, *JOBS, "gpus=2", f"runs_dir={tmp_path}"), timeout=TIMEOUT)
+    assert again.returncode == 0 and "submitted" not in again.stderr, again.stderr
+
+
+def test_more_jobs_than_an_array_may_have_are_submitted_as_several(cluster, tmp_path):
+    """The local Slurm takes arrays of 8 jobs. The key asks for fewer."""
+    *_, said = submitted(cluster, f"runs_dir={tmp_path / 'cluster'}", seeds="1,2,3,4,5")
+    assert "10 of 10 runs submitted as " in said and said.partition("submitted as ")[2].count(", ") == 1
+    *_, said = submitted(cluster, f"runs_dir={tmp_path / 'key'}", "launcher.max_array_size=3", seeds="1,2,3,4,5")
+    assert said.partition("submitted as ")[2].partition(";")[0].count(", ") == 3
+    sizes = sorted(len(json.loads(note.read_text())["jobs"]) for note in (tmp_path / "key" / "slurm").glob("*.json"))
+    assert sizes == [1, 3, 3, 3]
+
+
+def test_a_limit_on_jobs_is_reported_and_a_command_that_waits_trains_all_runs(cluster, tmp_path):
+    """The quality of service `few` takes 4 jobs of a user."""
+    arguments = (f"runs_dir={tmp_path}", "num_steps=8", *JOBS, "launcher.qos=few")
+    full = reproduce(cluster, *arguments)
+    assert full.returncode == 2 and "Slurm accepted 4 of 6 jobs" in full.stderr, full.stderr
+    assert "4 jobs of yours are in its queue" in full.stderr and "launcher.runs_per_job=2" in full.stderr
+    done = reproduce(cluster, *arguments, "wait=true")
+    assert done.returncode == 0, done.stderr
+    assert [record["status"] for record in records(tmp_path).values()] == ["finished"] * 6
+
+
+def test_runs_wait_for_their_data_and_read_it_from_the_node_s_own_disk(cluster, tmp_path):
+    """A job on CPUs prepares the data, which is there already. The runs read copies of it."""
+    data = write_fashion_mnist(tmp_path / "data")
+    run = ("task=cifar100", "scale=mini", "num_steps=2", "quiet=true", "task.data.train_size=200", "seed=1,2")
+    node = (f'launcher.scratch="{tmp_path}/$SLURMD_NODENAME"', "launcher.stage=[FashionMNIST]", "launcher.prepare=job")
+    done = cluster.call(
+        *command("train.py", "-m", *run, *JOBS, *node, f"runs_dir={tmp_path / 'runs'}", f"data_dir={data}"),
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [record["status"] for record in records(tmp_path / "runs").values()] == ["finished"] * 2
+    assert list(tmp_path.glob("n?/cpr-data-*/FashionMNIST/raw/train-images-idx3-ubyte"))
+    assert any("FashionMNIST: ready in" in log.read_text() for log in (tmp_path / "runs").glob("slurm/jobs/*.out"))
+
+
+def test_runs_whose_data_cannot_be_prepared_are_not_started(cluster, tmp_path):
+    blocked = tmp_path / "data"
+    blocked.write_text("a file where the folder should be")
+    arguments = (f"runs_dir={tmp_path / 'runs'}", f"data_dir={blocked}", "launcher.prepare=job", *JOBS)
+    done = cluster.call(
+        *command("reproduce.py", "figure2", "scale=mini", "seeds=1", "launcher.runs_per_job=40", *arguments),
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: not cluster.output("squeue", "-h"), 120)
+    assert not records(tmp_path / "runs")
+    assert any("error: " in log.read_text() for log in (tmp_path / "runs").glob("slurm/jobs/*.out"))
+
+
+@pytest.mark.weekly
+def test_a_run_longer_than_its_time_limit_is_trained_by_a_chain_of_jobs(cluster, tmp_path):
+    """Each job has two minutes, so the run is checkpointed and queued again until it has ended."""
+    run = ("task=grokking", "task.model.width=32", "task.batch_size=64", "quiet=true", "num_steps=100000")
+    short = ("launcher=slurm", "launcher.cpus=1", "launcher.memory=1", "launcher.time=2", "launcher.grace_seconds=60")
+    sweep = subprocess.Popen(
+        command("train.py", *run, *short, f"runs_dir={tmp_path}"),
+        env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+    def starts() -> int:
+        return sum(path.read_text().count('"start"') for path in tmp_path.glob("*/*/starts.jsonl"))
+
+    try:
+        wait_until(lambda: starts() >= 5, 1500)
+        (folder,) = tmp_path.glob("grokking/*")
+        history = [json.loads(line) for line in (folder / "starts.jsonl").read_text().splitlines()]
+        at = 0
+        for line in history:
+            if "start" in line:
+                assert line["start"] == at  # where the job before ended
+            elif "end" in line:
+                at = line["end"]
+        assert at > 0
+    finally:
+        sweep.kill()
+        cluster.output("scancel", "--user", str(os.getuid()))
