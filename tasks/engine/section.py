@@ -27,7 +27,10 @@ def _as_given(value: Any, check: Callable[[Any], Any]) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(whole, int) and abs(whole) >= 2**63:  # torch, NumPy and pandas have 64 bits
+        raise ValueError("must be a whole number of less than 64 bits")
+    return whole
 
 
 T = TypeVar("T")

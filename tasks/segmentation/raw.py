@@ -4,7 +4,6 @@
 labelsTr/la_003.nii.gz, dataset.json and manifest.json.
 """
 
-import fcntl
 import gzip
 import hashlib
 import json
@@ -20,7 +19,7 @@ import numpy as np
 
 from tasks.engine import verified
 from tasks.engine.errors import UserError, one_line
-from tasks.engine.files import disk_full_is_said, sync_folder, write_bytes_atomically
+from tasks.engine.files import disk_full_is_said, one_at_a_time, sync_folder, write_bytes_atomically
 
 # nnU-Net identifies a data set by its number.
 NUMBERS = {"MNI152": 900, "Heart": 901, "BTCV": 902, "BraTS": 903, "AMOS22": 904}
@@ -64,13 +63,9 @@ def folder_of(root: Path, name: str) -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Let one process at a time into the block, while others wait.
-
-    The lock is released when the process ends, even if killed.
-    """
+    """Let one process at a time make `path`, while others wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with one_at_a_time(path.with_name(f".{path.name}.lock")):
         yield
 
 
