@@ -23,6 +23,7 @@ from tasks.engine.section import (
     Positive,
     PositiveInt,
     Section,
+    Seed,
     Share,
     read,
 )
@@ -76,7 +77,7 @@ class SmallModel(Section):
     lr: NonNegative
     weight_decay: NonNegative
     warmup_steps: NonNegativeInt
-    seed: NonNegativeInt = Field(description="not the run's: every run starts from the same model")
+    seed: Seed = Field(description="not the run's: every run starts from the same model")
 
 
 class Logging(Section):
@@ -105,7 +106,7 @@ class Config(Section, Generic[T]):
     launcher: Launcher
     logging: Logging
     scale: str
-    seed: NonNegativeInt
+    seed: Seed
     lr: NonNegative
     num_steps: PositiveInt
     runs_dir: str = Field(min_length=1)
@@ -115,7 +116,7 @@ class Config(Section, Generic[T]):
     deterministic: bool
     compile: bool
     device: Annotated[str, BeforeValidator(checked_device)]
-    threads: PositiveInt | None
+    threads: Annotated[PositiveInt, Field(le=4096)] | None
     nodes: PositiveInt
     gpus: PositiveInt
     micro_batch: PositiveInt | None
