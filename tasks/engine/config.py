@@ -120,7 +120,7 @@ class Config(Section, Generic[T]):
     nodes: PositiveInt
     gpus: PositiveInt
     micro_batch: PositiveInt | None
-    loader_workers: NonNegativeInt
+    loader_workers: Annotated[NonNegativeInt, Field(le=1024)]
     parallel: Literal["ddp", "fsdp"]
     quiet: bool
     strict: bool

@@ -9,26 +9,33 @@ from pathlib import Path
 from tasks.data.text import prepare as text
 from tasks.data.text.corpora import shakespeare
 from tasks.data.text.shards import data_set_folder
+from tasks.engine.errors import UserError
 from tasks.engine.section import read_part
 from tasks.lora import mistral, plays, pubmedqa, questions, small
 from tasks.lora.config import SmallMistral
 
 DATA_SETS = ("Plays", "PubMedQA")
+KEYS = ("source",)
 MINI = Path(__file__).parents[2] / "configs" / "scale" / "mini" / "lora.yaml"
 
 
-def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
+def prepare(name: str, root: Path, say: Callable[[str], None], source: str | None = None) -> None:
     """Put the data set `name` of DATA_SETS and its model into `root`. Do nothing if they are there.
+
+    `source` is the folder of a local copy of PubMedQA, which is read again if it is given.
 
     Raises:
         UserError: no source can be reached or a package is missing.
     """
     if name == "PubMedQA":
-        if not questions.finished(root, name, pubmedqa.RECIPE):
+        if source is not None or not questions.finished(root, name, pubmedqa.RECIPE):
             say("PubMedQA: 400 MB of questions, and as much in the cache of datasets")
-            questions.write(root, name, pubmedqa.RECIPE, pubmedqa.questions())
+            found = pubmedqa.questions(None if source is None else Path(source))
+            questions.write(root, name, pubmedqa.RECIPE, found)
         mistral.fetch(root, say)
         return
+    if source is not None:
+        raise UserError(f"source={source} is for PubMedQA alone, {name} comes from PyPI")
     model = mini_model()
     text.prepare(model.text, root, say)
     if not questions.finished(root, name, plays.RECIPE):
