@@ -91,8 +91,9 @@ def _files(name: str, folder: Path) -> tuple[str, list[Path]]:
 def load_table(name: str, *arguments: str, **options: Any) -> Any:
     """Return the training split that `datasets.load_dataset` makes of these arguments. Raise UserError if it fails."""
     datasets = import_datasets(name)
-    # It reports each retry. The final error is reported below.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    # They report each retry. The final error is reported below.
+    for library in ("huggingface_hub", "datasets"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     with _in_one_line(name):
         return datasets.load_dataset(*arguments, split="train", **options)
 
