@@ -90,8 +90,15 @@ def prepare(plans: list[Plan]) -> None:
     todo = [cfg for p in plans for cfg in p.todo]
     for device in {cfg.device for cfg in todo if cfg.launcher.name == "local"}:
         pick_device(device)
-    for task, name, folder in dict.fromkeys((cfg.task.name, cfg.task.data.get("name"), cfg.data_dir) for cfg in todo):
+    for task, name, folder in dict.fromkeys(
+        (cfg.task.name, name, cfg.data_dir) for cfg in todo for name in data_sets(cfg)
+    ):
         prepare_task(task, [name], Path(folder))
+
+
+def data_sets(cfg: DictConfig) -> list[str]:
+    """Return the data sets that a run reads. The benchmarks of the task lora are one."""
+    return [cfg.task.data.get("name"), *(["Benchmarks"] if cfg.task.get("harness") else [])]
 
 
 def reproduce(p: Plan, request: Request, out: Path, progress: Progress | None = None) -> "tuple[Plan, Summary] | None":

