@@ -18,6 +18,7 @@ from torch import nn
 from tasks.engine import verified
 from tasks.engine.errors import UserError, one_line
 from tasks.engine.files import DISK_FULL, disk_full_is_said
+from tasks.engine.seeding import drawing_from
 
 _DIGITS = [f"{digits}d{kind}" for digits in (2, 3, 4, 5) for kind in "as"]
 # The paper's name -> the harness's tasks, which are averaged. The paper does not say which of
@@ -91,13 +92,12 @@ def accuracies(
         UserError: the harness or a data set is missing.
     """
     harness, wrap = _import_harness()
-    wrapped = wrap(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
     names = [name for benchmark in benchmarks for name in BENCHMARKS[benchmark]]
-    unseeded = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed"))
-    with _data_sets(folder_of(root), download=False):
-        results = harness.simple_evaluate(model=wrapped, tasks=names, log_samples=False, bootstrap_iters=0, **unseeded)[
-            "results"
-        ]
+    # Its seed for torch would also seed the GPUs.
+    options: dict[str, Any] = {"log_samples": False, "bootstrap_iters": 0, "torch_random_seed": None}
+    with _data_sets(folder_of(root), download=False), drawing_from(0):
+        wrapped = wrap(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        results = harness.simple_evaluate(model=wrapped, tasks=names, **options)["results"]
     scores = {benchmark: [results[name]["acc,none"] for name in BENCHMARKS[benchmark]] for benchmark in benchmarks}
     return {benchmark: 100 * sum(values) / len(values) for benchmark, values in scores.items()}
 
@@ -148,5 +148,7 @@ def _import_harness() -> tuple[Any, Any]:
         import lm_eval
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
-        raise UserError("task.harness needs the package lm_eval; install it with: pip install '.[language]'") from error
+        raise UserError(
+            "task.harness needs the package lm_eval; install it with: pip install '.[language,harness]'"
+        ) from error
     return lm_eval, HFLM

@@ -130,7 +130,7 @@ def test_the_harness_is_asked_for_in_one_line(made, monkeypatch):
     with pytest.raises(UserError, match="needs a pretrained model"):
         build_workload(read_config(config(made, "task.harness=[piqa]")), CPU)
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(UserError, match=r"install it with: pip install '\.\[language\]'"):
+    with pytest.raises(UserError, match=r"install it with: pip install '\.\[language,harness\]'"):
         harness.check(["piqa"], object(), made)
     assert len(harness.BENCHMARKS["arithmetic"]) == 10
 
