@@ -167,6 +167,28 @@ def test_the_papers_way_with_a_small_pretrained_model(made, root):
     assert set(metrics) == {"accuracy", "accuracy_before", "accuracy_change"} | of_half
 
 
+def test_damaged_weights_are_one_line_with_the_folder(made, root):
+    from transformers import PreTrainedTokenizerFast
+
+    folder = mistral.weights_folder(root)
+    small.empty(SMALL).save_pretrained(folder, max_shard_size="50KB")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer.load(root, 512)._bpe).save_pretrained(folder)
+    mistral.load(root, "fp32")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    whole = shards[0].read_bytes()
+    shards[0].write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=rf"^the files in {folder} cannot be loaded \(.*; delete the damaged one") as said:
+        mistral.load(root, "fp32")
+    assert "\n" not in str(said.value)
+    shards[0].unlink()
+    with pytest.raises(UserError, match="Mistral-7B-Instruct is not in"):
+        mistral.load(root, "fp32")
+    shards[0].write_bytes(whole)
+    (folder / "model.safetensors.index.json").write_text("{")
+    assert not mistral.is_complete(root)
+
+
 @pytest.mark.weekly
 def test_a_killed_run_goes_on_and_ends_with_the_same_bits(made, tmp_path):
     arguments = [*SETTINGS, f"data_dir={made}", "regularizer=adamcpr_ws", "num_steps=40", "checkpoint_every_steps=1"]
