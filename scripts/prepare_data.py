@@ -39,7 +39,7 @@ COMMAND = Command(
             "the folder of a local copy (parquet, arrow or jsonl) of OpenWebText or PubMedQA",
             without="the hub",
         ),
-        Key("tolerance", "how many mm an image and its label may be apart (segmentation)", type=_length),
+        Key("tolerance", "how many mm an image and its label may be apart (segmentation)", type=_length, without="0.1"),
     ),
 )
 

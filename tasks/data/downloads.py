@@ -4,15 +4,21 @@ import contextlib
 import hashlib
 import logging
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from tasks.engine.errors import UserError, one_line
 
-# Forms of a local copy: the loader of `datasets`, and its files at any depth.
-FORMS = {"parquet": ("*.parquet",), "arrow": ("*.arrow",), "json": ("*.jsonl", "*.jsonl.gz", "*.jsonl.zst")}
+ARCHIVES = "archives"
+# Forms of a local copy: the loader of `datasets`, and its files at any depth. The archives are OpenWebText's own.
+FORMS = {
+    "parquet": ("*.parquet",),
+    "arrow": ("*.arrow",),
+    "json": ("*.jsonl", "*.jsonl.gz", "*.jsonl.zst"),
+    ARCHIVES: ("urlsf_subset*.tar",),
+}
 
 
 @contextlib.contextmanager
@@ -59,8 +65,10 @@ def from_hub(name: str, repository: str, part: str) -> Any:
     return load_table(name, "parquet", data_files=copy)
 
 
-def from_folder(name: str, folder: Path) -> Any:
+def from_folder(name: str, folder: Path, unpacked: Callable[..., Iterator[Any]] | None = None) -> Any:
     """Return the rows of a local copy, in the order of its files: parquet, arrow, jsonl, or from `save_to_disk`.
+
+    `unpacked(files)` yields the rows of the owners' archives, if they may be given too.
 
     Raises:
         UserError: the package is missing, or the folder is missing, has none of these forms or is damaged.
@@ -71,6 +79,9 @@ def from_folder(name: str, folder: Path) -> Any:
             saved = datasets.load_from_disk(str(folder))
             return saved["train"] if isinstance(saved, dict) else saved
     form, files = _files(name, folder)
+    if form == ARCHIVES and unpacked is not None:
+        with _in_one_line(name):
+            return datasets.Dataset.from_generator(unpacked, gen_kwargs={"files": [str(path) for path in files]})
     return load_table(name, form, data_files=[str(path) for path in files])
 
 

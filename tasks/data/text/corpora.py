@@ -7,7 +7,7 @@ import hashlib
 import io
 import re
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,15 +61,32 @@ def openwebtext(source: Path | None, say: Callable[[str], None]) -> OpenWebText:
         except UserError as error:
             raise UserError(f"{error}, or name the folder of a local copy: source=FOLDER") from error
     else:
-        table = from_folder("OpenWebText", source)
+        table = from_folder("OpenWebText", source, _of_archives)
     if "text" not in table.column_names:
         raise UserError(f"OpenWebText: its copy has the columns {', '.join(table.column_names)}, and no column text")
     if len(table) != DOCUMENTS:
         count = f"{len(table):,} documents, not the {DOCUMENTS:,} that were published"
         if source is None:  # the hub copies only the first 5 GB of some data sets
-            raise UserError(f"OpenWebText: the hub's copy has {count}; name the folder of a local copy: source=FOLDER")
+            raise UserError(
+                f"OpenWebText: the hub's copy has {count}; get its archives with: hf download {OPENWEBTEXT} "
+                "--repo-type dataset --local-dir FOLDER, then add source=FOLDER to the command"
+            )
         say(f"OpenWebText: {source} has {count}; scores are not comparable with the paper's")
     return OpenWebText(table)
+
+
+def _of_archives(files: list[str]) -> Iterator[dict[str, str]]:
+    """Yield the documents of urlsf_subset*.tar, as the repository's loading script does."""
+    for path in files:
+        with tarfile.open(path) as subset:
+            for part in subset:
+                if not part.name.endswith(".xz"):
+                    continue
+                with tarfile.open(fileobj=subset.extractfile(part), mode="r:xz") as texts:
+                    for text in texts:
+                        file = texts.extractfile(text) if text.name.endswith(".txt") else None
+                        if file is not None:
+                            yield {"text": re.sub("\n\n\n+", "\n\n", file.read().decode()).strip()}
 
 
 def shakespeare(kept: Path, say: Callable[[str], None]) -> list[str]:

@@ -178,7 +178,9 @@ def test_damaged_weights_are_one_line_with_the_folder(made, root):
     assert len(shards) > 1
     whole = shards[0].read_bytes()
     shards[0].write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=rf"^the files in {folder} cannot be loaded \(.*; delete the damaged one") as said:
+    with pytest.raises(
+        UserError, match=rf"^the files in {folder} cannot be loaded \(.*; delete the damaged one"
+    ) as said:
         mistral.load(root, "fp32")
     assert "\n" not in str(said.value)
     shards[0].unlink()

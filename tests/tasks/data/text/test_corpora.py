@@ -1,7 +1,9 @@
 """The texts of GPT-2's data: documents, validation split, and the data sets Shakespeare and OpenWebText."""
 
+import io
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -119,7 +121,9 @@ def test_openwebtext_comes_from_the_hub_s_parquet_copy_where_its_script_no_longe
     root, bpe, fake_datasets, monkeypatch
 ):
     monkeypatch.setattr(prepare, "GB", 10**3)
-    with pytest.raises(UserError, match=r"the hub's copy has 60 documents, not the 8,013,769 .*: source=FOLDER"):
+    with pytest.raises(
+        UserError, match=r"the hub's copy has 60 documents, not the 8,013,769 .*: hf download .* source=FOLDER"
+    ):
         prepare.prepare("OpenWebText", root, print)
     monkeypatch.setattr(corpora, "DOCUMENTS", 60)
     prepare.prepare("OpenWebText", root, print)
@@ -165,6 +169,9 @@ def save_copy(datasets, folder: Path, form: str, texts: list[str]) -> Path:
     folder.mkdir()
     half = len(texts) // 2
     for number, part in enumerate((texts[:half], texts[half:])):
+        if form == "tar":
+            save_archive(folder / f"urlsf_subset0{number}.tar", part)
+            continue
         table, name = datasets.Dataset.from_dict({"text": part}), folder / f"train-0000{number}-of-00002.{form}"
         if form == "parquet":
             table.to_parquet(name)
@@ -180,7 +187,23 @@ def save_copy(datasets, folder: Path, form: str, texts: list[str]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("form", ["parquet", "arrow", "jsonl", "save_to_disk"])
+def save_archive(path: Path, texts: list[str]) -> None:
+    """Write an archive of OpenWebText's owners: a tar of xz files, each a tar of texts."""
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w:xz") as part:
+        for number, text in enumerate(texts):
+            add(part, f"{number:07}.txt", f"\n{text}\n\n\n".encode())
+    with tarfile.open(path, "w") as subset:
+        add(subset, f"openwebtext/{path.stem}-1_data.xz", inner.getvalue())
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow", "jsonl", "save_to_disk", "tar"])
 def test_a_local_copy_gives_the_same_tokens_in_every_form(root, bpe, datasets, tmp_path, form):
     texts = [f"document {i}" for i in range(60)]
     copy = save_copy(datasets, tmp_path / "copy", form, texts)
