@@ -1,17 +1,31 @@
 """Download a task's data:  python scripts/prepare_data.py cifar100 FashionMNIST
 
 A task with data to download has `tasks/<task>/prepare.py` with DATA_SETS and prepare(name, root,
-say), which does nothing if the data is there. It may have ALIASES, other names of its data sets.
+say), which does nothing if the data is there. It may have ALIASES, other names of its data sets,
+and KEYS, the keys of this command that its `prepare` takes.
 """
 
 import importlib
 import importlib.util
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from scripts.cli.common import compose_config, one_line_errors
 from scripts.cli.parser import CONFIG_DIR, ROOT, Command, Key, Names, nearest
 from tasks.engine.errors import UserError, one_line
+
+
+def _length(value: str) -> float:
+    try:
+        length = float(value)
+    except ValueError:
+        length = -1
+    if not 0 <= length < float("inf"):
+        raise ValueError("must be a number of mm >= 0")
+    return length
+
 
 COMMAND = Command(
     "scripts/prepare_data.py",
@@ -20,13 +34,20 @@ COMMAND = Command(
     (
         Key("dataset", "the data sets, separated by commas", without="the names after the task"),
         Key("data_dir", "the folder of the data sets", without="data"),
+        Key(
+            "source",
+            "the folder of a local copy (parquet, arrow or jsonl) of OpenWebText or PubMedQA",
+            without="the hub",
+        ),
+        Key("tolerance", "how many mm an image and its label may be apart (segmentation)", type=_length, without="0.1"),
     ),
 )
 
 
-def prepare_task(task: str, names: list[str], root: Path) -> None:
+def prepare_task(task: str, names: list[str], root: Path, keys: Mapping[str, Any] | None = None) -> None:
     """Download and verify the named data sets of a task, or all of them if none is named.
-    Raises UserError for an unknown task or data set, and if no source can be reached.
+    keys: those of the task's KEYS that are given.
+    Raises UserError for an unknown task, data set or key, and if no source can be reached.
     """
     known = sorted(path.stem for path in (CONFIG_DIR / "task").glob("*.yaml"))
     if task not in known:
@@ -39,10 +60,12 @@ def prepare_task(task: str, names: list[str], root: Path) -> None:
     known_as = {name.lower(): name for name in module.DATA_SETS} | getattr(module, "ALIASES", {})
     if unknown := [name for name in names if name.lower() not in known_as]:
         raise UserError(f"{task} has no data set {unknown[0]}; choose one of {', '.join(module.DATA_SETS)}")
+    if foreign := sorted(set(keys or ()) - set(getattr(module, "KEYS", ()))):
+        raise UserError(f"{foreign[0]}= is not read by the task {task}; leave it out")
     failures = []
     for name in dict.fromkeys(known_as[name.lower()] for name in names) or module.DATA_SETS:
         try:
-            module.prepare(name, root, print)
+            module.prepare(name, root, print, **(keys or {}))
             print(f"{name}: ready in {root}")
         except UserError as error:  # the other data sets may still succeed
             failures.append(str(error))
@@ -57,7 +80,9 @@ def main(arguments: list[str]) -> None:
     request = COMMAND.parse(arguments)
     task, *names = request.names
     names += [name for name in request.options.get("dataset", "").split(",") if name]
-    prepare_task(task, names, Path(request.options.get("data_dir", ROOT / "data")))
+    root = Path(request.options.get("data_dir", ROOT / "data"))
+    keys = {key: value for key, value in request.options.items() if key not in ("dataset", "data_dir")}
+    prepare_task(task, names, root, keys)
 
 
 if __name__ == "__main__":

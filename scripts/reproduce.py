@@ -101,8 +101,15 @@ def prepare(plans: list[Plan], jobs: int) -> None:
     for device in {cfg.device for cfg in here}:
         pick_device(device)
     first = [cfg for cfg in todo if cfg.launcher.get("prepare") != "job"]
-    for task, name, folder in dict.fromkeys((cfg.task.name, cfg.task.data.get("name"), cfg.data_dir) for cfg in first):
+    for task, name, folder in dict.fromkeys(
+        (cfg.task.name, name, cfg.data_dir) for cfg in first for name in data_sets(cfg)
+    ):
         prepare_task(task, [name], Path(folder))
+
+
+def data_sets(cfg: DictConfig) -> list[str]:
+    """Return the data sets that a run reads. The benchmarks of the task lora are one."""
+    return [cfg.task.data.get("name"), *(["Benchmarks"] if cfg.task.get("harness") else [])]
 
 
 def reproduce(p: Plan, request: Request, out: Path, progress: Progress | None = None) -> "tuple[Plan, Summary] | None":

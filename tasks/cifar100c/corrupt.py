@@ -7,7 +7,6 @@ ImageNet-C's strengths, not CIFAR-10-C's milder ones. configs/scale/mini/cifar10
 what this means for the severities that are scored.
 """
 
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -20,7 +19,7 @@ import numpy as np
 from tasks.cifar100c.config import CORRUPTIONS, SEVERITIES
 from tasks.cifar100c.data import FOLDERS
 from tasks.engine.errors import UserError
-from tasks.engine.files import disk_full_is_said, write_atomically, write_bytes_atomically
+from tasks.engine.files import disk_full_is_said, one_at_a_time, write_atomically, write_bytes_atomically
 from tasks.engine.seeding import derive
 
 NAME = FOLDERS["FashionMNIST"]
@@ -58,9 +57,7 @@ def make(root: Path, images: np.ndarray, labels: np.ndarray, say: Callable[[str]
         return
     with disk_full_is_said(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".lock", "a") as lock:
-            # Released when the process ends, even if killed.
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with one_at_a_time(folder / ".lock"):
             if not finished(folder, recipe):
                 say(
                     f"{NAME}: corrupting {len(images):,} images in {len(CORRUPTIONS) * len(SEVERITIES)} ways, a minute or two, once"

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field
 
 from tasks.data.images.config import LabelledData
 from tasks.engine.config import SmallModel, Task
-from tasks.engine.section import List, NonNegativeInt, Number, Positive, PositiveInt, Section, Share, Triple
+from tasks.engine.section import List, Number, Positive, PositiveInt, Section, Seed, Share, Triple
 from tasks.recipes.config import Crop
 
 
@@ -14,7 +14,7 @@ class SmallClip(SmallModel):
     """The model that replaces OpenAI's at mini scale, with its images and captions."""
 
     images: PositiveInt
-    subset_seed: NonNegativeInt
+    subset_seed: Seed
     mean: Triple[Number]
     std: Triple[Positive]
     classes: List[str]

@@ -24,6 +24,7 @@ from tasks.engine.section import (
     Positive,
     PositiveInt,
     Section,
+    Seed,
     Share,
     read,
 )
@@ -77,7 +78,7 @@ class SmallModel(Section):
     lr: NonNegative
     weight_decay: NonNegative
     warmup_steps: NonNegativeInt
-    seed: NonNegativeInt = Field(description="not the run's: every run starts from the same model")
+    seed: Seed = Field(description="not the run's: every run starts from the same model")
 
 
 class Logging(Section):
@@ -106,7 +107,7 @@ class Config(Section, Generic[T]):
     launcher: Launcher
     logging: Logging
     scale: str
-    seed: NonNegativeInt
+    seed: Seed
     lr: NonNegative
     num_steps: PositiveInt
     runs_dir: str = Field(min_length=1)
@@ -116,13 +117,13 @@ class Config(Section, Generic[T]):
     deterministic: bool
     compile: bool
     device: Annotated[str, BeforeValidator(checked_device)]
-    threads: PositiveInt | None
+    threads: Annotated[PositiveInt, Field(le=4096)] | None
     nodes: PositiveInt
     gpus: PositiveInt
     micro_batch: PositiveInt | None
     gradient_checkpointing: bool
     resources: Resources | None = None
-    loader_workers: NonNegativeInt
+    loader_workers: Annotated[NonNegativeInt, Field(le=1024)]
     parallel: Literal["ddp", "fsdp"]
     quiet: bool
     strict: bool

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from tasks.engine.errors import DiskFull, Held, Unusable
+from tasks.engine.errors import DiskFull, Held, Unusable, UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 @contextlib.contextmanager
@@ -199,10 +200,34 @@ def _locked(lock: TextIO) -> bool:
     """Tries for half a second: a look at the folder's state (scripts/sweep/states.py) holds the lock too, for an instant."""
     for _ in range(10):
         with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         time.sleep(0.05)
     return False
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Let one process at a time into the block, while others wait. `path` is the lock's file.
+
+    The lock is released when the process ends, even if killed.
+    """
+    with open(path, "a") as lock:
+        _lock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _lock(file: TextIO, kind: int) -> None:
+    """Lock an open file. Raise UserError if its file system has no locks."""
+    try:
+        fcntl.flock(file, kind)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise UserError(
+            f"{file.name} cannot be locked ({error.strerror}), so two processes could write there at once; "
+            "use a file system with working flock for runs_dir and data_dir (Lustre: mount it with -o flock)"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ They are kept in the data folder under the hash of their configuration.
 """
 
 import contextlib
-import fcntl
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch.optim import Optimizer
 from tasks.engine import checkpoint
 from tasks.engine.config import Config, Logging, Schedule, SmallModel, Task
 from tasks.engine.errors import Diverged, UserError
-from tasks.engine.files import disk_full_is_said, only_process, write_atomically
+from tasks.engine.files import disk_full_is_said, one_at_a_time, only_process, write_atomically
 from tasks.engine.parallel import Ranks
 from tasks.engine.seeding import derive, drawing_from
 from tasks.engine.signals import listening
@@ -53,8 +52,7 @@ def trained(
     folder = path.with_suffix("")  # of the training's logs and checkpoints
     with disk_full_is_said(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(".lock"), "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends, even if killed
+        with one_at_a_time(path.with_suffix(".lock")):
             content = checkpoint.read(path) if path.exists() else None
             if content is None:
                 # left by a process that was killed while it wrote

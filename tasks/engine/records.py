@@ -95,7 +95,7 @@ def run_id(cfg: DictConfig) -> str:
     Raises UserError for a name that would leave the folder of runs.
     """
     check_names(cfg)
-    return f"{cfg.regularizer.name}-s{cfg.seed}-{config_hash(cfg)[:12]}"
+    return f"{cfg.regularizer.name}-s{_plain(cfg.seed)}-{config_hash(cfg)[:12]}"
 
 
 def run_folder(cfg: DictConfig, its_id: str | None = None) -> Path:

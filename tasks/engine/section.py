@@ -26,8 +26,16 @@ def _as_given(value: Any, check: Callable[[Any], Any]) -> Any:
     return value
 
 
-def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _whole(bits: int) -> BeforeValidator:
+    """Return a validator of whole numbers below 2^bits. One that is written as 1e3 is whole."""
+
+    def check(value: Any) -> Any:
+        whole = int(value) if isinstance(value, float) and value.is_integer() else value
+        if isinstance(whole, int) and whole >= 2**bits:
+            raise ValueError(f"must be less than 2^{bits}")
+        return whole
+
+    return BeforeValidator(check)
 
 
 T = TypeVar("T")
@@ -38,9 +46,10 @@ Share = Annotated[float, Field(ge=0, le=1), WrapValidator(_as_given)]
 PositiveShare = Annotated[float, Field(gt=0, le=1), WrapValidator(_as_given)]
 InnerShare = Annotated[float, Field(gt=0, lt=1), WrapValidator(_as_given)]
 BelowOne = Annotated[float, Field(ge=0, lt=1), WrapValidator(_as_given)]
-NonNegativeInt = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
-PositiveInt = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
-AtLeastTwo = Annotated[int, Field(ge=2), BeforeValidator(_whole)]
+NonNegativeInt = Annotated[int, Field(ge=0), _whole(31)]
+PositiveInt = Annotated[int, Field(ge=1), _whole(31)]
+AtLeastTwo = Annotated[int, Field(ge=2), _whole(31)]
+Seed = Annotated[int, Field(ge=0), _whole(63)]
 List = Annotated[tuple[T, ...], Strict(False)]
 Pair = Annotated[tuple[T, T], Strict(False)]
 Triple = Annotated[tuple[T, T, T], Strict(False)]

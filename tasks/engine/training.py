@@ -169,6 +169,9 @@ class Training:
         if progress:
             progress(self.step)
         try:
+            with self._counted(), autocast(self.cfg.task.precision, self.device):
+                if self.workload.at_start:
+                    self.workload.at_start(self.workload.model)
             while self.step < self.cfg.num_steps:
                 with self._counted():
                     begin = time.monotonic()

@@ -57,6 +57,8 @@ class Workload:
         work: for the speed in progress bar, wandb and record.
         sample: sample(model) returns a text that the model writes, logged with every evaluation.
             The same model writes the same text.
+        at_start: at_start(model) prepares evaluations before the first step, and again after a
+            resume. It computes as evaluate does.
         at_end: at_end(model) returns further metrics of the trained model, for the last evaluation
             only.
         data: a digest of the files that the run reads. None if the data is computed or its content
@@ -71,5 +73,6 @@ class Workload:
     blocks: list[nn.Module] | None = None
     work: Work | None = None
     sample: Callable[[nn.Module], str] | None = None
+    at_start: Callable[[nn.Module], None] | None = None
     at_end: Callable[[nn.Module], dict[str, float]] | None = None
     data: str | None = None

@@ -1,5 +1,5 @@
 """Write shards of OpenWebText (paper scale) or Shakespeare's works (mini scale)."""
 
-from tasks.data.text.prepare import DATA_SETS, prepare
+from tasks.data.text.prepare import DATA_SETS, KEYS, prepare
 
-__all__ = ["DATA_SETS", "prepare"]
+__all__ = ["DATA_SETS", "KEYS", "prepare"]

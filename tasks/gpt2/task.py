@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.data.text.blocks import Batch, Blocks, batches, in_order
-from tasks.data.text.shards import open_split, verify
+from tasks.data.text.shards import check_vocabulary, open_split, verify
 from tasks.engine.config import Config
 from tasks.engine.halves import SUFFIXES
 from tasks.engine.workload import Metric, Work, Workload
@@ -19,8 +19,13 @@ from tasks.models.next_token import next_token_scores
 
 
 def build(cfg: Config[Gpt2Task], device: torch.device) -> Workload:
-    """Return the workload of `cfg.task`, or raise UserError if `cfg.data_dir` lacks the prepared data set."""
+    """Return the workload of `cfg.task`.
+
+    Raises:
+        UserError: `cfg.data_dir` lacks the prepared data set, or it has another vocabulary.
+    """
     task, root = cfg.task, Path(cfg.data_dir)
+    check_vocabulary(root, task.data.name, task.data.vocabulary, "task.data.vocabulary")
     train, validation = (
         Blocks(open_split(root, task.data.name, split), task.model.context) for split in ("train", "validation")
     )

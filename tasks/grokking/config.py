@@ -3,13 +3,13 @@
 from pydantic import model_validator
 
 from tasks.engine.config import Data, Task
-from tasks.engine.section import AtLeastTwo, InnerShare, NonNegativeInt, PositiveInt, Section
+from tasks.engine.section import AtLeastTwo, InnerShare, PositiveInt, Section, Seed
 
 
 class Pairs(Data):
     modulus: AtLeastTwo
     train_fraction: InnerShare
-    split_seed: NonNegativeInt
+    split_seed: Seed
 
     @model_validator(mode="after")
     def _has_training_pairs(self) -> "Pairs":

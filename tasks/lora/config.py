@@ -5,13 +5,13 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tasks.engine.config import Data, SmallModel, Task
-from tasks.engine.section import List, NonNegativeInt, Positive, PositiveInt, Section
+from tasks.engine.section import List, Positive, PositiveInt, Section, Seed
 
 
 class QuestionData(Data):
     name: str
     train_size: PositiveInt | None
-    subset_seed: NonNegativeInt
+    subset_seed: Seed
     answers: Annotated[List[str], Field(min_length=1)]
     max_tokens: PositiveInt
 

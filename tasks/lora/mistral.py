@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.engine.errors import UserError
+from tasks.engine.errors import UserError, one_line
 from tasks.lora.data import Encode
 from tasks.lora.questions import fix
 
@@ -44,8 +44,8 @@ def fetch(root: Path, say: Callable[[str], None]) -> None:
     except Exception as error:  # many classes with none in common
         reason = " ".join(str(error.__cause__ or error).split())
         raise UserError(
-            f"{REPOSITORY} cannot be downloaded ({reason}); "
-            "accept its terms on huggingface.co, log in with: hf auth login, then run the same command again"
+            f"{REPOSITORY} cannot be downloaded ({reason}); accept its terms on huggingface.co, log in with: "
+            f"hf auth login, then run the same command again; or put a copy of its files into {weights_folder(root)}"
         ) from error
 
 
@@ -53,15 +53,23 @@ def load(root: Path, precision: str) -> tuple[nn.Module, Any]:
     """Return the model (bfloat16 for precision "bf16") and its tokenizer from the data folder.
 
     Raises:
-        UserError: they are not there.
+        UserError: they are not there or damaged.
     """
     if not is_complete(root):
         raise UserError(f"Mistral-7B-Instruct is not in {weights_folder(root)}; {fix(root, 'PubMedQA')}")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(weights_folder(root), dtype=dtype, local_files_only=True)
-    return model, AutoTokenizer.from_pretrained(weights_folder(root), local_files_only=True)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(weights_folder(root), dtype=dtype, local_files_only=True)
+        return model, AutoTokenizer.from_pretrained(weights_folder(root), local_files_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # classes of safetensors, tokenizers and json
+        raise UserError(
+            f"the files in {weights_folder(root)} cannot be loaded ({one_line(error)}); delete the damaged one, then "
+            f"{fix(root, 'PubMedQA')}"
+        ) from error
 
 
 def encoder(tokenizer: Any) -> Encode:
@@ -77,7 +85,11 @@ def is_complete(root: Path) -> bool:
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return (folder / "model.safetensors").exists()
-    return all((folder / file).exists() for file in set(json.loads(index.read_bytes())["weight_map"].values()))
+    try:
+        files = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return all((folder / file).exists() for file in files)
 
 
 def weights_folder(root: Path) -> Path:

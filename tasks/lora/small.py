@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from tasks.data.text import tokenizer
 from tasks.data.text.blocks import Blocks, batches
-from tasks.data.text.shards import manifest, open_split
+from tasks.data.text.shards import check_vocabulary, manifest, open_split
 from tasks.engine import kept
 from tasks.engine.seeding import generator_for
 from tasks.engine.workload import Workload
@@ -58,8 +58,9 @@ def trained(root: Path, small: SmallMistral, quiet: bool = False) -> nn.Module:
     One process trains while others wait.
 
     Raises:
-        UserError: the text is not prepared or the disk is full.
+        UserError: the text is not prepared or has another vocabulary, or the disk is full.
     """
+    check_vocabulary(root, small.text, small.vocabulary, "task.small.vocabulary")
     path = kept_at(root, small)
     model = empty(small)
     model.load_state_dict(kept.trained(path, small, lambda: _build(root, small), final_factor=0.1, quiet=quiet))

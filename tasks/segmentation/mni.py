@@ -25,7 +25,7 @@ import numpy as np
 
 from tasks.engine import pypi
 from tasks.segmentation import raw
-from tasks.segmentation.raw import Case, Facts
+from tasks.segmentation.cases import Case, Facts
 
 WHEEL = ("nilearn==0.14.1", "725206484e9fb3f6691f9c2d20204a068759d5072f12055324702ee0cb2bbe8a")
 FILES = "nilearn/datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tasks.engine.errors import UserError, one_line
-from tasks.segmentation.raw import Case, Facts, voxels
+from tasks.segmentation.cases import Case, Facts, voxels
 
 BTCV_ORGANS = [
     "spleen",
@@ -131,7 +131,8 @@ def _brats(folder: Path) -> Iterator[Case]:
             _load(_either(f"{stem}_{kind}", patient), PATIENT) for kind in ("seg", "t1", "t1ce", "t2", "flair")
         )
         values = voxels(label)
-        label = type(label)(np.where(values == 4, 3, values).astype(np.uint8), label.affine)  # its owners skipped 3
+        if values.dtype.kind in "iuf":  # else it is refused later
+            label = type(label)(np.where(values == 4, 3, values), label.affine)  # its owners skipped 3
         yield Case(patient.name, channels, label)
 
 

@@ -4,57 +4,23 @@
 labelsTr/la_003.nii.gz, dataset.json and manifest.json.
 """
 
-import fcntl
 import gzip
 import hashlib
 import json
 import shutil
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tasks.engine import verified
-from tasks.engine.errors import UserError, one_line
-from tasks.engine.files import disk_full_is_said, sync_folder, write_bytes_atomically
+from tasks.engine.errors import UserError
+from tasks.engine.files import disk_full_is_said, one_at_a_time, sync_folder, write_bytes_atomically
+from tasks.segmentation.cases import ROUNDING, TOLERANCE, Case, Facts, checked, orientation, spacing
 
 # nnU-Net identifies a data set by its number.
 NUMBERS = {"MNI152": 900, "Heart": 901, "BTCV": 902, "BraTS": 903, "AMOS22": 904}
 SUFFIX = ".nii.gz"
-# In mm. A value outside is in another unit, or no spacing.
-SPACING = (0.05, 20.0)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One volume: an image per channel and the label of each voxel, as nibabel's images."""
-
-    name: str
-    channels: Sequence[Any]
-    label: Any
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a data set is.
-
-    Attributes:
-        name: a key of NUMBERS.
-        channels: names of the channels. nnU-Net normalizes "CT" differently from others.
-        labels: names of the labels, with 0 first.
-        cases: number of cases.
-        licence: the owners' licence.
-    """
-
-    name: str
-    channels: Sequence[str]
-    labels: Sequence[str]
-    cases: int
-    licence: str
 
 
 def folder_of(root: Path, name: str) -> Path:
@@ -64,13 +30,9 @@ def folder_of(root: Path, name: str) -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Let one process at a time into the block, while others wait.
-
-    The lock is released when the process ends, even if killed.
-    """
+    """Let one process at a time make `path`, while others wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with one_at_a_time(path.with_name(f".{path.name}.lock")):
         yield
 
 
@@ -88,24 +50,29 @@ def made_at_once(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
 
 
-def write(root: Path, facts: Facts, cases: Iterable[Case]) -> None:
+def write(root: Path, facts: Facts, cases: Iterable[Case], tolerance: float = TOLERANCE) -> dict[str, float]:
     """Write the data set. The same cases give the same bytes.
+
+    Images and labels that are apart by at most `tolerance` mm are written at one place. Return how far, in mm, by
+    the name of their case.
 
     Raises:
         UserError: a case is not as nnU-Net needs it, or the number of cases is wrong.
     """
-    folder, rows = folder_of(root, facts.name), []
+    folder, rows, moved = folder_of(root, facts.name), [], {}
     with locked(folder), made_at_once(folder) as fresh:
         for part in ("imagesTr", "labelsTr"):
             (fresh / part).mkdir()
-        for case in cases:
-            _check(facts, case)
+        for given in cases:
+            case, apart = checked(facts, given, tolerance)
+            if apart > ROUNDING:
+                moved[case.name] = apart
             images = {f"imagesTr/{case.name}_{number:04}{SUFFIX}": image for number, image in enumerate(case.channels)}
             files = {
                 path: _save(fresh / path, image)
                 for path, image in (images | {f"labelsTr/{case.name}{SUFFIX}": case.label}).items()
             }
-            about = {"name": case.name, "shape": list(case.label.shape), "spacing": _spacing(case.label)}
+            about = {"name": case.name, "shape": list(case.label.shape), "spacing": spacing(case.label)}
             rows.append(about | {"orientation": orientation(case.label), "files": files})
         if len(rows) != facts.cases:
             raise UserError(
@@ -113,6 +80,7 @@ def write(root: Path, facts: Facts, cases: Iterable[Case]) -> None:
             )
         _write_json(fresh / "dataset.json", _for_nnunet(facts))
         _write_json(fresh / "manifest.json", {"name": facts.name, "licence": facts.licence, "cases": rows})
+    return moved
 
 
 def _for_nnunet(facts: Facts) -> dict[str, Any]:
@@ -133,54 +101,6 @@ def _save(path: Path, image: Any) -> dict[str, Any]:
     content = gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)
     path.write_bytes(content)
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def voxels(image: Any) -> np.ndarray:
-    """Read a volume's values from its file, or raise UserError if this fails."""
-    try:
-        return np.asanyarray(image.dataobj)
-    except (EOFError, OSError, ValueError, zlib.error) as error:
-        raise UserError(
-            f"{image.get_filename()} is damaged or incomplete ({one_line(error)}); download or unpack it again"
-        ) from error
-
-
-def orientation(image: Any) -> str:
-    """Return where the three axes of an image's array point to: RAS is right, anterior, superior."""
-    import nibabel
-
-    return "".join(code or "?" for code in nibabel.aff2axcodes(image.affine))
-
-
-def _check(facts: Facts, case: Case) -> None:
-    where = f"{facts.name}, case {case.name}: "
-    if len(case.channels) != len(facts.channels):
-        raise UserError(f"{where}{len(case.channels)} images, not one for each of {', '.join(facts.channels)}")
-    for channel, image in zip(facts.channels, case.channels, strict=True):
-        if image.shape != case.label.shape or len(image.shape) != 3:
-            raise UserError(
-                f"{where}{channel} has the shape {image.shape}, its label {case.label.shape}; they must be equal, and 3D"
-            )
-        if not np.allclose(image.affine, case.label.affine, atol=1e-2):  # spacing, orientation and origin
-            raise UserError(f"{where}{channel} and its label lie at different places (spacing, orientation or origin)")
-        if not np.isfinite(voxels(image)).all():
-            raise UserError(f"{where}{channel} holds NaN or infinite values")
-    spacing = _spacing(case.label)
-    if not all(SPACING[0] <= edge <= SPACING[1] for edge in spacing):
-        raise UserError(
-            f"{where}its voxels have edges of {spacing} mm; from {SPACING[0]:g} to {SPACING[1]:g} mm are expected"
-        )
-    if np.linalg.matrix_rank(case.label.affine[:3, :3]) < 3:
-        raise UserError(f"{where}its header has no orientation: two axes of the array point the same way")
-    found = np.unique(voxels(case.label))
-    if unknown := [value for value in found.tolist() if value not in range(len(facts.labels))]:
-        raise UserError(
-            f"{where}label {unknown[0]:g} is not one of 0 to {len(facts.labels) - 1} ({', '.join(facts.labels)})"
-        )
-
-
-def _spacing(image: Any) -> list[float]:
-    return [round(float(zoom), 4) for zoom in image.header.get_zooms()[:3]]
 
 
 def digest(root: Path, name: str) -> str:

@@ -22,6 +22,7 @@ from scripts.cli.common import compose_config
 from tasks.engine import regularizers
 from tasks.engine.config import read_config, task_model
 from tasks.engine.errors import UserError
+from tasks.engine.records import run_id
 from tasks.engine.run import run
 
 CONFIGS = ROOT / "configs"
@@ -286,3 +287,47 @@ def test_a_rule_between_keys_of_a_section_names_the_first_of_them():
 def test_a_folder_without_a_name_is_refused():
     with pytest.raises(UserError, match="runs_dir"):
         read_config(compose_config(["task=grokking", "runs_dir="]))
+
+
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [("seed=1e0", "seed=1"), ("task.batch_size=6.4e1", "task.batch_size=64"), ("num_steps=1e1", "num_steps=10")],
+)
+def test_a_whole_number_written_as_a_float_names_the_same_run(given, same):
+    configs = [compose_config(["task=cifar100", key]) for key in (given, same)]
+    assert run_id(configs[0]) == run_id(configs[1])
+    assert read_config(configs[0]).model_dump() == read_config(configs[1]).model_dump()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("seed", 2**63, "must be less than 2^63"),
+        ("seed", 2**70, "must be less than 2^63"),
+        ("seed", -1, "must be a whole number >= 0"),
+        ("task.data.subset_seed", 2**64, "must be less than 2^63"),
+        ("num_steps", 2**31, "must be less than 2^31"),
+        ("task.batch_size", 10**30, "must be less than 2^31"),
+        ("task.model.width", 2**63, "must be less than 2^31"),
+        ("threads", 10**6, "must be a whole number in [1, 4096], or null"),
+        ("loader_workers", 10**6, "must be a whole number in [0, 1024]"),
+    ],
+)
+def test_a_number_that_no_library_can_hold_is_one_line(tmp_path, key, value, said):
+    content = composed("task=cifar100")
+    section, name = section_of(content, key)
+    section[name] = value
+    assert refusal(content, tmp_path) == f"{key}={value} {said}"
+
+
+def test_the_largest_seed_trains(tmp_path):
+    write_fashion_mnist(tmp_path)
+    keys = ("task=cifar100", "scale=mini", "num_steps=1", "task.data.train_size=20", "device=cpu", "quiet=true")
+    cfg = compose_config([*keys, f"seed={2**63 - 1}", f"data_dir={tmp_path}", f"runs_dir={tmp_path / 'runs'}"])
+    assert run(cfg)["seed"] == 2**63 - 1
+
+
+@pytest.mark.parametrize("size", [1, 0])
+def test_a_validation_set_without_two_halves_is_one_line(size):
+    with pytest.raises(UserError, match=f"^task.data.val_size={size} must be a whole number >= 2, or null$"):
+        read_config(compose_config(["task=imagenet", f"task.data.val_size={size}"]))

@@ -17,7 +17,7 @@ from tasks.cifar100c import fake as cifar100c
 from tasks.cifar100c import prepare as prepare_cifar100c
 from tasks.clip import fake as clip
 from tasks.clip import pretrained
-from tasks.data.downloads import from_hub, hub_copy
+from tasks.data.downloads import from_folder, hub_copy
 from tasks.data.images import fake as images
 from tasks.data.images import labelled, torchvision_sets
 from tasks.data.images import prepare as prepare_images
@@ -126,7 +126,7 @@ def test_datasets_reads_the_parquet_shards_and_gives_the_folders_images(imagenet
 def test_datasets_reads_openwebtext_in_every_form(tmp_path, form):
     pytest.importorskip("datasets")
     text.write_table(hub_copy(tmp_path, OPENWEBTEXT) / "plain_text", "train", {"text": text.documents()}, form)
-    assert from_hub(tmp_path, "OpenWebText", OPENWEBTEXT)["text"] == text.documents()
+    assert from_folder("OpenWebText", hub_copy(tmp_path, OPENWEBTEXT))["text"] == text.documents()
 
 
 def test_openwebtext_is_tokenized_by_the_suite_and_its_manifest_says_fake(tmp_path):

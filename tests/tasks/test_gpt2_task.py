@@ -196,6 +196,26 @@ def test_missing_data_is_one_line_with_the_command_that_brings_it(tmp_path):
     is_one_line(done, "Shakespeare2k is not in", "python scripts/prepare_data.py gpt2 Shakespeare2k")
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_tokens_of_a_larger_vocabulary_are_one_line(tmp_path, recorded):
+    root = write_tokens(tmp_path / "data", "Tiny", 4096)
+    manifest = root / "gpt2" / "Tiny" / "manifest.json"
+    if recorded:
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"vocabulary": 4096}))
+    fix = r"which has (409\d) entries; set task\.data\.vocabulary=\1 task\.model\.vocabulary=\1$"
+    with pytest.raises(UserError, match=rf"^task\.data\.vocabulary=61 is not the vocabulary of Tiny in .*, {fix}"):
+        run(tiny(root, tmp_path))
+    assert not list(tmp_path.glob("*/*/metrics.jsonl"))
+
+
+def test_sampling_needs_exactly_the_vocabulary_of_the_shards(tmp_path):
+    root = write_tokens(tmp_path / "data", "Tiny", 61)
+    manifest = root / "gpt2" / "Tiny" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"vocabulary": 61}))
+    with pytest.raises(UserError, match=r"task\.data\.vocabulary=62 is not the vocabulary of Tiny .* has 61 entries"):
+        run(tiny(root, tmp_path, "task.data.vocabulary=62", "task.model.vocabulary=64"))
+
+
 @pytest.mark.parametrize("override", ["task.model.heads=3", "task.model.positions=sine", "task.model.depth=3"])
 def test_a_model_that_cannot_be_built_is_one_line(data, tmp_path, override):
     with pytest.raises(UserError, match=r"task\.model"):

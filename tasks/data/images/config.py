@@ -13,6 +13,7 @@ from tasks.engine.section import (
     Positive,
     PositiveInt,
     PositiveShare,
+    Seed,
     Share,
     Triple,
     shown_as,
@@ -27,7 +28,7 @@ class ArrayData(Data):
 
     name: Literal["CIFAR100", "FashionMNIST"]
     train_size: PositiveInt | None
-    subset_seed: NonNegativeInt
+    subset_seed: Seed
     downsample: PositiveInt
     mean: Annotated[List[Number], Field(min_length=1, description="of each channel; grey images get as many channels")]
     std: List[Positive]
@@ -56,7 +57,7 @@ class LabelledData(Data):
     name: Literal["ImageNet", "ImageNetParquet", "ImageNetWebDataset", "FashionMNIST"]
     train_size: PositiveInt | None
     val_size: AtLeastTwo | None = Field(description="scores are also taken on two halves")
-    subset_seed: NonNegativeInt
+    subset_seed: Seed
     image_size: PositiveInt
     interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
     crop_pct: PositiveShare

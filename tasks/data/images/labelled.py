@@ -1,5 +1,6 @@
 """Labelled images by index, from folders, shards of parquet or tar files, or Fashion-MNIST (mini scale)."""
 
+from bisect import bisect_right
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -8,9 +9,9 @@ import torch
 from PIL.Image import Image
 from torch.utils.data import Subset
 
-from tasks.data.downloads import import_datasets
+from tasks.data.downloads import import_datasets, load_table, rows_until_the_end_of_each
 from tasks.data.images.config import LabelledData
-from tasks.data.images.shards import TarShards, decoded
+from tasks.data.images.shards import TarShards, content_of, decoded
 from tasks.data.images.torchvision_sets import digest as small_images_digest
 from tasks.engine import verified
 from tasks.engine.errors import UserError
@@ -45,18 +46,23 @@ class ParquetShards:
 
     `datasets` copies them once into a memory-mapped Arrow table beside them, so a row is read
     without the rest of its shard. `classes` is the highest class plus one.
+
+    Raises:
+        UserError: a shard is damaged, lacks a column, or has images without a class.
     """
 
     def __init__(self, files: list[Path], folder: Path) -> None:
-        datasets = import_datasets("ImageNetParquet")
-        table = datasets.load_dataset(
-            "parquet", data_files=[str(file) for file in files], split="train", cache_dir=str(folder / "arrow")
+        table = load_table(
+            "ImageNetParquet", "parquet", data_files=[str(file) for file in files], cache_dir=str(folder / "arrow")
         )
+        if missing := {"image", "label"} - set(table.column_names):
+            raise UserError(f"{files[0]} and the shards beside it have no column {min(missing)}; take ILSVRC's shards")
+        datasets = import_datasets("ImageNetParquet")
         self._table = table.cast_column("image", datasets.Image(decode=False))
-        self._folder = folder
+        self._files, self._ends = files, rows_until_the_end_of_each(files)
         labels = table.unique("label")
-        if min(labels) < 0:
-            raise UserError(f"{files[0]} or a shard beside it has the class {min(labels)}; take shards with labels")
+        if unlabelled := [label for label in labels if label is None or label < 0]:
+            raise UserError(f"{files[0]} or a shard beside it has the class {unlabelled[0]}; take shards with labels")
         self.classes = max(labels) + 1
 
     def __len__(self) -> int:
@@ -64,14 +70,14 @@ class ParquetShards:
 
     def __getitem__(self, index: int, /) -> tuple[Image, int]:
         row = self._table[index]
-        return decoded(
-            row["image"]["bytes"], f"the bytes of row {index:,} of the parquet files in {self._folder}"
-        ), row["label"]
+        shard = bisect_right(self._ends, index)
+        place = index - (self._ends[shard - 1] if shard else 0)
+        return decoded(row["image"]["bytes"], f"the bytes of row {place:,} of {self._files[shard]}"), row["label"]
 
 
 def of_file(path: str) -> Image:
     """Return the image of a file, or raise UserError if it is not an image."""
-    return decoded(Path(path).read_bytes(), f"the bytes of {path}")
+    return decoded(content_of(Path(path)), f"the bytes of {path}")
 
 
 def load(cfg: LabelledData, root: Path, split: str) -> Images:

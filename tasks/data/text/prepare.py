@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from tasks.data.downloads import import_datasets
+from tasks.data.downloads import fingerprint, hub_copy, import_datasets
 from tasks.data.text import corpora, tokenizer
 from tasks.data.text.document_groups import Recipe
 from tasks.data.text.pool import write_all
@@ -26,18 +26,32 @@ RECIPES = {
     "Shakespeare2k": replace(SHAKESPEARE, name="Shakespeare2k", vocabulary=2048),
 }
 DATA_SETS = tuple(RECIPES)
+KEYS = ("source",)
+LOCAL = "local copy"
 
 GB = 10**9
 MEMORY = "0.5 GB of memory per process"
 
 
-def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
+def prepare(name: str, root: Path, say: Callable[[str], None], source: str | None = None) -> None:
     """Put the data set `name` of DATA_SETS into `root`, if missing. Keep what an interrupted call finished.
+
+    Args:
+        name: the data set.
+        root: the data folder.
+        say: shows one line to the user.
+        source: the folder of a local copy of OpenWebText. None: the Hugging Face hub, unless shards of any
+            source are there.
 
     Raises:
         UserError: no source can be reached, a package is missing, or the disk is too small.
     """
     recipe, made = RECIPES[name], fake.facts(root, name)
+    folder = None if source is None else Path(source)
+    if folder is not None:
+        if name != "OpenWebText":
+            raise UserError(f"source={source} is for OpenWebText alone; leave it out for {name}")
+        recipe = replace(recipe, source=f"{LOCAL} {fingerprint(name, folder)}")
     if made is not None:
         recipe = replace(recipe, **made["recipe"])
     tokenizer.prepare(root, say)
@@ -51,35 +65,42 @@ def prepare(name: str, root: Path, say: Callable[[str], None]) -> None:
         _refuse_if_too_small(name, [(root, 15 * 10**6)])
         documents = corpora.shakespeare(data_set_folder(root, "texts"), say)
     elif made is not None:
-        documents = corpora.openwebtext(root)
+        documents = corpora.openwebtext(hub_copy(root, corpora.OPENWEBTEXT), say)
     else:
-        say(
-            f"OpenWebText: 8,013,769 documents, 18 GB of shards, 54 GB in the cache of datasets, {MEMORY}, {processes} processes"
-        )
-        _refuse_if_too_small(name, _openwebtext_needs(root))
-        documents = corpora.openwebtext(root)
+        size = f"{corpora.DOCUMENTS:,} documents, 18 GB of shards, 54 GB in the cache of datasets"
+        say(f"OpenWebText: {size}, {MEMORY}, {processes} processes")
+        _refuse_if_too_small(name, _openwebtext_needs(root, folder))
+        documents = corpora.openwebtext(folder, say)
     write_all(root, documents, recipe, processes)
 
 
 def finished(root: Path, recipe: Recipe) -> bool:
-    """Return whether this recipe made the shards and their lengths are right. `shards.verify` checks their content."""
+    """Return whether this recipe made the shards and their lengths are right. `shards.verify` checks their content.
+
+    Shards of a local copy will do for the recipe of the hub.
+    """
     try:
         known = manifest(root, recipe.name)
     except UserError:
         return False
+    if str(known.get("source")).startswith(LOCAL) and not recipe.source.startswith(LOCAL):
+        recipe = replace(recipe, source=known["source"])
     same = all(known.get(key) == value for key, value in asdict(recipe).items())
     return same and not any(
         wrong_in_length(data_set_folder(root, recipe.name), known["shards"][split]) for split in SPLITS
     )
 
 
-def _openwebtext_needs(root: Path) -> list[tuple[Path, int]]:
+def _openwebtext_needs(root: Path, source: Path | None) -> list[tuple[Path, int]]:
     """Return (folder, bytes still to be written there) pairs."""
+    there = sum(path.stat().st_size for path in data_set_folder(root, "OpenWebText").glob("*.bin"))
+    shards = (root, max(0, 18 * GB - there))
+    if source is not None:  # how much of the cache it takes depends on its form
+        return [shards]
     cache = Path(import_datasets("OpenWebText").config.HF_DATASETS_CACHE)
     # The cache may be incomplete. A full disk then shows later.
     cached = (cache / corpora.OPENWEBTEXT.replace("/", "___")).exists()
-    there = sum(path.stat().st_size for path in data_set_folder(root, "OpenWebText").glob("*.bin"))
-    return [(root, max(0, 18 * GB - there)), (cache, 0 if cached else 54 * GB)]
+    return [shards, (cache, 0 if cached else 54 * GB)]
 
 
 def _refuse_if_too_small(name: str, needs: list[tuple[Path, int]]) -> None:

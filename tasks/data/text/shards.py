@@ -28,6 +28,10 @@ class Tokens:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
+    def largest(self) -> int:
+        """Return the largest token, or 0 if there is none."""
+        return max((int(shard.max()) for shard in self._shards), default=0)
+
     def read(self, start: int, count: int) -> np.ndarray:
         """Return a copy of `count` tokens from `start` on, uint16 of shape (count,).
 
@@ -66,6 +70,24 @@ def open_split(root: Path, name: str, split: str) -> Tokens:
             f"{name}: {wrong[0]} in {folder} is missing or has another length than recorded; {fix(root, name)}"
         )
     return Tokens([folder / shard["file"] for shard in shards])
+
+
+def check_vocabulary(root: Path, name: str, entries: int, key: str) -> None:
+    """Raise UserError if the tokens are not of a vocabulary of `entries`, which the configuration's `key` has.
+
+    Shards whose manifest names no vocabulary need only have tokens below `entries`.
+    """
+    known = manifest(root, name)
+    if "vocabulary" in known:
+        own, fits = known["vocabulary"], known["vocabulary"] == entries
+    else:
+        own = 1 + max(open_split(root, name, split).largest() for split in SPLITS)
+        fits = own <= entries
+    if not fits:
+        raise UserError(
+            f"{key}={entries} is not the vocabulary of {name} in {data_set_folder(root, name)}, which has {own} entries; "
+            f"set {key}={own}" + f" task.model.vocabulary={own}" * (key == "task.data.vocabulary")
+        )
 
 
 def manifest(root: Path, name: str) -> dict[str, Any]:

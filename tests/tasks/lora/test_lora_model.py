@@ -123,3 +123,10 @@ def test_the_small_model_is_kept_by_configuration_text_and_questions(root):
     assert small.kept_at(root, SMALL.model_copy(update={"lr": 2e-3})) != path
     questions.write(root, "Made", {}, {"train": made_questions(40, 5), "test": made_questions(20, 1)})
     assert small.kept_at(root, SMALL) != path
+
+
+def test_a_text_of_another_vocabulary_is_one_line(root):
+    with pytest.raises(
+        UserError, match=r"^task\.small\.vocabulary=400 is not .* Made in .* set task\.small\.vocabulary=512$"
+    ):
+        small.trained(root, SMALL.model_copy(update={"vocabulary": 400}), quiet=True)

@@ -126,12 +126,12 @@ def test_what_is_missing_is_said_with_the_command(tmp_path, made, root):
 
 def test_the_harness_is_asked_for_in_one_line(made, monkeypatch):
     with pytest.raises(UserError, match="'chess' is unknown; choose from arithmetic, mmlu, piqa, truthfulqa"):
-        harness.check(["chess"], object())
+        harness.check(["chess"], object(), made)
     with pytest.raises(UserError, match="needs a pretrained model"):
         build_workload(read_config(config(made, "task.harness=[piqa]")), CPU)
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(UserError, match=r"install it with: pip install 'lm_eval\[hf\]'"):
-        harness.check(["piqa"], object())
+    with pytest.raises(UserError, match=r"install it with: pip install '\.\[language,harness\]'"):
+        harness.check(["piqa"], object(), made)
     assert len(harness.BENCHMARKS["arithmetic"]) == 10
 
 
@@ -165,6 +165,30 @@ def test_the_papers_way_with_a_small_pretrained_model(made, root):
     }
     of_half |= {"accuracy_change_selection", "accuracy_change_report"}
     assert set(metrics) == {"accuracy", "accuracy_before", "accuracy_change"} | of_half
+
+
+def test_damaged_weights_are_one_line_with_the_folder(made, root):
+    from transformers import PreTrainedTokenizerFast
+
+    folder = mistral.weights_folder(root)
+    small.empty(SMALL).save_pretrained(folder, max_shard_size="50KB")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer.load(root, 512)._bpe).save_pretrained(folder)
+    mistral.load(root, "fp32")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    whole = shards[0].read_bytes()
+    shards[0].write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(
+        UserError, match=rf"^the files in {folder} cannot be loaded \(.*; delete the damaged one"
+    ) as said:
+        mistral.load(root, "fp32")
+    assert "\n" not in str(said.value)
+    shards[0].unlink()
+    with pytest.raises(UserError, match="Mistral-7B-Instruct is not in"):
+        mistral.load(root, "fp32")
+    shards[0].write_bytes(whole)
+    (folder / "model.safetensors.index.json").write_text("{")
+    assert not mistral.is_complete(root)
 
 
 @pytest.mark.weekly

@@ -9,7 +9,7 @@ import torch
 from scripts.cli.common import compose_config
 from tasks.engine.config import read_config
 from tasks.segmentation import task
-from tasks.segmentation.raw import Case, Facts
+from tasks.segmentation.cases import Case, Facts
 
 nibabel = pytest.importorskip("nibabel")
 pytest.importorskip("nnunetv2")

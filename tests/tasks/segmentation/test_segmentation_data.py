@@ -1,5 +1,6 @@
 """The task segmentation's data: mini scale's blocks, nnU-Net's format, the owners' files, preparation."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from scripts.cli.common import compose_config
 from tasks.engine.errors import UserError
 from tasks.engine.run import run
 from tasks.segmentation import mni, owners, prepare, raw
-from tasks.segmentation.raw import Case
+from tasks.segmentation.cases import RIGHT_ANGLE, Case
 
 # Data sets
 
@@ -243,6 +244,133 @@ def test_of_amos_the_ct_volumes_are_taken(tmp_path):
         match=r"imagesTr/copy of amos_0004\.nii\.gz is not named as its owners' files are, amos_0001\.nii\.gz",
     ):
         read(owners.AMOS22, tmp_path)
+
+
+# Flaws of real files, in each owner's layout
+
+EYE = np.eye(4)
+GREY = np.random.default_rng(0).integers(0, 200, (6, 5, 4)).astype(np.int16)
+
+
+def paths_of(name: str, number: int) -> tuple[list[str], str]:
+    """Return where a data set has the images and the label of a case."""
+    if name == "BraTS":
+        stem = f"BraTS20_Training_{number:03}/BraTS20_Training_{number:03}_"
+        return [f"{stem}{kind}.nii.gz" for kind in ("t1", "t1ce", "t2", "flair")], f"{stem}seg.nii.gz"
+    images, labels, image, label = {
+        "Heart": ("imagesTr", "labelsTr", "la_{:03}", "la_{:03}"),
+        "BTCV": ("img", "label", "img{:04}", "label{:04}"),
+        "AMOS22": ("imagesTr", "labelsTr", "amos_{:04}", "amos_{:04}"),
+    }[name]
+    return [f"{images}/{image.format(number)}.nii.gz"], f"{labels}/{label.format(number)}.nii.gz"
+
+
+@pytest.fixture
+def flawed(tmp_path, monkeypatch):
+    """Return a function that prepares two cases of a data set, the second of them with these images and this label."""
+
+    def prepared(name: str, image=None, label=None, **keys) -> list[str]:
+        source = owners.SOURCES[name]
+        monkeypatch.setitem(owners.SOURCES, name, replace(source, facts=replace(source.facts, cases=2)))
+        folder = tmp_path / "segmentation" / "source" / source.folder
+        for number in (1, 2):
+            images, of_label = paths_of(name, number)
+            for path, content in [(path, image) for path in images] + [(of_label, label)]:
+                content = (
+                    content if number == 2 and content is not None else volume(GREY % 2 if path == of_label else GREY)
+                )
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                if isinstance(content, bytes):
+                    (folder / path).write_bytes(content)
+                else:
+                    nibabel.save(content, folder / path)
+        said: list[str] = []
+        prepare.prepare(name, tmp_path, said.append, **keys)
+        return said[1:]
+
+    return prepared
+
+
+def with_affine(changed: dict[tuple[int, int], float], values=GREY):
+    affine = EYE.copy()
+    for place, value in changed.items():
+        affine[place] = value
+    image = volume(values)
+    image.set_sform(affine, 1)
+    return image
+
+
+each_owner = pytest.mark.parametrize("name", ["Heart", "BTCV", "BraTS", "AMOS22"])
+LABEL = (GREY % 2).astype(np.uint8)
+FLAWS = {
+    "sheared": (with_affine({(0, 1): 0.02}), with_affine({(0, 1): 0.02}, LABEL), r"is sheared: .* 88\.85 degrees"),
+    "not a place": (with_affine({(2, 3): np.nan}), None, "NaN or infinite values in its header's affine"),
+    "another shape": (None, volume(LABEL[1:]), r"has the shape \(6, 5, 4\), its label \(5, 5, 4\)"),
+    "4D": (volume(GREY[..., None].repeat(2, 3)), None, r"has the shape \(6, 5, 4, 2\), and must be 3D"),
+    "colours": (volume(np.zeros((6, 5, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])), None, "not plain numbers"),
+    "a label between two": (None, volume((LABEL * 0.5).astype(np.float32)), r"label 0\.5 is not one of"),
+    "a label of colours": (
+        None,
+        volume(np.zeros((6, 5, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])),
+        "not plain numbers",
+    ),
+    "an unknown label": (None, volume(LABEL * 77), "label 77 is not one of"),
+    "a label of NaN": (None, volume(np.where(LABEL, np.nan, 0).astype(np.float32)), "label nan is not one of"),
+    "far": (None, with_affine({(0, 3): 0.5}, LABEL), r"0\.5 mm apart; .* more than 0\.1 mm: .* tolerance=0\.5$"),
+}
+
+
+@each_owner
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_a_flaw_of_a_case_is_one_line_with_its_name(flawed, tmp_path, name, flaw):
+    image, label, words = FLAWS[flaw]
+    case = paths_of(name, 2)[0][0].rpartition("/")[2].removesuffix("_t1.nii.gz").removesuffix(".nii.gz")
+    with pytest.raises(UserError, match=f"^{name}, case {case}: .*{words}") as refused:
+        flawed(name, image, label)
+    assert "\n" not in str(refused.value) and not raw.folder_of(tmp_path, name).exists()
+
+
+@each_owner
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x1f\x8b\x08"])
+def test_a_file_that_is_no_image_is_one_line_with_its_path(flawed, name, content):
+    with pytest.raises(
+        UserError, match=r"\.nii\.gz (cannot be read|is damaged or incomplete) .*; download or unpack it"
+    ):
+        flawed(name, label=content)
+
+
+@each_owner
+def test_a_label_a_little_beside_its_image_is_one_warning_and_takes_its_place(flawed, tmp_path, name):
+    (said,) = flawed(name, label=with_affine({(0, 3): 0.02}, LABEL))
+    assert said.startswith(f"warning: {name}: images and labels of 1 cases are up to 0.02 mm apart")
+    (row,) = [row for row in raw.manifest(tmp_path, name)["cases"] if row["name"].endswith("2")]
+    written = [nibabel.load(raw.folder_of(tmp_path, name) / path) for path in row["files"]]
+    assert all(np.array_equal(image.affine, EYE) for image in written)
+    assert np.array_equal(np.asarray(written[-1].dataobj), LABEL)
+
+
+def test_a_label_further_away_is_taken_if_the_user_allows_it(flawed, tmp_path):
+    (said,) = flawed("AMOS22", label=with_affine({(0, 3): 0.5}, LABEL), tolerance=0.5)
+    assert "up to 0.5 mm apart (amos_0002), within tolerance=0.5" in said
+    for tolerance in ("-1", "much", "nan"):
+        with pytest.raises(UserError, match=f"^tolerance={tolerance} must be a number of mm >= 0$"):
+            prepare_data.main(["segmentation", "AMOS22", f"tolerance={tolerance}", f"data_dir={tmp_path}"])
+
+
+@each_owner
+def test_integer_labels_that_are_stored_as_floats_become_integers(flawed, tmp_path, name):
+    assert flawed(name, label=volume(LABEL * np.float32(0.99999994))) == []
+    (row,) = [row for row in raw.manifest(tmp_path, name)["cases"] if row["name"].endswith("2")]
+    written = nibabel.load(raw.folder_of(tmp_path, name) / [*row["files"]][-1])
+    assert written.get_data_dtype() == np.uint8 and np.array_equal(np.asarray(written.dataobj), LABEL)
+
+
+def test_simpleitk_reads_whatever_passes_as_a_right_angle(tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    for cosine, passes in ((0.9 * RIGHT_ANGLE, True), (30 * RIGHT_ANGLE, False)):
+        nibabel.save(volume(GREY, with_affine({(0, 1): cosine}).affine), tmp_path / "a.nii.gz")
+        with contextlib.nullcontext() if passes else pytest.raises(RuntimeError, match="orthonormal"):
+            sitk.ReadImage(str(tmp_path / "a.nii.gz"))
 
 
 def test_what_the_user_has_to_download_is_said(tmp_path):

@@ -1,7 +1,9 @@
 """The texts of GPT-2's data: documents, validation split, and the data sets Shakespeare and OpenWebText."""
 
+import io
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_texts import MADE, texts_of
 
+from scripts import prepare_data
 from tasks.data.downloads import import_datasets
 from tasks.data.text import corpora, prepare, shards, tokenizer
 from tasks.data.text.document_groups import is_validation
@@ -79,6 +82,8 @@ def test_shakespeare_is_prepared_once_and_decodes_to_the_text(vocabulary, tmp_pa
 
 FAKE = """
 class Table:
+    column_names = ["text"]
+
     def __len__(self):
         return 60
 
@@ -88,8 +93,13 @@ class Table:
 class config:
     HF_DATASETS_CACHE = "{cache}"
 
-def load_dataset(name, split):
-    assert (name, split) == ("Skylion007/openwebtext", "train")
+def load_dataset(name, part=None, *, split, data_files=None):
+    assert split == "train"
+    if name == "Skylion007/openwebtext":
+        raise RuntimeError("Dataset scripts are no longer supported, but found openwebtext.py")
+    assert (name, part, data_files) == (
+        "parquet", None, "hf://datasets/Skylion007/openwebtext@~parquet/plain_text/train/*.parquet"
+    )
     return Table()
 """
 
@@ -107,8 +117,15 @@ def fake_datasets(tmp_path, monkeypatch):
     return package
 
 
-def test_openwebtext_comes_through_datasets(root, bpe, fake_datasets, monkeypatch):
+def test_openwebtext_comes_from_the_hub_s_parquet_copy_where_its_script_no_longer_runs(
+    root, bpe, fake_datasets, monkeypatch
+):
     monkeypatch.setattr(prepare, "GB", 10**3)
+    with pytest.raises(
+        UserError, match=r"the hub's copy has 60 documents, not the 8,013,769 .*: hf download .* source=FOLDER"
+    ):
+        prepare.prepare("OpenWebText", root, print)
+    monkeypatch.setattr(corpora, "DOCUMENTS", 60)
     prepare.prepare("OpenWebText", root, print)
     documents = [f"document {i}" for i in range(60)]
     assert texts_of(root, "OpenWebText", "train", bpe) == [
@@ -125,12 +142,111 @@ def test_openwebtext_is_refused_in_one_line_if_it_cannot_be_had(root, fake_datas
         parents=True
     )  # then only the shards are missing
 
-    def unreachable(name, split):
+    def unreachable(*_, split):
         raise ConnectionError("no\nroute")
 
     monkeypatch.setattr(fake_datasets, "load_dataset", unreachable)
-    with pytest.raises(UserError, match=r"OpenWebText cannot be loaded \(no route\)"):
+    with pytest.raises(UserError, match=r"OpenWebText cannot be loaded \(no route\);.* of a local copy: source=FOLDER"):
         prepare.prepare("OpenWebText", root, print)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"install it with: pip install '\.\[language\]'"):
         prepare.prepare("OpenWebText", root, print)
+
+
+# Local copies, read by the package `datasets` itself
+
+
+@pytest.fixture
+def datasets(tmp_path, monkeypatch):
+    """Return the package `datasets`, with a cache of its own."""
+    package = pytest.importorskip("datasets")
+    monkeypatch.setattr(package.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return package
+
+
+def save_copy(datasets, folder: Path, form: str, texts: list[str]) -> Path:
+    """Write two shards of a copy of OpenWebText as people have it."""
+    folder.mkdir()
+    half = len(texts) // 2
+    for number, part in enumerate((texts[:half], texts[half:])):
+        if form == "tar":
+            save_archive(folder / f"urlsf_subset0{number}.tar", part)
+            continue
+        table, name = datasets.Dataset.from_dict({"text": part}), folder / f"train-0000{number}-of-00002.{form}"
+        if form == "parquet":
+            table.to_parquet(name)
+        elif form == "jsonl":
+            table.to_json(name)
+        elif form == "arrow":
+            table.save_to_disk(folder / "saved")
+            (folder / "saved" / "data-00000-of-00001.arrow").rename(name)
+            shutil.rmtree(folder / "saved")
+    if form == "save_to_disk":
+        table = datasets.Dataset.from_dict({"text": texts})
+        datasets.DatasetDict({"train": table}).save_to_disk(folder, num_shards={"train": 2})
+    return folder
+
+
+def save_archive(path: Path, texts: list[str]) -> None:
+    """Write an archive of OpenWebText's owners: a tar of xz files, each a tar of texts."""
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w:xz") as part:
+        for number, text in enumerate(texts):
+            add(part, f"{number:07}.txt", f"\n{text}\n\n\n".encode())
+    with tarfile.open(path, "w") as subset:
+        add(subset, f"openwebtext/{path.stem}-1_data.xz", inner.getvalue())
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow", "jsonl", "save_to_disk", "tar"])
+def test_a_local_copy_gives_the_same_tokens_in_every_form(root, bpe, datasets, tmp_path, form):
+    texts = [f"document {i}" for i in range(60)]
+    copy = save_copy(datasets, tmp_path / "copy", form, texts)
+    prepare_data.prepare_task("gpt2", ["OpenWebText"], root, {"source": str(copy)})
+    kept = texts_of(root, "OpenWebText", "train", bpe)
+    assert kept == [text for text in texts if not is_validation(text, 0.0005)]
+    # It is complete for later commands, which don't know where the copy lies.
+    said: list[str] = []
+    prepare.prepare("OpenWebText", root, said.append)
+    prepare.prepare("OpenWebText", root, said.append, str(copy.rename(tmp_path / "moved")))
+    assert said == []
+    other = save_copy(datasets, tmp_path / "other", form, texts[:30])
+    prepare.prepare("OpenWebText", root, said.append, str(other))
+    assert "has 30 documents, not the 8,013,769 that were published" in said[-1]
+    assert texts_of(root, "OpenWebText", "train", bpe) == kept[: len(kept) - 30]
+
+
+@pytest.mark.parametrize("task", ["gpt2", "lora"])
+def test_what_is_no_local_copy_is_one_line(root, datasets, tmp_path, task):
+    name = {"gpt2": "OpenWebText", "lora": "PubMedQA"}[task]
+    part = tmp_path / "copy" / ("pqa_artificial" if task == "lora" else "")
+
+    def refusal() -> str:
+        with pytest.raises(UserError) as refused:
+            prepare_data.main([task, name, f"data_dir={root}", f"source={tmp_path / 'copy'}"])
+        assert "\n" not in str(refused.value)
+        return str(refused.value)
+
+    assert f"{name}: source={part} is no folder" in refusal()
+    part.mkdir(parents=True)
+    assert "is a folder without files *.parquet, *.arrow or *.jsonl" in refusal()
+    (part / "a.parquet").write_bytes(b"PAR1 cut")
+    assert f"{name} cannot be loaded (" in refusal()
+    datasets.Dataset.from_dict({"other": ["a"]}).to_parquet(part / "a.parquet")
+    if task == "lora":
+        datasets.Dataset.from_dict({"other": ["a"]}).to_parquet(part.parent / "pqa_labeled" / "a.parquet")
+    assert ("no column text" if task == "gpt2" else "'context' is missing") in refusal()
+
+
+def test_keys_that_a_data_set_does_not_read_are_one_line(root):
+    for task, key in (("cifar100", "source"), ("gpt2", "tolerance")):
+        with pytest.raises(UserError, match=f"^{key}= is not read by the task {task}; leave it out$"):
+            prepare_data.main([task, f"{key}=1", f"data_dir={root}"])
+    for task, name in (("gpt2", "Shakespeare"), ("lora", "Plays")):
+        with pytest.raises(UserError, match=rf"source=x is for \w+ alone; leave it out for {name}$"):
+            prepare_data.main([task, name, "source=x", f"data_dir={root}"])
