@@ -25,6 +25,8 @@ from tasks.engine.section import (
     Section,
     Seed,
     Share,
+    Threads,
+    Workers,
     read,
 )
 
@@ -116,11 +118,11 @@ class Config(Section, Generic[T]):
     deterministic: bool
     compile: bool
     device: Annotated[str, BeforeValidator(checked_device)]
-    threads: Annotated[PositiveInt, Field(le=4096)] | None
+    threads: Threads | None
     nodes: PositiveInt
     gpus: PositiveInt
     micro_batch: PositiveInt | None
-    loader_workers: Annotated[NonNegativeInt, Field(le=1024)]
+    loader_workers: Workers
     parallel: Literal["ddp", "fsdp"]
     quiet: bool
     strict: bool
