@@ -26,6 +26,8 @@ from tasks.engine.section import (
     Section,
     Seed,
     Share,
+    Threads,
+    Workers,
     read,
 )
 
@@ -117,13 +119,13 @@ class Config(Section, Generic[T]):
     deterministic: bool
     compile: bool
     device: Annotated[str, BeforeValidator(checked_device)]
-    threads: Annotated[PositiveInt, Field(le=4096)] | None
+    threads: Threads | None
     nodes: PositiveInt
     gpus: PositiveInt
     micro_batch: PositiveInt | None
     gradient_checkpointing: bool
     resources: Resources | None = None
-    loader_workers: Annotated[NonNegativeInt, Field(le=1024)]
+    loader_workers: Workers
     parallel: Literal["ddp", "fsdp"]
     quiet: bool
     strict: bool

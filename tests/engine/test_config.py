@@ -118,7 +118,7 @@ def test_every_value_of_a_wrong_type_is_named_with_what_it_must_be(tmp_path, cho
         ("num_steps", 1.5, "must be a whole number >= 1"),
         ("seed", True, "must be a whole number >= 0"),
         ("lr", float("inf"), "must be a number >= 0"),
-        ("threads", 0, "must be a whole number >= 1, or null"),
+        ("threads", 0, "must be a whole number in [1, 4096], or null"),
         ("quiet", "yes", "must be true or false"),
         ("parallel", "pipeline", "is unknown; choose one of ddp, fsdp"),
         ("task.precision", "fp8", "is unknown; choose one of fp32, tf32, bf16"),
