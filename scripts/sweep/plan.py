@@ -15,9 +15,9 @@ from results.runs import Run, label, power_of_ten
 from results.schema import FIRST_FRESH_SEED, UNTUNED, Artefact, Grid, Panel, at_scale
 from scripts.cli.common import compose_config
 from scripts.cli.parser import CONFIG_DIR, Request
-from scripts.sweep.rehearsed import one_of_each, with_rehearsal
 from scripts.sweep.artefact_keys import check_cells, check_filled, check_grid
 from scripts.sweep.labels import axes_of, note_in_wandb
+from scripts.sweep.rehearsed import one_of_each, with_rehearsal
 from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
 from tasks.engine.config import read_config
