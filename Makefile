@@ -24,6 +24,11 @@ EXTRAS ?=
 SCALE ?= mini
 OPTIONS = $(if $(filter file,$(origin SCALE)),,scale=$(SCALE)) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(JOBS),jobs=$(JOBS)) $(if $(DEVICE),device=$(DEVICE)) \
           $(if $(LAUNCHER),launcher=$(LAUNCHER)) $(if $(WAIT),wait=$(WAIT)) $(ARGS)
+# make rehearse TASK=gpt2. Without TASK it rehearses all tasks, and needs these extras.
+TASK ?=
+LANGUAGE_TASKS := gpt2 imagenet resnet50 clip lora
+REHEARSAL_EXTRAS = $(if $(or $(if $(TASK),,all),$(filter $(LANGUAGE_TASKS),$(TASK))),language) \
+                   $(if $(or $(if $(TASK),,all),$(filter segmentation,$(TASK))),segmentation)
 # make test TESTS="tests/cpr/test_groups.py -k timm" WORKERS=0 runs some of the tests, in one process.
 TESTS ?=
 EVERY_PUSH := not slurm and not browser and not weekly and not chaos
@@ -47,7 +52,7 @@ BENCH_OPTIONS := ROUNDS SHAPES DEVICE THREADS TABLES CONTEXT BATCH MEMORY_GB REB
 given = $(foreach name,$(1),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$($(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: setup test test-weekly test-chaos test-slurm test-browser test-wheel test-versions test-sanitizers test-all lint docs demo reproduce reproduce-all records rebuild mechanism report readme prose bench bench-loading clean help
+.PHONY: fake-data rehearse setup test test-weekly test-chaos test-slurm test-browser test-wheel test-versions test-sanitizers test-all lint docs demo reproduce reproduce-all records rebuild mechanism report readme prose bench bench-loading clean help
 .DELETE_ON_ERROR:
 
 setup: .venv/.stamp $(EXTRAS:%=.venv/.stamp-%)  ## make .venv with the exact versions of the lock files (about 3 minutes)
@@ -101,6 +106,12 @@ docs: .venv/.stamp .venv/.stamp-docs  ## build the documentation into build/docs
 
 demo: .venv/.stamp  ## CPR in three minutes: AdamW and AdamCPR on grokking, live curves, one figure
 	$(BIN)/python scripts/demo.py $(ARGS)
+
+fake-data: .venv/.stamp $(REHEARSAL_EXTRAS:%=.venv/.stamp-%)  ## a small fake data set in its owner's format, to rehearse with (TASK=imagenet)
+	$(BIN)/python scripts/fake_data.py $(TASK) $(ARGS)
+
+rehearse: .venv/.stamp $(REHEARSAL_EXTRAS:%=.venv/.stamp-%)  ## the paper's scale on fake data, 3 steps a run: 6 minutes on 2 cores, or one task (TASK=imagenet)
+	$(BIN)/python scripts/rehearse.py $(TASK) $(ARGS)
 
 reproduce: .venv/.stamp  ## grokking with three seeds, then Figure 2, into results/mini: 8 minutes (SCALE= SEEDS= JOBS= DEVICE=)
 	$(BIN)/python scripts/reproduce.py grokking figure2 $(OPTIONS)

@@ -91,7 +91,7 @@ def other_forms(task: str, sets: list[str], keys: list[str], jobs: list[str]) ->
     if task not in ("imagenet", "clip"):
         return
     configs = [
-        compose_config([f"task={task}", "regularizer=adamcpr_ws", f"task.data.name={name}", "quiet=true", *keys])
+        compose_config([f"task={task}", "regularizer=adamcpr_ip", f"task.data.name={name}", "quiet=true", *keys])
         for name in sets
     ]
     todo = [cfg for cfg in configs if not records.has_record(cfg)]

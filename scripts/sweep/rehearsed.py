@@ -32,12 +32,12 @@ def with_rehearsal(artefact: Artefact) -> Artefact:
 def _like_paper(value: Any) -> Any:
     """Return a copy in which all that holds at scale paper also holds at the rehearsal's."""
     if isinstance(value, list):
-        found = [_like_paper(item) for item in value]
-        return [*found, SCALE] if "paper" in found else found
-    if not isinstance(value, dict):
-        return value
-    found = {key: _like_paper(item) for key, item in value.items()}
-    return found | {SCALE: _like_paper(value["paper"])} if "paper" in value else found
+        items = [_like_paper(item) for item in value]
+        return [*items, SCALE] if "paper" in items else items
+    if isinstance(value, dict):
+        keys = {key: _like_paper(item) for key, item in value.items()}
+        return keys | {SCALE: _like_paper(value["paper"])} if "paper" in value else keys
+    return value
 
 
 def one_of_each(artefact: Artefact, configs: Mapping[str, DictConfig]) -> dict[str, DictConfig]:
@@ -47,7 +47,9 @@ def one_of_each(artefact: Artefact, configs: Mapping[str, DictConfig]) -> dict[s
         artefact: at scale rehearsal.
         configs: the runs of its grids.
     """
-    wanted = [{"regularizer.name": group.regularizer} | group.select for group in (*artefact.panels, *artefact.methods)]
+    wanted: list[dict[str, Any]] = [
+        {"regularizer.name": group.regularizer} | group.select for group in (*artefact.panels, *artefact.methods)
+    ]
     for part in artefact.parts:
         wanted += [{"task.name": part.task, artefact.pair.key: value} for value in artefact.pair.values]
     kept = {}

@@ -15,7 +15,7 @@ from tasks.engine.files import write_bytes_atomically
 from tasks.lora import mistral, pubmedqa
 
 QUESTIONS = {"train": 64, "test": 32}
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": 32000,  # Mistral's. The tokenizer has fewer entries
     "hidden_size": 32,
     "intermediate_size": 96,
@@ -69,9 +69,9 @@ def model(root: Path) -> None:
     folder = fake.begin(root, mistral.weights_folder(Path()))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = MistralForCausalLM(MistralConfig(**SHAPE)).to(torch.bfloat16)
+        made: Any = MistralForCausalLM(MistralConfig(**SHAPE))
     logging.disable_progress_bar()
-    made.save_pretrained(folder, max_shard_size="1MB")
+    made.to(torch.bfloat16).save_pretrained(folder, max_shard_size="1MB")
     tokenizer().save(str(folder / "tokenizer.json"))
     settings = {
         "add_bos_token": True,

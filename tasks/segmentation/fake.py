@@ -96,8 +96,8 @@ def _cases(name: str, count: int | None = None) -> Iterator[tuple[Any, Any]]:
         draw = np.random.default_rng(case)
         label = np.zeros((EDGE,) * 3, np.uint8)
         corners = [(x, y, z) for x in (1, 7, 13) for y in (1, 7, 13) for z in (2, 11)]
-        for value, (x, y, z) in enumerate(corners[: labels - 1], start=1):
-            x, y, z = (x, y, z) + draw.integers(0, 2, 3)
+        for value, corner in enumerate(corners[: labels - 1], start=1):
+            x, y, z = np.array(corner) + draw.integers(0, 2, 3)
             label[x : x + 5, y : y + 5, z : z + 6] = value
         image = label * 60.0 + draw.normal(0, 20, label.shape)
         yield nibabel.Nifti1Image(image.astype(np.float32), affine), nibabel.Nifti1Image(label, affine)

@@ -150,7 +150,7 @@ def test_the_fake_vocabulary_has_gpt2_s_size_and_loses_no_text(tmp_path):
     (ids,) = bpe.encode_batch([sample := "Grüße, 世界!\n" * 3])
     assert bpe.decode(ids) == sample and max(ids) < 50256
     (tmp_path / "FAKE").unlink()
-    with pytest.raises(UserError, match="GPT-2's vocabulary: its files .* are missing or damaged"):
+    with pytest.raises(UserError, match=r"GPT-2's vocabulary: its files .* are missing or damaged"):
         tokenizer.load(tmp_path)
 
 

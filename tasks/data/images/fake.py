@@ -10,6 +10,7 @@ import pickle
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -30,8 +31,11 @@ SHARD = 250  # images of ImageNet in a shard
 def cifar100(root: Path) -> None:
     """Write torchvision's `cifar-100-python`: pickles of two splits, and of the classes' names."""
     folder, draw = fake.begin(root, CIFAR_FOLDER), np.random.default_rng(0)
-    contents = {"meta": {"fine_label_names": [f"fine_{number}" for number in range(100)],
-                         "coarse_label_names": [f"coarse_{number}" for number in range(20)]}}  # fmt: skip
+    names: dict[str, Any] = {
+        "fine_label_names": [f"fine_{number}" for number in range(100)],
+        "coarse_label_names": [f"coarse_{number}" for number in range(20)],
+    }
+    contents = {"meta": names}
     for split, count in CIFAR_IMAGES.items():
         labels = [number % 100 for number in range(count)]
         contents[split] = {
