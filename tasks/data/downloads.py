@@ -91,9 +91,13 @@ def from_folder(name: str, folder: Path, unpacked: Callable[..., Iterator[Any]] 
 
 
 def fingerprint(name: str, folder: Path) -> str:
-    """Return what tells a local copy from another one, wherever it lies: its files' names and lengths."""
-    about = [(str(path.relative_to(folder)), path.stat().st_size) for path in _files(name, folder)[1]]
-    return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
+    """Return what tells a local copy from another one, wherever it lies: its files' names, lengths and beginnings."""
+    found = hashlib.sha256()
+    for path in _files(name, folder)[1]:
+        found.update(repr((str(path.relative_to(folder)), path.stat().st_size)).encode())
+        with open(path, "rb") as file:
+            found.update(file.read(1 << 16))
+    return found.hexdigest()[:16]
 
 
 def _files(name: str, folder: Path) -> tuple[str, list[Path]]:
