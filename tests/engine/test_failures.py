@@ -422,14 +422,6 @@ def test_a_job_that_is_asked_for_its_checkpoint_when_it_starts_is_refused(tmp_pa
         UserError, match=r"launcher\.grace_seconds=120 must be at most half of launcher\.time=1 minutes"
     ):
         slurm.submit([cfg], "a sweep")
-    assert [slurm.minutes(time) for time in (30, "90", "10:30", "1:00:00", "1-12:00:00", "2-0")] == [
-        30,
-        90,
-        10.5,
-        60,
-        2160,
-        2880,
-    ]
     cfg.launcher.time = "soon"
     with pytest.raises(UserError, match=r"launcher\.time=soon must be minutes, or like"):
         slurm.submit([cfg], "a sweep")

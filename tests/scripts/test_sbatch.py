@@ -131,7 +131,16 @@ def test_half_an_hour_in_every_form(launcher_time):
 
 
 @pytest.mark.parametrize(
-    ("given", "total"), [("1-12:00", 2160), ("1-12", 2160), ("1-12:00:00", 2160), ("24:00:00", 1440), ("90:30", 91)]
+    ("given", "total"),
+    [
+        ("1-12:00", 2160),
+        ("1-12", 2160),
+        ("1-12:00:00", 2160),
+        ("24:00:00", 1440),
+        ("90:30", 91),
+        ("2-0", 2880),
+        ("10:30", 11),
+    ],
 )
 def test_days_and_hours(given, total):
     assert minutes(given) == total
