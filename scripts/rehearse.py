@@ -90,10 +90,8 @@ def other_forms(task: str, sets: list[str], keys: list[str], jobs: list[str]) ->
     """Train one run on each other form of the task's data, such as shards in place of folders."""
     if task not in ("imagenet", "clip"):
         return
-    configs = [
-        compose_config([f"task={task}", "regularizer=adamcpr_ip", f"task.data.name={name}", "quiet=true", *keys])
-        for name in sets
-    ]
+    shared = [f"task={task}", "regularizer=adamcpr_ws", "regularizer.warm_start=1x", "quiet=true", *keys]
+    configs = [compose_config([*shared, f"task.data.name={name}"]) for name in sets]
     todo = [cfg for cfg in configs if not records.has_record(cfg)]
     run_all(todo, jobs_of(dict(one.split("=") for one in jobs), "cpu"), task)
 
