@@ -92,7 +92,8 @@ def _lora(task: Any, shape: Mapping[str, Any] = MappingProxyType({})) -> nn.Modu
 
     from tasks.lora import adapters
 
-    model = MistralForCausalLM(MistralConfig(**shape)).to(torch.bfloat16)  # the defaults are Mistral-7B's
+    model: nn.Module = MistralForCausalLM(MistralConfig(**shape))  # the defaults are Mistral-7B's
+    model.to(torch.bfloat16)
     adapters.add(model, task.lora.r, task.lora.alpha, task.lora.targets)
     return model
 
