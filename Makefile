@@ -52,7 +52,7 @@ BENCH_OPTIONS := ROUNDS SHAPES DEVICE THREADS TABLES CONTEXT BATCH MEMORY_GB REB
 given = $(foreach name,$(1),$(if $($(name)),$(shell echo $(name) | tr A-Z a-z)=$($(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: fake-data rehearse setup test test-weekly test-chaos test-slurm test-browser test-wheel test-versions test-sanitizers test-all lint docs demo reproduce reproduce-all records rebuild mechanism report readme prose bench bench-loading clean help
+.PHONY: fake-data rehearse setup test test-weekly test-chaos test-slurm test-browser test-wheel test-versions test-sanitizers test-all lint docs demo reproduce reproduce-all records rebuild mechanism report readme prose bench bench-loading check-gpu clean help
 .DELETE_ON_ERROR:
 
 setup: .venv/.stamp $(EXTRAS:%=.venv/.stamp-%)  ## make .venv with the exact versions of the lock files (about 3 minutes)
@@ -167,6 +167,9 @@ prose: .venv/.stamp  ## measure how comments, docstrings and Markdown read (ARGS
 bench: .venv/.stamp  ## measure Tables I.2 and I.3, and without TABLES= the loader (ROUNDS=15 SHAPES=toy,gpt2s DEVICE=cuda THREADS=2)
 	$(BIN)/python scripts/bench/step_times.py $(call given,$(BENCH_OPTIONS))
 	$(if $(TABLES)$(REBUILD),,$(BIN)/python scripts/bench/loading.py $(call given,DEVICE THREADS))
+
+check-gpu: .venv/.stamp  ## check a GPU in 12 minutes: kernels, CUDA graphs, same bits, speed, hours (ARGS="kernels speed" DEVICE=cpu)
+	$(BIN)/python scripts/check_gpu.py $(if $(DEVICE),device=$(DEVICE)) $(ARGS)
 
 bench-loading: .venv/.stamp  ## images a second of our loader, timm's and the model (ARGS="task=clip device=cuda rounds=30")
 	$(BIN)/python scripts/bench/loading.py $(ARGS)

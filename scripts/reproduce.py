@@ -92,14 +92,13 @@ def prepare(plans: list[Plan], jobs: int) -> None:
     """
     if not any(p.todo for p in plans):
         return
-    from tasks.engine.device import pick_device
+    from tasks.engine.device import enough_devices
 
     todo = [cfg for p in plans for cfg in p.todo]
     here = [cfg for cfg in todo if cfg.launcher.name == "local"]
-    for cfg in here[:1]:  # all have the same number of processes
-        check_together(cfg, jobs)
-    for device in {cfg.device for cfg in here}:
-        pick_device(device)
+    for device, nodes, gpus in dict.fromkeys((cfg.device, cfg.nodes, cfg.gpus) for cfg in here):
+        check_together(nodes, gpus, jobs)
+        enough_devices(device, gpus)
     first = [cfg for cfg in todo if cfg.launcher.get("prepare") != "job"]
     for task, name, folder in dict.fromkeys(
         (cfg.task.name, name, cfg.data_dir) for cfg in first for name in data_sets(cfg)

@@ -27,6 +27,7 @@ from scripts.sweep.multirun import runs_of, show_runs
 from scripts.sweep.processes import start_processes, starts_alone
 from scripts.sweep.slurm import queue_again_if_asked
 from tasks.engine.config import read_config
+from tasks.engine.device import enough_devices
 from tasks.engine.errors import Held, Interrupted, OutOfMemory, TrainingFailed, Unusable, UserError
 from tasks.engine.launch import launched
 from tasks.engine.records import has_record, run_folder, run_id
@@ -50,6 +51,7 @@ def train(cfg: DictConfig) -> None:
             for_cluster.append(cfg)
             return
         if cfg.nodes == 1 and starts_alone(read_config(cfg).gpus):  # as torchrun would start this command
+            enough_devices(cfg.device, cfg.gpus)
             sys.exit(start_processes([sys.executable, *sys.orig_argv[1:]], cfg.gpus))
         first = launched().rank == 0
         if sweep and first:

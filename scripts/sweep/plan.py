@@ -107,6 +107,10 @@ def best_cells(artefact: Artefact, configs: dict[str, DictConfig]) -> dict[str, 
     for panel in artefact.panels:
         if (cell := best.get(panel.title)) is not None:
             kept |= {run_id: cfg for run_id, cfg in configs.items() if _in_cell(artefact, panel, cell, cfg)}
+    if not kept:
+        raise UserError(
+            f"cells=best finds none of {artefact.name}'s best published cells at this scale; use cells=all or scale=paper"
+        )
     return kept
 
 

@@ -85,12 +85,12 @@ def _wait(processes: list[subprocess.Popen]) -> int:
     return 128 - code if code < 0 else code
 
 
-def check_together(cfg: DictConfig, jobs: int) -> None:
-    """Raise UserError if `train_together` can't train such runs, `jobs` at a time."""
-    if cfg.nodes > 1:
-        raise UserError(f"nodes={cfg.nodes} need launcher=slurm, or train.py under torchrun or srun on each machine")
-    if cfg.gpus > 1 and jobs > 1:
-        raise UserError(f"jobs={jobs} must be 1 for runs of several processes (gpus={cfg.gpus})")
+def check_together(nodes: int, gpus: int, jobs: int) -> None:
+    """Raise UserError if `train_together` can't train runs on `nodes` times `gpus` GPUs, `jobs` at a time."""
+    if nodes > 1:
+        raise UserError(f"nodes={nodes} need launcher=slurm, or train.py under torchrun or srun on each machine")
+    if gpus > 1 and jobs > 1:
+        raise UserError(f"jobs={jobs} must be 1 for runs of several processes (gpus={gpus})")
 
 
 def train_together(configs: list[DictConfig], title: str) -> None:

@@ -29,6 +29,15 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def enough_devices(device: str, count: int) -> None:
+    """Raise UserError if this machine has fewer GPUs than the processes of a run."""
+    if pick_device(device).type == "cuda" and count > torch.cuda.device_count():
+        here = torch.cuda.device_count()
+        raise UserError(
+            f"gpus={count} but {here} GPU{'s are' if here > 1 else ' is'} visible here; gpus={here} trains the same protocol"
+        )
+
+
 def set_up(cfg: Config) -> None:
     """Set threads, float32 matrix products and determinism for the whole process."""
     if cfg.threads is not None:

@@ -34,3 +34,8 @@ def test_every_model_and_method_has_one_cell(name, runs):
 def test_an_artefact_without_published_values_is_refused_in_one_line():
     with pytest.raises(UserError, match="the paper prints none of resnet50; use cells=all"):
         best("resnet50")
+
+
+def test_a_scale_without_the_best_cells_is_refused_in_one_line():
+    with pytest.raises(UserError, match="none of figure2's best published cells at this scale"):
+        expand(load_artefact("figure2"), {"scale": "mini", "cells": "best"}, {})
