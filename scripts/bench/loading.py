@@ -44,7 +44,7 @@ COMMAND = Command(
 )
 OURS, TIMM, MODEL = "this repository's loader", "timm's loader", "the model's step"
 WARM_UP = 2  # rounds that do not count
-DEFAULTS = {"task.batch_size": "32"}
+DEFAULTS = {"task.batch_size": "32", "gpus": "1", "micro_batch": "null"}
 CLIP = {
     "task.zero_shot.classes": "[bag,boot]",
     "task.zero_shot.templates": "['a photo of a {}.']",

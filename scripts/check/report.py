@@ -17,12 +17,14 @@ class Stage:
     outcome: passed, failed or not run.
     said: one sentence.
     rows: numbers, a dictionary for each row of the stage's table.
+    text: what a command printed.
     """
 
     name: str
     outcome: str
     said: str
     rows: list[dict[str, Any]] = field(default_factory=list)
+    text: str = ""
     seconds: float = 0.0
 
 
@@ -42,8 +44,12 @@ def markdown(about: dict[str, Any], stages: list[Stage]) -> str:
     ]
     lines.append(table(overview))
     for stage in stages:
+        if stage.rows or stage.text:
+            lines += ["", f"## {stage.name}", ""]
         if stage.rows:
-            lines += ["", f"## {stage.name}", "", table(stage.rows)]
+            lines.append(table(stage.rows))
+        if stage.text:
+            lines += ["```text", stage.text, "```"]
     return "\n".join(lines)
 
 

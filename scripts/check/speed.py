@@ -53,6 +53,9 @@ def configuration(task: str, device: torch.device) -> tuple[DictConfig, DictConf
     keys = [f"task={task}", f"scale={scale}", "regularizer=adamcpr_ws", f"device={device.type}", "gpus=1"]
     cfg = compose_config([*keys, "num_steps=1000000", "task.eval_every_steps=null", "quiet=true", "micro_batch=null"])
     cfg.task.log_every_steps = 1_000_000
+    if "architecture" in cfg.task:  # a rehearsal's own architecture lies beside its weights
+        cfg.task.architecture = paper.task.architecture
+        cfg.task.data.image_size = paper.task.data.image_size
     if device.type == "cuda":
         cfg.task.batch_size = -(-paper.task.batch_size // paper.gpus)
         cfg.micro_batch = paper.micro_batch

@@ -91,11 +91,14 @@ def test_graphs_need_a_gpu(tmp_path):
 
 
 def test_the_report_has_every_stage_and_its_numbers(tmp_path):
-    stages = [Stage("speed", PASSED, "fits", [{"task": "gpt2", "GB": 19.51}, {"task": "lora", "note": "a|b"}], 3.2)]
+    stages = [
+        Stage("speed", PASSED, "fits", [{"task": "gpt2", "GB": 19.51}, {"task": "lora", "note": "a|b"}], "printed", 3.2)
+    ]
     report.write(tmp_path, {"hardware": "a GPU"}, stages)
     assert json.loads((tmp_path / "report.json").read_text())["stages"][0]["rows"][0]["GB"] == 19.51
     lines = (tmp_path / "report.md").read_text().splitlines()
     assert "| speed | passed | 3 | fits |" in lines
+    assert lines[-3:] == ["```text", "printed", "```"]
     assert "| gpt2 | 19.5 |  |" in lines and "| lora |  | a\\|b |" in lines
 
 

@@ -224,7 +224,14 @@ def test_killed_runs_with_workers_end_with_the_same_bits(data, tmp_path):
 @pytest.mark.weekly
 def test_deit_small_takes_three_steps_of_files_at_224_pixels(folders, tmp_path):
     few = ("num_steps=3", "task.batch_size=2", "task.log_every_steps=1", "loader_workers=1")
-    options = ("scale=paper", "device=cpu", "regularizer=adamcpr_ws", "regularizer.warm_start=1")
+    options = (
+        "scale=paper",
+        "device=cpu",
+        "gpus=1",
+        "micro_batch=null",
+        "regularizer=adamcpr_ws",
+        "regularizer.warm_start=1",
+    )
     done = call("train.py", "task=imagenet", *options, *few, f"data_dir={folders}", f"runs_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     (record,) = records(tmp_path).values()
@@ -238,7 +245,13 @@ def test_deit_small_takes_three_steps_of_files_at_224_pixels(folders, tmp_path):
 
 def test_missing_data_is_one_line_with_the_command_that_brings_it(tmp_path):
     done = call_forked(
-        "train.py", "task=imagenet", "scale=paper", "device=cpu", f"data_dir={tmp_path}", f"runs_dir={tmp_path}"
+        "train.py",
+        "task=imagenet",
+        "scale=paper",
+        "device=cpu",
+        "gpus=1",
+        f"data_dir={tmp_path}",
+        f"runs_dir={tmp_path}",
     )
     assert done.returncode == 2
     is_one_line(done, "ImageNet (train) is not in", "python scripts/prepare_data.py imagenet ImageNet")
