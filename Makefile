@@ -14,8 +14,8 @@ TORCH := torch==2.14.1 torchvision==0.29.1
 # instead of 3.
 TORCH_INDEX ?=
 
-# make setup EXTRAS="language segmentation corruptions" adds the libraries of those tasks. EXTRAS=docs
-# adds those of the documentation.
+# make setup EXTRAS="language segmentation corruptions harness" adds the libraries of those tasks and of
+# LoRA's benchmarks. EXTRAS=docs adds those of the documentation.
 EXTRAS ?=
 # make reproduce SCALE=mini SEEDS=1,2 JOBS=2 DEVICE=cpu. The defaults are the artefact's own seeds, one
 # job per core, and the scale's device.
@@ -124,7 +124,7 @@ MEASURE_TIMES = $(MAKE) runs/.bench-$(SCALE)
 # If an extra is missing, its artefacts are reported and the others are made. Exit codes above 1 are the
 # user's mistakes and signals.
 reproduce-all: .venv/.stamp  ## every artefact, the cheapest first, then Tables I.1 to I.3. Resumes (ARGS=--dry-run lists)
-	$(if $(filter --dry-run,$(ARGS)),,-$(MAKE) -k setup EXTRAS="language segmentation corruptions")
+	$(if $(filter --dry-run,$(ARGS)),,-$(MAKE) -k setup EXTRAS="language segmentation corruptions harness")
 	@failed=0; $(BIN)/python scripts/reproduce_all.py $(if $(filter file,$(origin SCALE)),scale=$(SCALE)) $(OPTIONS) || failed=$$?; [ $$failed -le 1 ] || exit $$failed; \
 	$(if $(SEEDS)$(ARGS)$(filter-out local,$(LAUNCHER)),echo "Tables I.1 to I.3 are left to make reproduce-table_i1 and make bench",$(MEASURE_TIMES) || failed=1); exit $$failed
 

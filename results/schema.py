@@ -112,6 +112,12 @@ class Grid(BaseModel):
         return self.model_extra or {}
 
 
+class OwnResources(Strict):
+    """What the runs of an artefact need, where it differs from their task (configs/scale/paper/<task>.yaml)."""
+
+    gpu_hours_beside: Above | None = Field(None, description="GPU-hours of a run beside its updates")
+
+
 class Scale(Strict):
     """What is trained at one scale: the union of the grids, for every seed."""
 
@@ -119,8 +125,8 @@ class Scale(Strict):
         None,
         description="of one core: what status.py and --dry-run reckon with until runs are measured",
     )
-    resources: dict[str, Value] = Field(
-        {}, description="resources of its runs that are not the task's (configs/scale/paper/<task>.yaml)"
+    resources: OwnResources = Field(
+        OwnResources(gpu_hours_beside=None), description="what its runs need beyond their task's runs"
     )
     seeds: Seeds = Field(description="seeds of every grid that names none. They choose each method's setting")
     finalists: Annotated[int, Field(strict=True, ge=0)] = Field(

@@ -218,7 +218,8 @@ def configuration(artefact: Artefact, scale: str, task: str, regularizer: str) -
 def _base(artefact: Artefact, grid: Grid, scale: str, overrides: dict[str, str]) -> bytes:
     """Return a grid's configuration without its axes, pickled."""
     fixed = {"task": grid.task or artefact.task, "regularizer": grid.regularizer, "scale": scale, "quiet": "true"}
-    fixed |= {f"resources.{key}": str(value) for key, value in artefact.scales[scale].resources.items()}
+    own = artefact.scales[scale].resources.model_dump(exclude_none=True)
+    fixed |= {f"resources.{key}": str(value) for key, value in own.items()}
     return _composed(tuple(f"{key}={value}" for key, value in (fixed | overrides).items()))
 
 

@@ -177,7 +177,8 @@ def _check_together(cfg: Config) -> None:
         raise UserError(
             f"nodes={cfg.nodes} x gpus={cfg.gpus} are more than the {batch_size} examples of a batch (task.batch_size)"
         )
-    if micro_batch is not None and batch_size % (world * micro_batch):
+    # A process whose whole share is smaller takes it at once.
+    if micro_batch is not None and world * micro_batch < batch_size and batch_size % (world * micro_batch):
         raise UserError(
             f"micro_batch={micro_batch} on {world} process(es) does not divide task.batch_size={batch_size}; choose one that does, or null"
         )

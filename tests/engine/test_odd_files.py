@@ -177,8 +177,137 @@ def test_a_damaged_note_of_the_last_check_is_not_believed(tmp_path, entry):
 
 
 def test_an_error_without_a_line_of_its_own_is_one_run_s(tmp_path, monkeypatch, capfd):
-    """A layer of 2^69 units raises an error of no known kind, as a bug would."""
-    bad = config(tmp_path, f"task.model.mlp_factor={2**62}")
+    """A model of width 36 has a bug, in the workers that the sweep starts."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "from torch import nn\n"
+        "class Embedding(nn.Embedding):\n"
+        "    def __init__(self, count, width):\n"
+        "        super().__init__(count, width if width != 36 else 1 // 0)\n"
+        "nn.Embedding = Embedding\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
+    bad = config(tmp_path, "task.model.width=36")
+    with pytest.raises(UserError, match=r"1 of 2 runs cannot be trained, the others have ended: .* is not a folder"):
+        run_all([bad, good], 1, "a sweep")
+    assert set(records(tmp_path)) == {run_id(good)}
+    assert call_forked("status.py", "grokking", f"runs_dir={tmp_path}").returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to protect a file")
+def test_a_log_that_cannot_be_written_is_said_with_its_name(tmp_path):
+    cfg = config(tmp_path)
+    interrupt_after(cfg, 10)
+    log = run_folder(cfg) / "metrics.jsonl"
+    if subprocess.run(["chattr", "+a", log], capture_output=True).returncode:
+        pytest.skip("this file system has no attributes")
+    try:
+        with pytest.raises(Unusable, match=r"metrics\.jsonl: Operation not permitted"):
+            engine.run(cfg)
+    finally:
+        subprocess.run(["chattr", "-a", log], check=True)
+
+
+SHAPES = [
+    {"metrics": None}, {"metrics": [1]}, {"metrics": {"a": None}}, {"status": "x"}, {"run_id": None}, {"files": []},
+    {"files": {"../../../../etc/passwd": "x"}}, {"hardware": "a"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", SHAPES, ids=range(len(SHAPES)))
+def test_a_record_of_another_shape_is_damaged_and_the_run_is_done_again(tmp_path, change, capfd):
+    cfg = config(tmp_path)
+    record = engine.run(cfg)
+    changed = {key: value for key, value in record.items() if key != "checksum"} | change
+    (run_folder(cfg) / "record.json").write_text(json.dumps(changed | {"checksum": _digest(changed)}))
+    assert engine.run(cfg)["state_sha256"] == record["state_sha256"]
+    assert f"its {next(iter(change))} is not what a record has" in capfd.readouterr().err
+    (run_folder(cfg) / "record.json").write_text("[" * 100_000)
+    assert engine.run(cfg)["status"] == "finished"
+
+
+@pytest.mark.parametrize("loss", ["starts.jsonl is gone", "a byte of it is flipped"])
+def test_the_states_of_a_run_do_not_hang_on_its_list_of_starts(tmp_path, monkeypatch, loss):
+    for module in (environment, engine):
+        monkeypatch.setattr(module, "git_commit", lambda: "first")
+    cfg = config(tmp_path)
+    interrupt_after(cfg, 10)
+    path = run_folder(cfg) / attempts.NAME
+    if loss == "starts.jsonl is gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes().replace(b'"start"', b'"stbrt"'))
+    for module in (environment, engine):
+        monkeypatch.setattr(module, "git_commit", lambda: "second")
+    with pytest.raises(UserError, match="code first -> second"):
+        engine.run(OmegaConf.merge(cfg, {"strict": True}))
+    assert [(state["from"], state["git_commit"]) for state in engine.run(cfg)["states"]] == [
+        (0, "first"),
+        (8, "second"),
+    ]
+
+
+def test_steps_of_an_unknown_state_are_said_to_be_of_one():
+    assert attempts.taken_up([], 8, {"git_commit": "a"}) == [{"from": 0}, {"from": 8, "git_commit": "a"}]
+    assert environment.differences({"from": 0}, {"git_commit": "a"}) == ["what trained it so far is unknown"]
+
+
+@pytest.mark.weekly
+def test_different_changes_are_different_states(tmp_path):
+    def git(*arguments: str) -> None:
+        subprocess.run(
+            ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a", *arguments],
+            check=True,
+            capture_output=True,
+        )
+
+    (tmp_path / "tasks" / "engine").mkdir(parents=True)
+    code = tmp_path / "tasks" / "engine" / "environment.py"
+    code.write_text(environment_source := Path(environment.__file__).read_text())
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "a")
+
+    def state() -> str:
+        done = subprocess.run(
+            [*command("train.py")[:1], "-c", f"import runpy; print(runpy.run_path({str(code)!r})['git_commit']())"],
+            capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    clean = state()
+    assert re.fullmatch(r"[0-9a-f]{12}", clean)
+    code.write_text(environment_source + "# one\n")
+    one = state()
+    code.write_text(environment_source + "# two\n")
+    two = state()
+    code.write_text(environment_source)
+    (tmp_path / "tasks" / "new.py").write_text("")
+    assert len({clean, one, two, state()}) == 4
+    assert all(re.fullmatch(clean + r"-dirty-[0-9a-f]{8}", found) for found in (one, two, state()))
+
+
+@pytest.mark.parametrize("content", ["[]", "", "{}", "[" * 100_000])
+def test_a_damaged_list_of_checksums_does_not_turn_verification_off(tmp_path, content):
+    (tmp_path / verified.KNOWN).write_text(content)
+    with pytest.raises(UserError, match=r"checksums\.json is damaged"):
+        verified.verify_remembered(tmp_path, None, "mend it")
+
+
+@pytest.mark.parametrize("entry", [5, True, {}, [1, 2], ["a", "b", "c"], None])
+def test_a_damaged_note_of_the_last_check_is_not_believed(tmp_path, entry):
+    (tmp_path / "a.bin").write_bytes(b"content")
+    (tmp_path / verified.CHECKED).write_text(json.dumps({"a.bin": entry}))
+    assert verified.digests(tmp_path, ["a.bin"], "") == {"a.bin": hashlib.sha256(b"content").hexdigest()}
+    about = (tmp_path / "a.bin").stat()
+    (tmp_path / verified.CHECKED).write_text(json.dumps({"a.bin": [about.st_size, about.st_mtime_ns, "0" * 64]}))
+    verified._checked.clear()
+    verified.verify(tmp_path, {"a.bin": hashlib.sha256(b"content").hexdigest()}, "mend it")
+
+
+def test_an_error_without_a_line_of_its_own_is_one_run_s(tmp_path, monkeypatch, capfd):
+    """torch refuses a dimension beyond 64 bits with an error of no known kind, as a bug would."""
+    bad = config(tmp_path, f"task.model.mlp_factor={2**31 - 1}", f"task.model.width={2**31 - 4}", "task.data.modulus=1")
     with pytest.raises(UserError, match=r"1 of 2 runs cannot be trained, .*; its traceback is in the sweep's output"):
         run_all([bad, config(tmp_path, "seed=2")], 1, "a sweep")
     assert len(records(tmp_path)) == 1 and unusable(run_folder(bad)) is not None

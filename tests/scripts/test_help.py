@@ -77,7 +77,7 @@ def test_the_help_of_train_has_every_group_choice_and_key():
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config = compose("config", [])
     assert OmegaConf.to_yaml(config).strip() in text
-    assert set(train_keys()) == {*config, "threads", "device"}
+    assert set(train_keys()) == {*config, "threads", "device", "resources"}  # of some scales
 
 
 def test_the_help_of_train_names_the_command_that_resolves_its_values():

@@ -90,10 +90,10 @@ def test_a_run_of_several_gpus_and_nodes_asks_for_them(scripts, tmp_path):
     [
         (["device=cpu", "gpus=2"], None),
         (["launcher.gpus=a100:1", "gpus=4"], "a100:4"),
-        (["launcher.gpus=4"], "4"),
+        (["launcher.gpus=4", "gpus=1"], "4"),
         (["launcher.gpus=0"], None),
         (["launcher.gres=gpu:h100:2"], None),
-        (["launcher.gres=scratch:200G"], "1"),
+        (["launcher.gres=scratch:200G"], "8"),
         (["+launcher.sbatch.gres=gpu:1"], None),
     ],
 )

@@ -273,7 +273,6 @@ def test_the_protocol_of_gpt2s_takes_steps_as_it_stands(tmp_path):
         "scale=paper",
         "device=cpu",
         "gpus=1",
-        "micro_batch=null",
         *few,
         f"data_dir={root}",
         f"runs_dir={tmp_path}",

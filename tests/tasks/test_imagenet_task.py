@@ -282,7 +282,7 @@ def test_preparation_says_what_the_user_has_to_download_and_what_is_not_whole(tm
         (["task.batch_size=64", "task.augment.mix_group=64"], "60 training images, fewer than task.batch_size=64"),
         (["task.data.val_size=0"], r"task\.data\.val_size=0 must be a whole number >= 2, or null"),
         (["task.data.val_size=101"], r"task\.data\.val_size=101 must lie in 1\.\.100"),
-        (["loader_workers=-1"], "loader_workers=-1 must be a whole number >= 0"),
+        (["loader_workers=-1"], r"loader_workers=-1 must be a whole number in \[0, 1024\]"),
     ],
 )
 def test_a_setting_out_of_its_range_is_one_line(data, tmp_path, overrides, message):
