@@ -229,12 +229,8 @@ def test_two_processes_under_srun_equal_one(cluster, tmp_path):
         "-n2", "--cpus-per-task=1", *command("train.py", *run, f"runs_dir={tmp_path / 'two'}", "gpus=2"), timeout=180
     )
     assert two.returncode == 0, two.stderr
-    curves = []
-    for folder in ("one", "two"):
-        (log,) = (tmp_path / folder).glob("*/*/metrics.jsonl")
-        curves.append([line["loss"] for line in map(json.loads, log.read_text().splitlines()) if "loss" in line])
-    assert len(curves[0]) == len(curves[1]) == 50
-    assert max(abs(a - b) for a, b in zip(*curves, strict=True)) <= 1e-5
+    assert len(curve(tmp_path / "one")) == 50
+    assert curve(tmp_path / "two") == pytest.approx(curve(tmp_path / "one"), abs=1e-5, rel=0)
 
 
 def test_runs_with_two_processes_are_submitted_as_jobs_with_two_tasks(cluster, tmp_path):
@@ -353,6 +349,27 @@ def test_a_run_on_two_gpus_gets_two_tasks_and_two_gpus_from_train_m(cluster, tmp
     assert done.stdout.splitlines()[-1] == "2 runs: 2 done"
     again = cluster.call(*command("train.py", "-m", *run, *JOBS, "gpus=2", f"runs_dir={tmp_path}"), timeout=TIMEOUT)
     assert again.returncode == 0 and "submitted" not in again.stderr, again.stderr
+
+
+def test_a_run_over_two_nodes_with_two_processes_each_equals_one_process(cluster, tmp_path):
+    run = ("task=grokking", "task.model.width=32", "task.batch_size=64", "num_steps=50", "task.log_every_steps=1")
+    alone = cluster.call(*command("train.py", *run, "quiet=true", f"runs_dir={tmp_path / 'one'}"), timeout=TIMEOUT)
+    assert alone.returncode == 0, alone.stderr
+    # The two nodes are one machine, whose address Slurm doesn't know.
+    setup = f'launcher.setup=["echo $SLURM_JOB_NUM_NODES $SLURM_NTASKS >{tmp_path}/asked"]'
+    nodes = ("nodes=2", "gpus=2", "launcher.env.MASTER_ADDR=127.0.0.1", "launcher.env.MASTER_PORT=29655", setup)
+    four = ("train.py", "-m", *run, "quiet=true", *JOBS, *nodes, f"runs_dir={tmp_path / 'four'}", "seed=1")
+    done = cluster.call(*command(*four), timeout=TIMEOUT)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "asked").read_text() == "2 4\n"
+    (record,) = records(tmp_path / "four").values()
+    assert (record["status"], record["hardware"]["processes"]) == ("finished", 4)
+    assert curve(tmp_path / "four") == pytest.approx(curve(tmp_path / "one"), abs=1e-5, rel=0)
+
+
+def curve(runs_dir):
+    (log,) = runs_dir.glob("*/*/metrics.jsonl")
+    return [line["loss"] for line in map(json.loads, log.read_text().splitlines()) if "loss" in line]
 
 
 def test_more_jobs_than_an_array_may_have_are_submitted_as_several(cluster, tmp_path):
