@@ -90,7 +90,7 @@ def test_a_model_that_does_not_fit_is_failed_after_three_attempts(tmp_path):
     assert call_forked("compare.py", *[str(run_folder(cfg))] * 2).returncode == 0
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_sweep_with_a_model_that_does_not_fit_trains_the_others_and_ends(tmp_path):
     run_all([config(tmp_path, "task.model.width=4000000"), config(tmp_path, "seed=2")], 2, "a sweep")
     assert sorted(record["status"] for record in records(tmp_path).values()) == ["failed", "finished"]

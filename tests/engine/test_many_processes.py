@@ -176,7 +176,7 @@ def test_two_processes_have_the_loss_curve_of_one_and_the_record_says_how_many_t
     assert only_record(one)["hardware"]["processes"] == 1 and only_record(two)["hardware"]["processes"] == 2
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_two_processes_that_read_images_have_the_loss_curve_of_one(tmp_path):
     data = f"data_dir={write_fashion_mnist(tmp_path / 'data')}"
     single = alone(tmp_path / "one", data, of=IMAGES)
@@ -221,7 +221,7 @@ def test_a_stopped_run_of_two_processes_goes_on_with_two_to_the_same_bits_and_wi
     assert_same_curve(with_torchrun(2, tmp_path / "shards", "parallel=fsdp"), one)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_shards_with_gradient_checkpointing_have_the_loss_curve_of_one_process(tmp_path):
     write_fashion_mnist(tmp_path)
     single = alone(tmp_path / "one", f"data_dir={tmp_path}", of=IMAGES)

@@ -182,6 +182,7 @@ def test_data_on_a_read_only_disk_is_trained_on_and_what_is_missing_is_one_line(
             "task=gpt2",
             "scale=mini",
             "task.data.name=OpenWebText",
+            "task.data.vocabulary=50257",
             "task.model.vocabulary=50257",
             "task.batch_size=2",
         )

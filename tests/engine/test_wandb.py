@@ -117,7 +117,7 @@ def test_a_run_is_grouped_by_task_named_readably_and_resumed_under_its_id(tmp_pa
     assert "wandb:" not in done.stderr  # a quiet run shows no lines of wandb
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_sweep_of_an_artefact_groups_and_names_its_runs_and_leaves_their_ids(tmp_path):
     data = write_fashion_mnist(tmp_path / "data", train=1000)
     places = {"runs_dir": str(tmp_path), "data_dir": str(data), "num_steps": "2", "lr": "1e-3"}

@@ -97,7 +97,7 @@ def test_make_reproduce_all_installs_the_extras_first_and_measures_times_last():
         )
         return done.stdout
 
-    extras, bench = 'setup EXTRAS="language segmentation corruptions"', "make runs/.bench-mini"
+    extras, bench = 'setup EXTRAS="language segmentation corruptions harness"', "make runs/.bench-mini"
     whole = lines()
     places = [whole.index(word) for word in (extras, "reproduce_all.py scale=mini", bench)]
     assert places == sorted(places)

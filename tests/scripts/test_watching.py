@@ -240,7 +240,7 @@ def test_settings_that_no_axis_tells_apart_have_lines_of_their_own():
 def test_before_anything_was_measured_costs_are_the_artefact_s_estimate_or_unknown(tmp_path):
     done = call("reproduce.py", "figure2", "grokking", "scale=paper", f"runs_dir={tmp_path}", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "273 runs, 273 would be trained, 0 not; cost 45.5 GPU-hours (estimated)" in done.stdout
+    assert "273 runs, 273 would be trained, 0 not; cost 45.5 GPU-hours (of an A100; estimated)" in done.stdout
     assert "\ngrokking, scale paper: 36 runs" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("and up to 20 runs of finalists")
     done = call("reproduce.py", "grokking", "task.batch_size=64", f"runs_dir={tmp_path}", "--dry-run")

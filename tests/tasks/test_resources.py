@@ -153,7 +153,12 @@ MAKERS = {
 }
 
 
-@pytest.mark.parametrize("task", MAKERS)
+EVERY_PUSH = ("gpt2", "resnet50", "clip", "lora")  # the others take a minute
+
+
+@pytest.mark.parametrize(
+    "task", [pytest.param(task, marks=() if task in EVERY_PUSH else pytest.mark.weekly) for task in MAKERS]
+)
 def test_parameters_and_activations_are_those_of_the_model(task):
     cfg = compose_config([f"task={task}", "scale=paper", "regularizer=adamw"])
     needs, settings = resources_of(cfg), read_config(cfg).task
