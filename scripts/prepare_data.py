@@ -8,9 +8,11 @@ and KEYS, the keys of this command that its `prepare` takes.
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from omegaconf import DictConfig
 
 from scripts.cli.common import compose_config, one_line_errors
 from scripts.cli.parser import CONFIG_DIR, ROOT, Command, Key, Names, nearest
@@ -73,6 +75,16 @@ def prepare_task(task: str, names: list[str], root: Path, keys: Mapping[str, Any
             failures.append(f"{name} cannot be prepared in {root}: {one_line(error)}")
     if failures:
         raise UserError("; ".join(failures))
+
+
+def data_sets(cfg: DictConfig) -> list[str]:
+    """Return the data sets that a run reads. The benchmarks of the task lora are one."""
+    return [cfg.task.data.get("name"), *(["Benchmarks"] if cfg.task.get("harness") else [])]
+
+
+def wanted(configs: Sequence[DictConfig]) -> list[tuple[str, str, str]]:
+    """Return task, data set and data_dir of everything that runs read, each once."""
+    return list(dict.fromkeys((cfg.task.name, name, cfg.data_dir) for cfg in configs for name in data_sets(cfg)))
 
 
 def main(arguments: list[str]) -> None:

@@ -31,7 +31,7 @@ from omegaconf import DictConfig
 from results.schema import Artefact
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RECORDS, ROOT, Names, Request, sweep_command
-from scripts.prepare_data import prepare_task
+from scripts.prepare_data import prepare_task, wanted
 from scripts.sweep.budget import BUDGET, show_budget
 from scripts.sweep.commits import commit_remark
 from scripts.sweep.committed_runs import committed_runs, records_file
@@ -100,15 +100,8 @@ def prepare(plans: list[Plan], jobs: int) -> None:
         check_together(nodes, gpus, jobs)
         enough_devices(device, gpus)
     first = [cfg for cfg in todo if cfg.launcher.get("prepare") != "job"]
-    for task, name, folder in dict.fromkeys(
-        (cfg.task.name, name, cfg.data_dir) for cfg in first for name in data_sets(cfg)
-    ):
+    for task, name, folder in wanted(first):
         prepare_task(task, [name], Path(folder))
-
-
-def data_sets(cfg: DictConfig) -> list[str]:
-    """Return the data sets that a run reads. The benchmarks of the task lora are one."""
-    return [cfg.task.data.get("name"), *(["Benchmarks"] if cfg.task.get("harness") else [])]
 
 
 def reproduce(p: Plan, request: Request, out: Path, progress: Progress | None = None) -> "tuple[Plan, Summary] | None":

@@ -17,12 +17,13 @@ from scripts.check.report import FAILED, PASSED, Stage
 from scripts.cli.common import compose_config
 from scripts.sweep.cards import needed_gigabytes, resources_of
 from tasks.engine import fake
+from tasks.engine.batching import micro_batches
 from tasks.engine.config import Config, read_config
 from tasks.engine.device import autocast
 from tasks.engine.files import only_process
+from tasks.engine.memory import checkpoint_activations
 from tasks.engine.optimizers import build_optimizer
 from tasks.engine.parallel import Ranks
-from tasks.engine.run import checkpoint_activations
 from tasks.engine.signals import listening
 from tasks.engine.throughput import peak_flops
 from tasks.engine.training import Training
@@ -109,15 +110,14 @@ def _plain_loop(cfg: Config, problem: Problem, batch: Any, device: torch.device)
     """Return a function that takes some steps in the shortest loop: torch's AdamW, no logs, no bounds."""
     trained = [p for p in problem.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
-    micro = cfg.micro_batch or cfg.task.batch_size
-    parts = [_cut(batch, begin, begin + micro) for begin in range(0, cfg.task.batch_size, micro)]
+    parts = micro_batches(batch, 0, 1, cfg.micro_batch)
 
     def steps(count: int) -> None:
         problem.model.train()
         for _ in range(count):
-            for part in parts:
+            for part, share in parts:
                 with autocast(cfg.task.precision, device):
-                    loss = problem.loss(problem.model, part) / len(parts)
+                    loss = share * problem.loss(problem.model, part)
                 loss.backward()
             if cfg.task.grad_clip is not None:
                 nn.utils.clip_grad_norm_(trained, cfg.task.grad_clip)
@@ -125,10 +125,6 @@ def _plain_loop(cfg: Config, problem: Problem, batch: Any, device: torch.device)
             optimizer.zero_grad(set_to_none=True)
 
     return steps
-
-
-def _cut(batch: Any, begin: int, end: int) -> Any:
-    return tuple(part[begin:end] for part in batch) if isinstance(batch, tuple) else batch[begin:end]
 
 
 def _engine_loop(cfg: Config, problem: Problem, batch: Any, device: torch.device) -> Callable[[int], None]:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import NamedTuple
 
 from omegaconf import DictConfig
@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from results.schema import Artefact, at_scale
 from scripts.cli.parser import Key, Request
 from scripts.cli.tables import show
-from scripts.sweep.cards import CARDS, Fit, fit, resources_of, run_seconds
+from scripts.sweep.cards import CARDS, Fit, fit, run_seconds
 from scripts.sweep.plan import best_cells, expand_grids
 from tasks.engine.errors import UserError
 
@@ -55,21 +55,19 @@ class Offer(NamedTuple):
     why_not: str
 
 
-def offer(configs: Iterable[DictConfig], budget: Budget) -> Offer:
+def offer(configs: Collection[DictConfig], budget: Budget) -> Offer:
     """Return what some runs cost on a budget's GPUs, and the keys that they need there."""
-    seconds, fits, runs, why_not, gpus = 0.0, [], 0, "", 1
+    gpus = min(budget.gpus, max(cfg.gpus for cfg in configs))
+    seconds, fits, why_not = 0.0, [], ""
     for cfg in configs:
-        needs = resources_of(cfg)
-        gpus = max(gpus, min(budget.gpus, needs.gpus if needs else 1))
         found = fit(cfg, gpus, budget.card)
         price = run_seconds(cfg, budget.card)
-        runs += 1
         if isinstance(found, str) or price is None:
             why_not = f"{cfg.task.get('size', cfg.task.name)}: {found if isinstance(found, str) else 'unknown price'}"
             continue
         fits.append((cfg, found))
         seconds += price * (RECOMPUTED if found.gradient_checkpointing else 1)
-    return Offer(runs, seconds / budget.gpus / 3600, keys_of(fits, gpus), why_not)
+    return Offer(len(configs), seconds / budget.gpus / 3600, keys_of(fits, gpus), why_not)
 
 
 def keys_of(fits: list[tuple[DictConfig, Fit]], gpus: int) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from scripts.prepare_data import prepare_task, wanted
 from scripts.sweep import queue, sbatch
 from scripts.sweep.staging import staged
 from tasks.engine import records
@@ -84,8 +85,6 @@ class Preparation:
 
     def __call__(self) -> None:
         """Prepare them. The jobs that depend on this one are cancelled if that fails."""
-        from scripts.prepare_data import prepare_task
-
         try:
             for task, name, folder in self.wanted:
                 prepare_task(task, [name], Path(folder))
@@ -193,10 +192,9 @@ def _submit_preparation(configs: list[DictConfig], cfg: Config, runs_dir: Path) 
     """Submit a job that prepares the data of the runs. Two such jobs run one after the other."""
     launcher = cfg.launcher
     assert isinstance(launcher, SlurmLauncher)
-    wanted = dict.fromkeys((cfg.task.name, cfg.task.data.get("name"), cfg.data_dir) for cfg in configs)
     partition = None if launcher.prepare_partition is None else str(launcher.prepare_partition)
     asked = sbatch.on_cpus(sbatch.parameters(cfg, f"{queue.PREFIX}prepare"), partition)
-    return _submit([Preparation(list(wanted))], launcher, runs_dir, asked)
+    return _submit([Preparation(wanted(configs))], launcher, runs_dir, asked)
 
 
 def _submit(work: list[Any], launcher: SlurmLauncher, runs_dir: Path, parameters: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Copy data sets to a node's own disk, once for all processes of the node."""
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -8,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tasks.engine.errors import UserError
+from tasks.engine.files import one_at_a_time
 from tasks.engine.terminal import warn
 from tasks.engine.verified import CHECKED
 
@@ -35,8 +35,7 @@ def staged(data_dir: Path, scratch: str, names: Sequence[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.stat().st_uid != os.getuid():
         raise UserError(f"{folder} belongs to another user; set launcher.scratch= to a folder of your own")
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the other processes of the node wait here
+    with one_at_a_time(folder / ".lock"):  # the other processes of the node wait here
         changed = [pair for name in names for pair in _changed(data_dir / name, folder / name)]
         needed, free = sum(source.stat().st_size for source, _ in changed), shutil.disk_usage(folder).free
         if needed > free:

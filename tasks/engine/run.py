@@ -1,7 +1,6 @@
 """run(cfg): the only way a run happens, from the command line, a sweep, a cluster or a test."""
 
 import contextlib
-import functools
 import importlib
 import os
 from collections.abc import Callable, Iterator
@@ -11,8 +10,6 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
-from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from tasks.engine import attempts, checkpoint, fake, records
 from tasks.engine.code import git_commit
@@ -29,6 +26,7 @@ from tasks.engine.files import (
     unusable_files_are_said,
     write_bytes_atomically,
 )
+from tasks.engine.memory import checkpoint_activations, is_out_of_memory, less_memory
 from tasks.engine.optimizers import build_optimizer, never_acts
 from tasks.engine.parallel import Ranks, join
 from tasks.engine.regime import of_run
@@ -177,7 +175,7 @@ def _begin(cfg: Config, folder: Path, lock: Lock | None, ranks: Ranks, device: t
             training.resume()
             return training
     except Exception as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             if deaths + 1 < attempts.LIMIT or ranks.world > 1:
                 where = f"{folder.name} ran out of memory before its first step, in attempt {deaths + 1} of {attempts.LIMIT}"
                 raise OutOfMemory(f"{where}; {less_memory(cfg)}") from error
@@ -216,20 +214,6 @@ def _set_up(cfg: Config, folder: Path, lock: Lock | None, ranks: Ranks, device: 
         return Training(cfg, folder, lock, workload, optimizer, device, ranks)
 
 
-def checkpoint_activations(cfg: Config, blocks: list[nn.Module] | None) -> None:
-    """Make each block keep its input alone, and compute the rest again in the backward pass.
-
-    Raises:
-        UserError: the model has no blocks.
-    """
-    if not blocks:
-        raise UserError(
-            f"gradient_checkpointing=true needs a model of blocks, and that of task={cfg.task.name} has none; set it to false"
-        )
-    for block in blocks:
-        block.forward = functools.partial(torch_checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
-
-
 def _to_the_end(training: Training, requests: Requests, progress: Callable[[int], None] | None) -> dict[str, float]:
     """Return the final metrics. Raise TrainingFailed if the run diverged or failed for a reason of its own."""
     step, ranks = training.step, training.ranks
@@ -251,7 +235,7 @@ def _to_the_end(training: Training, requests: Requests, progress: Callable[[int]
                 f"{operation} has no deterministic form on a GPU; set deterministic=false and run the same command to resume: "
                 "an interrupted run may then round differently from an uninterrupted one"
             ) from error
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             if ranks.world == 1 or isinstance(
                 error, UserError | Interrupted
             ):  # else another process may have been killed
@@ -299,24 +283,6 @@ def _start(training: Training) -> int:
 def _note_end(training: Training) -> None:
     if training.ranks.first:
         attempts.note_end(training.folder, training.step)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    said = ("can't allocate memory", "Storage size calculation overflowed")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in said)
-
-
-def less_memory(cfg: Config, pieces: bool = True) -> str:
-    """Return how the run needs less memory under the same protocol. `pieces`: its model takes a smaller micro_batch."""
-    world, batch_size = cfg.nodes * cfg.gpus, cfg.task.batch_size
-    share = cfg.micro_batch or -(-batch_size // world)
-    smaller = next((size for size in range(share // 2, 0, -1) if batch_size % (world * size) == 0), None)
-    ways = [f"micro_batch={smaller}"] if smaller and pieces else []
-    ways += [f"gpus={2 * cfg.gpus}"] if 2 * world <= batch_size else []
-    found = (
-        f"set {' or '.join(ways)}, which keep the run's id and protocol, or free some memory" if ways else "free some"
-    )
-    return f"{found}; then run the same command again"
 
 
 def _summary(

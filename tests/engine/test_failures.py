@@ -389,12 +389,13 @@ def test_a_controller_that_is_away_is_asked_again_with_a_growing_pause(tmp_path,
         ([], "set micro_batch=32 or gpus=2,"),
         (["gpus=4"], "set micro_batch=8 or gpus=8,"),
         (["gpus=2", "micro_batch=8"], "set micro_batch=4 or gpus=4,"),
+        (["gpus=2", "micro_batch=64"], "set micro_batch=16 or gpus=4,"),  # half of the share, not of micro_batch
         (["gpus=64"], "free some"),
         (["gpus=32", "micro_batch=1"], "set gpus=64,"),
     ],
 )
 def test_too_little_memory_advises_keys_that_keep_the_protocol(tmp_path, settings, advice):
-    from tasks.engine.run import less_memory
+    from tasks.engine.memory import less_memory
 
     base = config(tmp_path, "task.batch_size=64")
     cfg = config(tmp_path, "task.batch_size=64", *settings)

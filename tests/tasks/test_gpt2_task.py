@@ -20,7 +20,8 @@ from tasks.data.text.blocks import Blocks, batches, in_order
 from tasks.engine import throughput
 from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
-from tasks.engine.run import build_workload, checkpoint_activations, run
+from tasks.engine.memory import checkpoint_activations
+from tasks.engine.run import build_workload, run
 from tasks.engine.workload import Work
 from tasks.gpt2.config import Shape
 from tasks.gpt2.model import GPT2

@@ -10,7 +10,7 @@ from made_lora import CPU, SMALL, config
 
 from scripts import prepare_data
 from scripts.cli.common import compose_config
-from scripts.reproduce import data_sets
+from scripts.prepare_data import data_sets
 from tasks.data.text import tokenizer
 from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
