@@ -19,7 +19,7 @@ from results.committed import DamagedRecords, write_records
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RESULTS_DIR, ROOT, RUNS_DIR, SCALE, Command, Names, Request
 from scripts.cli.tables import size
-from scripts.sweep.plan import asked_for, ended_runs, expand
+from scripts.sweep.plan import asked_for, ended_runs, every_run, expand
 from tasks.engine.errors import UserError
 from tasks.engine.terminal import say
 
@@ -71,7 +71,7 @@ def configs_of(request: Request) -> dict[str, DictConfig]:
     """Return the configurations of the artefacts' runs by run id."""
     found: dict[str, DictConfig] = {}
     for artefact, own in asked_for(request):
-        found |= expand(artefact, {"scale": own.options["scale"]}, {"runs_dir": request.options["runs_dir"]})
+        found |= expand(artefact, {"scale": own.options["scale"]}, {"runs_dir": request.options["runs_dir"]}, every_run)
     return found
 
 

@@ -25,7 +25,7 @@ from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RECORDS, RESULTS_DIR, ROOT, RUNS_DIR, Command, Request
 from scripts.cli.tables import size
 from scripts.sweep import committed_runs
-from scripts.sweep.plan import expand, known_artefacts, load_artefact, tuning_seeds
+from scripts.sweep.plan import expand, known_artefacts, load_artefact, tuning_seeds, with_committed
 from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
 from tasks.engine.terminal import say
@@ -59,8 +59,7 @@ def runs_on_record(configs: Mapping[str, DictConfig]) -> "list[Run]":
 
 def every_run(configs: Mapping[str, DictConfig]) -> "list[Run]":
     """Return the runs of configurations that have ended, here or among the committed records."""
-    found = {run.run_id: run for run in (*committed_runs.committed_runs(configs), *runs_on_record(configs))}
-    return [found[run_id] for run_id in configs if run_id in found]
+    return with_committed(configs, runs_on_record(configs))
 
 
 def section_of(artefact: Artefact, scale: str, request: Request, root: Path) -> "Section":

@@ -9,7 +9,7 @@ returns. The same command writes the results when the runs have ended, and wait=
 A key of train.py holds for every run: `num_steps=100` for a quick look, `lr=1e-2` for one row.
 
 records=committed trains nothing. It builds the same files from the committed records, and reports the
-runs that are missing there.
+runs that are missing there. records=both trains only these.
 """
 
 import sys
@@ -24,6 +24,7 @@ if __name__ == "__main__":
 import os
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
@@ -48,11 +49,16 @@ if TYPE_CHECKING:
     from results.artefact import Summary
     from results.runs import Run
 
+RECORDS_OR_BOTH = replace(
+    RECORDS,
+    about=f"{RECORDS.about}; both: train only the runs that are not committed",
+    choices=(*RECORDS.choices, "both"),
+)
 COMMAND = sweep_command(
     "scripts/reproduce.py",
     __doc__,
     Names("ARTEFACT", "an artefact of configs/artefact/", least=1, example="figure2"),
-    (RECORDS, BUDGET),
+    (RECORDS_OR_BOTH, BUDGET),
     flags={"dry-run": "list what would be trained, what would be skipped and the cost; start and write nothing"},
 )
 

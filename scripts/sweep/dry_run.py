@@ -5,22 +5,25 @@ from omegaconf import DictConfig
 from results.schema import Artefact
 from scripts.cli.parser import Request
 from scripts.cli.tables import duration, show
+from scripts.sweep.committed_runs import committed_runs
 from scripts.sweep.cost import Cost, Prices, finalists_to_come, in_hours, time_left, unit
 from scripts.sweep.labels import differing, telling_keys
-from scripts.sweep.plan import expand
+from scripts.sweep.plan import expand, source_of_runs
 from scripts.sweep.states import RunState, states
 from tasks.engine import records
 
 
 def dry_run(artefact: Artefact, request: Request) -> None:
     """Print a line for the runs of one setting that share a fate, and the sums. Starts nothing and writes nothing."""
-    runs = states(expand(artefact, request.options, request.overrides).values())
+    configs = expand(artefact, request.options, request.overrides, source_of_runs(request.options))
+    runs = states(configs.values())
+    committed = {run.run_id for run in committed_runs(configs)} if request.options.get("records") == "both" else set()
     prices = Prices(artefact, request, runs)
     keys = telling_keys(artefact, request, [run.cfg for run in runs])
     alike: dict[tuple[str, str, str], list[tuple[DictConfig, Cost | None]]] = {}
     would_train: list[tuple[RunState, Cost]] = []
     for run in runs:
-        trains, what = _what_happens(run)
+        trains, what = (False, "skip: committed") if run.folder.name in committed else _what_happens(run)
         cost = prices.left(run) if trains else None
         if cost is not None:
             would_train.append((run, cost))

@@ -16,6 +16,7 @@ from results.schema import FIRST_FRESH_SEED, UNTUNED, Artefact, Grid, Panel, at_
 from scripts.cli.common import compose_config
 from scripts.cli.parser import CONFIG_DIR, Request
 from scripts.sweep.artefact_keys import check_cells, check_filled, check_grid
+from scripts.sweep.committed_runs import committed_runs
 from scripts.sweep.labels import axes_of, note_in_wandb
 from scripts.sweep.rehearsed import one_of_each, with_rehearsal
 from scripts.sweep.run_folders import ended_run
@@ -67,10 +68,26 @@ def at_own_scale(artefact: Artefact, request: Request) -> Request:
     return replace(request, given={"scale": own} | request.given, options=request.options | {"scale": own})
 
 
-def ended_runs(configs: Mapping[str, DictConfig]) -> list[Run]:
-    """Return the runs that have ended, from their folders, which stay as they are."""
-    found = (ended_run(records.run_folder(cfg, run_id), set_aside=False) for run_id, cfg in configs.items())
+def ended_runs(configs: Mapping[str, DictConfig], *, set_aside: bool = False) -> list[Run]:
+    """Return the runs that have ended, from their folders. `set_aside` is that of `ended_run`."""
+    found = (ended_run(records.run_folder(cfg, run_id), set_aside=set_aside) for run_id, cfg in configs.items())
     return [run for run in found if run is not None]
+
+
+def every_run(configs: Mapping[str, DictConfig], *, set_aside: bool = False) -> list[Run]:
+    """Return the runs that have ended, in their folders or among the committed records."""
+    return with_committed(configs, ended_runs(configs, set_aside=set_aside))
+
+
+def with_committed(configs: Mapping[str, DictConfig], here: Sequence[Run]) -> list[Run]:
+    """Return the runs `here` and the committed ones, in the order of `configs`. A run that is both comes from `here`."""
+    found = {run.run_id: run for run in (*committed_runs(configs), *here)}
+    return [found[run_id] for run_id in configs if run_id in found]
+
+
+def source_of_runs(options: Mapping[str, Any]) -> Callable[..., list[Run]]:
+    """Return how to find ended runs: with records=both among the committed ones too."""
+    return every_run if options.get("records") == "both" else ended_runs
 
 
 def expand(
@@ -271,11 +288,6 @@ def seeds_of(artefact: Artefact, grid: Grid, options: dict[str, str]) -> list[in
     return seeds
 
 
-def ended(cfg: DictConfig, run_id: str | None = None) -> Run | None:
-    """Return a configuration's run if it has ended and its files are intact."""
-    return ended_run(records.run_folder(cfg, run_id))
-
-
 @dataclass
 class Plan:
     """An artefact with its configurations, the runs that have ended, and those that are left to do."""
@@ -288,7 +300,8 @@ class Plan:
 
 def plan(artefact: Artefact, options: dict[str, Any], overrides: dict[str, str]) -> Plan:
     """Read what has ended, and return the plan."""
-    configs = expand(artefact, options, overrides)
-    runs = [run for run_id, cfg in configs.items() if (run := ended(cfg, run_id)) is not None]
+    runs_of = source_of_runs(options)
+    configs = expand(artefact, options, overrides, runs_of)
+    runs = runs_of(configs, set_aside=True)
     done = {run.run_id for run in runs}
     return Plan(artefact, list(configs.values()), runs, [cfg for run_id, cfg in configs.items() if run_id not in done])

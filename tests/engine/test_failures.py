@@ -16,7 +16,8 @@ from omegaconf import DictConfig
 
 from scripts.cli.common import compose_config
 from scripts.sweep.local import run_all
-from scripts.sweep.plan import ended, expand, load_artefact
+from scripts.sweep.plan import expand, load_artefact
+from scripts.sweep.run_folders import ended_run
 from tasks.engine import attempts, checkpoint, errors
 from tasks.engine import run as engine
 from tasks.engine.config import read_config
@@ -84,7 +85,7 @@ def test_a_model_that_does_not_fit_is_failed_after_three_attempts(tmp_path):
     with pytest.raises(TrainingFailed, match="out of memory before its first step, in 3 attempts"):
         engine.run(cfg)
     assert [record["status"] for record in records(tmp_path).values()] == ["failed"]
-    assert ended(cfg).metrics == []  # as a table reads it
+    assert ended_run(run_folder(cfg)).metrics == []  # as a table reads it
     shown = call_forked("show.py", str(run_folder(cfg)))
     assert shown.returncode == 0 and "out of memory before its first step" in shown.stdout, shown.stderr
     assert call_forked("compare.py", *[str(run_folder(cfg))] * 2).returncode == 0

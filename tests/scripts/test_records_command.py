@@ -105,6 +105,38 @@ def test_a_dry_run_reports_what_is_missing_and_writes_nothing(root, capsys):
     assert not (root / "again").exists()
 
 
+def test_records_both_trains_only_the_runs_that_are_not_committed(root, capsys, monkeypatch):
+    configs = mini(NAME)
+    before = contents(root / "results" / "mini" / NAME)
+    committed = read_records(root / "results", "mini", "gpt2")
+    missing = committed[1].run_id
+    write_records_of(root, [run for run in committed if run.run_id != missing])
+    shutil.rmtree(root / "runs")
+    again = ["records=both", f"runs_dir={root / 'runs'}", f"results_dir={root / 'again'}"]
+    capsys.readouterr()
+    reproduce.main([NAME, *again, "--dry-run"])
+    said = capsys.readouterr().out
+    assert "3 runs, 1 would be trained, 2 not" in said and "1,3  skip: committed" in said
+
+    trained = []
+
+    def run_all(todo, *_):
+        trained.extend(run_id(cfg) for cfg in todo)
+        write_run(root / "runs", configs[missing], metrics_of(NAME))
+
+    monkeypatch.setattr(reproduce, "run_all", run_all)
+    monkeypatch.setattr(reproduce, "prepare", lambda *_: None)
+    reproduce.main([NAME, *again])
+    assert trained == [missing]
+    assert contents(root / "again" / "mini" / NAME) == before
+
+
+def write_records_of(root: Path, runs: list) -> None:
+    path_of(root / "results", "mini", "gpt2").unlink()
+    write_records(runs, root / "results")
+    committed_runs._by_id.cache_clear()
+
+
 def test_a_narrowed_sweep_has_its_part_of_the_committed_runs(root):
     reproduce.main([NAME, "records=committed", "seeds=2", f"results_dir={root / 'again'}"])
     assert "- seeds: 2\n" in (root / "again" / "mini" / NAME / "table.md").read_text()
