@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cpr.baselines import AMOS, AdamAdaDecay, AdamAWD, DecayScheduledAdamW
+from cpr.baselines import AMOS, AdamAdaDecay, AdamAWD, AdamC, AdamHD, CautiousAdamW, DecayScheduledAdamW
 
 STEPS = 200
 LR, BETAS, EPS = 3e-3, (0.9, 0.98), 1e-8
@@ -28,6 +28,11 @@ METHODS: dict[str, Callable[..., Optimizer]] = {
     "schedule": lambda groups, **options: DecayScheduledAdamW(
         groups, 50, **({"lr": 1e-2, "weight_decay": 0.5} | options)
     ),
+    "cautious": lambda groups, **options: CautiousAdamW(groups, **({"lr": 1e-2, "weight_decay": 0.5} | options)),
+    "corrected": lambda groups, **options: AdamC(
+        groups, **({"lr": 1e-2, "weight_decay": 0.5, "lr_max": 2e-2} | options)
+    ),
+    "huber": lambda groups, **options: AdamHD(groups, **({"lr": 1e-2, "weight_decay": 0.5} | options)),
     "amos": lambda groups, **options: AMOS(groups, **({"lr": 1e-2, "extra_l2": 1e-3} | options)),
 }
 DECAYED = [name for name in METHODS if name != "amos"]

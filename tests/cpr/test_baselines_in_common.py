@@ -198,6 +198,8 @@ BAD = [
         for value in (-1e-3, math.inf, math.nan)
     ),
     *(("adadecay", {"alpha": value}, f"alpha={value}") for value in (-1.0, math.inf, math.nan)),
+    *(("huber", {"delta": value}, f"delta={value}") for value in (-1.0, 0.0, math.inf, math.nan)),
+    *(("corrected", {"lr_max": value}, f"lr_max={value}") for value in (-1.0, 0.0, math.inf, math.nan)),
     ("awd per tensor", {"coupled": "yes"}, "coupled='yes'"),
     ("awd coupled", {"scope": "layer"}, "scope='layer'"),
     *(("schedule", {"final_factor": value}, f"final_factor={value}") for value in (-0.1, math.inf, math.nan)),

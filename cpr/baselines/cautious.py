@@ -1,0 +1,44 @@
+"""AdamW with cautious weight decay (arXiv 2510.12402): an element decays only where Adam shrinks it too."""
+
+from torch import Tensor
+
+from cpr.adamcpr import Params
+from cpr.baselines.adam_with_decay import AdamWithDecay
+
+
+class CautiousAdamW(AdamWithDecay):
+    """θ ← θ − η·(a + wd·1[a·θ ≥ 0]·θ), element by element, with a and θ of the present step.
+
+    Source: Algorithm 1 of arXiv 2510.12402. Of its text only the abstract and this algorithm were
+    read, not the authors' settings.
+
+    Args:
+        params, lr, betas, eps, reg_embedding: see AdamWithDecay.
+        weight_decay: wd >= 0. The authors need no other values than AdamW's.
+
+    Raises:
+        ValueError: see AdamWithDecay.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        reg_embedding: bool = False,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, reg_embedding)
+
+    def _decay(self) -> None:
+        for group, weights in self._decayed():
+            for weight in weights:
+                agree = self._sign(weight, group["betas"][0]) * weight.sign() >= 0
+                weight.mul_(1 - group["lr"] * group["decay"] * agree.to(weight.dtype))
+
+    def _sign(self, weight: Tensor, beta: float) -> Tensor:
+        """Return the sign of a, which is that of Adam's first moment after this step."""
+        assert weight.grad is not None
+        moment = self.state[weight].get("exp_avg") if weight in self.state else None
+        return (weight.grad if moment is None else moment.lerp(weight.grad, 1 - beta)).sign()

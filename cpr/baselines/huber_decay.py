@@ -1,0 +1,44 @@
+"""AdamHD (arXiv 2511.14721): weight decay whose pull on an element stops growing at a threshold."""
+
+from typing import Any
+
+from cpr.adamcpr import Params
+from cpr.baselines.adam_with_decay import AdamWithDecay
+from cpr.settings import check_number
+
+
+class AdamHD(AdamWithDecay):
+    """θ ← θ − η·a − η·wd·clip(θ, −δ, δ), the gradient of a Huber penalty on θ.
+
+    Source: arXiv 2511.14721, of which only the abstract and summaries by others were read. The
+    authors' closed form of the step and their δ were not.
+
+    Args:
+        params, lr, betas, eps, reg_embedding: see AdamWithDecay.
+        weight_decay: wd >= 0.
+        delta: δ > 0, the size of an element from which the decay is constant.
+
+    Raises:
+        ValueError: see AdamWithDecay, or `delta` is out of its range.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        delta: float = 0.1,
+        reg_embedding: bool = False,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, reg_embedding, delta=delta)
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        super()._check_group(group)
+        check_number("delta", group["delta"], lambda delta: 0 < delta < float("inf"), "a number > 0")
+
+    def _decay(self) -> None:
+        for group, weights in self._decayed():
+            for weight in weights:
+                weight.sub_(weight.clamp(-group["delta"], group["delta"]), alpha=group["lr"] * group["decay"])
