@@ -1,5 +1,7 @@
 """AdamW with cautious weight decay (arXiv 2510.12402): an element decays only where Adam shrinks it too."""
 
+from typing import Any
+
 from torch import Tensor
 
 from cpr.adamcpr import Params
@@ -34,11 +36,12 @@ class CautiousAdamW(AdamWithDecay):
     def _decay(self) -> None:
         for group, weights in self._decayed():
             for weight in weights:
-                agree = self._sign(weight, group["betas"][0]) * weight.sign() >= 0
+                agree = self._sign(weight, group) * weight.sign() >= 0
                 weight.mul_(1 - group["lr"] * group["decay"] * agree.to(weight.dtype))
 
-    def _sign(self, weight: Tensor, beta: float) -> Tensor:
+    def _sign(self, weight: Tensor, group: dict[str, Any]) -> Tensor:
         """Return the sign of a, which is that of Adam's first moment after this step."""
         assert weight.grad is not None
+        gradient = -weight.grad if group["maximize"] else weight.grad
         moment = self.state[weight].get("exp_avg") if weight in self.state else None
-        return (weight.grad if moment is None else moment.lerp(weight.grad, 1 - beta)).sign()
+        return (gradient if moment is None else moment.lerp(gradient, 1 - group["betas"][0])).sign()

@@ -16,7 +16,8 @@ class AdamHD(AdamWithDecay):
     Args:
         params, lr, betas, eps, reg_embedding: see AdamWithDecay.
         weight_decay: wd >= 0.
-        delta: δ > 0, the size of an element from which the decay is constant.
+        delta: δ > 0, the size of an element from which the decay is constant. The default is not the
+            authors'.
 
     Raises:
         ValueError: see AdamWithDecay, or `delta` is out of its range.

@@ -82,3 +82,12 @@ def test_an_output_layer_that_is_not_the_model_s_is_refused():
         AdamC(small_network(), output=small_network()[3])
     with pytest.raises(ValueError, match="output= needs a model"):
         AdamC(two_groups(starts()), output=small_network())
+
+
+def test_cautious_decay_follows_the_update_of_a_group_that_maximizes():
+    weight = torch.nn.Parameter(torch.tensor([[1.0, -1.0]]))
+    groups = [{"params": [weight], "regularize": True, "maximize": True}]
+    optimizer = CautiousAdamW(groups, lr=0.1, weight_decay=1.0, eps=0.0)
+    weight.grad = torch.tensor([[1.0, 1.0]])  # both elements grow by lr, which shrinks only the second
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.tensor([[1.1, -0.8]]))
