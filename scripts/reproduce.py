@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 RECORDS_OR_BOTH = replace(
     RECORDS,
-    about=f"{RECORDS.about}; both: train only the runs that are not committed",
+    about=f"{RECORDS.about}; both: keep committed runs and train the others",
     choices=(*RECORDS.choices, "both"),
 )
 COMMAND = sweep_command(

@@ -1,4 +1,4 @@
-"""AdamHD (arXiv 2511.14721): weight decay whose pull on an element stops growing at a threshold."""
+"""AdamHD (arXiv 2511.14721): elements above a threshold all decay by the same amount."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from cpr.settings import check_number
 class AdamHD(AdamWithDecay):
     """θ ← θ − η·a − η·wd·clip(θ, −δ, δ), the gradient of a Huber penalty on θ.
 
-    Source: arXiv 2511.14721, of which only the abstract and summaries by others were read. The
-    authors' closed form of the step and their δ were not.
+    Source: arXiv 2511.14721. Only its abstract and summaries by others were read. The authors' δ and
+    their closed form of the step were not seen.
 
     Args:
         params, lr, betas, eps, reg_embedding: see AdamWithDecay.
