@@ -1,6 +1,6 @@
 """The configuration of a run, typed: the keys that every run and every task has.
 
-`tasks/<name>/config.py` declares the keys of one task, and `regularizers.py` those of the regularizers.
+`tasks/<name>/config.py` declares the keys of one task, and tasks/regularizers/ those of the regularizers.
 """
 
 import importlib
@@ -11,10 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BeforeValidator, Field, PrivateAttr
 from typing_extensions import TypeVar
 
+from tasks.engine.cpr_keys import CPR, warm_start_steps
 from tasks.engine.errors import UserError
 from tasks.engine.launchers import Launcher, read_launcher
 from tasks.engine.records import check_names
-from tasks.engine.regularizers import CPR, Regularizer, read_regularizer, warm_start_steps
+from tasks.engine.regularizer import Regularizer, read_regularizer
 from tasks.engine.resources import Resources
 from tasks.engine.section import (
     BelowOne,

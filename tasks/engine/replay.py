@@ -19,11 +19,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from cpr import AdamCPR
 from cpr.bounds import FIRST_DECIDING_SAMPLE
 from cpr.reference import Reference
-from tasks.engine import regularizers
 from tasks.engine.config import Config, read_config
+from tasks.engine.cpr_keys import CPR
 from tasks.engine.environment import state_of
 from tasks.engine.errors import UserError
-from tasks.engine.optimizers import cpr_arguments
 from tasks.engine.run import run
 
 # What rounding to float32 can do. The run rounds, and the reference is exact beside it.
@@ -107,9 +106,9 @@ def replay(cfg: DictConfig, steps: int) -> Replayed:
     return watch.result()
 
 
-def reference_of(cfg: Config, chosen: regularizers.AdamCPR, start: Tensor) -> Reference:
+def reference_of(cfg: Config, chosen: CPR, start: Tensor) -> Reference:
     """Return the reference of a run for one matrix, in float64."""
-    arguments = cpr_arguments(cfg, chosen)
+    arguments = chosen.arguments(cfg)
     inflection = chosen.kappa_init_method == "inflection_point"
     return Reference(
         start.detach().double().clone(),
@@ -130,9 +129,10 @@ class _Watch:
     """Hooks that step the references of all matrices beside the run's optimizer."""
 
     def __init__(self, cfg: Config, steps: int) -> None:
-        if not isinstance(cfg.regularizer, regularizers.AdamCPR) or cfg.regularizer.reg_ema_decay:
+        chosen = cfg.regularizer
+        if not isinstance(chosen, CPR) or chosen.optimizer != "adamcpr" or chosen.reg_ema_decay:
             raise UserError(f"{cfg.regularizer.name} can't be replayed: cpr/reference.py is AdamCPR without smoothing")
-        self.cfg, self.regularizer = cfg, cfg.regularizer
+        self.cfg, self.regularizer = cfg, chosen
         self.steps, self.step = steps, 0
         self.matrices: dict[Tensor, _Matrix] = {}
         self.state: dict[str, Any] = {}

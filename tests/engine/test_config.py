@@ -19,7 +19,7 @@ from cpr.bounds import METHODS
 from cpr.measures import MEASURES
 from cpr.settings import ADAPTIVE, EVALUATE_AT
 from scripts.cli.common import compose_config
-from tasks.engine import regularizers
+from tasks.engine import cpr_keys
 from tasks.engine.config import read_config, task_model
 from tasks.engine.errors import UserError
 from tasks.engine.records import run_id
@@ -240,7 +240,7 @@ def test_every_task_loads_at_every_scale(task, scale):
 
 
 def test_the_ranges_of_cpr_s_settings_are_those_of_the_package():
-    fields = regularizers.CPR.model_fields
+    fields = cpr_keys.CPR.model_fields
     choices = {
         name: set(get_args(fields[name].annotation)) for name in ("kappa_init_method", "evaluate_at", "adaptive")
     }

@@ -18,8 +18,8 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, 
 from scripts.cli.common import compose_config
 from tasks.engine import records
 from tasks.engine.config import read_config
+from tasks.engine.cpr_keys import warm_start_steps
 from tasks.engine.errors import UserError
-from tasks.engine.regularizers import warm_start_steps
 from tasks.engine.run import run
 from tasks.engine.schedule import lr_factor
 

@@ -19,9 +19,9 @@ from tasks.data.images.labelled import load
 from tasks.engine import checkpoint
 from tasks.engine.batching import micro_batches
 from tasks.engine.config import Config, read_config
+from tasks.engine.cpr_keys import warm_start_steps
 from tasks.engine.errors import UserError
 from tasks.engine.launch import Launch
-from tasks.engine.regularizers import warm_start_steps
 from tasks.engine.run import build_workload
 from tasks.engine.schedule import lr_factor
 from tasks.engine.section import read_part

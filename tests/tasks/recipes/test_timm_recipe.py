@@ -18,9 +18,9 @@ from scripts.cli.common import compose_config
 from scripts.sweep.plan import expand, load_artefact
 from tasks.engine.batching import epoch_order
 from tasks.engine.config import read_config
+from tasks.engine.cpr_keys import warm_start_steps
 from tasks.engine.errors import UserError
 from tasks.engine.optimizers import build_optimizer
-from tasks.engine.regularizers import warm_start_steps
 from tasks.engine.schedule import lr_factor
 from tasks.engine.seeding import derive
 from tasks.imagenet.model import build

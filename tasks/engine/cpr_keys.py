@@ -1,18 +1,29 @@
-"""The keys of configs/regularizer/*.yaml: what each optimizer reads, with types and ranges.
-
-A new optimizer needs a model here, a line in OPTIMIZERS, a case in `optimizers.py` and a YAML file.
-"""
+"""The keys of CPR and of its bounds, which every optimizer with CPR reads."""
 
 import math
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, model_validator
 
 from tasks.engine.errors import UserError
-from tasks.engine.section import BelowOne, NonNegative, Positive, PositiveInt, Section, read, shown_as
+from tasks.engine.regularizer import Regularizer, not_read
+from tasks.engine.section import BelowOne, Positive, PositiveInt, shown_as
+
+if TYPE_CHECKING:
+    from tasks.engine.config import Config
 
 STEPS = "a whole number of steps >= 0, or a multiple of the lr warm-up such as 2x"
 BOUND = "a number > 0"
+PASSED_ON = (
+    "kappa_init_method",
+    "reg_function",
+    "kappa_update",
+    "reg_ema_decay",
+    "reg_by_lr",
+    "evaluate_at",
+    "adaptive",
+    "safeguard",
+)
 
 
 def warm_start_steps(value: str | int | float, warmup_steps: int) -> int:
@@ -65,51 +76,6 @@ def _is_adaptive(value: Any) -> Any:
     return value
 
 
-class Regularizer(Section):
-    """What every regularizer has: the beginning of its run ids, its optimizer, and a learning rate if it has its own."""
-
-    name: str
-    optimizer: str
-    lr: NonNegative | None = None
-
-
-class AdamW(Regularizer):
-    weight_decay: NonNegative
-
-
-class AdamWSchedule(Regularizer):
-    weight_decay: NonNegative
-    final_factor: NonNegative
-
-
-class SGD(Regularizer):
-    momentum: NonNegative
-    nesterov: bool
-    weight_decay: NonNegative
-
-
-class Rescaling(Regularizer):
-    factor: Positive
-    include_norm: bool
-
-
-class AdaDecay(Regularizer):
-    weight_decay: NonNegative
-    alpha: NonNegative
-
-
-class AWD(Regularizer):
-    weight_decay: NonNegative
-    coupled: bool
-    scope: Literal["global", "tensor"]
-
-
-class AMOS(Regularizer):
-    beta: BelowOne
-    extra_l2: NonNegative
-    legacy_sign: bool
-
-
 # What each bound reads in addition to the other keys of CPR, and the form of these keys. null is for the other bounds.
 BOUND_KEYS = {"uniform": "kappa_init_param", "dependent": "kappa_init_param", "warm_start": "warm_start"}
 FORMS = {"kappa_init_param": BOUND, "warm_start": STEPS}
@@ -138,48 +104,18 @@ class CPR(Regularizer):
             if key == wanted and getattr(self, key) is None:
                 raise ValueError(f"{key} is missing; kappa_init_method={self.kappa_init_method} needs {FORMS[key]}")
             if key != wanted and getattr(self, key) is not None:
-                raise ValueError(_not_read(key, getattr(self, key), self.name, set(type(self).model_fields) - {key}))
+                raise ValueError(not_read(key, getattr(self, key), self.name, set(type(self).model_fields) - {key}))
         return self
 
-
-class AdamCPR(CPR):
-    pass
-
-
-class SGDWithCPR(CPR):
-    momentum: NonNegative
-    nesterov: bool
-
-
-OPTIMIZERS: dict[str, type[Regularizer]] = {
-    "adamw": AdamW,
-    "adamcpr": AdamCPR,
-    "sgd": SGD,
-    "sgd_cpr": SGDWithCPR,
-    "rescaling": Rescaling,
-    "adadecay": AdaDecay,
-    "awd": AWD,
-    "amos": AMOS,
-    "adamw_schedule": AdamWSchedule,
-}
-
-
-def read_regularizer(content: dict[str, Any]) -> Regularizer:
-    """Return `cfg.regularizer`.
-
-    Raises:
-        UserError: the optimizer is unknown or does not read a key, or a value is out of its range.
-    """
-    model = OPTIMIZERS.get(str(content.get("optimizer")))
-    if model is None:
-        optimizer = shown_as(content.get("optimizer"))
-        raise UserError(f"regularizer.optimizer={optimizer} is unknown; choose one of {', '.join(OPTIMIZERS)}")
-    known = set(model.model_fields)
-    if unknown := sorted(set(content) - known):
-        raise UserError(f"regularizer.{_not_read(unknown[0], content[unknown[0]], str(content.get('name')), known)}")
-    return read(model, content, "regularizer")
-
-
-def _not_read(key: str, value: Any, name: str, known: set[str]) -> str:
-    keys = ", ".join(sorted(known - {"name", "optimizer"}))
-    return f"{key}={shown_as(value)} is not read by {name}; it reads {keys}"
+    def arguments(self, cfg: "Config") -> dict[str, Any]:
+        """Return the arguments of `cpr.AdamCPR` and `cpr.CPR`. WS's steps and IP's interval follow from the lr warm-up."""
+        warmup = cfg.task.schedule.warmup_steps
+        arguments = {name: getattr(self, name) for name in PASSED_ON}
+        if self.warm_start is not None:
+            arguments["kappa_init_param"] = warm_start_steps(self.warm_start, warmup)
+        elif self.kappa_init_param is not None:
+            arguments["kappa_init_param"] = self.kappa_init_param
+        # Paper, section 4.3: IP samples every 10 % of the lr warm-up.
+        interval = self.reg_step_size
+        arguments["reg_step_size"] = max(1, round(0.1 * warmup)) if interval is None else interval
+        return arguments

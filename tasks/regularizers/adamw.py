@@ -1,0 +1,21 @@
+"""torch's AdamW: decoupled weight decay."""
+
+from typing import TYPE_CHECKING
+
+from tasks.engine.regularizer import Regularizer, adam, groups
+from tasks.engine.section import NonNegative
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from tasks.engine.config import Config
+
+
+class AdamW(Regularizer):
+    weight_decay: NonNegative
+
+    def build(self, cfg: "Config", model: "nn.Module") -> "Optimizer":
+        import torch
+
+        return torch.optim.AdamW(groups(cfg, model, self.weight_decay), **adam(cfg))
