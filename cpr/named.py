@@ -14,7 +14,7 @@ KEPT = ("_names", "_reasons", "_reg_embedding", "_of_model")
 
 
 class Named(Optimizer):
-    """Base of AdamCPR and CPR, which know their parameters' names if they were built from a model."""
+    """Base of AdamCPR, CPR and Hyperball, which know their parameters' names if they were built from a model."""
 
     _names: dict[int, str]
     _reasons: dict[str, str]

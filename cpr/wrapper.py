@@ -152,13 +152,13 @@ class CPR(Named):
         everything = self._packs.gather([entry for entry in groups if entry[1]["regularize"]], self.state, self.name_of)
         self._packs.begin(everything, self.state)  # R(θ_t)
         if new and saved.only_makes_state(self.param_groups, everything):
-            _step_without_global_hooks(self.optimizer)
+            step_without_global_hooks(self.optimizer)
             return loss
 
         for matrices in everything:
             if matrices.pack.before:
                 matrices.pull_(matrices.constrain())  # λ_{t+1}, then θ_t − λ_{t+1} ∇R(θ_t)
-        _step_without_global_hooks(self.optimizer)  # θ + Opt(g_t)
+        step_without_global_hooks(self.optimizer)  # θ + Opt(g_t)
         for matrices in everything:
             matrices.scalars["step"] += 1
             # torch's fused optimizers and bitsandbytes change a parameter without a new version.
@@ -267,7 +267,7 @@ def _parted(state_dict: dict[str, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]
     return theirs, {identifier: entry for identifier, entry in own.items() if set(entry) != {"step"}}
 
 
-def _step_without_global_hooks(optimizer: Optimizer) -> None:
+def step_without_global_hooks(optimizer: Optimizer) -> None:
     """Call the wrapped optimizer's step with its own hooks.
 
     The hooks of all optimizers have seen CPR's step already.

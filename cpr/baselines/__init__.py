@@ -7,6 +7,7 @@ from cpr.baselines.cautious import CautiousAdamW
 from cpr.baselines.corrected import AdamC
 from cpr.baselines.decay_schedule import DecayScheduledAdamW, cosine_weight_decay
 from cpr.baselines.huber_decay import AdamHD
+from cpr.baselines.hyperball import Hyperball
 from cpr.baselines.rescaling import RescaledAdam
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "AdamHD",
     "CautiousAdamW",
     "DecayScheduledAdamW",
+    "Hyperball",
     "RescaledAdam",
     "cosine_weight_decay",
 ]

@@ -13,9 +13,16 @@ from cpr.settings import check_number
 class AdamC(AdamWithDecay):
     """θ ← θ − η·a − (η²/η_max)·wd·θ on corrected groups, θ ← θ − η·a − η·wd·θ on the others.
 
-    arXiv 2506.02285 corrects layers that a normalization follows, and not the output layer. With all
-    layers corrected the decay is proportional to η² everywhere, as in arXiv 2512.08217. Of both only
-    abstracts and summaries by others were read.
+    Source: Algorithm 1 of arXiv 2506.02285. It corrects layers that a normalization follows. The authors'
+    Llama 3 counts every linear layer as such a layer, except the output layer, with wd = 0.05. Its
+    abstract, another reader's notes of the full text (v2) and a quotation in arXiv 2512.08217 were read,
+    and not the text itself. They agree with the formula. The author's later code (schedulefree's
+    adamc_schedulefree_plus_paper.py) decays by η²·wd without η_max, so that its wd is 20 to 50.
+
+    With all layers corrected the decay is proportional to η² everywhere. arXiv 2512.08217 derives that
+    for any optimizer whose updates become independent of the weights. Of it the abstract, the
+    introduction and the same reader's notes were read. Its own optimizer, ScionC, sets a coefficient per
+    layer from the momentum and the norm of the update. That is not here.
 
     Args:
         params, lr, betas, eps, reg_embedding: see AdamWithDecay. A group's own entry

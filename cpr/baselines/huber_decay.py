@@ -10,14 +10,16 @@ from cpr.settings import check_number
 class AdamHD(AdamWithDecay):
     """θ ← θ − η·a − η·wd·clip(θ, −δ, δ), the gradient of a Huber penalty on θ.
 
-    Source: arXiv 2511.14721. Only its abstract and summaries by others were read. The authors' δ and
-    their closed form of the step were not seen.
+    Source: arXiv 2511.14721. Its abstract and summaries by others were read, and not the rest of its
+    text. The summaries agree on the penalty, and one of them on two differences. The authors' step is
+    the proximal one after Adam's, θ/(1 + η·wd) up to (1 + η·wd)·δ and θ − η·wd·δ·sign θ beyond. It
+    differs from the step here by terms of the order of (η·wd)². Their δ follows a running mean of each
+    layer's magnitudes, by a rule that was not seen. Here δ is a constant.
 
     Args:
         params, lr, betas, eps, reg_embedding: see AdamWithDecay.
         weight_decay: wd >= 0.
-        delta: δ > 0, the size of an element from which the decay is constant. The default is not the
-            authors'.
+        delta: δ > 0, the size of an element from which the decay is constant. The default is ours.
 
     Raises:
         ValueError: see AdamWithDecay, or `delta` is out of its range.

@@ -7,13 +7,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cpr.baselines import AMOS, AdamAdaDecay, AdamAWD, AdamC, AdamHD, CautiousAdamW, DecayScheduledAdamW
+from cpr import regularized_groups
+from cpr.baselines import AMOS, AdamAdaDecay, AdamAWD, AdamC, AdamHD, CautiousAdamW, DecayScheduledAdamW, Hyperball
 
 STEPS = 200
 LR, BETAS, EPS = 3e-3, (0.9, 0.98), 1e-8
 ADAM: dict[str, Any] = {"lr": LR, "betas": BETAS, "eps": EPS}
 SHAPES = ((6, 5), (4, 3, 2, 2), (6,))  # the first two are regularized
 CLOSE = 1e-12
+
+
+def hyperball(params: Any, **options: Any) -> Hyperball:
+    groups = regularized_groups(params) if isinstance(params, nn.Module) else params
+    return Hyperball(torch.optim.Adam(groups, **({"lr": 1e-2} | options)))
+
 
 # Builders of each baseline on parameter groups, with a decay that is strong enough to show.
 METHODS: dict[str, Callable[..., Optimizer]] = {
@@ -34,8 +41,9 @@ METHODS: dict[str, Callable[..., Optimizer]] = {
     ),
     "huber": lambda groups, **options: AdamHD(groups, **({"lr": 1e-2, "weight_decay": 0.5} | options)),
     "amos": lambda groups, **options: AMOS(groups, **({"lr": 1e-2, "extra_l2": 1e-3} | options)),
+    "hyperball": hyperball,
 }
-DECAYED = [name for name in METHODS if name != "amos"]
+DECAYED = [name for name in METHODS if name not in ("amos", "hyperball")]
 
 
 def starts(dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:

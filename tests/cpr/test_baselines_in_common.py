@@ -31,7 +31,7 @@ def test_with_weight_decay_0_it_is_torch_s_adam_to_the_bit(method):
     assert_equal(ours, theirs)
 
 
-@every_method
+@pytest.mark.parametrize("method", [*DECAYED, "amos"])
 def test_the_decay_acts_only_on_the_regularized_groups(method):
     name = "extra_l2" if method == "amos" else "weight_decay"
     with_decay, without = starts(), starts()
@@ -327,7 +327,7 @@ def test_moments_of_another_shape_are_refused_with_both_shapes(method):
     rows, columns = ours[0].shape
     state["state"][0]["exp_avg"] = torch.zeros(rows - 1, columns)
     with pytest.raises(
-        ValueError, match=rf"exp_avg of a parameter has shape \({rows - 1}, {columns}\), and .* \({rows}, {columns}\)"
+        ValueError, match=rf"exp_avg of .* has shape \({rows - 1}, {columns}\), and .* \({rows}, {columns}\)"
     ):
         second.load_state_dict(state)
 
