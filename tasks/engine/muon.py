@@ -22,10 +22,17 @@ def muon(cfg: Config, groups: list[dict[str, Any]], momentum: float, nesterov: b
     """Return Muon for groups with `regularize`.
 
     An update of Muon is scaled to the size of AdamW's (arXiv 2502.16982), so both parts take the
-    task's lr. A convolution counts as the matrix of its filters. With Nesterov's momentum timm's
-    AdamW would become NAdamW, so only the matrices have it.
+    task's lr. A convolution counts as the matrix of its filters. The orthogonalization is torch's, with
+    Jordan's coefficients. With Nesterov's momentum timm's AdamW would become NAdamW, so only the
+    matrices have it.
     """
-    split = [
-        group | {"use_muon": group["regularize"], "nesterov": nesterov and group["regularize"]} for group in groups
-    ]
-    return Muon(split, lr=cfg.lr, momentum=momentum, betas=cfg.task.betas, adjust_lr_fn="match_rms_adamw")
+    adamw = {"use_muon": False, "nesterov": False, "eps": cfg.task.eps}
+    split = [group | ({"use_muon": True, "nesterov": nesterov} if group["regularize"] else adamw) for group in groups]
+    return Muon(
+        split,
+        lr=cfg.lr,
+        momentum=momentum,
+        betas=cfg.task.betas,
+        ns_coefficients="original",
+        adjust_lr_fn="match_rms_adamw",
+    )

@@ -106,7 +106,20 @@ def test_a_small_limit_changes_the_path_of_the_parameters_and_one_never_reached_
 
 
 @pytest.mark.parametrize(
-    "regularizer", ["adamw", "adamcpr_ws", "sgd_cpr", "rescaling", "adadecay", "awd", "amos", "adamw_schedule"]
+    "regularizer",
+    [
+        "adamw",
+        "adamcpr_ws",
+        "sgd_cpr",
+        "rescaling",
+        "adadecay",
+        "awd",
+        "amos",
+        "adamw_schedule",
+        "lion",
+        "muon",
+        "hyperball",
+    ],
 )
 def test_every_step_gets_the_learning_rate_of_the_schedule_and_the_log_says_it(tmp_path, regularizer):
     cfg = config(tmp_path, f"regularizer={regularizer}", "lr=3e-3", *EVERY_STEP, *WARM_UP)
