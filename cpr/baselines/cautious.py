@@ -13,8 +13,8 @@ class CautiousAdamW(AdamWithDecay):
 
     Source: Algorithms 1 and 6 of arXiv 2510.12402v2, which was read without its proofs. The mask has
     the sign of the first moment after the step and θ before it. The authors tune AdamW and take over all
-    of its settings (β 0.9 and 0.95, a linear warm-up, a cosine, wd = 0.1 at 1B parameters). Neither the
-    best wd nor another setting changes much with their mask. They don't say which parameters decay.
+    of its settings (β 0.9 and 0.95, a linear warm-up, a cosine, wd = 0.1 at 1B parameters). In their
+    sweep the best wd is the same with the mask. They don't say which parameters decay.
 
     Args:
         params, lr, betas, eps, reg_embedding: see AdamWithDecay.

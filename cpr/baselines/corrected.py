@@ -21,7 +21,7 @@ class AdamC(AdamWithDecay):
 
     With all layers corrected the decay is proportional to η² everywhere. arXiv 2512.08217 derives that
     for any optimizer whose updates become independent of the weights. Of it the abstract, the
-    introduction and the same reader's notes were read. Its own optimizer, ScionC, sets a coefficient per
+    beginning and the same reader's notes were read. Its own optimizer, ScionC, sets a coefficient per
     layer from the momentum and the norm of the update. That is not here.
 
     Args:

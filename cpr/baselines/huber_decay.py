@@ -13,7 +13,7 @@ class AdamHD(AdamWithDecay):
     Source: arXiv 2511.14721. Its abstract and summaries by others were read, and not the rest of its
     text. The summaries agree on the penalty, and one of them on two differences. The authors' step is
     the proximal one after Adam's, θ/(1 + η·wd) up to (1 + η·wd)·δ and θ − η·wd·δ·sign θ beyond. It
-    differs from the step here by terms of the order of (η·wd)². Their δ follows a running mean of each
+    differs from the step here in terms of second order in η. Their δ follows a running mean of each
     layer's magnitudes, by a rule that was not seen. Here δ is a constant.
 
     Args:

@@ -5,10 +5,12 @@ import pickle
 
 import pytest
 import torch
-from baselines import ADAM, BETAS, EPS, assert_equal, feed, gradients, starts, two_groups
+from baselines import ADAM, BETAS, EPS, assert_equal, feed, gradients, small_network, starts, two_groups
+from timm.optim import AdamP, Lookahead
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
-from cpr import CPR, AdamCPR
+from cpr import CPR, AdamCPR, regularized_groups
 from cpr.baselines import Hyperball
 
 torch.set_num_threads(1)
@@ -136,6 +138,27 @@ def test_the_state_of_a_plain_adam_is_taken_and_the_radius_is_that_of_the_presen
     assert optimizer.state[parameters[0]]["step"] == 8
 
 
+def test_torch_s_distributed_checkpoint_continues_to_the_bit():
+    def built() -> tuple[nn.Module, Hyperball]:
+        model = small_network()
+        return model, Hyperball(torch.optim.Adam(regularized_groups(model), **ADAM), RATIO)
+
+    def train_on(model: nn.Module, optimizer: Hyperball) -> None:
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.eye(4, dtype=torch.float64)).square().sum().backward()
+            optimizer.step()
+
+    (model, optimizer), (other, continued) = built(), built()
+    train_on(model, optimizer)
+    state, weights = copy.deepcopy((get_optimizer_state_dict(model, optimizer), model.state_dict()))
+    train_on(model, optimizer)
+    other.load_state_dict(weights)
+    set_optimizer_state_dict(other, continued, state)
+    train_on(other, continued)
+    assert_equal(list(model.parameters()), list(other.parameters()))
+
+
 def test_zero_gradients_leave_every_bit_and_nan_shows():
     parameters, first = starts(torch.float32), starts(torch.float32)
     optimizer = Hyperball(torch.optim.SGD(two_groups(parameters), lr=0.1))
@@ -185,6 +208,8 @@ BUILD = {
     "weight_decay=0.1": lambda p: torch.optim.AdamW([{"params": [p], "regularize": True}], weight_decay=0.1),
     "update of Adafactor depends": lambda p: torch.optim.Adafactor([{"params": [p], "regularize": True}]),
     "update of ASGD depends": lambda p: torch.optim.ASGD([{"params": [p], "regularize": True}]),
+    "update of AdamP depends": lambda p: AdamP([{"params": [p], "regularize": True}]),
+    "Lookahead wraps an optimizer": lambda p: Lookahead(torch.optim.SGD([{"params": [p], "regularize": True}])),
     "can't step a small dense matrix": lambda p: torch.optim.SparseAdam([{"params": [p], "regularize": True}]),
     "bounds its matrices already": lambda p: CPR(torch.optim.SGD([{"params": [p], "regularize": True}])),
     "AdamCPR bounds": lambda p: AdamCPR([{"params": [p], "regularize": True}]),
