@@ -37,6 +37,7 @@ def kernel_of(optimizer: Optimizer | None) -> str | None:
 
     It is "cpu", "eager", "triton", or several joined by "+".
     """
+    optimizer = getattr(optimizer, "base", optimizer)  # of a schedule-free one
     if isinstance(optimizer, CPR):
         return "eager"
     if not isinstance(optimizer, AdamCPR):

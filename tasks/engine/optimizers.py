@@ -1,6 +1,9 @@
-"""Build the optimizer of `cfg.regularizer`, and say when its bounds can act."""
+"""Build the optimizer of `cfg.regularizer`, evaluate with it, and say when its bounds can act."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -27,6 +30,19 @@ def build_optimizer(cfg: Config, model: nn.Module) -> Optimizer:
         return cfg.regularizer.build(cfg, model)
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error
+
+
+@contextmanager
+def evaluating(optimizer: Any) -> Iterator[None]:
+    """Give the model the weights that a schedule-free optimizer evaluates. Other optimizers evaluate what they train."""
+    if not hasattr(optimizer, "eval"):
+        yield
+        return
+    optimizer.eval()
+    try:
+        yield
+    finally:
+        optimizer.train()
 
 
 def first_bound(cfg: Config) -> int | None:

@@ -23,6 +23,7 @@ from tasks.engine.device import autocast
 from tasks.engine.errors import Diverged, Interrupted, UserError
 from tasks.engine.files import Lock, Log
 from tasks.engine.layer_groups import layer_groups
+from tasks.engine.optimizers import evaluating
 from tasks.engine.parallel import Ranks
 from tasks.engine.replicas import Replicas
 from tasks.engine.reporting import WandbLog, progress_bar, show_speed
@@ -165,6 +166,8 @@ class Training:
             Diverged: a loss or a final metric is not finite.
             Interrupted: a signal asked to stop. A checkpoint has been written.
         """
+        if hasattr(self.optimizer, "train"):
+            self.optimizer.train()
         bar = progress_bar(self.cfg, self.step, self.run_id, self.ranks.first)
         if progress:
             progress(self.step)
@@ -265,7 +268,7 @@ class Training:
 
     def _evaluate(self, last: bool = False) -> dict[str, float]:
         workload = self.workload
-        with autocast(self.cfg.task.precision, self.device):
+        with evaluating(self.optimizer), autocast(self.cfg.task.precision, self.device):
             metrics = workload.evaluate(workload.model)
             if last and workload.at_end:
                 metrics |= workload.at_end(workload.model)
@@ -286,7 +289,7 @@ class Training:
         """Append an evaluation to metrics.jsonl, with the model's text sample if the task has one."""
         row: dict[str, Any] = {"step": self.step} | metrics
         if self.workload.sample:
-            with autocast(self.cfg.task.precision, self.device):
+            with evaluating(self.optimizer), autocast(self.cfg.task.precision, self.device):
                 row["sample"] = self.workload.sample(self.workload.model)
         with self.ranks.together():
             self.metrics.append(row)
@@ -319,8 +322,8 @@ def _check_metrics(metrics: dict[str, Any], wanted: str | None) -> None:
 
 
 def is_constrained(optimizer: Optimizer) -> bool:
-    """Return whether the optimizer bounds its regularized set."""
-    return isinstance(optimizer, AdamCPR | CPR)
+    """Return whether the optimizer, or the one inside a schedule-free one, bounds its regularized set."""
+    return isinstance(getattr(optimizer, "base", optimizer), AdamCPR | CPR)
 
 
 def matrix_sizes(model: nn.Module, names: list[str], optimizer: Optimizer) -> dict[str, list[float | None]]:

@@ -99,6 +99,10 @@ class CPRTrainer(nnUNetTrainer):
 
     def configure_optimizers(self) -> tuple[Optimizer, PolyLRScheduler]:
         optimizer = build_optimizer(self.cfg, self.network)
+        if hasattr(optimizer, "eval"):
+            raise UserError(
+                f"nnU-Net evaluates the trained weights, and {self.cfg.regularizer.name} others; use train.py"
+            )
         # train_step overrides this schedule.
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 

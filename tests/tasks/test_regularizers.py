@@ -13,8 +13,9 @@ from scripts.cli.common import compose_config
 from scripts.cli.parser import CONFIG_DIR
 from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
-from tasks.engine.optimizers import build_optimizer
+from tasks.engine.optimizers import build_optimizer, evaluating
 from tasks.engine.regularizer import optimizers
+from tasks.engine.run import run
 
 torch.set_num_threads(1)
 
@@ -33,8 +34,12 @@ class Layers(nn.Module):
 
 
 def built(name: str, model: nn.Module, *overrides: str) -> Optimizer:
-    cfg = compose_config(["task=gpt2", f"regularizer={name}", "lr=0.01", "task.schedule.warmup_steps=2", *overrides])
-    return build_optimizer(read_config(cfg), model)
+    schedule = ["task.schedule.decay=constant", "task.schedule.warmup_steps=2"]
+    cfg = compose_config(["task=gpt2", f"regularizer={name}", "lr=0.01", *schedule, *overrides])
+    optimizer = build_optimizer(read_config(cfg), model)
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    return optimizer
 
 
 def feed(optimizer: Optimizer, model: nn.Module, steps: range) -> None:
@@ -68,7 +73,8 @@ def test_every_kind_of_layer_is_trained(name):
         assert value.isfinite().all() and not torch.equal(value, before[part]), part
 
 
-@every
+# A schedule-free average goes on moving towards the weights that are stepped.
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("schedule_free")])
 def test_biases_and_norms_stay_where_they_are_at_a_learning_rate_of_zero(name):
     model = Layers()
     optimizer = built(name, model)
@@ -153,3 +159,44 @@ def test_adamc_s_output_layer_is_a_layer_of_the_model():
         UserError, match=r"regularizer\.output=fc is no layer of the model; it has image, volume, token"
     ):
         built("adamc", Layers(), "regularizer.output=fc")
+
+
+@pytest.mark.parametrize("name", ["schedule_free", "schedule_free_cpr"])
+def test_schedule_free_methods_refuse_a_falling_learning_rate(name):
+    with pytest.raises(UserError, match=rf"{name} averages .*; say task\.schedule\.decay=constant"):
+        built(name, Layers(), "task.schedule.decay=cosine")
+
+
+def test_a_schedule_free_run_evaluates_the_average_and_goes_on_from_the_trained_weights():
+    model = Layers()
+    optimizer = built("schedule_free", model)
+    feed(optimizer, model, range(6))
+    before = values(model)
+    averages = {name: optimizer.state[p]["z"] for name, p in model.named_parameters()}
+    beta = optimizer.param_groups[0]["betas"][0]
+    with evaluating(optimizer):
+        for name, x in values(model).items():
+            assert torch.allclose(before[name], beta * x + (1 - beta) * averages[name], atol=1e-6), name
+            assert not torch.allclose(x, before[name], atol=1e-5), name
+    for name, value in values(model).items():
+        assert torch.allclose(value, before[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize("regularizer", [("schedule_free",), ("schedule_free_cpr", "regularizer.warm_start=9")])
+def test_a_stopped_schedule_free_run_ends_with_the_same_bits(tmp_path, regularizer):
+    name, *keys = regularizer
+    common = ("task=grokking", "task.data.modulus=13", "task.model.width=8", "task.model.heads=2", "quiet=true")
+    steps = ("num_steps=30", "task.eval_every_steps=7", "checkpoint_every_steps=10", "task.schedule.warmup_steps=4")
+    overrides = [*common, *steps, "task.schedule.decay=constant", f"regularizer={name}", *keys]
+    whole = run(compose_config([*overrides, f"runs_dir={tmp_path / 'whole'}"]))
+    stopped = compose_config([*overrides, f"runs_dir={tmp_path / 'stopped'}"])
+
+    def stop(_: int, taken: list[int] = []) -> None:  # noqa: B006
+        taken.append(1)
+        if len(taken) == 17:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped, stop)
+    again = run(stopped)
+    assert (again["state_sha256"], again["metrics"]) == (whole["state_sha256"], whole["metrics"])
