@@ -19,6 +19,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "dynamics": ("dynamics", "methods"),
     "dose": ("metric", "dose", "methods"),
     "triggers": ("triggers", "methods"),
+    "transfer": ("metric", "transfer", "methods"),
 }
 # The kinds of claims that a layout can examine.
 KINDS_OF: dict[str, tuple[str, ...]] = {
@@ -29,6 +30,7 @@ KINDS_OF: dict[str, tuple[str, ...]] = {
     "dynamics": (),
     "dose": (),
     "triggers": (),
+    "transfer": (),
 }
 BY_SCALE = ("notes", "near", "unit_steps", "progress.scores")  # one value for each scale
 FOR_EVERY_SCALE = ("near", "unit_steps")

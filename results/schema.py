@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
-LayoutName = Literal["heatmap", "curves", "budget", "pairs", "dynamics", "dose", "triggers"]
+LayoutName = Literal["heatmap", "curves", "budget", "pairs", "dynamics", "dose", "triggers", "transfer"]
 Value = bool | int | float | str | None
 Names = Annotated[list[str], Field(min_length=1)]
 FIRST_FRESH_SEED = 101  # seeds below it choose settings, seeds from it on confirm them
@@ -206,6 +206,17 @@ class Dose(Strict):
     reference: str = Field(description="the title of the method whose best setting the others are compared with")
 
 
+class Transfer(Strict):
+    """For `layout: transfer`: scores over learning rates, for several shapes of the model."""
+
+    shape: dict[str, str] = Field(
+        min_length=1, description="configuration keys of a model's shape, each with its words, such as `width {}`"
+    )
+    tuned: dict[str, Value] = Field(
+        description="the shape whose learning rate was tuned: a value of each of these keys"
+    )
+
+
 class Triggers(Strict):
     """For `layout: triggers`: when bounds are set."""
 
@@ -401,12 +412,15 @@ class Artefact(Strict):
     published_beside: Literal["every row"] | None = Field(
         None, description="heatmap: where published values stand that name no row"
     )
-    methods: list[Method] = Field([], description="curves, budget, dynamics, dose, triggers: a row or curve each")
+    methods: list[Method] = Field(
+        [], description="curves, budget, dynamics, dose, triggers, transfer: a row or curve each"
+    )
     curves: Curves = Field(ABSENT, description="the keys of `layout: curves`")
     budget: Budget = Field(ABSENT, description="the keys of `layout: budget`")
     dynamics: Dynamics = Field(ABSENT, description="the keys of `layout: dynamics`")
     dose: Dose = Field(ABSENT, description="the keys of `layout: dose`")
     triggers: Triggers = Field(ABSENT, description="the keys of `layout: triggers`")
+    transfer: Transfer = Field(ABSENT, description="the keys of `layout: transfer`")
     pair: Pair = Field(ABSENT, description="pairs: the key whose two values are compared")
     parts: list[Part] = Field([], description="pairs: a panel each")
     interpolation: Interpolation | None = Field(None, description="adds a figure of scores between two sets of weights")

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from results.interactive import Chart
-from results.layouts import budget, curves, dose, dynamics, heatmap, pairs, triggers
+from results.layouts import budget, curves, dose, dynamics, heatmap, pairs, transfer, triggers
 from results.runs import Run
 from results.schema import Artefact
 from results.table import Table
@@ -43,6 +43,7 @@ LAYOUTS: dict[str, Layout] = {
     "dynamics": dynamics,
     "dose": dose,
     "triggers": triggers,
+    "transfer": transfer,
 }
 
 

@@ -33,6 +33,7 @@ EXAMPLES = {
     "dynamics": ("figure_g1", "mini"),
     "dose": ("regime", "small"),
     "triggers": ("ip_trigger", "small"),
+    "transfer": ("transfer", "mini"),
 }
 
 
