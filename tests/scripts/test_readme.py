@@ -55,7 +55,8 @@ def test_every_artefact_has_one_row_and_the_paper_s_order():
         [*(path.stem for path in ROOT.glob("configs/artefact/*.yaml")), "table_i1", "table_i2", "table_i3"]
     )
     assert names[:8] == ["grokking", "figure1", "figure2", "figure3", "figure4", "figure5", "table1", "table2"]
-    assert names[-6:] == ["amos22", "figure_k1", "evaluate_at", "ip_trigger", "regime", "resnet50"]
+    own = ["beyond_adam", "beyond_muon", "evaluate_at", "ip_trigger", "regime", "resnet50", "transfer"]
+    assert names[-9:] == ["amos22", "figure_k1", *own]
 
 
 @pytest.mark.slow
