@@ -104,7 +104,7 @@ def test_an_artefact_has_the_paper_s_seeds():
 
 
 def test_every_artefact_at_paper_scale_is_compared_or_our_own():
-    own = {"evaluate_at", "resnet50"}  # questions that the paper does not ask
+    own = {"beyond_adam", "beyond_muon", "evaluate_at", "resnet50"}  # questions that the paper does not ask
     files = (ROOT / "configs" / "artefact").glob("*.yaml")
     known = {path.stem for path in files if "paper" in yaml.safe_load(path.read_text())["scales"]}
     assert known == {*PROTOCOLS["artefacts"], *own}
