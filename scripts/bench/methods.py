@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from cpr import CPR, AdamCPR
-from cpr.baselines import AMOS, AdamAdaDecay, AdamAWD
+from cpr.baselines import AMOS, AdamAdaDecay, AdamAWD, AdamC, CautiousAdamW, Hyperball
 from cpr.kernels import select
 from cpr.settings import KERNELS as CHOICES
 from results.step_times import AFTER, IN_TURN
@@ -75,6 +75,9 @@ def methods(device: torch.device) -> list[Method]:
         Method("AdaDecay", lambda g: AdamAdaDecay(g, lr=LR), "adadecay", copies=foreach, largest=4),
         Method("AWD", lambda g: AdamAWD(g, lr=LR), "awd", copies=foreach, largest=2),
         Method("AMOS", lambda g: AMOS(g, lr=LR), "amos", moved=16, moments="none"),
+        Method("Cautious decay", lambda g: CautiousAdamW(g, lr=LR), copies=foreach, largest=4),
+        Method("AdamC", lambda g: AdamC(g, lr=LR), copies=foreach, largest=2),
+        Method("Hyperball around Adam, fused", lambda g: Hyperball(Adam(g, lr=LR, fused=True)), copies=1, largest=2),
     ]
     try:
         from pytorch_cpr import AdamCPR as Published
