@@ -80,8 +80,11 @@ def every_run(configs: Mapping[str, DictConfig], *, set_aside: bool = False) -> 
 
 
 def with_committed(configs: Mapping[str, DictConfig], here: Sequence[Run]) -> list[Run]:
-    """Return the runs `here` and the committed ones, in the order of `configs`. A run that is both comes from `here`."""
-    found = {run.run_id: run for run in (*committed_runs(configs), *here)}
+    """Return the runs `here` and the committed ones, in the order of `configs`.
+    A run that is both comes from `here`, unless it failed here. Committed runs have a result.
+    """
+    failed, others = ([run for run in here if (run.status == "failed") == which] for which in (True, False))
+    found = {run.run_id: run for run in (*failed, *committed_runs(configs), *others)}
     return [found[run_id] for run_id in configs if run_id in found]
 
 
@@ -101,13 +104,35 @@ def expand(
     Args:
         runs_of: returns those runs of configurations that exist. They choose the finalists.
     """
+    configs = before_finalists(artefact, options, overrides)
+    if seeds := fresh_seeds(artefact, options):
+        configs |= finalists(at_scale(artefact, options["scale"]), configs, runs_of(configs), seeds)
+    return configs
+
+
+def expand_and_read(
+    artefact: Artefact,
+    options: dict[str, Any],
+    overrides: dict[str, str],
+    runs_of: Callable[[Mapping[str, DictConfig]], list[Run]],
+) -> tuple[dict[str, DictConfig], list[Run]]:
+    """Return what `expand` does, and those of its runs that exist. Each run is read once."""
+    configs = before_finalists(artefact, options, overrides)
+    runs = runs_of(configs)
+    if seeds := fresh_seeds(artefact, options):
+        chosen = finalists(at_scale(artefact, options["scale"]), configs, runs, seeds)
+        more = {run_id: cfg for run_id, cfg in chosen.items() if run_id not in configs}
+        configs, runs = configs | more, runs + runs_of(more)
+    return configs, runs
+
+
+def before_finalists(artefact: Artefact, options: dict[str, Any], overrides: dict[str, str]) -> dict[str, DictConfig]:
+    """Return run id -> configuration: the artefact's grids, or the part of them that a rehearsal or cells=best has."""
     configs = expand_grids(artefact, options, overrides)
     if options["scale"] == REHEARSAL:
         configs = one_of_each(at_scale(artefact, REHEARSAL), configs)
     if options.get("cells") == "best":
         configs = best_cells(at_scale(artefact, options["scale"]), configs)
-    if seeds := fresh_seeds(artefact, options):
-        configs |= finalists(at_scale(artefact, options["scale"]), configs, runs_of(configs), seeds)
     return configs
 
 
@@ -300,8 +325,7 @@ class Plan:
 
 def plan(artefact: Artefact, options: dict[str, Any], overrides: dict[str, str]) -> Plan:
     """Read what has ended, and return the plan."""
-    runs_of = source_of_runs(options)
-    configs = expand(artefact, options, overrides, runs_of)
-    runs = runs_of(configs, set_aside=True)
+    runs_of = functools.partial(source_of_runs(options), set_aside=True)
+    configs, runs = expand_and_read(artefact, options, overrides, runs_of)
     done = {run.run_id for run in runs}
     return Plan(artefact, list(configs.values()), runs, [cfg for run_id, cfg in configs.items() if run_id not in done])

@@ -8,9 +8,11 @@ import pytest
 import yaml
 from commands import call_forked, is_one_line, records
 
+from results import Run
 from scripts import prune, reproduce, reproduce_all, status
 from scripts.sweep import plan
 from scripts.sweep.plan import at_own_scale, expand, fresh_seeds, load_artefact
+from scripts.sweep.slurm import plain
 from tasks.engine.errors import UserError
 
 FAST = {
@@ -105,6 +107,23 @@ def test_each_method_s_setting_is_trained_on_fresh_seeds_once_and_compared_on_th
     reproduce.main([*command, "--dry-run"])
     said = capsys.readouterr().out
     assert f"{TUNING + more} runs, 0 would be trained" in said and "finalists" not in said
+
+
+def test_a_plan_reads_each_ended_run_once(toy, monkeypatch):
+    artefact, options, overrides = load_artefact("toy"), {"scale": "small"}, {"runs_dir": "/none"}
+    configs, read = expand(artefact, options, overrides), []
+
+    def ended_run(folder, *, set_aside):
+        read.append(folder.name)
+        if folder.name not in configs:
+            return None
+        record = {"run_id": folder.name, "status": "finished", "metrics": {"validation_accuracy": 90.0}}
+        return Run(plain(configs[folder.name]), record)
+
+    monkeypatch.setattr(plan, "ended_run", ended_run)
+    planned = plan.plan(artefact, options, overrides)
+    assert (len(planned.configs), len(planned.runs), len(planned.todo)) == (TUNING + 6, TUNING, 6)
+    assert len(read) == len(set(read)) == TUNING + 6
 
 
 def test_finalists_are_not_asked_for_before_the_grids_runs_have_ended_and_are_priced(toy, tmp_path, capsys):
