@@ -8,13 +8,13 @@ from omegaconf import DictConfig
 
 from results.schema import Artefact
 from scripts.bench.made_records import metrics_of, write_run
-from scripts.sweep.plan import before_finalists, expand, known_artefacts, load_artefact
+from scripts.sweep.plan import before_finalists, known_artefacts, load_artefact
 
 
 @cache  # Hydra takes seconds for all artefacts
 def mini(name: str) -> dict[str, DictConfig]:
     """Return the configurations of an artefact's mini runs by run id, with the default runs_dir."""
-    return expand(load_artefact(name), {"scale": "mini"}, {})
+    return before_finalists(load_artefact(name), {"scale": "mini"}, {})
 
 
 def mini_artefacts() -> list[str]:

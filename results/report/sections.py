@@ -2,7 +2,6 @@
 numbers only.
 """
 
-import base64
 import io
 import json
 from collections import Counter
@@ -57,7 +56,7 @@ class Section:
     agreement: how many cells agree with the published values, and how many differ.
     evidence: sentences on mechanism, regime and control.
     remarks: caveats that a reader must know.
-    image: the committed figure.svg, if the committed table can't give an interactive figure.
+    image: the text of the committed figure.svg, if the committed table can't give an interactive figure.
     published_as: what the published heat maps show.
     methods: the regularizers, for the page's filter.
     pictures: images from runs of the best cells, with pictures_note on them.
@@ -239,9 +238,7 @@ def _committed(base: Section, artefact: Artefact, folder: Path) -> Section:
     table = _read_csv(folder / "table.csv", layout)
     panels, tables = _panels(layout, artefact, table, []), layout.tables(artefact, table, [])
     picture, facts = folder / "figure.svg", read_facts(folder / "table.md")
-    image = ""
-    if not panels and picture.exists():
-        image = "data:image/svg+xml;base64," + base64.b64encode(picture.read_bytes()).decode()
+    image = picture.read_text() if not panels and picture.exists() else ""
     older = OLDER if artefact.claims and not found else ""
     made = replace(
         base,

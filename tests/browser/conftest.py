@@ -48,7 +48,7 @@ def report_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(results_dir)
         patch.setattr("os.fsync", lambda _: None)
-        patch.setattr("scripts.report.expand", expand_once)
+        patch.setattr("scripts.sweep.plan.before_finalists", expand_once)
         patch.setattr("scripts.sweep.committed_runs.FOLDER", results_dir)
         for name in mini_artefacts():
             if name not in (COMMITTED, NOT_RUN):
