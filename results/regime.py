@@ -18,6 +18,7 @@ from results.settings import best_setting, seeds_apart
 from results.thinning import quotients, thin_dynamics
 
 PAPER = Path(__file__).with_name("paper_regime.yaml")
+REGIME = "the paper's regime"  # in each of the sentences
 GROWTH_FACTOR, TURN_FACTOR, AFTER_FACTOR = 6, 4, 2
 
 ABOVE = 1.05  # R / κ
@@ -146,9 +147,9 @@ def _of_task(artefact: Artefact, task: str, runs: Sequence[Run]) -> str:
     if not said:
         return ""
     words = {
-        True: "Inside the paper's regime",
-        False: "Outside the paper's regime, so this neither supports nor contradicts the paper",
-        None: "Whether this is the paper's regime can't be said",
+        True: f"Inside {REGIME}",
+        False: f"Outside {REGIME}, so this neither supports nor contradicts the paper",
+        None: f"Whether this is {REGIME} can't be said",
     }
     return f"{words[place.inside]} ({task}: {said})."
 
