@@ -30,7 +30,7 @@ from scripts.cli.common import one_line_errors
 from scripts.cli.parser import ROOT, Command
 from scripts.sweep.cards import run_seconds
 from scripts.sweep.dry_run import seeds
-from scripts.sweep.plan import configuration
+from scripts.sweep.grids import configuration
 from tasks.engine.errors import UserError
 
 COMMAND = Command("scripts/readme.py", __doc__)

@@ -12,7 +12,7 @@ from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RESULTS_DIR, ROOT, SCALE, Command
 from scripts.reproduce import COMMAND as REPRODUCE
 from scripts.reproduce import NothingCommitted, committed_plan, write_results
-from scripts.sweep.plan import known_artefacts, load_artefact
+from scripts.sweep.artefacts import known_artefacts, load_artefact
 
 COMMAND = Command("scripts/rebuild.py", __doc__, keys=(SCALE, RESULTS_DIR))
 

@@ -25,7 +25,9 @@ from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RECORDS, RESULTS_DIR, ROOT, RUNS_DIR, Command, Request
 from scripts.cli.tables import size
 from scripts.sweep import committed_runs
-from scripts.sweep.plan import expand_and_read, known_artefacts, load_artefact, tuning_seeds, with_committed
+from scripts.sweep.artefacts import known_artefacts, load_artefact
+from scripts.sweep.ended_runs import with_committed
+from scripts.sweep.plan import expand_and_read, tuning_seeds
 from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
 from tasks.engine.terminal import say

@@ -33,13 +33,14 @@ from results.schema import Artefact
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RECORDS, ROOT, Names, Request, sweep_command
 from scripts.prepare_data import prepare_task, wanted
+from scripts.sweep.artefacts import asked_for
 from scripts.sweep.budget import BUDGET, show_budget
 from scripts.sweep.commits import commit_remark
 from scripts.sweep.committed_runs import committed_runs, records_file
 from scripts.sweep.cost import Prices
 from scripts.sweep.dry_run import dry_run
 from scripts.sweep.local import jobs_of, run_all
-from scripts.sweep.plan import Plan, asked_for, expand_and_read, plan, tuning_seeds
+from scripts.sweep.plan import Plan, expand_and_read, plan, tuning_seeds
 from scripts.sweep.processes import check_together, train_together
 from scripts.sweep.progress import Progress
 from tasks.engine import fake, records

@@ -8,7 +8,8 @@ from omegaconf import DictConfig
 
 from results.schema import Artefact
 from scripts.bench.made_records import metrics_of, write_run
-from scripts.sweep.plan import before_finalists, known_artefacts, load_artefact
+from scripts.sweep.artefacts import known_artefacts, load_artefact
+from scripts.sweep.plan import before_finalists
 
 
 @cache  # Hydra takes seconds for all artefacts

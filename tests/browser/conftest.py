@@ -18,7 +18,7 @@ from results import model_sizes, write_artefact
 from results.step_times import TITLES
 from scripts import report
 from scripts.bench.made_records import metrics_of, write_run
-from scripts.sweep.plan import load_artefact
+from scripts.sweep.artefacts import load_artefact
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # These flags stop Chromium's own network traffic.

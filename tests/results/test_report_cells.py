@@ -23,7 +23,8 @@ from results.step_times import TITLES
 from results.ticks import in_math
 from scripts import report, reproduce
 from scripts.bench.made_records import metrics_of, write_run
-from scripts.sweep.plan import load_artefact, plan
+from scripts.sweep.artefacts import load_artefact
+from scripts.sweep.plan import plan
 from tasks.engine.records import run_folder
 
 # Settings that differ from a run of an artefact, with changes to its record.

@@ -20,7 +20,7 @@ from scripts import rebuild, report, reproduce
 from scripts import records as command
 from scripts.bench.made_records import metrics_of, write_run
 from scripts.sweep import committed_runs
-from scripts.sweep.plan import known_artefacts, load_artefact
+from scripts.sweep.artefacts import known_artefacts, load_artefact
 from tasks.engine.errors import UserError
 from tasks.engine.records import run_id, write_record
 
