@@ -158,7 +158,7 @@ report: .venv/.stamp  ## write results/index.html: every claim and artefact on o
 rebuild: .venv/.stamp  ## make every table, figure and the page from the committed records (SCALE=small)
 	$(BIN)/python scripts/rebuild.py scale=$(SCALE) $(ARGS)
 
-readme: .venv/.stamp  ## write README.md's and REPRODUCING.md's generated parts
+readme: .venv/.stamp  ## write the generated parts of README.md, REPRODUCING.md and tasks/*/README.md
 	$(BIN)/python scripts/readme.py
 
 prose: .venv/.stamp  ## measure how comments, docstrings and Markdown read (ARGS="scripts docs")

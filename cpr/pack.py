@@ -119,9 +119,6 @@ class Pack:
 
         Raises:
             ValueError: another shape.
-
-        Raises:
-            ValueError: another shape.
         """
         for p, gradient in zip(tensors, gradients, strict=True):
             if gradient.shape != local(p).shape:

@@ -9,7 +9,7 @@ from results import folds, interpolation, progress
 from results.artefact_file import nearest
 from results.code import code_remark, states_of
 from results.evidence.direction import control_sentence, findings
-from results.evidence.finding import Finding, findings_table, to_csv
+from results.evidence.finding import Finding, findings_table, read_findings, to_csv
 from results.evidence.played import Played, play
 from results.evidence.published import agreement_table
 from results.evidence.tables import finalists_table
@@ -18,7 +18,7 @@ from results.files import write
 from results.latex import latex
 from results.layouts import layout_of
 from results.mechanism import sentence
-from results.regime import regime_sentence
+from results.regime import REGIME, regime_sentence
 from results.runs import Run, data_of, with_result
 from results.schema import Artefact, at_scale
 from results.table import Table, markdown
@@ -167,6 +167,16 @@ def read_facts(path: Path) -> dict[str, str]:
         if line.startswith("- ") and colon and name != "command":
             facts[name] = fact
     return facts
+
+
+def is_older(path: Path, artefact: Artefact) -> bool:
+    """Return whether a table.md was written before version 0.5, when its scale had other settings.
+
+    Since then a table has findings on the artefact's claims. Without claims it names its regime.
+    """
+    if artefact.claims:
+        return not read_findings(path.with_name("claims.csv"))
+    return path.exists() and REGIME not in path.read_text()
 
 
 def notes_of(played: Played, runs: Sequence[Run], folder: Path) -> list[str]:

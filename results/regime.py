@@ -7,16 +7,18 @@ and ρ within a factor of 4 of the paper's (tasks/engine/regime.py).
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 import yaml
 
-from results.runs import Run
+from results.runs import Run, chosen_and_reported
 from results.schema import Artefact
+from results.settings import best_setting, seeds_apart
 from results.thinning import quotients, thin_dynamics
 
 PAPER = Path(__file__).with_name("paper_regime.yaml")
+REGIME = "the paper's regime"  # in each of the sentences
 GROWTH_FACTOR, TURN_FACTOR, AFTER_FACTOR = 6, 4, 2
 
 ABOVE = 1.05  # R / κ
@@ -109,15 +111,13 @@ def of_the_paper(task: str) -> dict[str, float]:
 
 
 def _best_lr(artefact: Artefact, runs: Sequence[Run]) -> float | None:
-    metric = artefact.metric
-    scores: dict[tuple[float, str], list[float]] = {}
-    for run in runs:
-        if run.regularizer == "adamw" and metric is not None and metric.name in run.scores:
-            key = float(run.config["lr"]), str(run.config["regularizer"].get("weight_decay"))
-            scores.setdefault(key, []).append(run.scores[metric.name])
-    if scores:
-        pick = max if metric.higher else min
-        return pick(scores, key=lambda key: fmean(scores[key]))[0]
+    """Return AdamW's learning rate in its best setting, else the median one."""
+    tuning, _ = seeds_apart(artefact, runs)
+    if artefact.metric is not None:
+        chosen_by, _ = chosen_and_reported(artefact.metric.name, tuning)
+        adamw = [run for run in tuning if run.regularizer == "adamw"]
+        if best := best_setting(adamw, chosen_by, artefact.metric.higher):
+            return float(best[0].config["lr"])
     lrs = sorted(float(run.config["lr"]) for run in runs)
     return lrs[len(lrs) // 2] if lrs else None
 
@@ -147,9 +147,9 @@ def _of_task(artefact: Artefact, task: str, runs: Sequence[Run]) -> str:
     if not said:
         return ""
     words = {
-        True: "Inside the paper's regime",
-        False: "Outside the paper's regime, so this neither supports nor contradicts the paper",
-        None: "Whether this is the paper's regime can't be said",
+        True: f"Inside {REGIME}",
+        False: f"Outside {REGIME}, so this neither supports nor contradicts the paper",
+        None: f"Whether this is {REGIME} can't be said",
     }
     return f"{words[place.inside]} ({task}: {said})."
 

@@ -1,6 +1,7 @@
 """Measure how much the scores in a heat map depend on a method's settings, and count the settings tried."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -20,17 +21,9 @@ def sensitivity_table(artefact: Artefact, data: pd.DataFrame) -> pd.DataFrame:
     A cell with a diverged run is not near, and worse than any other. Empty without runs.
     """
     better, within = artefact.metric.better, artefact.metric.near_at(artefact.scale)
-    tables = {panel.title: panel_cells(artefact, panel, data) for panel in artefact.panels}
-    groups = {panel.title: comparable(panel) for panel in artefact.panels}
     rows = []
-    for title, cells in tables.items():
-        if cells.empty:
-            continue
-        own = best_cell(cells, better)
-        every = best_cell(
-            pd.concat([other for name, other in tables.items() if groups[name] == groups[title]], ignore_index=True),
-            better,
-        )
+    for title, cells, comparable_cells in _with_comparable(artefact, data):
+        own, every = best_cell(cells, better), best_cell(comparable_cells, better)
         rows.append(
             {
                 "method": title,
@@ -56,14 +49,11 @@ def tuning_table(artefact: Artefact, data: pd.DataFrame) -> pd.DataFrame:
     and is within no distance. Empty without runs.
     """
     way, near_by = sign(artefact), artefact.metric.near_at(artefact.scale)
-    tables = {panel.title: panel_cells(artefact, panel, data) for panel in artefact.panels}
-    groups = {panel.title: comparable(panel) for panel in artefact.panels}
     rows: list[dict[str, Any]] = []
-    for title, cells in tables.items():
-        every = [other for name, other in tables.items() if groups[name] == groups[title] and not other.empty]
-        reached = pd.concat([_scores(other, way) for other in every]) if every else pd.Series(dtype=float)
+    for title, cells, comparable_cells in _with_comparable(artefact, data):
+        reached = _scores(comparable_cells, way)
         finite = reached[reached > -math.inf]
-        if cells.empty or finite.empty:
+        if finite.empty:
             continue
         scores = list(_scores(cells, way))
         curve = best_of(scores, float(finite.min()))
@@ -77,6 +67,15 @@ def tuning_table(artefact: Artefact, data: pd.DataFrame) -> pd.DataFrame:
         }
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _with_comparable(artefact: Artefact, data: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """Yield each method with runs: its title, its cells, and the cells of all panels that it is comparable with."""
+    tables = [(panel, panel_cells(artefact, panel, data)) for panel in artefact.panels]
+    filled = [(panel, cells) for panel, cells in tables if not cells.empty]
+    for panel, cells in filled:
+        group = [other for one, other in filled if comparable(one) == comparable(panel)]
+        yield panel.title, cells, pd.concat(group, ignore_index=True)
 
 
 def _scores(cells: pd.DataFrame, way: int) -> pd.Series:

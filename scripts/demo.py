@@ -25,8 +25,9 @@ from rich.text import Text
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RUNS_DIR, Command
 from scripts.cli.terminal_curves import curve
+from scripts.sweep.artefacts import load_artefact
 from scripts.sweep.local import run_all
-from scripts.sweep.plan import expand, load_artefact
+from scripts.sweep.plan import expand
 from scripts.sweep.progress import Progress
 from scripts.sweep.run_folders import ended_run
 from tasks.engine import records

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from scripts.cli.common import compose_config, one_line_errors
 from scripts.cli.parser import CONFIG_DIR, RESULTS_DIR, ROOT, SCALE, Command, Key, Names, nearest, whole
 from scripts.prepare_data import prepare_task
-from scripts.sweep.plan import known_artefacts, load_artefact
+from scripts.sweep.artefacts import known_artefacts, load_artefact
 from tasks.engine.config import read_config
 from tasks.engine.errors import TrainingFailed, UserError
 from tasks.engine.terminal import say

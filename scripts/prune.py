@@ -13,7 +13,9 @@ from pathlib import Path
 from scripts.cli.common import confirmed, one_line_errors
 from scripts.cli.parser import Names, Request, sweep_command
 from scripts.cli.tables import show, size
-from scripts.sweep.plan import asked_for, expand, grids_of, known_artefacts, load_artefact
+from scripts.sweep.artefacts import asked_for, known_artefacts, load_artefact
+from scripts.sweep.grids import grids_of
+from scripts.sweep.plan import expand
 from scripts.sweep.queue import in_queue
 from scripts.sweep.states import whole_record
 from tasks.engine import records

@@ -1,6 +1,7 @@
-"""Write the generated parts of README.md and REPRODUCING.md:  python scripts/readme.py
-These are the first figure, the findings, the table of artefacts, and the table of claims. Each stands
-between the comments `<!-- make readme: NAME -->` and `<!-- end -->`. They are made from
+"""Write the generated parts of README.md, REPRODUCING.md and tasks/*/README.md:  python scripts/readme.py
+These are the first figure, the findings, the table of artefacts, the table of claims, and the best scores
+of a task. Each stands between the comments `<!-- make readme: NAME -->` and `<!-- end -->`. In a task's
+README, NAME is an artefact. The parts are made from
 
 - the `readme:` entries of configs/artefact/*.yaml and configs/bench.yaml,
 - the number of runs in the grids, and what they cost at paper scale (scripts/sweep/cards.py),
@@ -17,21 +18,25 @@ from typing import Any
 
 import yaml
 
-from results.artefact import read_facts
+from results.artefact import is_older, read_facts
 from results.artefact_file import SchemaError, read_artefact
 from results.evidence.finding import Finding, count_outcomes, read_findings
 from results.evidence.paper_scale import paper_scale_sentence
+from results.evidence.tables import FINALISTS
 from results.order import place
 from results.report.summary import direction_sentence, mechanism_sentence
 from results.schema import Artefact
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import ROOT, Command
 from scripts.sweep.cards import run_seconds
-from scripts.sweep.plan import configuration
+from scripts.sweep.dry_run import seeds
+from scripts.sweep.grids import configuration
 from tasks.engine.errors import UserError
 
 COMMAND = Command("scripts/readme.py", __doc__)
 README, REPRODUCING = ROOT / "README.md", ROOT / "REPRODUCING.md"
+TASK_READMES = sorted(ROOT.glob("tasks/*/README.md"))
+PAPER_COLUMN = "best of paper"
 FIGURE = ("mini", "grokking")
 SCALES = ("mini", "small", "paper")
 COLUMNS = ("paper item", "command", "data at mini scale", "mini cost", "small cost", "paper cost (estimate)", "state")
@@ -49,6 +54,13 @@ def rewritten(text: str, root: Path = ROOT) -> str:
 def reproducing(text: str, root: Path = ROOT) -> str:
     """Return REPRODUCING.md's text with its generated parts up to date. Raises UserError as `rewritten` does."""
     return filled("REPRODUCING.md", text, {"claims": claims(artefacts_in(root), root)})
+
+
+def of_task(text: str, root: Path = ROOT) -> str:
+    """Return the text of a task's README with the committed scores of each artefact that it has a part for."""
+    known = {artefact.name: artefact for artefact in artefacts_in(root)}
+    parts = {name: scores(known[name], root) for name in re.findall(r"<!-- make readme: (\w+) -->", text)}
+    return filled("a task's README.md", text, parts)
 
 
 def filled(file: str, text: str, parts: dict[str, str]) -> str:
@@ -112,7 +124,7 @@ def table(artefacts: Sequence[Artefact], root: Path) -> str:
             f"`make reproduce-{name}`",
             data(name, root),
             *costs,
-            state(name, root, claims=bool(artefact.claims)),
+            state(name, root, artefact),
         )
     for name, entry in yaml.safe_load((root / "configs" / "bench.yaml").read_text()).items():
         rows[place(name)] = (entry["item"], f"`make reproduce-{name}`", "", entry["mini"], "", "", state(name, root))
@@ -167,6 +179,37 @@ def claims(artefacts: Sequence[Artefact], root: Path) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def scores(artefact: Artefact, root: Path) -> str:
+    """Return an artefact's committed scores at each scale: of the settings that were trained on fresh seeds, else
+    the first table, without the paper's column.
+    """
+    lines: list[str] = []
+    for scale in SCALES:
+        path = root / "results" / scale / artefact.name / "table.md"
+        if not path.exists():
+            continue
+        facts, older = read_facts(path), ", of before version 0.5" * is_older(path, artefact)
+        numbers = seeds([int(seed) for seed in facts["seeds"].split(", ")])
+        lines += [f"`{path.relative_to(root)}` ({scale} scale, {facts['runs']} runs, seeds {numbers}{older}):", ""]
+        page = path.read_text()
+        _, heading, finalists = page.partition(f"\n## {FINALISTS}\n")
+        lines += [*without_column(first_table(finalists if heading else page), PAPER_COLUMN), ""]
+    return "\n".join(lines[:-1]) or "Nothing has been trained yet."
+
+
+def first_table(page: str) -> list[str]:
+    """Return the lines of the first table of a page."""
+    lines = itertools.dropwhile(lambda line: not line.startswith("|"), page.splitlines())
+    return list(itertools.takewhile(lambda line: line.startswith("|"), lines))
+
+
+def without_column(lines: Sequence[str], name: str) -> list[str]:
+    """Return a pipe table without one of its columns, if it has it."""
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    kept = [number for number, title in enumerate(head) if title != name]
+    return [f"| {' | '.join(row[number] for number in kept)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
 def count_runs(artefact: Artefact, scale: str) -> int:
     """Return the number of different runs in the artefact's grids at the scale."""
     return len(distinct_runs(artefact, scale))
@@ -189,19 +232,19 @@ def data(name: str, root: Path) -> str:
     return "; ".join(part for part in said.split("; ") if not re.fullmatch(r"[\d, ]+ steps", part))
 
 
-def state(name: str, root: Path, claims: bool = True) -> str:
+def state(name: str, root: Path, artefact: Artefact | None = None) -> str:
     """Return what the committed results say, for each scale that has some.
 
     Args:
-        claims: whether the artefact has claims. A table without findings on them is of before version 0.5.
+        artefact: None for a table of step times or sizes.
     """
     said = []
     for scale in SCALES:
-        folder = root / "results" / scale / name
-        if (folder / "table.md").exists():
-            found = read_findings(folder / "claims.csv")
-            older = ", of before version 0.5" if claims and not found else ""
-            said.append(f"[{scale}]({folder.relative_to(root)}/table.md): {shortfall(folder)}{outcomes(found)}{older}")
+        path = root / "results" / scale / name / "table.md"
+        if path.exists():
+            found = read_findings(path.with_name("claims.csv"))
+            older = ", of before version 0.5" if artefact and is_older(path, artefact) else ""
+            said.append(f"[{scale}]({path.relative_to(root)}): {shortfall(path.parent)}{outcomes(found)}{older}")
     return "; ".join(said) or "not run yet"
 
 
@@ -225,10 +268,12 @@ def title_of(folder: Path) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Rewrite both files."""
+    """Rewrite all of these files."""
     COMMAND.parse(arguments)
     README.write_text(rewritten(README.read_text()))
     REPRODUCING.write_text(reproducing(REPRODUCING.read_text()))
+    for path in TASK_READMES:
+        path.write_text(of_task(path.read_text()))
 
 
 if __name__ == "__main__":

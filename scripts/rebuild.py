@@ -11,9 +11,8 @@ from scripts import report
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RESULTS_DIR, ROOT, SCALE, Command
 from scripts.reproduce import COMMAND as REPRODUCE
-from scripts.reproduce import committed_plan, write_results
-from scripts.sweep.committed_runs import committed_runs
-from scripts.sweep.plan import expand_grids, known_artefacts, load_artefact
+from scripts.reproduce import NothingCommitted, committed_plan, write_results
+from scripts.sweep.artefacts import known_artefacts, load_artefact
 
 COMMAND = Command("scripts/rebuild.py", __doc__, keys=(SCALE, RESULTS_DIR))
 
@@ -25,12 +24,13 @@ def main(arguments: list[str]) -> None:
     partial = []
     for name in known_artefacts():
         artefact = load_artefact(name)
-        request = REPRODUCE.parse([name, f"scale={scale}", "records=committed"])
         if scale not in artefact.scales:
             continue
-        if not committed_runs(expand_grids(artefact, request.options, {})):
+        request = REPRODUCE.parse([name, f"scale={scale}", "records=committed"])
+        try:
+            p = committed_plan(artefact, request)
+        except NothingCommitted:
             continue
-        p = committed_plan(artefact, request)
         if len(p.runs) < len(p.configs):
             partial.append(name)
         else:

@@ -19,7 +19,9 @@ from results.committed import DamagedRecords, write_records
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RESULTS_DIR, ROOT, RUNS_DIR, SCALE, Command, Names, Request
 from scripts.cli.tables import size
-from scripts.sweep.plan import asked_for, ended_runs, every_run, expand
+from scripts.sweep.artefacts import asked_for
+from scripts.sweep.ended_runs import ended_runs, every_run
+from scripts.sweep.plan import expand
 from tasks.engine.errors import UserError
 from tasks.engine.terminal import say
 

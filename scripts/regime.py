@@ -23,7 +23,8 @@ from omegaconf import DictConfig
 from scripts.cli.common import compose_config, one_line_errors
 from scripts.cli.parser import RUNS_DIR, SCALE, Command, Key, Names
 from scripts.cli.tables import show
-from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.artefacts import known_artefacts, load_artefact
+from scripts.sweep.plan import expand
 from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
 from tasks.engine.config import Config, read_config

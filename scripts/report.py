@@ -25,7 +25,9 @@ from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RECORDS, RESULTS_DIR, ROOT, RUNS_DIR, Command, Request
 from scripts.cli.tables import size
 from scripts.sweep import committed_runs
-from scripts.sweep.plan import expand, known_artefacts, load_artefact, tuning_seeds, with_committed
+from scripts.sweep.artefacts import known_artefacts, load_artefact
+from scripts.sweep.ended_runs import with_committed
+from scripts.sweep.plan import expand_and_read, tuning_seeds
 from scripts.sweep.run_folders import ended_run
 from tasks.engine import records
 from tasks.engine.terminal import say
@@ -68,9 +70,9 @@ def section_of(artefact: Artefact, scale: str, request: Request, root: Path) -> 
 
     overrides = {key: request.given[key] for key in ("runs_dir",) if key in request.given}
     runs_of = committed_runs.committed_runs if request.options["records"] == "committed" else every_run
-    configs = expand(artefact, {**request.options, "scale": scale}, overrides, runs_of)
+    configs, runs = expand_and_read(artefact, {**request.options, "scale": scale}, overrides, runs_of)
     seeds = tuning_seeds(configs.values())
-    return section(artefact, scale, runs_of(configs), root / scale / artefact.name, expected=len(configs), seeds=seeds)
+    return section(artefact, scale, runs, root / scale / artefact.name, expected=len(configs), seeds=seeds)
 
 
 def has_anything(artefact: Artefact, scale: str, request: Request, root: Path) -> bool:

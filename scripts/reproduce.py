@@ -33,13 +33,14 @@ from results.schema import Artefact
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import RECORDS, ROOT, Names, Request, sweep_command
 from scripts.prepare_data import prepare_task, wanted
+from scripts.sweep.artefacts import asked_for
 from scripts.sweep.budget import BUDGET, show_budget
 from scripts.sweep.commits import commit_remark
 from scripts.sweep.committed_runs import committed_runs, records_file
 from scripts.sweep.cost import Prices
 from scripts.sweep.dry_run import dry_run
 from scripts.sweep.local import jobs_of, run_all
-from scripts.sweep.plan import Plan, asked_for, expand, plan, tuning_seeds
+from scripts.sweep.plan import Plan, expand_and_read, plan, tuning_seeds
 from scripts.sweep.processes import check_together, train_together
 from scripts.sweep.progress import Progress
 from tasks.engine import fake, records
@@ -152,20 +153,24 @@ def write_results(p: Plan, runs: "list[Run]", request: Request, out: Path) -> "S
     return made
 
 
+class NothingCommitted(UserError):
+    """An artefact has no committed run."""
+
+
 def committed_plan(artefact: Artefact, request: Request) -> Plan:
     """Return an artefact with its committed runs and nothing to do. Report the runs that are missing.
-    Raises UserError if all are.
+    Raises NothingCommitted if all are.
     """
-    configs = expand(artefact, request.options, request.overrides, committed_runs)
-    runs = committed_runs(configs)
+    name = artefact.name
+    configs, runs = expand_and_read(artefact, request.options, request.overrides, committed_runs)
     missing = sorted(configs.keys() - {run.run_id for run in runs})
     files = " and ".join(sorted({str(records_file(cfg)) for cfg in configs.values()}))
     if not runs:
-        raise UserError(f"{artefact.name}: none of its {len(configs)} runs is in {files}; records=runs trains them")
-    print(f"{artefact.name}: {len(configs)} runs, {len(runs)} in the committed records", flush=True)
+        raise NothingCommitted(f"{name}: none of its {len(configs)} runs is in {files}; records=runs trains them")
+    print(f"{name}: {len(configs)} runs, {len(runs)} in the committed records", flush=True)
     if missing:
         others = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        print(f"{artefact.name}: not in {files}: {', '.join(missing[:3])}{others}", flush=True)
+        print(f"{name}: not in {files}: {', '.join(missing[:3])}{others}", flush=True)
     return Plan(artefact, list(configs.values()), runs, [])
 
 

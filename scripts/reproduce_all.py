@@ -28,9 +28,10 @@ from scripts.cli.common import one_line_errors
 from scripts.cli.parser import Names, Request, sweep_command
 from scripts.cli.tables import show
 from scripts.reproduce import prepare, reproduce, writable_folder
+from scripts.sweep.artefacts import asked_for
 from scripts.sweep.budget import BUDGET, show_budget
 from scripts.sweep.cost import Cost, Prices, finalists_to_come, in_hours, time_left, unit
-from scripts.sweep.plan import asked_for, expand, plan
+from scripts.sweep.plan import expand, plan
 from scripts.sweep.states import RunState, states
 from tasks.engine.errors import Interrupted, OutOfMemory, TrainingFailed, UserError, one_line
 from tasks.engine.terminal import say

@@ -23,7 +23,8 @@ from pathlib import Path
 
 from scripts.cli.common import confirmed, one_line_errors
 from scripts.cli.parser import Key, Names, Request, sweep_command
-from scripts.sweep.plan import at_own_scale, expand, known_artefacts, load_artefact
+from scripts.sweep.artefacts import at_own_scale, known_artefacts, load_artefact
+from scripts.sweep.plan import expand
 from scripts.sweep.states import states, whole_record
 from tasks.engine import records
 from tasks.engine.errors import Unusable, UserError

@@ -12,10 +12,11 @@ from results.schema import Artefact
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import Names, Request, sweep_command
 from scripts.cli.tables import show
+from scripts.sweep.artefacts import asked_for
 from scripts.sweep.commits import commit_remark
 from scripts.sweep.cost import Prices, finalists_to_come, in_hours, own_pace, time_left, unit
 from scripts.sweep.labels import differing, telling_keys
-from scripts.sweep.plan import asked_for, expand
+from scripts.sweep.plan import expand
 from scripts.sweep.states import STATES, RunState, states
 from tasks.engine.terminal import say
 

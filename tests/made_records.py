@@ -8,13 +8,14 @@ from omegaconf import DictConfig
 
 from results.schema import Artefact
 from scripts.bench.made_records import metrics_of, write_run
-from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.artefacts import known_artefacts, load_artefact
+from scripts.sweep.plan import before_finalists
 
 
 @cache  # Hydra takes seconds for all artefacts
 def mini(name: str) -> dict[str, DictConfig]:
     """Return the configurations of an artefact's mini runs by run id, with the default runs_dir."""
-    return expand(load_artefact(name), {"scale": "mini"}, {})
+    return before_finalists(load_artefact(name), {"scale": "mini"}, {})
 
 
 def mini_artefacts() -> list[str]:
@@ -22,12 +23,10 @@ def mini_artefacts() -> list[str]:
     return [name for name in known_artefacts() if "mini" in load_artefact(name).scales]
 
 
-def expand_once(
-    artefact: Artefact, options: dict[str, str], overrides: dict[str, str], runs_of: Any = None
-) -> dict[str, DictConfig]:
-    """In place of `scripts.sweep.plan.expand`, where a test stands in the folder that has the runs."""
+def expand_once(artefact: Artefact, options: dict[str, Any], overrides: dict[str, str]) -> dict[str, DictConfig]:
+    """In place of `scripts.sweep.plan.before_finalists`, where a test stands in the folder that has the runs."""
     if options["scale"] != "mini":
-        return expand(artefact, options, overrides)
+        return before_finalists(artefact, options, overrides)
     assert not overrides
     return mini(artefact.name)
 

@@ -6,25 +6,14 @@ them the tuning seeds are scored on the other half.
 """
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+
+import pandas as pd
 
 from results.layouts import budget
-from results.runs import (
-    Run,
-    best_cell,
-    chosen_and_reported,
-    columns_of,
-    flatten,
-    frame,
-    metric_of,
-    of_panel,
-    panel_cells,
-)
+from results.runs import Run, chosen_and_reported, columns_of, frame, metric_of, of_panel
 from results.schema import (
-    FIRST_FRESH_SEED,
-    UNTUNED,
     Artefact,
     BestClaim,
     BestValueClaim,
@@ -38,9 +27,8 @@ from results.schema import (
     names_of,
 )
 from results.series import first_step, runs_of
+from results.settings import best_setting, mean_score, setting_of
 from results.statistics.arrival import Arrivals
-
-Setting = Hashable  # a configuration without its seed
 
 
 @dataclass(frozen=True)
@@ -131,29 +119,6 @@ def title(artefact: Artefact, contender: Contender) -> str:
     return f"{name} ({extra})" if extra else name
 
 
-def setting_of(run: Run) -> Setting:
-    """Return what a run shares with the runs of its setting at other seeds."""
-    flat = flatten(run.config)
-    return tuple(
-        sorted(
-            (key, str(value))
-            for key, value in flat.items()
-            if key in ("lr", "num_steps") or key.startswith(("task.", "regularizer."))
-        )
-    )
-
-
-def seeds_apart(artefact: Artefact, runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """Return the runs that choose settings and those that confirm them.
-
-    They are the same if there are no fresh seeds, or if the claims name their settings.
-    """
-    fresh = [run for run in runs if run.seed >= FIRST_FRESH_SEED]
-    if not fresh or artefact.layout in UNTUNED:
-        return list(runs), list(runs)
-    return [run for run in runs if run.seed < FIRST_FRESH_SEED], fresh
-
-
 def choose(artefact: Artefact, contender: Contender, tuning: Sequence[Run]) -> list[Run]:
     """Return the tuning runs of the setting that a contender plays. Empty if it has no setting without divergence."""
     if artefact.layout == "curves":
@@ -166,26 +131,37 @@ def choose(artefact: Artefact, contender: Contender, tuning: Sequence[Run]) -> l
 
 
 def _best_cell(artefact: Artefact, contender: Contender, tuning: Sequence[Run]) -> list[Run]:
-    """Return the runs of the cell with the best mean, among the contender's panels."""
-    data, better = frame(tuning, artefact.metric.name), artefact.metric.higher
-    best: tuple[float, Panel, Panel, Any] | None = None
+    """Return the runs of the best setting among the contender's panels."""
+    data, higher = frame(tuning, artefact.metric.name), artefact.metric.higher
+    best: tuple[float, pd.DataFrame] | None = None
     for panel, chooser in _panels(artefact, contender):
         metric, _ = chosen_and_reported(metric_of(artefact, chooser), tuning)
-        cells = panel_cells(artefact, chooser.model_copy(update={"metric": metric}), data)
+        cells = _in_cells(artefact, chooser, data)
         if contender.column is not None:
             cells = cells[cells["column"] == contender.column]
         if contender.but is not None:
             cells = cells[cells["column"] != contender.but]
-        cell = best_cell(cells, artefact.metric.better)
-        if cell is not None and (best is None or (cell["mean"] > best[0]) == better):
-            best = cell["mean"], panel, chooser, cell
-    if best is None:
-        return []
-    _, panel, _, cell = best
+        chosen = best_setting(_among(tuning, cells), metric, higher)
+        if chosen and (best is None or (mean_score(chosen, metric) > best[0]) == higher):
+            cell = cells[cells["run_id"] == chosen[0].run_id].iloc[0]
+            own = _in_cells(artefact, panel, data)
+            at_cell = (own[artefact.row] == cell[artefact.row]) & (own["column"] == cell["column"])
+            best = mean_score(chosen, metric), own[at_cell]
+    return [] if best is None else _among(tuning, best[1])
+
+
+def _in_cells(artefact: Artefact, panel: Panel, data: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a panel's runs with their `column`, in the order of its cells."""
     own = of_panel(data, panel)
-    own = own[(own[artefact.row] == cell["row"]) & (columns_of(own, panel.column) == cell["column"])]
-    ids = set(own["run_id"])
-    return [run for run in tuning if run.run_id in ids]
+    if own.empty:  # `data` may lack the column's key
+        return own.assign(column="")
+    return own.assign(column=columns_of(own, panel.column)).sort_values([artefact.row, "column"], kind="stable")
+
+
+def _among(runs: Sequence[Run], rows: pd.DataFrame) -> list[Run]:
+    """Return the runs of some rows of `frame`, in their order."""
+    by_id = {run.run_id: run for run in runs}
+    return [by_id[run_id] for run_id in rows["run_id"]]
 
 
 def _panels(artefact: Artefact, contender: Contender) -> Iterator[tuple[Panel, Panel]]:

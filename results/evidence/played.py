@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from results.evidence.contenders import Contender, choose, confirmed, contenders, control_sides, scores, seeds_apart
+from results.evidence.contenders import Contender, choose, confirmed, contenders, control_sides, scores
 from results.runs import Run
 from results.schema import Artefact
+from results.settings import seeds_apart
 from results.sides import sign
 from results.statistics.paired import Difference, difference
 

@@ -12,6 +12,7 @@ from results.series import runs_of
 from results.statistics.paired import power
 from results.table import Table, spread
 
+FINALISTS = "Chosen settings on fresh seeds"  # the table's title
 EFFECTS = (0.5, 1.0, 1.5, 2.0)  # in standard deviations of the paired differences
 
 
@@ -37,7 +38,7 @@ def finalists_table(played: Played) -> Table | None:
             }
         )
     return Table(
-        "Chosen settings on fresh seeds",
+        FINALISTS,
         pd.DataFrame(rows),
         power_sentence(artefact, len({run.seed for run in played.confirm})),
     )

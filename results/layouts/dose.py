@@ -5,7 +5,7 @@ the reference method.
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -15,9 +15,10 @@ from results import interactive
 from results.figures import COLOURS, footer, open_axes, title
 from results.interactive import Chart, escaped, level, run_line
 from results.regime import measured
-from results.runs import Run, chosen_and_reported, flatten
+from results.runs import Run, chosen_and_reported
 from results.schema import Artefact
 from results.series import runs_of
+from results.settings import best_setting
 from results.table import Table, spread
 
 DRAWN_FROM_TABLE = False
@@ -64,17 +65,6 @@ def table(artefact: Artefact, runs: Sequence[Run], seeds: int = 0) -> pd.DataFra
 def with_numbers(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with NUMBERS as floats. A table that was read from table.csv has texts."""
     return table.assign(**{name: pd.to_numeric(table[name]) for name in NUMBERS})
-
-
-def best_setting(runs: Sequence[Run], metric: str, higher: bool) -> list[Run]:
-    """Return the runs of the setting with the best mean of a metric. A setting with a diverged run is none."""
-    by_setting: dict[Hashable, list[Run]] = {}
-    for run in runs:
-        own = {key: value for key, value in flatten(run.config).items() if key.startswith("regularizer.")}
-        by_setting.setdefault(tuple(own.items()), []).append(run)
-    whole = [own for own in by_setting.values() if all(metric in run.scores for run in own)]
-    sign = 1 if higher else -1
-    return max(whole, key=lambda own: sign * sum(run.scores[metric] for run in own) / len(own), default=[])
 
 
 def _by_schedule(runs: Sequence[Run]) -> dict[str, list[Run]]:

@@ -27,6 +27,14 @@ const drawing = once(async () => {
   return JSON.parse(await unpacked("figures"));
 });
 
+// The committed figures, where no interactive ones can be drawn
+const images = once(async () => {
+  const texts = JSON.parse(await unpacked("images"));
+  for (const image of document.querySelectorAll("img[data-image]")) {
+    image.src = URL.createObjectURL(new Blob([texts[image.dataset.image]], { type: "image/svg+xml" }));
+  }
+});
+
 // ---- Colours
 
 const colour = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
@@ -226,7 +234,7 @@ addEventListener("scroll", hideTip, { passive: true });
 addEventListener("hashchange", openLinked);
 openLinked();
 plots.forEach((plot) => nearScreen.observe(plot));
-addEventListener("load", () => (window.requestIdleCallback ?? setTimeout)(drawing)); // printing can't wait for it
+for (const make of [images, drawing]) addEventListener("load", () => (window.requestIdleCallback ?? setTimeout)(make)); // printing can't wait for them
 
 let before;
 addEventListener("beforeprint", () => {

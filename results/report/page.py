@@ -69,6 +69,7 @@ def render(sections: Sequence[Section], results: Path) -> str:
         script=Markup((HERE / "page.js").read_text()),
         plotly=packed(get_plotlyjs()),
         figures=packed(_figures(every)),
+        images=packed(_images(every)),
         tables=packed(_tables(every)),
         runs=packed(run_data(runs)),
     )
@@ -103,6 +104,11 @@ def _figures(cards: Sequence[Card]) -> dict[str, Any]:
             figure["layout"].pop("template", None)  # the page sets its own colours, light or dark
             made[f"{section.name}-{section.scale}-{number}"] = figure
     return made
+
+
+def _images(cards: Sequence[Card]) -> dict[str, str]:
+    """Return the committed SVG figures by <artefact>-<scale>."""
+    return {f"{one.name}-{one.scale}": one.image for card in cards for one in card.sections if one.image}
 
 
 def _tables(cards: Sequence[Card]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 numbers only.
 """
 
-import base64
 import io
 import json
 from collections import Counter
@@ -14,7 +13,7 @@ import pandas as pd
 import yaml
 
 from results import model_sizes
-from results.artefact import describe, evidence_tables, notes_of, read_facts
+from results.artefact import describe, evidence_tables, is_older, notes_of, read_facts
 from results.code import code_remark, written_remark
 from results.evidence.direction import findings, unit_of
 from results.evidence.finding import MISSING, Finding, read_findings
@@ -40,8 +39,7 @@ from results.step_times import frame as times_frame
 CPR = ("adamcpr_ip", "adamcpr_k", "adamcpr_ki0", "adamcpr_ws")
 TIMED = ("adamw", *CPR, "adadecay", "awd", "amos")
 OLDER = (
-    "This table is of this scale as it was before version 0.5, with other settings and a test that has been replaced. "
-    "The command above makes it anew."
+    "This table is of this scale as it was before version 0.5, with other settings. The command above makes it anew."
 )
 RECORDS, COMMITTED, NOT_RUN, PLANNED = "from records", "from the committed files", "runs missing", "planned"
 
@@ -57,7 +55,7 @@ class Section:
     agreement: how many cells agree with the published values, and how many differ.
     evidence: sentences on mechanism, regime and control.
     remarks: caveats that a reader must know.
-    image: the committed figure.svg, if the committed table can't give an interactive figure.
+    image: the text of the committed figure.svg, if the committed table can't give an interactive figure.
     published_as: what the published heat maps show.
     methods: the regularizers, for the page's filter.
     pictures: images from runs of the best cells, with pictures_note on them.
@@ -239,10 +237,8 @@ def _committed(base: Section, artefact: Artefact, folder: Path) -> Section:
     table = _read_csv(folder / "table.csv", layout)
     panels, tables = _panels(layout, artefact, table, []), layout.tables(artefact, table, [])
     picture, facts = folder / "figure.svg", read_facts(folder / "table.md")
-    image = ""
-    if not panels and picture.exists():
-        image = "data:image/svg+xml;base64," + base64.b64encode(picture.read_bytes()).decode()
-    older = OLDER if artefact.claims and not found else ""
+    image = picture.read_text() if not panels and picture.exists() else ""
+    older = OLDER if is_older(folder / "table.md", artefact) else ""
     made = replace(
         base,
         state=COMMITTED,

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from scripts.sweep.plan import load_artefact
+from scripts.sweep.artefacts import load_artefact
 from tasks.engine import records
 
 MATRICES = [

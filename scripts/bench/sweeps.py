@@ -26,7 +26,8 @@ from scripts.bench.made_records import metrics_of, write_run
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import ROOT, Command, Key, whole
 from scripts.cli.tables import size
-from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.artefacts import known_artefacts, load_artefact
+from scripts.sweep.plan import expand
 from tasks.engine import records
 from tasks.engine.errors import UserError
 

@@ -11,7 +11,8 @@ from results.schema import Artefact, at_scale
 from scripts.cli.parser import Key, Request
 from scripts.cli.tables import show
 from scripts.sweep.cards import CARDS, Fit, fit, run_seconds
-from scripts.sweep.plan import best_cells, expand_grids
+from scripts.sweep.grids import expand_grids
+from scripts.sweep.plan import best_cells
 from tasks.engine.errors import UserError
 
 SAID_AS = {"24GB": "RTX3090", "A100-80GB": "A100", "H100-80GB": "H100"}

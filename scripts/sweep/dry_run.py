@@ -7,8 +7,9 @@ from scripts.cli.parser import Request
 from scripts.cli.tables import duration, show
 from scripts.sweep.committed_runs import committed_runs
 from scripts.sweep.cost import Cost, Prices, finalists_to_come, in_hours, time_left, unit
+from scripts.sweep.ended_runs import source_of_runs
 from scripts.sweep.labels import differing, telling_keys
-from scripts.sweep.plan import expand, source_of_runs
+from scripts.sweep.plan import expand
 from scripts.sweep.states import RunState, states
 from tasks.engine import records
 

@@ -18,7 +18,7 @@ from results import model_sizes, write_artefact
 from results.step_times import TITLES
 from scripts import report
 from scripts.bench.made_records import metrics_of, write_run
-from scripts.sweep.plan import load_artefact
+from scripts.sweep.artefacts import load_artefact
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # These flags stop Chromium's own network traffic.
@@ -48,7 +48,7 @@ def report_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(results_dir)
         patch.setattr("os.fsync", lambda _: None)
-        patch.setattr("scripts.report.expand", expand_once)
+        patch.setattr("scripts.sweep.plan.before_finalists", expand_once)
         patch.setattr("scripts.sweep.committed_runs.FOLDER", results_dir)
         for name in mini_artefacts():
             if name not in (COMMITTED, NOT_RUN):

@@ -34,7 +34,8 @@ def drawn(page: Any, name: str) -> None:
 def all_drawn(page: Any) -> None:
     """Unfold everything and draw every figure."""
     page.evaluate("document.querySelectorAll('main details').forEach(details => { details.open = true; })")
-    page.evaluate("Promise.all(plots.map(draw))")
+    page.evaluate("Promise.all([images(), ...plots.map(draw)])")
+    page.wait_for_function("[...document.querySelectorAll('.static img')].every(image => image.naturalHeight)")
     page.wait_for_function(
         "[...document.querySelectorAll('.scroll')].filter(e => !e.closest('dialog')).every(e => e.childElementCount)"
     )

@@ -23,7 +23,7 @@ from made_records import mini_artefacts
 
 from results import model_sizes
 from results.step_times import TITLES
-from scripts.sweep.plan import known_artefacts
+from scripts.sweep.artefacts import known_artefacts
 
 
 def test_every_artefact_has_a_card_with_its_figure_and_command(page):

@@ -3,6 +3,7 @@
 `python tests/cpr/test_own_training.py` draws the picture again.
 """
 
+import inspect
 import os
 import re
 import subprocess
@@ -13,8 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+import cpr
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "how-to" / "own-training.md"
+REFERENCE = ROOT / "docs" / "reference" / "cpr.md"
 PICTURE = ROOT / "docs" / "images" / "own-training.svg"
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 NEEDS = {"timm": ("timm",), "Hugging Face Trainer": ("transformers", "accelerate")}
@@ -73,6 +77,25 @@ def test_the_run_in_the_picture_is_as_the_page_describes_it(capsys):
         assert all(0.9 < bound.R / kappa < 1.1 for step, bound in of_matrix.items() if step > 100)
         multipliers = {step: bound.lam for step, bound in of_matrix.items()}
         assert max(multipliers.values()) > 5 * multipliers[600]
+
+
+def test_what_the_page_logs_is_known_before_a_bound_is_set_and_after():
+    names = run("Is it working?")
+    before, after = (names["to_log"](names["history"][step]) for step in (50, 600))
+    assert before == {"cpr/set": 0, "cpr/active": 0, "cpr/lambda": 0}
+    bounds = names["history"][600].values()
+    assert after["cpr/set"] == 1 and after["cpr/active"] > 0
+    assert after["cpr/lambda"] == pytest.approx(sum(bound.lam for bound in bounds) / 3)
+    assert after["cpr/largest_size"] == max(bound.R / bound.kappa for bound in bounds)
+
+
+def test_the_reference_has_every_argument_with_its_default():
+    (block,) = re.findall(r"^```python\n(def AdamCPR.*?)^```$", REFERENCE.read_text(), re.MULTILINE | re.DOTALL)
+    printed: dict[str, Any] = {}
+    exec(block, printed)
+    for public in (cpr.AdamCPR, cpr.CPR):
+        theirs, ours = (inspect.signature(one).parameters.values() for one in (printed[public.__name__], public))
+        assert [(p.name, p.kind, p.default) for p in theirs] == [(p.name, p.kind, p.default) for p in ours]
 
 
 def test_timm_s_groups_and_factory_bound_the_same_matrices():

@@ -15,8 +15,9 @@ from commands import ROOT, call, call_forked, is_one_line, records, start, wait_
 from omegaconf import DictConfig
 
 from scripts.cli.common import compose_config
+from scripts.sweep.artefacts import load_artefact
 from scripts.sweep.local import run_all
-from scripts.sweep.plan import expand, load_artefact
+from scripts.sweep.plan import expand
 from scripts.sweep.run_folders import ended_run
 from tasks.engine import attempts, checkpoint, errors
 from tasks.engine import run as engine

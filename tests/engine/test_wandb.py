@@ -11,7 +11,8 @@ from commands import call, write_fashion_mnist
 from torch import nn
 
 from scripts.cli.common import compose_config
-from scripts.sweep.plan import expand, load_artefact
+from scripts.sweep.artefacts import load_artefact
+from scripts.sweep.plan import expand
 from tasks.engine import records
 from tasks.engine.errors import TrainingFailed
 from tasks.engine.layer_groups import group_of, layer_groups, summary

@@ -12,7 +12,8 @@ from results.cells import cell_table, published_cells
 from results.published import FOLDER
 from results.runs import frame
 from results.schema import at_scale
-from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.artefacts import known_artefacts, load_artefact
+from scripts.sweep.plan import expand
 from tasks.engine.config import read_config
 from tasks.engine.optimizers import build_optimizer
 from tasks.engine.records import identity

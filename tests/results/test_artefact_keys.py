@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 
 from results import schema
 from results.artefact_file import SchemaError, check_artefact
-from scripts.sweep import plan
-from scripts.sweep.plan import expand, known_artefacts
+from scripts.sweep import artefacts
+from scripts.sweep.artefacts import known_artefacts
+from scripts.sweep.plan import expand
 from tasks.engine.errors import UserError
 
 
@@ -42,7 +43,7 @@ def of_configuration(path: tuple) -> bool:
 
 
 def content_of(name: str) -> dict[str, Any]:
-    return OmegaConf.to_container(OmegaConf.load(plan.CONFIG_DIR / "artefact" / f"{name}.yaml"), resolve=True)
+    return OmegaConf.to_container(OmegaConf.load(artefacts.CONFIG_DIR / "artefact" / f"{name}.yaml"), resolve=True)
 
 
 @pytest.mark.parametrize("name", known_artefacts())
@@ -220,10 +221,10 @@ def test_a_wrong_value_is_named(change, said):
 
 
 def test_a_command_says_it_in_one_line(tmp_path, monkeypatch):
-    for path in (plan.CONFIG_DIR / "artefact").glob("*.yaml"):
+    for path in (artefacts.CONFIG_DIR / "artefact").glob("*.yaml"):
         (tmp_path / "artefact").mkdir(exist_ok=True)
         (tmp_path / "artefact" / path.name).write_text(path.read_text().replace("panels:", "pannels:"))
-    monkeypatch.setattr(plan, "CONFIG_DIR", tmp_path)
+    monkeypatch.setattr(artefacts, "CONFIG_DIR", tmp_path)
     (tmp_path / "scale").symlink_to(call_forked.__globals__["ROOT"] / "configs" / "scale")
     done = call_forked("status.py", "figure2")
     assert done.returncode == 2

@@ -21,7 +21,8 @@ from results.regime import measured
 from results.schema import at_scale
 from results.thinning import MOST_LOSSES, MOST_SIZES, thin_dynamics, thin_metrics
 from scripts.bench.made_records import MATRICES, write_run
-from scripts.sweep.plan import expand, load_artefact
+from scripts.sweep.artefacts import load_artefact
+from scripts.sweep.plan import expand
 from tasks.engine.records import read_record
 
 # An artefact of every layout, and its scale.

@@ -10,7 +10,7 @@ import pytest
 
 from results.evidence.finding import from_csv
 from results.report.packing import unpacked
-from scripts import rebuild
+from scripts import rebuild, report
 from scripts.cli.parser import ROOT
 
 FOLDERS = sorted(path.parent for path in (ROOT / "results").glob("*/*/table.csv"))
@@ -43,6 +43,17 @@ def test_claims_and_cells_are_the_same_in_every_file(folder):
             ours = f"{float(cell['mean']):.2f} ± {float(cell['std']):.2f} ({cell['seeds']} seeds"
             assert ours in text and ours in tables
             assert all(number in tex for number in ours.split(" (")[0].split(" ± "))
+
+
+def test_the_page_is_small_and_has_the_committed_figures():
+    path = ROOT / "results" / "index.html"
+    text = path.read_text()
+    assert path.stat().st_size < report.MOST
+    images = unpacked(re.search(r'id="images">(.*?)</script>', text, re.DOTALL)[1])
+    assert sorted(images) == sorted(re.findall(r'data-image="([^"]+)"', text))
+    for name, image in images.items():
+        artefact, _, scale = name.rpartition("-")
+        assert image == (ROOT / "results" / scale / artefact / "figure.svg").read_text()
 
 
 def test_the_files_and_the_page_follow_from_the_committed_records(tmp_path):

@@ -14,13 +14,13 @@ from results.evidence.contenders import (
     confirmed,
     contenders,
     most_settings,
-    seeds_apart,
     values_of,
 )
 from results.evidence.direction import findings
 from results.evidence.played import play
 from results.evidence.tables import finalists_table
 from results.schema import Artefact, Control, SameValuesClaim, at_scale
+from results.settings import seeds_apart
 
 TUNING, FRESH = (1, 2), tuple(range(101, 109))
 SEEDS = (*TUNING, *FRESH)

@@ -41,6 +41,15 @@ def test_the_best_learning_rate_is_that_of_the_best_mean_over_seeds_of_one_decay
     assert place_of_runs(FIGURE3, "gpt2", runs).growth == 17.0
 
 
+def test_neither_a_diverged_run_s_setting_nor_a_fresh_seed_chooses_the_learning_rate():
+    runs = [made("adamw", 1e-3, 20.0, 17.0, seed=seed, weight_decay=0.1) for seed in (1, 2)]
+    runs += [made("adamw", 1e-2, score, 1700.0, seed=seed, weight_decay=0.1) for seed, score in ((1, 10.0), (2, None))]
+    runs += [
+        made("adamw", 3.162e-3, score, 170.0, seed=seed, weight_decay=0.1) for seed, score in ((1, 21.0), (101, 5.0))
+    ]
+    assert place_of_runs(FIGURE3, "gpt2", runs).growth == 17.0
+
+
 def test_without_a_score_of_adamw_the_middle_learning_rate_counts():
     runs = [made("adamcpr_ip", lr, 20.0, growth) for lr, growth in ((1e-3, 17.0), (3.162e-3, 170.0), (1e-2, 1700.0))]
     assert place_of_runs(FIGURE3, "gpt2", runs).growth == 170.0

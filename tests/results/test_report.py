@@ -23,8 +23,8 @@ from results.report.run_data import POINTS, run_data
 from results.report.sections import COMMITTED, NOT_RUN, OLDER, RECORDS
 from scripts import compare, report, show
 from scripts.bench.made_records import STEPS, write_run
-from scripts.sweep import plan
-from scripts.sweep.plan import known_artefacts
+from scripts.sweep import artefacts
+from scripts.sweep.artefacts import known_artefacts
 from tasks.engine.errors import UserError
 
 
@@ -249,7 +249,7 @@ def test_an_artefact_that_has_no_command_yet_shows_the_paper_s_numbers(tmp_path)
 @pytest.fixture
 def grokking(tmp_path, monkeypatch):
     """Write records of grokking's runs. The page has only grokking and one more artefact, which is faster."""
-    for module in (report, plan):
+    for module in (report, artefacts):
         monkeypatch.setattr(module, "known_artefacts", lambda: ["figure5", "grokking"])
     monkeypatch.setattr("os.fsync", lambda _: None)
     monkeypatch.setattr("scripts.sweep.committed_runs.FOLDER", tmp_path / "results")

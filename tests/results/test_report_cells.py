@@ -23,7 +23,8 @@ from results.step_times import TITLES
 from results.ticks import in_math
 from scripts import report, reproduce
 from scripts.bench.made_records import metrics_of, write_run
-from scripts.sweep.plan import load_artefact, plan
+from scripts.sweep.artefacts import load_artefact
+from scripts.sweep.plan import plan
 from tasks.engine.records import run_folder
 
 # Settings that differ from a run of an artefact, with changes to its record.
@@ -56,8 +57,7 @@ def write_all(results_dir: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(results_dir)
         patch.setattr("os.fsync", lambda _: None)
-        patch.setattr("scripts.sweep.plan.expand", expand_once)
-        patch.setattr("scripts.report.expand", expand_once)
+        patch.setattr("scripts.sweep.plan.before_finalists", expand_once)
         patch.setattr("scripts.sweep.committed_runs.FOLDER", results_dir)
         for layout in LAYOUTS.values():
             patch.setattr(layout, "figure", lambda *_: None)
@@ -130,7 +130,7 @@ def test_strangers_are_in_no_table_and_not_on_the_page(written):
 
 def test_an_older_commit_a_changed_tree_and_a_failed_run_of_a_table_s_own_are_said(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("scripts.sweep.plan.expand", expand_once)
+    monkeypatch.setattr("scripts.sweep.plan.before_finalists", expand_once)
     monkeypatch.setattr("results.artefact.draw", lambda *_: [])
     about = {0: {"commit": "0ld"}, 1: {"commit": "abc1234-dirty"}, 2: {"diverged": True}}
     for number, cfg in enumerate(mini("figure4").values()):

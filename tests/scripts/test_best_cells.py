@@ -2,7 +2,8 @@
 
 import pytest
 
-from scripts.sweep.plan import expand, load_artefact
+from scripts.sweep.artefacts import load_artefact
+from scripts.sweep.plan import expand
 from tasks.engine.errors import UserError
 
 

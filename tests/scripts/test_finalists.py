@@ -8,9 +8,12 @@ import pytest
 import yaml
 from commands import call_forked, is_one_line, records
 
+from results import Run
 from scripts import prune, reproduce, reproduce_all, status
-from scripts.sweep import plan
-from scripts.sweep.plan import at_own_scale, expand, fresh_seeds, load_artefact
+from scripts.sweep import artefacts, ended_runs
+from scripts.sweep.artefacts import at_own_scale, load_artefact
+from scripts.sweep.plan import expand, fresh_seeds, plan
+from scripts.sweep.slurm import plain
 from tasks.engine.errors import UserError
 
 FAST = {
@@ -55,8 +58,8 @@ def toy(tmp_path, monkeypatch):
     folder = tmp_path / "configs"
     (folder / "artefact").mkdir(parents=True)
     (folder / "artefact" / "toy.yaml").write_text(yaml.safe_dump(TOY))
-    (folder / "scale").symlink_to(plan.CONFIG_DIR / "scale")
-    monkeypatch.setattr(plan, "CONFIG_DIR", folder)
+    (folder / "scale").symlink_to(artefacts.CONFIG_DIR / "scale")
+    monkeypatch.setattr(artefacts, "CONFIG_DIR", folder)
     return [f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"]
 
 
@@ -107,6 +110,23 @@ def test_each_method_s_setting_is_trained_on_fresh_seeds_once_and_compared_on_th
     assert f"{TUNING + more} runs, 0 would be trained" in said and "finalists" not in said
 
 
+def test_a_plan_reads_each_ended_run_once(toy, monkeypatch):
+    artefact, options, overrides = load_artefact("toy"), {"scale": "small"}, {"runs_dir": "/none"}
+    configs, read = expand(artefact, options, overrides), []
+
+    def ended_run(folder, *, set_aside):
+        read.append(folder.name)
+        if folder.name not in configs:
+            return None
+        record = {"run_id": folder.name, "status": "finished", "metrics": {"validation_accuracy": 90.0}}
+        return Run(plain(configs[folder.name]), record)
+
+    monkeypatch.setattr(ended_runs, "ended_run", ended_run)
+    planned = plan(artefact, options, overrides)
+    assert (len(planned.configs), len(planned.runs), len(planned.todo)) == (TUNING + 6, TUNING, 6)
+    assert len(read) == len(set(read)) == TUNING + 6
+
+
 def test_finalists_are_not_asked_for_before_the_grids_runs_have_ended_and_are_priced(toy, tmp_path, capsys):
     reproduce.main(["toy", *toy, "--dry-run"])
     said = capsys.readouterr().out
@@ -138,7 +158,7 @@ def test_the_artefact_s_number_of_fresh_seeds_is_replaced_by_the_one_asked_for()
 def test_a_seed_that_is_kept_for_finalists_is_refused_in_one_line(toy, tmp_path):
     with pytest.raises(UserError, match="seeds=1,101 must be below 101: finalists= trains the seeds from it on"):
         expand(load_artefact("toy"), {"scale": "small", "seeds": "1,101"}, {})
-    path = Path(plan.CONFIG_DIR) / "artefact" / "toy.yaml"
+    path = Path(artefacts.CONFIG_DIR) / "artefact" / "toy.yaml"
     path.write_text(path.read_text().replace("seeds:\n    - 1\n    - 2", "seeds:\n    - 1\n    - 101"))
     done = call_forked("reproduce.py", "toy", *toy)
     assert done.returncode == 2

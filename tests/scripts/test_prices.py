@@ -14,10 +14,11 @@ from scripts import reproduce, status
 from scripts.bench.made_records import write_run
 from scripts.cli.common import compose_config
 from scripts.reproduce import COMMAND
+from scripts.sweep.artefacts import known_artefacts, load_artefact
 from scripts.sweep.budget import Budget, budget_of
 from scripts.sweep.cards import resources_of
 from scripts.sweep.cost import Cost, Prices
-from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.plan import expand
 from scripts.sweep.states import states
 from tasks.engine import attempts, records
 from tasks.engine.errors import UserError

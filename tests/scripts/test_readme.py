@@ -12,8 +12,23 @@ from commands import ROOT
 from results.evidence.finding import Finding, to_csv
 from results.evidence.paper_scale import paper_scale_sentence
 from results.schema import Artefact
-from scripts.readme import README, REPRODUCING, artefacts_in, count_runs, figure, reproducing, rewritten, state, table
+from scripts.readme import (
+    README,
+    REPRODUCING,
+    TASK_READMES,
+    artefacts_in,
+    count_runs,
+    figure,
+    of_task,
+    reproducing,
+    rewritten,
+    scores,
+    state,
+    table,
+)
 from tasks.engine.errors import UserError
+
+FIGURE2, FIGURE5 = (next(one for one in artefacts_in(ROOT) if one.name == name) for name in ("figure2", "figure5"))
 
 
 def write_results(root, name, found, runs="6 of 6", scale="mini"):
@@ -35,6 +50,38 @@ def test_the_page_of_claims_is_as_make_readme_writes_it():
     assert REPRODUCING.read_text() == reproducing(REPRODUCING.read_text()), "run: make readme"
     named = [claim.text for artefact in artefacts_in(ROOT) for claim in artefact.claims]
     assert named and all(f"| {text.replace('|', chr(92) + '|')} |" in REPRODUCING.read_text() for text in named)
+
+
+@pytest.mark.parametrize("path", TASK_READMES, ids=lambda path: path.parent.name)
+def test_a_task_s_readme_is_as_make_readme_writes_it(path):
+    assert path.read_text() == of_task(path.read_text()), "run: make readme"
+    assert ("## Expected score" in path.read_text()) <= ("<!-- make readme: " in path.read_text())
+
+
+def test_a_task_s_scores_are_those_of_fresh_seeds_where_there_are_any(tmp_path):
+    assert scores(FIGURE2, tmp_path) == "Nothing has been trained yet."
+    table = "\n| method | best of ours | best of paper |\n|---|---|---|\n| AdamW | 41.0 | 75.4 |\n"
+    for scale, more in (
+        ("mini", ""),
+        ("small", "\n## Chosen settings on fresh seeds\n" + table.replace("41.0", "40.0")),
+    ):
+        write_results(tmp_path, "figure2", claims("ahead"), scale=scale)
+        path = tmp_path / "results" / scale / "figure2" / "table.md"
+        path.write_text(path.read_text() + "- seeds: 1, 2, 101, 102, 103\n" + table + more)
+    mini, small = scores(FIGURE2, tmp_path).split("\n\n`")
+    assert (
+        "(mini scale, 6 of 6 runs, seeds 1,2,101-103):\n\n| method | best of ours |\n| --- | --- |\n| AdamW | 41.0 |"
+        in mini
+    )
+    assert small.endswith("| AdamW | 40.0 |")
+
+
+def test_an_artefact_without_claims_is_older_if_its_table_names_no_regime(tmp_path):
+    write_results(tmp_path, "figure5", [])
+    assert state("figure5", tmp_path, FIGURE5).endswith(": numbers only, of before version 0.5")
+    path = tmp_path / "results" / "mini" / "figure5" / "table.md"
+    path.write_text(path.read_text() + "Outside the paper's regime\n")
+    assert state("figure5", tmp_path, FIGURE5).endswith(": numbers only")
 
 
 def test_the_results_begin_with_what_exists_at_paper_scale(tmp_path):
@@ -104,14 +151,14 @@ def test_every_file_that_a_readme_links_to_or_names_is_there(page):
 )
 def test_the_state_counts_the_outcomes(tmp_path, outcomes, said):
     write_results(tmp_path, "figure2", claims(*outcomes))
-    assert state("figure2", tmp_path) == f"[mini](results/mini/figure2/table.md): {said}"
+    assert state("figure2", tmp_path, FIGURE2) == f"[mini](results/mini/figure2/table.md): {said}"
 
 
 def test_verdicts_of_an_older_version_are_not_counted(tmp_path):
     write_results(tmp_path, "figure2", [])
     path = tmp_path / "results" / "mini" / "figure2" / "claims.csv"
     path.write_text("claim,text,published,ours,verdict\na,b,c,d,holds\n")
-    assert state("figure2", tmp_path).endswith(": numbers only, of before version 0.5")
+    assert state("figure2", tmp_path, FIGURE2).endswith(": numbers only, of before version 0.5")
 
 
 def test_the_state_tells_missing_runs_and_every_scale(tmp_path):

@@ -20,7 +20,7 @@ from scripts import rebuild, report, reproduce
 from scripts import records as command
 from scripts.bench.made_records import metrics_of, write_run
 from scripts.sweep import committed_runs
-from scripts.sweep.plan import known_artefacts, load_artefact
+from scripts.sweep.artefacts import known_artefacts, load_artefact
 from tasks.engine.errors import UserError
 from tasks.engine.records import run_id, write_record
 
@@ -128,6 +128,22 @@ def test_records_both_trains_only_the_runs_that_are_not_committed(root, capsys, 
     monkeypatch.setattr(reproduce, "prepare", lambda *_: None)
     reproduce.main([NAME, *again])
     assert trained == [missing]
+    assert contents(root / "again" / "mini" / NAME) == before
+
+
+def test_a_committed_run_takes_the_place_of_one_that_failed_here(root, capsys):
+    """The run has no result here, so records=both would show the artefact without it."""
+    before = contents(root / "results" / "mini" / NAME)
+    folder = min((root / "runs" / "gpt2").iterdir())
+    record = json.loads((folder / "record.json").read_text())
+    record |= {"status": "failed", "reason": "out of memory", "metrics": {}}
+    write_record(folder, {key: value for key, value in record.items() if key not in ("checksum", "files")})
+    arguments = [NAME, f"runs_dir={root / 'runs'}", f"results_dir={root / 'again'}"]
+    reproduce.main(arguments)
+    assert "- runs: 2 of 3\n" in (root / "again" / "mini" / NAME / "table.md").read_text()
+    capsys.readouterr()
+    reproduce.main([*arguments, "records=both"])
+    assert f"{NAME}: 3 runs, 3 done, 0 to do\n" in capsys.readouterr().out
     assert contents(root / "again" / "mini" / NAME) == before
 
 

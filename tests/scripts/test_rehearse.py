@@ -11,7 +11,8 @@ from scripts.cli.common import compose_config
 from scripts.rehearse import ARTEFACTS, FULL_SIZE
 from scripts.reproduce import results_folder
 from scripts.sweep import full_size
-from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.artefacts import known_artefacts, load_artefact
+from scripts.sweep.plan import expand
 from scripts.sweep.rehearsed import with_rehearsal
 from tasks.engine.fake import SCALE
 

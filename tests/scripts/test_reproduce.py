@@ -13,7 +13,8 @@ from commands import ROOT, call, is_one_line, records, start, wait_until, write_
 from made_runs import out_of_memory, run
 
 from scripts.reproduce import ended
-from scripts.sweep.plan import expand, load_artefact
+from scripts.sweep.artefacts import load_artefact
+from scripts.sweep.plan import expand
 
 METHODS = 6
 GROKKING = ("grokking", "task.model.width=32", "task.batch_size=64")  # the same artefact, faster

@@ -8,7 +8,7 @@ from commands import ROOT, call, records
 from made_runs import out_of_memory, run
 
 from scripts import reproduce_all
-from scripts.sweep import plan
+from scripts.sweep import artefacts
 from scripts.sweep.plan import Plan
 
 
@@ -42,7 +42,7 @@ def test_an_artefact_without_its_data_is_said_and_the_others_are_done(tmp_path, 
 
 
 def test_a_dry_run_lists_the_cheapest_first_and_counts_shared_runs_once(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(plan, "known_artefacts", lambda: ["figure3", "figure_g1", "figure5", "regime"])
+    monkeypatch.setattr(artefacts, "known_artefacts", lambda: ["figure3", "figure_g1", "figure5", "regime"])
     reproduce_all.main([f"runs_dir={tmp_path / 'runs'}", "--dry-run"])
     listed = capsys.readouterr().out
     # The artefact `regime` has no mini scale. Figure G.1 has Figure 5's three runs, and six of its nine are Figure 3's.

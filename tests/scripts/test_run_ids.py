@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.sweep.plan import expand_grids, known_artefacts, load_artefact
+from scripts.sweep.artefacts import known_artefacts, load_artefact
+from scripts.sweep.grids import expand_grids
 
 PINNED = yaml.safe_load(Path(__file__).with_name("run_ids.yaml").read_text())
 

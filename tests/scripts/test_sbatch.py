@@ -13,7 +13,8 @@ from commands import call_forked, is_one_line
 
 from scripts.cli.common import compose_config
 from scripts.sweep import sbatch, slurm, staging
-from scripts.sweep.plan import expand, known_artefacts, load_artefact
+from scripts.sweep.artefacts import known_artefacts, load_artefact
+from scripts.sweep.plan import expand
 from scripts.sweep.staging import _copy, staged
 from tasks.engine.config import read_config
 from tasks.engine.errors import UserError

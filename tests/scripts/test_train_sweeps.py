@@ -1,7 +1,9 @@
-"""`train.py -m` counts its runs and ends with one table. A sweep shows each warning once."""
+"""`train.py -m` counts its runs and ends with one table, and one of means over seeds. A sweep shows each warning once."""
 
+import re
 import warnings
 from pathlib import Path
+from statistics import fmean, stdev
 
 import pytest
 from commands import call, call_forked
@@ -34,19 +36,27 @@ def test_a_sweep_counts_its_runs_and_ends_with_a_table_of_all(swept):
     assert [line for line in lines if line.startswith("run ") and " of 2" in line] == [
         f"run {number} of 2: {run_id}" for number, run_id in enumerate(ids, 1)
     ]
-    assert lines[-4].split() == ["run", "seed", "validation_accuracy", "(%)", "status"]
-    assert [line.split()[:2] for line in lines[-3:-1]] == [[ids[0], "1"], [ids[1], "2"]]
-    assert lines[-1] == "2 runs: 2 done"
+    head, *rows, _, mean_head, mean_row, sums = lines[-7:]
+    assert head.split() == ["run", "seed", "validation_accuracy", "(%)", "status"]
+    assert [line.split()[:2] for line in rows] == [[ids[0], "1"], [ids[1], "2"]]
+    scores = [float(line.split()[2]) for line in rows]
+    assert mean_head.split("  ") == ["seeds done", "validation_accuracy (%)"]
+    mean, spread = re.fullmatch(r"2 of 2 +(\S+) ± (\S+)", mean_row).groups()
+    assert [float(mean), float(spread)] == pytest.approx([fmean(scores), stdev(scores)], abs=0.015)
+    assert sums == "2 runs: 2 done"
 
 
 def test_skipped_and_diverged_runs_are_in_the_table_and_the_sweep_goes_on(swept):
     _, _, done = swept
-    head, *rows, sums = done.stdout.splitlines()[-6:]
+    head, *rows, _, mean_head, done_twice, diverged_twice, sums = done.stdout.splitlines()[-10:]
     assert head.split() == ["run", "seed", "lr", "validation_accuracy", "(%)", "status", "reason"]
     told = [row.split() for row in rows]
     assert [row[1:3] for row in told] == [["1", "0.001"], ["1", "1e+30"], ["2", "0.001"], ["2", "1e+30"]]
     assert [row[4] for row in told[::2]] == ["done"] * 2 and [row[3] for row in told[1::2]] == ["diverged"] * 2
     assert sums == "4 runs: 2 done, 2 diverged"
+    assert mean_head.split() == ["lr", "seeds", "done", "validation_accuracy", "(%)"]
+    assert diverged_twice.split() == ["1e+30", "0", "of", "2"]
+    assert re.fullmatch(r"0\.001 +2 of 2 +\S+ ± \S+", done_twice.strip())
     assert f"run 1 of 4: {told[0][0]}, which has ended\n" in done.stdout
     assert f"run 2 of 4: {told[1][0]}\n" in done.stdout
     assert done.stderr.count("error: run ") == 2

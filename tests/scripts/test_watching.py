@@ -20,7 +20,8 @@ from omegaconf import DictConfig
 from scripts.bench.sweeps import make_finished, sweep
 from scripts.cli.tables import hours
 from scripts.reproduce import COMMAND
-from scripts.sweep.plan import expand, load_artefact, plan
+from scripts.sweep.artefacts import load_artefact
+from scripts.sweep.plan import expand, plan
 from tasks.engine import records
 from tasks.engine.attempts import history
 from tasks.engine.code import head

@@ -8,7 +8,8 @@ from pathlib import Path
 from commands import command, records, wait_until
 from local_slurm import Cluster
 
-from scripts.sweep.plan import expand, load_artefact
+from scripts.sweep.artefacts import load_artefact
+from scripts.sweep.plan import expand
 from scripts.sweep.states import last_step
 from tasks.engine.records import run_folder
 

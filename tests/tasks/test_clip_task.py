@@ -10,7 +10,8 @@ from commands import call, records, write_fashion_mnist
 from PIL import Image
 
 from scripts.cli.common import compose_config
-from scripts.sweep.plan import expand, load_artefact
+from scripts.sweep.artefacts import load_artefact
+from scripts.sweep.plan import expand
 from tasks.clip import data as clip_data
 from tasks.clip import prepare, pretrained, small, task
 from tasks.clip.config import SmallClip

@@ -15,7 +15,8 @@ from torch import nn
 
 from cpr import regularized_names
 from scripts.cli.common import compose_config
-from scripts.sweep.plan import expand, load_artefact
+from scripts.sweep.artefacts import load_artefact
+from scripts.sweep.plan import expand
 from tasks.engine.batching import epoch_order
 from tasks.engine.config import read_config
 from tasks.engine.cpr_keys import warm_start_steps

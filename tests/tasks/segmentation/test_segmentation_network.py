@@ -6,7 +6,8 @@ from made_segmentation import CPU, SGD, config, trainer_of
 
 from cpr import regularized_names
 from scripts.cli.common import compose_config
-from scripts.sweep.plan import expand, load_artefact
+from scripts.sweep.artefacts import load_artefact
+from scripts.sweep.plan import expand
 from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
 from tasks.engine.optimizers import build_optimizer
