@@ -123,12 +123,24 @@ def _best_lr(artefact: Artefact, runs: Sequence[Run]) -> float | None:
 
 
 def regime_sentence(artefact: Artefact, runs: Sequence[Run]) -> str:
-    """Return one sentence for each task of the runs: its regime beside the paper's. Empty without any number."""
-    tasks = sorted({run.task for run in runs})
-    return " ".join(filter(None, (_of_task(artefact, task, runs) for task in tasks)))
+    """Return one sentence for each task of the runs: its regime beside the paper's. Empty without any number.
+
+    Runs of `layout: dose` have one for each schedule.
+    """
+    parts: dict[tuple[str, int, str], list[Run]] = {}
+    for run in runs:
+        schedule = (run.num_steps, f", {schedule_of(run)}") if artefact.layout == "dose" else (0, "")
+        parts.setdefault((run.task, *schedule), []).append(run)
+    sentences = (_of_part(artefact, task, about, parts[task, steps, about]) for task, steps, about in sorted(parts))
+    return " ".join(filter(None, sentences))
 
 
-def _of_task(artefact: Artefact, task: str, runs: Sequence[Run]) -> str:
+def schedule_of(run: Run) -> str:
+    """Return a run's schedule in words."""
+    return f"{run.num_steps:,} steps, {run.config['task']['schedule']['warmup_steps']:,} of warm-up"
+
+
+def _of_part(artefact: Artefact, task: str, about: str, runs: Sequence[Run]) -> str:
     place = place_of_runs(artefact, task, runs)
     sizes = [(run, found) for run in runs if run.task == task and (found := measured(run)) is not None]
     bounded = [found for _, found in sizes if found.bound is not None]
@@ -151,7 +163,7 @@ def _of_task(artefact: Artefact, task: str, runs: Sequence[Run]) -> str:
         False: f"Outside {REGIME}, so this neither supports nor contradicts the paper",
         None: f"Whether this is {REGIME} can't be said",
     }
-    return f"{words[place.inside]} ({task}: {said})."
+    return f"{words[place.inside]} ({task}{about}: {said})."
 
 
 def _is_least_decay(run: Run, sizes: Sequence[tuple[Run, Any]]) -> bool:

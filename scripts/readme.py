@@ -37,7 +37,7 @@ COMMAND = Command("scripts/readme.py", __doc__)
 README, REPRODUCING = ROOT / "README.md", ROOT / "REPRODUCING.md"
 TASK_READMES = sorted(ROOT.glob("tasks/*/README.md"))
 PAPER_COLUMN = "best of paper"
-FIGURE = ("mini", "grokking")
+FIGURE = ("small", "regime")
 SCALES = ("mini", "small", "paper")
 COLUMNS = ("paper item", "command", "data at mini scale", "mini cost", "small cost", "paper cost (estimate)", "state")
 
@@ -84,6 +84,7 @@ def figure(root: Path) -> str:
     title, facts = title_of(folder), read_facts(folder / "table.md")
     of = f"{scale} scale, seed{'s' * (',' in facts['seeds'])} {facts['seeds']}, {facts['runs']} runs, {facts['hardware']}"
     said = "".join(f' "{one.text}": {one.said}.' for one in read_findings(folder / "claims.csv"))
+    said += f" {facts['seen']}." if "seen" in facts else ""
     path = folder.relative_to(root)
     return f"![{title}]({path}/figure.png)\n\n*{title}. Ours, {of}. [Numbers]({path}/table.md).{said}*"
 

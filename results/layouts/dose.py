@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from results import interactive
 from results.figures import COLOURS, footer, open_axes, title
 from results.interactive import Chart, escaped, level, run_line
-from results.regime import measured
+from results.regime import measured, schedule_of
 from results.runs import Run, chosen_and_reported
 from results.schema import Artefact
 from results.series import runs_of
@@ -24,11 +24,6 @@ from results.table import Table, spread
 DRAWN_FROM_TABLE = False
 MARKERS = "os^Dv"
 NUMBERS = ("bound", "grown", "score", "reference", "difference")
-
-
-def schedule_of(run: Run) -> str:
-    """Return a run's schedule in words. Runs with equal words are compared."""
-    return f"{run.num_steps:,} steps, {run.config['task']['schedule']['warmup_steps']:,} of warm-up"
 
 
 def table(artefact: Artefact, runs: Sequence[Run], seeds: int = 0) -> pd.DataFrame:
@@ -109,8 +104,19 @@ def _number(value: float) -> str:
 
 
 def facts(artefact: Artefact, runs: Sequence[Run]) -> dict[str, str]:
-    """Return nothing: the common facts say all."""
-    return {}
+    """Return what is seen with the longest schedule, where matrices grow most."""
+    made = table(artefact, runs).dropna(subset=["bound", "difference"])
+    if made.empty:
+        return {}
+    own = made[made["steps"] == made["steps"].max()]
+    means = own.assign(percent=percent(own)).groupby("method")[["bound", "percent"]].mean().sort_values("bound")
+    seen = [
+        f"{abs(row.percent):.1f} % {'ahead' if (row.percent > 0) == artefact.metric.higher else 'behind'} at {row.bound:.3g}"
+        for row in means.itertuples()
+    ]
+    said = f"{own['schedule'].iloc[0]}: CPR's {artefact.metric.label} is {', '.join(seen)} times the initial size"
+    reference = f"{artefact.dose.reference}'s own matrices end at {own['grown'].mean():.3g} times"
+    return {"seen": f"{said}. {reference} ({own['seed'].nunique()} seeds)"}
 
 
 def figure(artefact: Artefact, table: pd.DataFrame, runs: Sequence[Run], data: str, foot: str) -> Figure:
