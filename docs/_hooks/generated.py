@@ -136,13 +136,13 @@ def resources() -> str:
         cfg = compose_config([f"task={path.stem}", "scale=paper", "regularizer=adamw"])
         needs, price, seconds = resources_of(cfg), unit_price(cfg), run_seconds(cfg)
         assert needs is not None and price is not None and seconds is not None
-        micro_batch = str(needs.micro_batch or -(-cfg.task.batch_size // needs.gpus))
+        micro_batch = str(needs.micro_batch or -(-cfg.task.batch_size // cfg.gpus))
         size = f"{needs.trained:,.1f}" + (f" of {needs.trained + needs.frozen:,.0f}" if needs.frozen else "")
         numbers = (
             f"{needed_gigabytes(cfg):.0f}",
             f"{seconds / 3600:.2g}" if seconds < 36000 else f"{seconds / 3600:.0f}",
         )
-        rows.append((f"`{path.stem}`", size, str(needs.gpus), micro_batch, *numbers, price.source))
+        rows.append((f"`{path.stem}`", size, str(cfg.gpus), micro_batch, *numbers, price.source))
     columns = ("task", "million parameters trained", "GPUs", "examples a pass", "GB", "hours", "source of the hours")
     return pipe_table(columns, rows)
 

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tasks.engine.config import Config
 from tasks.engine.errors import UserError
+from tasks.engine.resources import pass_sizes
 
 
 def checkpoint_activations(cfg: Config, blocks: list[nn.Module] | None) -> None:
@@ -33,8 +34,8 @@ def is_out_of_memory(error: Exception) -> bool:
 def less_memory(cfg: Config, pieces: bool = True) -> str:
     """Return how the run needs less memory under the same protocol. `pieces`: its model takes a smaller micro_batch."""
     world, batch_size = cfg.nodes * cfg.gpus, cfg.task.batch_size
-    share = min(cfg.micro_batch or batch_size, -(-batch_size // world))
-    smaller = next((size for size in range(share // 2, 0, -1) if batch_size % (world * size) == 0), None)
+    whole, *parts = pass_sizes(batch_size, world)
+    smaller = next((size for size in parts if size <= min(cfg.micro_batch or whole, whole) // 2), None)
     ways = [f"micro_batch={smaller}"] if smaller and pieces else []
     ways += [f"gpus={2 * cfg.gpus}"] if 2 * world <= batch_size else []
     found = (

@@ -89,6 +89,7 @@ def test_a_run_of_several_gpus_and_nodes_asks_for_them(scripts, tmp_path):
     ("settings", "gpus"),
     [
         (["device=cpu", "gpus=2"], None),
+        (["device=cpu"], None),
         (["launcher.gpus=a100:1", "gpus=4"], "a100:4"),
         (["launcher.gpus=4", "gpus=1"], "4"),
         (["launcher.gpus=0"], None),
