@@ -25,6 +25,7 @@ CARDS = {
     "RTX4090": CardType(24, 0.75),
 }
 DEFAULT = "A100"  # the paper's, in which prices are given
+RECOMPUTED = 4 / 3  # of a step with gradient checkpointing: a second forward pass
 
 
 class UnitPrice(NamedTuple):
@@ -54,6 +55,7 @@ def unit_price(cfg: DictConfig, card: str = DEFAULT) -> UnitPrice | None:
     if needs is None:
         return None
     arithmetic = needs.gpu_seconds * needs.slower.get(cfg.regularizer.name, 1.0) * CARDS[needs.card].speed
+    arithmetic *= RECOMPUTED if cfg.gradient_checkpointing else 1
     update, source = arithmetic / CARDS[card].speed, needs.source
     if needs.images_per_worker is not None and cfg.loader_workers:
         reading = cfg.task.batch_size / (cfg.loader_workers * needs.images_per_worker)
