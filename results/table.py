@@ -25,13 +25,19 @@ class Table:
 
 def markdown(table: pd.DataFrame) -> str:
     """Return a pipe table with aligned columns."""
-    rows = [
-        ["" if pd.isna(v) else str(v).replace("|", "\\|") for v in row]
-        for row in (table.columns, *table.itertuples(index=False))
+    rows = [["" if pd.isna(v) else str(v) for v in row] for row in table.itertuples(index=False)]
+    return pipe_table([str(name) for name in table.columns], rows, aligned=True)
+
+
+def pipe_table(columns: Sequence[str], rows: Sequence[Sequence[str]], aligned: bool = False) -> str:
+    """Return rows of cells as a Markdown table. `aligned` fills its cells with spaces to the width of their column."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (columns, *rows)]
+    widths = [max(map(len, column)) if aligned else 0 for column in zip(*cells, strict=True)]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
     ]
-    widths = [max(len(str(row[i])) for row in rows) for i in range(len(table.columns))]
-    lines = ["| " + " | ".join(str(v).ljust(w) for v, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+    dashes = ["-" * (width + 2) if aligned else " --- " for width in widths]
+    return "\n".join([lines[0], f"|{'|'.join(dashes)}|", *lines[1:]])
 
 
 def spread(std: Any, digits: int = 2) -> str:

@@ -26,6 +26,7 @@ from results.evidence.tables import FINALISTS
 from results.order import place
 from results.report.summary import direction_sentence, mechanism_sentence
 from results.schema import Artefact
+from results.table import pipe_table
 from scripts.cli.common import one_line_errors
 from scripts.cli.parser import ROOT, Command
 from scripts.sweep.cards import run_seconds
@@ -129,8 +130,7 @@ def table(artefacts: Sequence[Artefact], root: Path) -> str:
         )
     for name, entry in yaml.safe_load((root / "configs" / "bench.yaml").read_text()).items():
         rows[place(name)] = (entry["item"], f"`make reproduce-{name}`", "", entry["mini"], "", "", state(name, root))
-    lines = (COLUMNS, ("---",) * len(COLUMNS), *(row for _, row in sorted(rows.items())))
-    return "\n".join("| " + " | ".join(cell for cell in line) + " |" for line in lines)
+    return pipe_table(COLUMNS, [row for _, row in sorted(rows.items())])
 
 
 def cost_of(artefact: Artefact, scale: str) -> str:
@@ -176,8 +176,7 @@ def claims(artefacts: Sequence[Artefact], root: Path) -> str:
             row = (claim.text, claim.published, f"`make reproduce-{artefact.name}`", *costs, ", ".join(shown))
             rows.setdefault(place(readme.place or artefact.name), []).append(row)
     head = ("claim", "the paper prints", "command", "mini cost", "paper cost (estimate)", "committed outcome")
-    lines = [head, ("---",) * len(head), *(row for _, group in sorted(rows.items()) for row in group)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return pipe_table(head, [row for _, group in sorted(rows.items()) for row in group])
 
 
 def scores(artefact: Artefact, root: Path) -> str:

@@ -223,7 +223,8 @@ def main(arguments: list[str]) -> None:
     title = plans[0].artefact.name if len(plans) == 1 else f"{len(plans)} artefacts"
     with Progress(title, list(todo.values()), expected_seconds(plans, [own for _, own in asked])) as progress:
         made = [reproduce(p, own, out, progress) for p, (_, own), out in zip(plans, asked, folders, strict=True)]
-    say_at_the_end([summary for _, summary in filter(None, made)])
+    rehearsed = request.options["scale"] == fake.SCALE
+    say_at_the_end([summary for _, summary in filter(None, made)], into_the_report=not rehearsed)
 
 
 def expected_seconds(plans: list[Plan], requests: list[Request]) -> Callable[[DictConfig], float]:
@@ -238,8 +239,8 @@ def expected_seconds(plans: list[Plan], requests: list[Request]) -> Callable[[Di
     return seconds
 
 
-def say_at_the_end(made: "list[Summary]") -> None:
-    """Print the findings in words, the files to open, and the next command."""
+def say_at_the_end(made: "list[Summary]", into_the_report: bool = True) -> None:
+    """Print the findings in words, the files to open, and the next command, if the report has these artefacts."""
     for one in made:
         if one.findings:
             print(one.findings)
@@ -247,7 +248,7 @@ def say_at_the_end(made: "list[Summary]") -> None:
         print(
             *(os.path.relpath(path) for name in ("table.md", "figure.png") for path in one.files if path.name == name)
         )
-    if made:
+    if made and into_the_report:
         print("next: make report writes results/index.html, one page with every artefact")
 
 

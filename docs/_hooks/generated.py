@@ -24,6 +24,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 from results.evidence.finding import read_findings
+from results.table import pipe_table
 from scripts.readme import outcomes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,9 +71,9 @@ def part(name: str) -> str:
     """Return the replacement of {{ name }}. Raises ValueError for an unknown name."""
     if name == "tasks":
         rows = [(f"[{task.name}]({task.name}.md)", first_sentence(task / "README.md")) for task in task_folders()]
-        return table(("task", "what"), rows)
+        return pipe_table(("task", "what"), rows)
     if name == "results":
-        return table(
+        return pipe_table(
             ("artefact", "scale", "runs or rounds", "claims"),
             [row_of(scale, folder) for scale, folder in result_folders()],
         )
@@ -87,11 +88,11 @@ def part(name: str) -> str:
     if name == "sweep keys":
         from scripts.cli.parser import SWEEP_KEYS
 
-        return table(ARGUMENT, [row_of_key(key) for key in SWEEP_KEYS])
+        return pipe_table(ARGUMENT, [row_of_key(key) for key in SWEEP_KEYS])
     if name == "commands":
         return commands()
     if (ROOT / name).is_dir():
-        return table(
+        return pipe_table(
             ("file", "what"), [(f"`{path.stem}`", head_comment(path)) for path in sorted((ROOT / name).glob("*.yaml"))]
         )
     raise ValueError(f"{{{{ {name} }}}} is unknown")
@@ -122,7 +123,7 @@ def keys_of(model: Any) -> str:
         )
         for key, field in model.model_fields.items()
     ]
-    return table(("key", "type", "default", "what"), rows)
+    return pipe_table(("key", "type", "default", "what"), rows)
 
 
 def resources() -> str:
@@ -135,15 +136,15 @@ def resources() -> str:
         cfg = compose_config([f"task={path.stem}", "scale=paper", "regularizer=adamw"])
         needs, price, seconds = resources_of(cfg), unit_price(cfg), run_seconds(cfg)
         assert needs is not None and price is not None and seconds is not None
-        micro_batch = str(needs.micro_batch or -(-cfg.task.batch_size // needs.gpus))
+        micro_batch = str(needs.micro_batch or -(-cfg.task.batch_size // cfg.gpus))
         size = f"{needs.trained:,.1f}" + (f" of {needs.trained + needs.frozen:,.0f}" if needs.frozen else "")
         numbers = (
             f"{needed_gigabytes(cfg):.0f}",
             f"{seconds / 3600:.2g}" if seconds < 36000 else f"{seconds / 3600:.0f}",
         )
-        rows.append((f"`{path.stem}`", size, str(needs.gpus), micro_batch, *numbers, price.source))
+        rows.append((f"`{path.stem}`", size, str(cfg.gpus), micro_batch, *numbers, price.source))
     columns = ("task", "million parameters trained", "GPUs", "examples a pass", "GB", "hours", "source of the hours")
-    return table(columns, rows)
+    return pipe_table(columns, rows)
 
 
 def type_of(annotation: Any) -> str:
@@ -183,8 +184,8 @@ def commands() -> str:
         rows.append((f"`{script}`", plain(first.split(":")[0])))
         command = getattr(importlib.import_module(".".join(script.with_suffix("").parts)), "COMMAND", None)
         if command is not None and (found := arguments_of(command)):
-            parts.append(f"### {script.name}\n\n{table(ARGUMENT, found)}")
-    return "\n\n".join([table(("command", "what it does"), rows), *parts])
+            parts.append(f"### {script.name}\n\n{pipe_table(ARGUMENT, found)}")
+    return "\n\n".join([pipe_table(("command", "what it does"), rows), *parts])
 
 
 def arguments_of(command: Any) -> list[tuple[str, str, str]]:
@@ -233,7 +234,7 @@ def first_sentence(readme: Path) -> str:
 
 def head_comment(path: Path) -> str:
     first = next(line for line in path.read_text().splitlines() if line.startswith("# ") and not line.startswith("# @"))
-    return re.split(r"(?<=\.) ", first[2:])[0].rstrip(".").replace("|", "\\|")
+    return re.split(r"(?<=\.) ", first[2:])[0].rstrip(".")
 
 
 def title_of(folder: Path) -> str:
@@ -253,7 +254,3 @@ def row_of(scale: str, folder: Path) -> tuple[str, ...]:
     runs = re.search(r"^- (?:runs|rounds): (.*)$", (folder / "table.md").read_text(), re.MULTILINE)
     claims = outcomes(read_findings(folder / "claims.csv"))
     return f"[{title_of(folder)}]({scale}/{folder.name}/index.md)", scale, runs[1] if runs else "", claims
-
-
-def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows))

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from results.table import pipe_table
 from tasks.engine.files import write_bytes_atomically
 
 PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
@@ -56,11 +57,10 @@ def markdown(about: dict[str, Any], stages: list[Stage]) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return a Markdown table with a column for each key."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [columns, ["---"] * len(columns), *([shown(row.get(column)) for column in columns] for row in rows)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
+    return pipe_table(columns, [[shown(row.get(column)) for column in columns] for row in rows])
 
 
 def shown(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.3g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

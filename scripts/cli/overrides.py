@@ -81,6 +81,8 @@ def _check_quotes(override: str) -> None:
     try:
         OverridesParser.create().parse_override(override)
     except HydraException:
+        if (key := override.partition("=")[0]).endswith("."):
+            raise UserError(f"{override} has no name after the last dot of {key}") from None
         raise UserError(
             f"{override} has characters that Hydra reads as its own; quote the value: {quoted(override)}"
         ) from None

@@ -10,13 +10,12 @@ from omegaconf import DictConfig
 from results.schema import Artefact, at_scale
 from scripts.cli.parser import Key, Request
 from scripts.cli.tables import show
-from scripts.sweep.cards import CARDS, Fit, fit, run_seconds
+from scripts.sweep.cards import CARDS, RECOMPUTED, Fit, fit, run_seconds
 from scripts.sweep.grids import expand_grids
 from scripts.sweep.plan import best_cells
 from tasks.engine.errors import UserError
 
 SAID_AS = {"24GB": "RTX3090", "A100-80GB": "A100", "H100-80GB": "H100"}
-RECOMPUTED = 4 / 3  # of a step with gradient checkpointing: a second forward pass
 
 
 class Budget(NamedTuple):
@@ -67,7 +66,7 @@ def offer(configs: Collection[DictConfig], budget: Budget) -> Offer:
             why_not = f"{cfg.task.get('size', cfg.task.name)}: {found if isinstance(found, str) else 'unknown price'}"
             continue
         fits.append((cfg, found))
-        seconds += price * (RECOMPUTED if found.gradient_checkpointing else 1)
+        seconds += price * (RECOMPUTED if found.gradient_checkpointing > cfg.gradient_checkpointing else 1)
     return Offer(len(configs), seconds / budget.gpus / 3600, keys_of(fits, gpus), why_not)
 
 

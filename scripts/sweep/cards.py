@@ -1,10 +1,12 @@
 """What a run costs on a GPU, and whether it fits there, by its resources (configs/scale/paper/*.yaml)."""
 
+import functools
+import json
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from tasks.engine.resources import Resources, gigabytes
+from tasks.engine.resources import Resources, gigabytes, pass_sizes
 from tasks.engine.section import read
 
 
@@ -23,6 +25,7 @@ CARDS = {
     "RTX4090": CardType(24, 0.75),
 }
 DEFAULT = "A100"  # the paper's, in which prices are given
+RECOMPUTED = 4 / 3  # of a step with gradient checkpointing: a second forward pass
 
 
 class UnitPrice(NamedTuple):
@@ -36,7 +39,12 @@ class UnitPrice(NamedTuple):
 def resources_of(cfg: DictConfig) -> Resources | None:
     """Return the resources of a configuration. None at a scale or for a task that names none."""
     content: Any = OmegaConf.select(cfg, "resources")
-    return None if content is None else read(Resources, OmegaConf.to_container(content, resolve=True), "resources")
+    return None if content is None else _checked(json.dumps(OmegaConf.to_container(content, resolve=True)))
+
+
+@functools.cache  # the runs of a task share theirs
+def _checked(content: str) -> Resources:
+    return read(Resources, json.loads(content), "resources")
 
 
 def unit_price(cfg: DictConfig, card: str = DEFAULT) -> UnitPrice | None:
@@ -47,6 +55,7 @@ def unit_price(cfg: DictConfig, card: str = DEFAULT) -> UnitPrice | None:
     if needs is None:
         return None
     arithmetic = needs.gpu_seconds * needs.slower.get(cfg.regularizer.name, 1.0) * CARDS[needs.card].speed
+    arithmetic *= RECOMPUTED if cfg.gradient_checkpointing else 1
     update, source = arithmetic / CARDS[card].speed, needs.source
     if needs.images_per_worker is not None and cfg.loader_workers:
         reading = cfg.task.batch_size / (cfg.loader_workers * needs.images_per_worker)
@@ -94,8 +103,7 @@ def fit(cfg: DictConfig, gpus: int, card: str) -> Fit | str:
     batch = cfg.task.batch_size
     if batch % gpus and needs.batch_norm:
         return f"{gpus} GPUs do not divide its batch of {batch}"
-    share = -(-batch // gpus)
-    sizes = [share] if needs.batch_norm else [n for n in range(share, 0, -1) if batch % (gpus * n) == 0]
+    sizes = pass_sizes(batch, gpus)[: 1 if needs.batch_norm else None]
     least = float("inf")
     for checkpointing in (False, True) if needs.checkpointed else (False,):
         for size in sizes:
@@ -108,7 +116,7 @@ def fit(cfg: DictConfig, gpus: int, card: str) -> Fit | str:
                 checkpointing=checkpointing,
             )
             if need <= CARDS[card].memory:
-                return Fit(None if size == share else size, checkpointing, need)
+                return Fit(None if size == sizes[0] else size, checkpointing, need)
             least = min(least, need)
     why = ", because batch normalization needs the whole batch at once" if needs.batch_norm else ""
     each = f" on each of {gpus} GPUs" if gpus > 1 else ""

@@ -57,10 +57,10 @@ class Prices:
     """Look up the cost of a step in the records of a runs_dir."""
 
     def __init__(self, artefact: Artefact, request: Request, runs: Sequence[RunState]) -> None:
-        keys = [key for key in request.overrides if not key.startswith("regularizer.")]
-        estimate_holds = all(key.partition(".")[0] in ESTIMATE_HOLDS for key in keys)
+        keys = {key.partition(".")[0] for key in request.overrides if not key.startswith("regularizer.")}
+        estimate_holds = keys <= {*ESTIMATE_HOLDS}
         scale = artefact.scales.get(request.options["scale"])
-        self._estimate_holds = estimate_holds
+        self._price_holds = keys <= {*ESTIMATE_HOLDS, "device", "threads"}  # on a GPU, whichever
         self._minutes_per_run = scale.minutes_per_run if scale and estimate_holds else None
         # group of similar runs -> its settings -> the paces of their runs
         self._finished: Paces = defaultdict(lambda: defaultdict(list))
@@ -103,7 +103,7 @@ class Prices:
         self._read_records(Path(cfg.runs_dir) / cfg.task.name)
         if (measured := self._measured(cfg, ENOUGH * cfg.num_steps)) is not None:
             return Cost(measured, "measured")
-        if self._estimate_holds and on_gpu(cfg) and (known := unit_price(cfg)) is not None:
+        if self._price_holds and on_gpu(cfg) and (known := unit_price(cfg)) is not None:
             return Cost((known.update + known.beside / cfg.num_steps) / processes(cfg), known.source)
         if self._minutes_per_run is not None:
             return Cost(60 * self._minutes_per_run / cfg.task.num_steps, "estimated")

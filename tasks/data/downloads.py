@@ -82,7 +82,9 @@ def from_folder(name: str, folder: Path, unpacked: Callable[..., Iterator[Any]] 
     if any((folder / file).exists() for file in ("state.json", "dataset_dict.json")):
         with _in_one_line(name):
             saved = datasets.load_from_disk(str(folder))
-            return saved["train"] if isinstance(saved, dict) else saved
+        if isinstance(saved, dict) and "train" not in saved:
+            raise UserError(f"{name}: source={folder} has the splits {', '.join(saved)}, and no train")
+        return saved["train"] if isinstance(saved, dict) else saved
     form, files = _files(name, folder)
     if form == ARCHIVES and unpacked is not None:
         with _in_one_line(name):
@@ -124,7 +126,7 @@ def _in_one_line(name: str) -> Iterator[None]:
         yield
     # Errors of `datasets` and the libraries below it have no class in common.
     except Exception as error:
-        reason = one_line(error.__cause__ or error)  # type: ignore[arg-type]
+        reason = one_line(error.__cause__ or error) or type(error).__name__  # type: ignore[arg-type]
         raise UserError(f"{name} cannot be loaded ({reason}); fix this, then run the same command again") from error
 
 

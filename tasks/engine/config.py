@@ -5,7 +5,7 @@
 
 import importlib
 import re
-from typing import Annotated, Any, Generic, Literal
+from typing import Annotated, Any, ClassVar, Generic, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BeforeValidator, Field, PrivateAttr
@@ -55,6 +55,7 @@ class Data(Section):
 class Task(Section):
     """The keys that the engine reads of every task."""
 
+    one_process: ClassVar[bool] = False  # whether no run of the task can have several
     name: str = Field(description="the folder in tasks/")
     data: Data
     batch_size: PositiveInt = Field(description="examples of an update, over all processes")

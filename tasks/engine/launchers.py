@@ -31,7 +31,7 @@ def minutes(time: int | float | str) -> int:
         exact = 1440 * days + 60 * parts[0] + parts[1] + parts[2] / 60
     else:
         exact = math.nan
-    if not 0 < exact < math.inf:
+    if not 0 < exact < 2**31:  # Slurm counts minutes in 32 bits
         raise ValueError("must be minutes, or like 12:00:00 or 1-12:00:00")
     return math.ceil(exact)
 
@@ -90,7 +90,7 @@ def _are_variables(value: Any) -> Any:
 
 
 Name = str | int | List[str | int] | None  # a list is joined by commas
-Options = dict[str, str | int | float | bool | None]
+Value = str | int | float | bool | None
 
 
 class LocalLauncher(Section):
@@ -111,10 +111,10 @@ class SlurmLauncher(Section):
     comment: Name
     mail_type: Name
     mail_user: Name
-    sbatch: Annotated[Options, BeforeValidator(_are_options)]
+    sbatch: Annotated[dict[str, Value | List[str | int]], BeforeValidator(_are_options)]
     srun: List[str]
     setup: List[str]
-    env: Annotated[Options, BeforeValidator(_are_variables)]
+    env: Annotated[dict[str, Value], BeforeValidator(_are_variables)]
     container: str | None
     python: str | None
     scratch: str | None

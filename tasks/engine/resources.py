@@ -20,7 +20,9 @@ CONTEXT, SLACK = 2.0, 1.1
 class Resources(Section):
     """What one run needs."""
 
-    gpus: PositiveInt = Field(description="GPUs of a run, if `gpus=` names no other number: the paper's")
+    gpus: dict[Literal["cuda"], PositiveInt] = Field(
+        description="GPUs of a run by `device=`, if `gpus=` names no other number: the paper's. Other devices have one process"
+    )
     micro_batch: PositiveInt | None = Field(
         description="examples of a forward pass on one GPU, if `micro_batch=` names no other number"
     )
@@ -68,3 +70,12 @@ def gigabytes(
     states = (needs.trained * (TRAINED + BFLOAT16) + needs.frozen * BFLOAT16) / 1000
     kept = needs.checkpointed if checkpointing and needs.checkpointed is not None else needs.activations
     return SLACK * (states / (processes if sharded else 1) + examples * kept) + CONTEXT
+
+
+def pass_sizes(batch_size: int, processes: int) -> list[int]:
+    """Return what `micro_batch` may be, in examples, the largest first: the whole share of a process, and what divides it.
+
+    Each update then has the same number of passes of that size in every process.
+    """
+    share = -(-batch_size // processes)
+    return [share, *(size for size in range(share - 1, 0, -1) if batch_size % (processes * size) == 0)]

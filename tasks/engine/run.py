@@ -178,7 +178,7 @@ def _begin(cfg: Config, folder: Path, lock: Lock | None, ranks: Ranks, device: t
         if is_out_of_memory(error):
             if deaths + 1 < attempts.LIMIT or ranks.world > 1:
                 where = f"{folder.name} ran out of memory before its first step, in attempt {deaths + 1} of {attempts.LIMIT}"
-                raise OutOfMemory(f"{where}; {less_memory(cfg)}") from error
+                raise OutOfMemory(f"{where}; {less_memory(cfg, built=False)}") from error
             attempts.note_end(folder, None)
             raise TrainingFailed(f"out of memory before its first step, in {deaths + 1} attempts") from error
         if ranks.first and (ranks.world == 1 or isinstance(error, UserError | Interrupted)):

@@ -1,6 +1,6 @@
 """The keys of the task segmentation."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -18,6 +18,7 @@ class PlanKeys(Section):
 
 
 class SegmentationTask(Task):
+    one_process: ClassVar[bool] = True  # nnU-Net would split the batch once more
     data: Volumes
     fold: NonNegativeInt | None
     folds: AtLeastTwo

@@ -29,6 +29,7 @@ AUGMENTING = "nnUNet_n_proc_DA"  # the number of processes
 SPLIT_SEED = 12345  # nnU-Net's own
 FINGERPRINT = "nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor"
 PREPROCESSOR = "nnunetv2.preprocessing.preprocessors.default_preprocessor"
+FILE_NAMES = "nnunetv2.utilities.utils"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def preprocessed(root: Path, name: str, plan: Plan, processes: int, results: Pat
             if not folder.exists():
                 with raw.made_at_once(folder) as fresh, quietly():
                     use(root, fresh, results, processes)
-                    _make(fresh / raw.folder_of(root, name).name, raw.NUMBERS[name], plan, processes)
+                    with _files_listed_here():  # reads nnU-Net's environment
+                        _make(fresh / raw.folder_of(root, name).name, raw.NUMBERS[name], plan, processes)
                     verified.remember(fresh, _files(fresh))
     verified.verify_remembered(folder, None, f"delete {folder}: the next run makes it again")
     use(root, folder, results, processes)
@@ -180,6 +182,13 @@ def pools(processes: int, *modules: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name in () if processes else modules:
             stack.enter_context(_replaced(importlib.import_module(name), "multiprocessing", _Threads))
+        yield
+
+
+@contextlib.contextmanager
+def _files_listed_here() -> Iterator[None]:
+    """Let nnU-Net list a data set's files in threads. Its 12 processes would import torch again, four times a data set."""
+    with _replaced(importlib.import_module(FILE_NAMES), "Pool", ThreadPool):
         yield
 
 

@@ -406,6 +406,22 @@ def test_too_little_memory_advises_keys_that_keep_the_protocol(tmp_path, setting
     assert all(run_id(config(tmp_path, "task.batch_size=64", word)) == run_id(base) for word in advised)
 
 
+@pytest.mark.parametrize(
+    ("settings", "known", "advice"),
+    [
+        (["task=gpt2"], {"built": False}, "set parallel=fsdp gpus=2,"),  # its activations are not what is too large
+        (["task=cifar100", "device=cuda"], {"pieces": False}, "set gpus=2,"),
+        (["task=cifar100"], {"pieces": False}, "free some"),  # several CPUs don't synchronize batch normalization
+        (["task=segmentation"], {"built": False}, "free some"),  # nnU-Net has one process
+    ],
+)
+def test_advice_for_memory_is_never_refused_by_the_run(settings, known, advice):
+    from tasks.engine.memory import less_memory
+
+    cfg = compose_config([*settings, "task.batch_size=64"])
+    assert less_memory(read_config(cfg), **known).startswith(advice)
+
+
 def test_the_folder_of_submissions_is_its_owner_s_alone(tmp_path):
     from scripts.sweep.queue import own_folder
 

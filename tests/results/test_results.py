@@ -36,7 +36,7 @@ from results.cells import best_table, cell_table, readable
 from results.layouts import curves
 from results.runs import cells, frame, power_of_ten
 from results.schema import at_scale
-from results.table import markdown
+from results.table import markdown, pipe_table
 
 FILES = ["claims.csv", "figure.png", "figure.svg", "table.csv", "table.md", "table.tex"]
 PUBLISHED = sorted((ROOT / "results" / "published").glob("*.yaml"))
@@ -139,6 +139,11 @@ def test_the_table_of_curves_says_when_each_seed_reached_the_target():
 def test_markdown_has_aligned_columns_and_escapes_pipes():
     text = markdown(pd.DataFrame({"method": ["a|b", None], "n": [1, 23]}))
     assert text.splitlines() == ["| method | n  |", "|--------|----|", r"| a\|b   | 1  |", "|        | 23 |"]
+    assert pipe_table(("method", "n"), [("a|b", "1")]).splitlines() == [
+        "| method | n |",
+        "| --- | --- |",
+        r"| a\|b | 1 |",
+    ]
 
 
 def test_half_decades_print_as_powers_of_ten_and_other_values_as_they_are():

@@ -139,9 +139,18 @@ def test_a_gpt2m_run_takes_the_time_that_the_paper_prints():
     assert {cost.source for _, cost in medium} == {"the paper's Table I.3"}
 
 
-@pytest.mark.parametrize("more", [(), ("gpus=8",), ("gpus=4", "nodes=2"), ("micro_batch=8", "launcher=slurm")])
+@pytest.mark.parametrize(
+    "more",
+    [(), ("gpus=8",), ("device=cuda",), ("device=cuda:0",), ("gpus=4", "nodes=2"), ("micro_batch=8", "launcher=slurm")],
+)
 def test_the_price_does_not_depend_on_how_a_run_is_split(more):
     assert hours(paper_runs("table_c1", *more)) == pytest.approx(12 * 50_000 * 2.0 / 3600)
+
+
+def test_computing_activations_again_takes_a_third_more():
+    assert hours(paper_runs("table_c1", "gradient_checkpointing=true")) == pytest.approx(
+        4 / 3 * hours(paper_runs("table_c1"))
+    )
 
 
 def test_slower_methods_have_the_multiples_of_table_i3():

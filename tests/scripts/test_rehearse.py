@@ -71,6 +71,7 @@ def test_the_models_of_paper_scale_have_the_expected_parameters(task):
 def rehearsed(task: str, folder: Path) -> str:
     done = call("rehearse.py", task, f"folder={folder}", timeout=1200)
     assert done.returncode == 0, done.stderr
+    assert "make report" not in done.stdout  # the report doesn't know the scale
     (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"{task}: ") and " s a run" not in line][
         -1:
     ]

@@ -28,3 +28,9 @@ def test_the_runs_of_an_artefact_keep_their_ids(name, scale):
         f"restore the configuration, or if the protocol has changed on purpose write {name}: {{{scale}: {found}}} "
         f"into {Path(__file__).with_name('run_ids.yaml').name} and a line into CHANGELOG.md"
     )
+
+
+def test_figure_4_with_benchmarks_has_figure_k1_s_runs():
+    benchmarks = {"task.harness": "[arithmetic,mmlu,piqa,truthfulqa]"}
+    figure4 = expand_grids(load_artefact("figure4"), {"scale": "paper"}, benchmarks)
+    assert set(figure4) == set(expand_grids(load_artefact("figure_k1"), {"scale": "paper"}, {}))

@@ -90,6 +90,7 @@ def test_a_run_of_several_gpus_and_nodes_asks_for_them(scripts, tmp_path):
     ("settings", "gpus"),
     [
         (["device=cpu", "gpus=2"], None),
+        (["device=cpu"], None),
         (["launcher.gpus=a100:1", "gpus=4"], "a100:4"),
         (["launcher.gpus=4", "gpus=1"], "4"),
         (["launcher.gpus=0"], None),
@@ -105,8 +106,14 @@ def test_gpus_are_asked_for_once(scripts, tmp_path, settings, gpus):
 
 
 def test_lists_switches_and_names_of_sbatch(scripts, tmp_path):
-    options = ("launcher.exclude=[n1,n2]", "launcher.sbatch.exclusive=true", "launcher.sbatch.mem-per-gpu=8G")
+    options = (
+        "launcher.exclude=[n1,n2]",
+        "launcher.sbatch.exclusive=true",
+        "launcher.sbatch.licenses=[a,b]",
+        "launcher.sbatch.mem-per-gpu=8G",
+    )
     asked, _ = of_one_run(scripts, tmp_path, *options, "launcher.sbatch.requeue_after=null", "launcher.time=24:00:00")
+    assert asked["licenses"] == "a,b"
     assert (asked["exclude"], asked["exclusive"], asked["mem-per-gpu"]) == ("n1,n2", True, "8G")
     assert asked["time"] == "1440" and "requeue-after" not in asked
 
@@ -148,7 +155,8 @@ def test_days_and_hours(given, total):
 
 
 @pytest.mark.parametrize(
-    "wrong", ["abc", "1:2:3:4", "", "-5", "1-", 0, -1, float("nan"), True, "1_0:00", " 5", "00:00"]
+    "wrong",
+    ["abc", 2**31, "99999999999-0", "1:2:3:4", "", "-5", "1-", 0, -1, float("nan"), True, "1_0:00", " 5", "00:00"],
 )
 def test_a_wrong_time_is_refused(wrong):
     with pytest.raises(ValueError, match="must be minutes, or like 12:00:00"):
@@ -179,6 +187,7 @@ def test_a_time_without_quotes_in_a_cluster_s_file_is_refused(tmp_path):
         (["launcher.gpus=a100:many"], ["launcher.gpus=a100:many must be", "like a100:4"]),
         (["launcher.sbatch.time=5"], ["has time, which launcher.time= sets"]),
         (["launcher.sbatch.job-name=mine"], ["has job-name, which the suite sets itself"]),
+        (["launcher.env.=5"], ["has no name after the last dot of launcher.env."]),
         (["launcher.env.A-B=5"], ["has A-B, which is no name of an environment variable"]),
         (["launcher.nodelist=n[1-2]"], ["quote the value: 'launcher.nodelist=\"n[1-2]\"'"]),
         (["launcher.srun=[--mpi=none]"], ["quote the value: 'launcher.srun=[\"--mpi=none\"]'"]),

@@ -273,7 +273,6 @@ def test_the_protocol_of_gpt2s_takes_steps_as_it_stands(tmp_path):
         "task=gpt2",
         "scale=paper",
         "device=cpu",
-        "gpus=1",
         *few,
         f"data_dir={root}",
         f"runs_dir={tmp_path}",

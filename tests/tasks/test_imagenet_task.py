@@ -227,7 +227,6 @@ def test_deit_small_takes_three_steps_of_files_at_224_pixels(folders, tmp_path):
     options = (
         "scale=paper",
         "device=cpu",
-        "gpus=1",
         "micro_batch=null",
         "regularizer=adamcpr_ws",
         "regularizer.warm_start=1",
@@ -249,7 +248,6 @@ def test_missing_data_is_one_line_with_the_command_that_brings_it(tmp_path):
         "task=imagenet",
         "scale=paper",
         "device=cpu",
-        "gpus=1",
         f"data_dir={tmp_path}",
         f"runs_dir={tmp_path}",
     )

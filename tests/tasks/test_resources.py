@@ -15,6 +15,7 @@ from scripts.cli.common import compose_config
 from scripts.cli.parser import CONFIG_DIR
 from scripts.sweep.cards import CARDS, needed_gigabytes, resources_of
 from tasks.engine.config import read_config
+from tasks.engine.records import run_id
 from tasks.engine.resources import CONTEXT, SLACK, Resources, gigabytes
 from tasks.gpt2.model import Attention
 
@@ -104,7 +105,7 @@ def test_weights_gradients_and_moments_take_the_bytes_that_the_formula_counts():
 
 def needs_of(**changed: Any) -> Resources:
     common = {
-        "gpus": 8,
+        "gpus": {"cuda": 8},
         "micro_batch": None,
         "cpus": 1,
         "memory": 1,
@@ -131,6 +132,17 @@ def test_every_task_fits_an_a100_as_it_is_configured(task):
     cfg = compose_config([f"task={task}", "scale=paper", "regularizer=adamw"])
     needs = resources_of(cfg)
     assert needs is not None
-    assert (cfg.gpus, cfg.micro_batch, cfg.loader_workers) == (needs.gpus, needs.micro_batch, needs.loader_workers)
+    assert (cfg.gpus, cfg.micro_batch, cfg.loader_workers) == (
+        needs.gpus["cuda"],
+        needs.micro_batch,
+        needs.loader_workers,
+    )
     assert needed_gigabytes(cfg) < CARDS["A100"].memory
     assert needs.loader_workers < needs.cpus
+
+
+@pytest.mark.parametrize(("given", "processes"), [("device=cuda", 8), ("device=cpu", 1), ("device=cuda:1", 1)])
+def test_the_paper_s_number_of_gpus_is_for_gpus_and_changes_no_run_id(given, processes):
+    cfg, paper = (compose_config(["task=gpt2", "scale=paper", *more]) for more in ([given], []))
+    assert read_config(cfg).gpus == processes and run_id(cfg) == run_id(paper)
+    assert compose_config(["task=gpt2", "scale=paper", given, "gpus=2"]).gpus == 2

@@ -61,7 +61,7 @@ class ParquetShards:
         self._table = table.cast_column("image", datasets.Image(decode=False))
         self._files, self._ends = files, rows_until_the_end_of_each(files)
         labels = table.unique("label")
-        if unlabelled := [label for label in labels if label is None or label < 0]:
+        if unlabelled := [label for label in labels if not isinstance(label, int) or label < 0]:
             raise UserError(f"{files[0]} or a shard beside it has the class {unlabelled[0]}; take shards with labels")
         self.classes = max(labels) + 1
 
@@ -72,7 +72,8 @@ class ParquetShards:
         row = self._table[index]
         shard = bisect_right(self._ends, index)
         place = index - (self._ends[shard - 1] if shard else 0)
-        return decoded(row["image"]["bytes"], f"the bytes of row {place:,} of {self._files[shard]}"), row["label"]
+        content = (row["image"] or {}).get("bytes")  # a row without an image is no image
+        return decoded(content, f"the bytes of row {place:,} of {self._files[shard]}"), row["label"]
 
 
 def of_file(path: str) -> Image:

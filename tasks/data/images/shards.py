@@ -64,7 +64,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 SIXTEEN_BITS = ("PNG", "PPM")
 
 
-def decoded(content: bytes, where: str) -> Image:
+def decoded(content: bytes | None, where: str) -> Image:
     """Return the image of a file's bytes, with 8 bits a channel.
 
     Grey values of 16 bits are scaled. PIL itself would clip them at 255. Of several frames the first is returned.
@@ -74,7 +74,7 @@ def decoded(content: bytes, where: str) -> Image:
             names `where`.
     """
     try:
-        image = open_image(io.BytesIO(content))
+        image = open_image(io.BytesIO(content or b""))
         image.load()
     except MemoryError:
         raise

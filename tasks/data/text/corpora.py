@@ -64,6 +64,8 @@ def openwebtext(source: Path | None, say: Callable[[str], None]) -> OpenWebText:
         table = from_folder("OpenWebText", source, _of_archives)
     if "text" not in table.column_names:
         raise UserError(f"OpenWebText: its copy has the columns {', '.join(table.column_names)}, and no column text")
+    if source is not None:
+        _must_be_texts(table)
     if len(table) != DOCUMENTS:
         count = f"{len(table):,} documents, not the {DOCUMENTS:,} that were published"
         if source is None:  # the hub copies only the first 5 GB of some data sets
@@ -73,6 +75,15 @@ def openwebtext(source: Path | None, say: Callable[[str], None]) -> OpenWebText:
             )
         say(f"OpenWebText: {source} has {count}; scores are not comparable with the paper's")
     return OpenWebText(table)
+
+
+def _must_be_texts(table: Any) -> None:
+    """Raise UserError if the column text of a local copy holds anything but texts."""
+    kind, missing = table.features["text"].dtype, table.data.column("text").null_count
+    if kind not in ("string", "large_string"):
+        raise UserError(f"OpenWebText: the column text of its copy holds values of the kind {kind}, not texts")
+    if missing:
+        raise UserError(f"OpenWebText: {missing:,} documents of its copy have no text (null); remove these rows")
 
 
 def _of_archives(files: list[str]) -> Iterator[dict[str, str]]:

@@ -7,6 +7,7 @@ import shutil
 import tarfile
 from collections import Counter
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from scripts import prepare_data
 from scripts.cli.common import compose_config
 from tasks.engine.errors import UserError
 from tasks.engine.run import run
-from tasks.segmentation import mni, owners, prepare, raw
+from tasks.segmentation import mni, nnunet, owners, prepare, raw
 from tasks.segmentation.cases import RIGHT_ANGLE, Case
+from tasks.segmentation.nnunet import Plan
 
 # Data sets
 
@@ -430,6 +432,14 @@ def test_preprocessing_is_done_once_for_each_data_set_and_plan(made, tmp_path):
     other = tmp_path / "data"
     raw.write(other, MADE, (made_case(number) for number in range(10, 14)))
     assert Path(trainer_of(other, tmp_path).preprocessed_dataset_folder_base).parent.name != folder.parent.name
+
+
+@pytest.mark.slow
+def test_preprocessing_in_this_process_starts_no_other_one(made, tmp_path, monkeypatch):
+    """nnU-Net lists a data set's files in 12 processes, four times. Each would import torch again."""
+    monkeypatch.setattr(BaseProcess, "start", lambda _: pytest.fail("a process is started"))
+    folder = nnunet.preprocessed(made, "MNI152", Plan((16, 16, 16), (2, 4), 2, 3), 0, tmp_path)
+    assert len(json.loads((folder / "splits_final.json").read_text())) == 3
 
 
 @pytest.mark.slow

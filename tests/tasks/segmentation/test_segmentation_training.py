@@ -283,7 +283,7 @@ def test_too_little_memory_for_a_patch_is_said(made, tmp_path):
     large = [*SETTINGS, *SGD, "task.plan.patch=[1024,1024,1024]", f"data_dir={made}", f"runs_dir={tmp_path}"]
     done = call("train.py", *large, preexec_fn=limited)
     assert done.returncode == 1
-    is_one_line(done, "ran out of memory before its first step", "set micro_batch=1 or gpus=2")
+    is_one_line(done, "ran out of memory before its first step", "free some; then run the same command again")
     assert records(tmp_path) == {}
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from scripts.cli.common import compose_config
 from scripts.prepare_data import prepare_task
 from tasks.data.images import shards
-from tasks.data.images.labelled import load, read
+from tasks.data.images.labelled import ParquetShards, load, read
 from tasks.engine.config import read_config
 from tasks.engine.errors import UserError
 from tasks.imagenet.data import batches
@@ -140,6 +140,29 @@ def test_a_shard_that_is_damaged_or_none_is_one_line(root, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"the index of the shards cannot be written into .*file: File exists"):
         shards.TarShards(sorted((root / "imagenet-wds").glob("*train*")), tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "words"),
+    [
+        (None, 0, r"the bytes of row 1 of .*train-0\.parquet are not a complete image"),
+        (
+            {"bytes": None, "path": "n01440764_18.JPEG"},
+            0,
+            r"the bytes of row 1 of .*train-0\.parquet are not a complete",
+        ),
+        ({"bytes": b"", "path": ""}, "tench", "has the class fish; take shards with labels"),
+    ],
+)
+def test_a_row_of_parquet_without_an_image_or_a_number_is_one_line(tmp_path, image, label, words):
+    pytest.importorskip("datasets")
+    from pyarrow import Table, parquet
+
+    first = {"image": {"bytes": b"", "path": ""}, "label": 0 if label == 0 else "fish"}
+    table = Table.from_pylist([first, {"image": image, "label": label}])
+    parquet.write_table(table, tmp_path / "train-0.parquet")
+    with pytest.raises(UserError, match=words):
+        ParquetShards([tmp_path / "train-0.parquet"], tmp_path)[1]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

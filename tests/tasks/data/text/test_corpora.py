@@ -243,6 +243,26 @@ def test_what_is_no_local_copy_is_one_line(root, datasets, tmp_path, task):
     assert ("no column text" if task == "gpt2" else "'context' is missing") in refusal()
 
 
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ([1, 2], "holds values of the kind int64, not texts"),
+        ([b"a"], "holds values of the kind binary, not texts"),
+        (["a", None], r"1 documents of its copy have no text \(null\)"),
+    ],
+)
+def test_rows_of_a_local_copy_without_a_text_are_one_line(datasets, tmp_path, texts, words):
+    datasets.Dataset.from_dict({"text": texts}).to_parquet(tmp_path / "copy" / "a.parquet")
+    with pytest.raises(UserError, match=words):
+        corpora.openwebtext(tmp_path / "copy", print)
+
+
+def test_a_saved_copy_without_the_training_split_is_one_line(datasets, tmp_path):
+    datasets.DatasetDict({"test": datasets.Dataset.from_dict({"text": ["a"]})}).save_to_disk(tmp_path / "copy")
+    with pytest.raises(UserError, match=r"has the splits test, and no train$"):
+        corpora.openwebtext(tmp_path / "copy", print)
+
+
 def test_keys_that_a_data_set_does_not_read_are_one_line(root):
     for task, key in (("cifar100", "source"), ("gpt2", "tolerance")):
         with pytest.raises(UserError, match=f"^{key}= is not read by the task {task}; leave it out$"):
