@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import command_server
 import torch
 
 from tasks.engine import verified
@@ -25,7 +26,10 @@ def command(script: str, *arguments: str) -> list[str]:
 
 
 def call(script: str, *arguments: str, timeout: float = 120, **options: Any) -> subprocess.CompletedProcess:
+    """Run a script to its end. Without options of subprocess.run, it is a fork of a process with the imports done."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    if options.keys() <= {"cwd"}:
+        return command_server.call(command(script, *arguments)[1:], environment, timeout, options.get("cwd"))
     return subprocess.run(
         command(script, *arguments), capture_output=True, text=True, timeout=timeout, env=environment, **options
     )

@@ -114,14 +114,18 @@ def explain(error: HydraException, overrides: Sequence[str], config_dir: str) ->
     """Return what is wrong in one line."""
     said = str(error)
     if found := re.match(r"Could not override '([^']+)'", said):
-        key, known = found[1], known_keys(overrides, config_dir)
+        inner = re.search(r"full_key: (\S+)", str(error.__cause__))  # longer than found[1] if the value is a section
+        key, known = inner[1] if inner else found[1], known_keys(overrides, config_dir)
         if key in known or any(key in known_keys([one], config_dir) for one in _swept(overrides)):
             return f"{key} is not a key of every choice in this sweep"
         if key in declared_keys(overrides, config_dir):
             return f"{key} is not in the task's file; add it with +{key}="
         if key in known_keys([*overrides, "launcher=slurm"], config_dir):
             return f"{key} is a key of launcher=slurm; add launcher=slurm, or leave it out"
-        return f"{key} is unknown{nearest(key, known)}"
+        hint = f"; +{key}= passes it to timm" if key.startswith("task.model.arguments.") else ""
+        return f"{key} is unknown{nearest(key, known)}{hint}"
+    if found := re.match(r"Error merging override ([^=]+=.*)", said):
+        return f"{found[1]} must be a {'list' if 'object_type=list' in str(error.__cause__) else 'section'}"
     if found := re.match(r"In '[^']*': Could not find '([^'/]+)/([^']+)'", said):
         options = re.findall(r"^\t(\w+)$", said, re.MULTILINE)
         return f"{found[1]}={found[2]} is unknown{nearest(found[2], options)}"

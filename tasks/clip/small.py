@@ -20,7 +20,7 @@ from tasks.clip.model import build_clip
 from tasks.data.images.labelled import read
 from tasks.engine import kept
 from tasks.engine.batching import epoch_order
-from tasks.engine.errors import UserError
+from tasks.engine.errors import UserError, one_line
 from tasks.engine.seeding import generator_for
 from tasks.engine.workload import Workload
 
@@ -38,8 +38,8 @@ def trained(root: Path, small: SmallClip, quiet: bool = False) -> open_clip.CLIP
     """
     try:
         model = build_clip(small.shape)
-    except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
-        raise UserError(f"task.small.shape: open_clip cannot make a CLIP of it ({error})") from error
+    except Exception as error:  # open_clip checks few of its arguments
+        raise UserError(f"task.small.shape: open_clip cannot make a CLIP of it ({one_line(error)})") from error
     path = kept_at(root, small)
     model.load_state_dict(kept.trained(path, small, lambda: _build(root, small), final_factor=0.0, quiet=quiet))
     return model

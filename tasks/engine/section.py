@@ -93,6 +93,8 @@ def _line(model: type[Section], content: Any, where: str, error: Mapping[str, An
         return f"{key}.{error['ctx']['error']}" if "error" in error.get("ctx", ()) else f"{key}={content} has no keys"
     if error["type"] == "missing" and len(path) == len(error["loc"]):
         return f"{key} is missing; it must be {_wanted(section, path[-1])}"
+    if error["loc"][-1] == "[key]":
+        return f"{key} has the key {error['loc'][-2]}, which must be text"
     value = _value(content, path)
     if error["type"] == "value_error" and _section_of(section, path[-1]) is not None:  # of the whole section, as above
         return f"{key}.{error['ctx']['error']}"

@@ -16,12 +16,17 @@ from tasks.engine.workload import Metric, Work, Workload
 from tasks.imagenet.config import ImagenetTask
 from tasks.imagenet.data import batches
 from tasks.imagenet.model import build as build_model
+from tasks.imagenet.model import check as check_model
 from tasks.models.flops import flops_per_image
 from tasks.recipes.timm import criterion, eval_transform
 
 
 def build(cfg: Config[ImagenetTask], device: torch.device) -> Workload:
-    """Return the workload of `cfg.task`, or raise UserError if the data set is not in `cfg.data_dir`."""
+    """Return the workload of `cfg.task`.
+
+    Raises:
+        UserError: the data set is not in `cfg.data_dir`, or timm's model does not fit it.
+    """
     task, root = cfg.task, Path(cfg.data_dir)
     train, validation = (load(task.data, root, split) for split in ("train", "val"))
     for images in (train, validation):
@@ -30,6 +35,7 @@ def build(cfg: Config[ImagenetTask], device: torch.device) -> Workload:
                 f"{task.data.name} in {root} has {found} classes, more than task.model.num_classes={task.model.num_classes}"
             )
     network, of_soft_labels = model(task), criterion(task.loss)
+    check_model(network, task.model, task.data.image_size)
     if task.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

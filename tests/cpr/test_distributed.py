@@ -27,6 +27,9 @@ from torch.optim import Optimizer
 import cpr.distributed
 from cpr import CPR, AdamCPR, regularized_groups
 
+# Every fork has these imports, and none of them starts a thread.
+multiprocessing.set_forkserver_preload(["torch.distributed.fsdp", "torch.distributed.tensor.parallel", "cpr", "pytest"])
+
 STEPS = 30
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "AdamCPR": lambda groups, **options: AdamCPR(groups, lr=1e-2, **options),
@@ -288,22 +291,27 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def start(function: Callable[..., None], arguments: tuple, nprocs: int) -> None:
+    """Run a function on each rank, in forks of a process that has imported torch once."""
+    multiprocessing.start_processes(function, arguments, nprocs, start_method="forkserver")
+
+
 def test_sharding_over_two_processes_gives_the_same_as_one_process(tmp_path):
-    multiprocessing.spawn(every_way, (2, free_port(), tmp_path), nprocs=2)
+    start(every_way, (2, free_port(), tmp_path), nprocs=2)
 
 
 @pytest.mark.weekly
 def test_sharding_over_four_processes_gives_the_same_and_two_can_resume_it(tmp_path):
-    multiprocessing.spawn(every_way, (4, free_port(), tmp_path), nprocs=4)
-    multiprocessing.spawn(reshard, (2, free_port(), tmp_path), nprocs=2)
+    start(every_way, (4, free_port(), tmp_path), nprocs=4)
+    start(reshard, (2, free_port(), tmp_path), nprocs=2)
 
 
 def test_a_step_starts_one_collective_for_all_groups_and_the_next_step_waits_for_it():
-    multiprocessing.spawn(collectives, (2, free_port()), nprocs=2)
+    start(collectives, (2, free_port()), nprocs=2)
 
 
 def test_a_matrix_sharded_in_both_directions_over_half_of_the_ranks_is_bounded_as_a_whole():
-    multiprocessing.spawn(half_of_the_ranks, (4, free_port()), nprocs=4)
+    start(half_of_the_ranks, (4, free_port()), nprocs=4)
 
 
 @pytest.mark.weekly

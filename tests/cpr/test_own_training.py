@@ -133,6 +133,7 @@ def test_the_trainer_trains_and_its_bounds_are_set(capsys):
     assert "Bound(R=" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_processes_shard_save_and_load(tmp_path):
     ((_, title, script), (_, _, command)) = sections()["FSDP2"]
     (tmp_path / title).write_text(script)

@@ -24,7 +24,7 @@ from tasks.engine.errors import UserError
 from tasks.engine.optimizers import build_optimizer
 from tasks.engine.schedule import lr_factor
 from tasks.engine.seeding import derive
-from tasks.imagenet.model import build
+from tasks.imagenet.model import build, check
 from tasks.models.flops import flops_per_image
 from tasks.recipes.timm import Mixing, criterion, drawing_from, eval_transform, train_transform
 
@@ -318,5 +318,14 @@ def test_an_image_costs_six_times_the_published_multiplications(task, products):
     "wrong", ["task.model.timm=deit_huge", "+task.model.arguments.depth=many", "+task.model.arguments.layers=3"]
 )
 def test_a_model_that_timm_cannot_make_is_said(wrong):
-    with pytest.raises(UserError, match=r"task\.model: timm cannot make deit_"):
+    with pytest.raises(UserError, match=r"task\.model: timm cannot make deit_\w+ with arguments={drop_path_rate: 0\.1"):
         build(paper("imagenet", wrong).task.model)
+
+
+def test_the_trial_of_a_model_changes_neither_its_state_nor_what_is_drawn_next():
+    cfg = paper("resnet50", "task.model.timm=resnet10t").task.model
+    network = build(cfg)  # has batch normalization, whose statistics training changes
+    before, drawn = [tensor.clone() for tensor in network.state_dict().values()], torch.get_rng_state()
+    check(network, cfg, 64)
+    assert network.training and torch.equal(torch.get_rng_state(), drawn)
+    assert all(map(torch.equal, network.state_dict().values(), before))
