@@ -114,7 +114,8 @@ def explain(error: HydraException, overrides: Sequence[str], config_dir: str) ->
     """Return what is wrong in one line."""
     said = str(error)
     if found := re.match(r"Could not override '([^']+)'", said):
-        inner = re.search(r"full_key: (\S+)", str(error.__cause__))  # longer than found[1] if the value is a section
+        # Longer than found[1] if the value is a section, and shorter if a section of the key is misspelt.
+        inner = re.search(rf"full_key: ({re.escape(found[1])}\S*)", str(error.__cause__))
         key, known = inner[1] if inner else found[1], known_keys(overrides, config_dir)
         if key in known or any(key in known_keys([one], config_dir) for one in _swept(overrides)):
             return f"{key} is not a key of every choice in this sweep"

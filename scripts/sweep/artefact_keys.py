@@ -1,6 +1,7 @@
 """Check, before any run, that the keys that an artefact names exist and tell its runs apart."""
 
 import functools
+import itertools
 import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -48,6 +49,9 @@ def check_cells(artefact: Artefact, scale: str, configs: Mapping[str, DictConfig
         configs: configurations by run id.
     """
     artefact = at_scale(artefact, scale)
+    shape = {**artefact.transfer.shape, **artefact.transfer.tuned} if artefact.transfer else {}
+    for key, cfg in itertools.product(shape, configs.values()):
+        _value(f"{artefact.file}: transfer", cfg, key)
     columns: dict[str, set[str]] = {}
     for group in (*artefact.panels, *artefact.methods):
         chosen = _runs_of(artefact, group, configs)

@@ -39,7 +39,9 @@ def misspelt(content: dict, path: tuple) -> tuple[dict, str]:
 
 def of_configuration(path: tuple) -> bool:
     """Tell whether it is a key of train.py, which the schema does not check."""
-    return path[-2:-1] == ("select",) or (len(path) == 5 and path[2] == "grids" and path[-1] != "regularizer")
+    return path[-2:-1] in (("select",), ("shape",), ("tuned",)) or (
+        len(path) == 5 and path[2] == "grids" and path[-1] != "regularizer"
+    )
 
 
 def content_of(name: str) -> dict[str, Any]:

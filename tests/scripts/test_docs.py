@@ -269,8 +269,11 @@ def check_script(copy: Path, script: str, arguments: list[str]) -> None:
         assert not [data_set for data_set in names[1:] if f'"{data_set}"' not in sources]
     elif command.refused:  # it takes the keys of a sweep
         for artefact in names:
-            assert (copy / "configs/artefact" / f"{artefact}.yaml").exists(), artefact
-        composes(copy, [f"{key}={value}" for key, value in request.overrides.items()])
+            file = copy / "configs/artefact" / f"{artefact}.yaml"
+            assert file.exists(), artefact
+            of_task = re.findall(r"^task: (\w+)$", file.read_text(), re.MULTILINE)
+            keys = [f"{key}={value}" for key, value in request.overrides.items()]
+            composes(copy, [*(f"task={task}" for task in of_task), *keys] if "task" not in request.overrides else keys)
 
 
 def check_make(copy: Path, arguments: list[str]) -> None:

@@ -102,8 +102,8 @@ def test_every_artefact_has_one_row_and_the_paper_s_order():
         [*(path.stem for path in ROOT.glob("configs/artefact/*.yaml")), "table_i1", "table_i2", "table_i3"]
     )
     assert names[:8] == ["grokking", "figure1", "figure2", "figure3", "figure4", "figure5", "table1", "table2"]
-    own = ["beyond_adam", "beyond_muon", "evaluate_at", "ip_trigger", "regime", "resnet50", "transfer"]
-    assert names[-9:] == ["amos22", "figure_k1", *own]
+    own = ["beyond_adam", "beyond_muon", "evaluate_at", "ip_trigger", "regime", "resnet50", "transfer", "weight_norms"]
+    assert names[-10:] == ["amos22", "figure_k1", *own]
 
 
 @pytest.mark.slow
@@ -183,11 +183,11 @@ def test_runs_are_counted_once_though_two_grids_have_them():
 
 
 def test_the_figure_is_there_and_its_caption_tells_scale_seeds_and_hardware(tmp_path):
-    shutil.copytree(ROOT / "results" / "mini" / "grokking", tmp_path / "results" / "mini" / "grokking")
+    shutil.copytree(ROOT / "results" / "small" / "regime", tmp_path / "results" / "small" / "regime")
     picture, caption = figure(tmp_path).split("\n\n")
     assert (tmp_path / picture.split("](")[1].rstrip(")")).exists()
     assert "\n" not in caption
-    assert all(word in caption for word in ("mini scale", "seed", "thread"))
+    assert all(word in caption for word in ("small scale", "seed", "thread", "times the initial size"))
 
 
 def test_a_missing_mark_or_entry_is_said(tmp_path):
