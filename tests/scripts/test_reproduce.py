@@ -135,7 +135,7 @@ def test_runs_that_diverged_or_failed_are_counted_apart_from_those_that_are_done
 
 @pytest.mark.slow
 def test_sigterm_stops_every_run_with_a_checkpoint_and_the_same_command_goes_on(tmp_path):
-    arguments = (*IN_PAIRS, f"runs_dir={tmp_path}", "num_steps=400")
+    arguments = (*IN_PAIRS, f"runs_dir={tmp_path}", "num_steps=1000")
     process = start("reproduce.py", *arguments)
     wait_until(lambda: len([log for log in tmp_path.glob("*/*/metrics.jsonl") if log.stat().st_size]) >= 2)
     process.send_signal(signal.SIGUSR1)
